@@ -1,0 +1,36 @@
+# Every path is relative, and .venv's commands are called through its Python: both hold in a folder with a space in its name.
+PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
+PY := .venv/bin/python
+
+.PHONY: help venv demo test notebooks clean
+
+help:
+	@echo 'make demo       install into .venv, then train and tag the demo catalog into demo_run/'
+	@echo 'make test       install into .venv, then run every check: notebooks, exports, README, pytest'
+	@echo 'make notebooks  clean the notebooks, export the modules, write README.md'
+	@echo 'make clean      remove what the others made, .venv excepted'
+	@echo 'Needs Python 3.11 or newer; another one: make PYTHON=/path/to/python test'
+
+venv: .venv/.installed
+
+.venv/.installed: settings.ini setup.py
+	@"$(PYTHON)" -c 'import sys; sys.exit("Python 3.11 or newer is needed, name one: make PYTHON=/path/to/python" if sys.version_info < (3, 11) else 0)'
+	@test -x $(PY) || "$(PYTHON)" -m venv .venv
+	@echo 'Installing into .venv: on a fresh machine some gigabytes and several minutes'
+	@$(PY) -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+demo: venv
+	$(PY) -m catalog_tagger.cli demo --out demo_run
+
+test: venv
+	@$(PY) scripts/check.py
+
+notebooks: venv
+	$(PY) -c 'from nbdev.clean import nbdev_clean; nbdev_clean()'
+	$(PY) -c 'from nbdev.doclinks import nbdev_export; nbdev_export()'
+	$(PY) scripts/readme.py
+
+clean:
+	rm -rf demo_run build dist catalog_tagger.egg-info .pytest_cache
+	find . -name .venv -prune -o -type d '(' -name __pycache__ -o -name .ipynb_checkpoints ')' -prune -exec rm -rf '{}' +

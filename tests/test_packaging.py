@@ -1,0 +1,63 @@
+"What is installed is what stands here: the metadata, the wheel, the version, and imports that stay light."
+import re, shutil, subprocess, sys
+from configparser import ConfigParser
+from email import message_from_bytes
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import catalog_tagger
+
+root = Path(__file__).resolve().parents[1]
+lib = root/'catalog_tagger'
+developers = {'nbdev', 'execnb', 'ghapi', 'pytest'}
+
+@pytest.fixture(scope='module')
+def settings():
+    cfg = ConfigParser(); cfg.read(root/'settings.ini', encoding='utf-8')
+    return cfg['DEFAULT']
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "A wheel built without a network from a copy, so that nothing is left in the repository and nothing old goes in."
+    src, out = tmp_path_factory.mktemp('src')/'repo', tmp_path_factory.mktemp('wheel')
+    shutil.copytree(root, src, ignore=shutil.ignore_patterns('.*', '*.egg-info', 'build', 'dist', '__pycache__', 'demo_run', 'runs'))
+    cmd = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '--no-index', '-w', out, src]
+    r = subprocess.run(cmd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert r.returncode == 0, r.stdout
+    with ZipFile(next(out.glob('*.whl'))) as z: yield z
+
+@pytest.fixture(scope='module')
+def metadata(wheel):
+    return message_from_bytes(wheel.read(next(o for o in wheel.namelist() if o.endswith('.dist-info/METADATA'))))
+
+def names(requirements): return {re.match(r'[\w-]+', o)[0].lower() for o in requirements}
+
+def test_requirements(metadata, settings):
+    reqs = metadata.get_all('Requires-Dist')
+    dev = [o for o in reqs if re.search(r'extra == .dev.', o)]
+    assert names(set(reqs) - set(dev)) == names(settings['requirements'].split())
+    assert not names(set(reqs) - set(dev)) & developers
+    assert developers <= names(dev) == names(settings['dev_requirements'].split())
+    assert 'dev' in metadata.get_all('Provides-Extra')
+
+def test_wheel_holds_the_library_alone(wheel):
+    held = {o for o in wheel.namelist() if '.dist-info/' not in o}
+    assert {o for o in held if o.endswith('.py')} == {p.relative_to(root).as_posix() for p in lib.rglob('*.py')}
+    assert {o.split('/')[0] for o in held} == {'catalog_tagger'}
+
+def test_wheel_holds_the_licence(wheel):
+    held, = [o for o in wheel.namelist() if o.endswith('/LICENSE')]
+    assert wheel.read(held) == (root/'LICENSE').read_bytes()
+
+def test_version(metadata, settings):
+    assert catalog_tagger.__version__ == settings['version'] == metadata['Version']
+
+def test_imports():
+    "Serving must not wait for fastai: these come first, in a process that has imported nothing, then all others."
+    light = ['catalog_tagger.' + o for o in ('core', 'images', 'models', 'predict')]
+    rest = ['.'.join(p.relative_to(root).with_suffix('').parts) for p in sorted(lib.rglob('[!_]*.py'))]
+    code = (f'import sys\nfrom importlib import import_module\nfor o in {light}:\n    import_module(o)\n'
+            f'    assert "fastai" not in sys.modules, f"{{o}} imports fastai"\nfor o in {rest}: import_module(o)')
+    r = subprocess.run([sys.executable, '-c', code], cwd=root, text=True, capture_output=True)
+    assert r.returncode == 0, r.stderr
