@@ -21,6 +21,7 @@ venv: .venv/.installed
 	@touch $@
 
 demo: venv
+	rm -rf demo_run
 	$(PY) -m catalog_tagger.cli demo --out demo_run
 
 test: venv

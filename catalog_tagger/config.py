@@ -51,7 +51,7 @@ class RunConfig:
     freeze_epochs:int = 4                # Epochs with a frozen body
     epochs:int = 8                       # Epochs with everything learning, after those
     lr:float = 4e-3                      # Highest learning rate of the head; halved once everything learns
-    lr_mult:float = 4.                   # The body learns this many times slower than the head
+    lr_mult:float = 16.                  # The body learns this many times slower than the head
     lr_find:bool = False                 # Find the rate by fastai's lr_find before the first epoch, instead of lr
     num_workers:int = 0                  # Processes that open pictures
     seed:int = 42                        # The same seed gives the same result on one machine

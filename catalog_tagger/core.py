@@ -14,8 +14,8 @@ from fastcore.imports import in_notebook
 from tqdm.auto import tqdm
 
 # %% auto #0
-__all__ = ['SPLITS', 'CatalogError', 'rejected_table', 'is_tags', 'check_table', 'inside', 'atomic_path', 'atomic_files',
-           'write_json', 'read_json', 'write_table', 'read_table', 'rng', 'interactive', 'progress']
+__all__ = ['SPLITS', 'CatalogError', 'rejected_table', 'is_tags', 'check_table', 'inside', 'located', 'atomic_path',
+           'atomic_files', 'write_json', 'read_json', 'write_table', 'read_table', 'rng', 'interactive', 'progress']
 
 # %% ../nbs/00_core.ipynb #a593092c
 class CatalogError(ValueError): "A fault of the input that its owner can mend; the message names the value, what was expected and the way out."
@@ -66,6 +66,15 @@ def inside(
     except (ValueError, OSError, RuntimeError) as e: raise CatalogError(f'{str(path)!r} is not a usable path: {e}') from None
     if not res.is_relative_to(root): raise CatalogError(f'{str(path)!r} leads outside the catalog\'s root')
     return res
+
+# %% ../nbs/00_core.ipynb #40401c86
+def located(
+    root:str|Path,           # Folder that must hold the path
+    path:str|Path,           # As it stands in the data
+)->tuple[str, str|None]:     # The resolved path and None, or the path as it came and the reason against it
+    "`inside` for readers that reject a row and go on."
+    try: return str(inside(root, path)), None
+    except CatalogError as e: return str(path), str(e)
 
 # %% ../nbs/00_core.ipynb #daff6472
 @contextmanager

@@ -15,8 +15,8 @@ import numpy as np, pandas as pd
 from .core import *
 
 # %% auto #0
-__all__ = ['LABEL_COLUMNS', 'SUFFIXES', 'choose_rows', 'drop_rare', 'read_styles_csv', 'read_styles', 'read_folders',
-           'find_layout', 'read_catalog']
+__all__ = ['LABEL_COLUMNS', 'SUFFIXES', 'choose_rows', 'drop_rare', 'read_styles_csv', 'read_styles', 'find_files',
+           'read_folders', 'find_layout', 'read_catalog']
 
 # %% ../nbs/01_ingest.ipynb #35badef6
 def choose_rows(
@@ -74,11 +74,6 @@ def read_styles_csv(
 # %% ../nbs/01_ingest.ipynb #1f2b29f9
 LABEL_COLUMNS = ('masterCategory', 'subCategory', 'articleType')  # Of Fashion Product Images, coarse to fine
 
-def _picture_path(root:Path, id:str)->tuple[str, str|None]:
-    "Path of `images/<id>.jpg` below `root`, and the reason if it leads elsewhere."
-    try: return str(inside(root/'images', f'{id}.jpg')), None
-    except CatalogError as e: return f'{id}.jpg', str(e)
-
 def _column_tags(df:pd.DataFrame, columns:Sequence[str])->list[list[str]]:
     "For each row `column=value` of every column that has a value."
     return [[f'{c}={v}' for c, v in zip(columns, map(str.strip, map(str, o))) if v and v != 'nan'] for o in df[list(columns)].values]
@@ -107,7 +102,7 @@ def read_styles(
     df = read_styles_csv(root/'styles.csv')
     _check_columns(df, label_columns)
     df = choose_rows(df.assign(row=range(len(df))), where).reset_index(drop=True)
-    df['image'], why = zip(*(_picture_path(root, o) for o in df['id'])) if len(df) else ((), ())
+    df['image'], why = zip(*(located(root/'images', f'{o}.jpg') for o in df['id'])) if len(df) else ((), ())
     why = pd.Series(why, dtype=object)
     df['tags'] = pd.Series(_column_tags(df, label_columns), dtype=object)
     if 'productDisplayName' in df: df['text'] = df['productDisplayName'].fillna('')
@@ -129,10 +124,12 @@ def _split_dirs(root:Path)->list[Path]:
     dirs = _subdirs(root)
     return dirs if dirs and all(o.name.lower() in _SPLIT_DIRS for o in dirs) else []
 
-def _walk(root:Path)->list[Path]:
-    "Every visible file below `root`, sorted, a README beside the folders aside; links to folders are not followed."
+def find_files(
+    root:str|Path,  # Folder
+)->list[Path]:      # Files below it, sorted
+    "Every visible file below `root`; links to folders are not followed."
     files = sorted(Path(d)/f for d, _, files in os.walk(root) for f in files)
-    return [o for o in files if not any(p.startswith('.') for p in o.relative_to(root).parts) and (o.parent != root or o.suffix.lower() in SUFFIXES)]
+    return [o for o in files if not any(p.startswith('.') for p in o.relative_to(root).parts)]
 
 # %% ../nbs/01_ingest.ipynb #5a92f559
 def _folder_row(root:Path, file:Path, has_splits:bool)->dict:
@@ -142,8 +139,7 @@ def _folder_row(root:Path, file:Path, has_splits:bool)->dict:
     row = dict(image=str(file), category=parts[0] if len(parts) > 1 else '', split=fold, why=None)
     if file.suffix.lower() not in SUFFIXES: return row | dict(why=f'suffix {file.suffix!r} is none of {" ".join(SUFFIXES)}')
     if not row['category']: return row | dict(why='lies in no class folder')
-    try: return row | dict(image=str(inside(root, file)))
-    except CatalogError as e: return row | dict(why=str(e))
+    return row | dict(zip(('image', 'why'), located(root, file)))
 
 # %% ../nbs/01_ingest.ipynb #e38d9ef6
 def read_folders(
@@ -153,7 +149,8 @@ def read_folders(
 )->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table, with `split` if the source has folds, and the `rejected` table
     "Read one class a folder: a picture's label is the name of the folder it lies in."
     root = Path(path).resolve(); has_splits = bool(_split_dirs(root))
-    df = pd.DataFrame([_folder_row(root, o, has_splits) for o in _walk(root)], columns=['image', 'category', 'split', 'why'])
+    files = [o for o in find_files(root) if o.parent != root or o.suffix.lower() in SUFFIXES]   # a README beside the folders is no picture
+    df = pd.DataFrame([_folder_row(root, o, has_splits) for o in files], columns=['image', 'category', 'split', 'why'])
     df = choose_rows(df.assign(row=range(len(df))), where).reset_index(drop=True)
     df, rejected = _reject(df.drop(columns='why'), df['why'])
     if df.empty: raise CatalogError(f'{path} holds no picture in a class folder')

@@ -16,7 +16,7 @@ from .metrics import *
 from .models import *
 
 # %% auto #0
-__all__ = ['History', 'catalog_learner']
+__all__ = ['History', 'FrozenStats', 'catalog_learner']
 
 # %% ../nbs/23_learner.ipynb #87a2b578
 class History(Callback):
@@ -35,6 +35,14 @@ class History(Callback):
         "The rows as a table: stage, epoch, pictures processed, losses, metrics, seconds."
         return pd.DataFrame(self.rows)
 
+# %% ../nbs/23_learner.ipynb #c745160c
+class FrozenStats(Callback):
+    "Keep the BatchNorm statistics of a pretrained body, in the frozen stage and after it."
+    run_after = TrainEvalCallback
+    def before_train(self):
+        for m in self.model[0].modules():
+            if isinstance(m, norm_types): m.eval()
+
 # %% ../nbs/23_learner.ipynb #c0cd9e96
 def _mobilenet_features(net:nn.Module)->nn.Module: return net.features
 
@@ -51,6 +59,14 @@ def _check_stats(prep, a:Arch):
     if (tuple(prep.mean), tuple(prep.std)) != (a.mean, a.std):
         raise CatalogError(f'pictures are normalised with mean {prep.mean}, {a.name} was trained with {a.mean}; build the data with arch_prep({a.name!r}, size)')
 
+# %% ../nbs/23_learner.ipynb #aebfd143
+def _start_at_shares(head:nn.Module, space, n:int):
+    "Give the last layer of fastai's head a bias with which an untrained net answers each label's share of the `n` train pictures."
+    last = head[-1] if isinstance(head, nn.Sequential) else head
+    if not isinstance(last, nn.Linear) or last.bias is not None: return   # somebody's own head
+    share = torch.tensor(space.counts/n, dtype=torch.float).clamp(.5/n, 1 - .5/n)
+    last.bias = nn.Parameter(share.log() if space.is_single else share.logit())
+
 # %% ../nbs/23_learner.ipynb #1dd56da0
 @delegates(vision_learner)
 def catalog_learner(
@@ -58,8 +74,8 @@ def catalog_learner(
     arch:str=BUNDLED,      # Backbone, as in `find_arch`
     *, pretrained:bool=True,  # Start from its pretrained weights, body frozen
     metrics=None,          # None takes recall@3 and dominant-label recall (accuracy and recall@3 for one label)
-    cbs=None,              # Callbacks beside fastai's own, `BnFreeze` and `History`
-    train_bn:bool=False,   # Train the BatchNorm layers of a frozen body, as fastai does by default
+    cbs=None,              # Callbacks beside fastai's own, `FrozenStats` and `History`
+    train_bn:bool=False,   # Let a pretrained body's BatchNorm train even when frozen, as fastai does by default
     **kwargs
 )->Learner:                # With `space`, `prep` and `history` as attributes
     "A fastai `Learner` on a catalog, its body frozen with its statistics when pretrained."
@@ -68,8 +84,11 @@ def catalog_learner(
     history = History()
     learn = vision_learner(dls, a.net if a.library == 'timm' else getattr(torchvision.models, a.net), normalize=False, pretrained=pretrained and not bundled,
                            metrics=_default_metrics(dls.space) if metrics is None else metrics, train_bn=train_bn,
-                           cbs=[*([] if train_bn else [BnFreeze()]), history, *L(cbs)], **kwargs)
-    if bundled: load_bundled(learn.model[0].model); learn.freeze()
+                           cbs=[*([FrozenStats()] if pretrained and not train_bn else []), history, *L(cbs)], **kwargs)
+    if bundled: load_bundled(learn.model[0].model)
+    _start_at_shares(learn.model[1], dls.space, dls.train.n)
+    learn.create_opt()
+    if pretrained: learn.freeze()
     if dls.device.type == 'cpu': learn.model.to(memory_format=torch.channels_last)
     if not interactive(): learn.remove_cb(ProgressCallback); learn.logger = noop
     learn.space, learn.prep, learn.history = dls.space, dls.prep, history

@@ -71,7 +71,7 @@ def build_learner(
     tfms = train_tfms(flip=cfg.flip, flip_vert=cfg.flip_vert, max_rotate=cfg.max_rotate, max_lighting=cfg.max_lighting, jitter=cfg.jitter, p_gray=cfg.p_gray)
     prep = arch_prep(cfg.arch, cfg.size, cfg.method)
     dls = catalog_dls(df, space, prep, bs=cfg.bs, num_workers=cfg.num_workers, min_scale=cfg.min_scale, batch_tfms=tfms)
-    return catalog_learner(dls, cfg.arch, pretrained=cfg.pretrained)
+    return catalog_learner(dls, cfg.arch, pretrained=cfg.pretrained, path=cfg.out)
 
 def fit_learner(learn:Learner, cfg:RunConfig)->float:  # The learning rate used
     "Train the head with a frozen body, then everything; from scratch there is nothing worth freezing."
@@ -130,7 +130,7 @@ def save_run(
         learn.export(d.resolve()/'learner.pkl')
         learn.space.save(d/'labels.json')
         write_json(d/'metrics.json', metrics)
-        write_json(d/'config.json', asdict(cfg))
+        write_json(d/'config.json', asdict(cfg) | dict(source=str(root), out=str(Path(cfg.out).resolve())))
         write_table(d/'history.csv', learn.history.table())
         write_table(d/'split.csv', df[['image', 'row', 'split', 'digest', 'tags', 'labels']].assign(image=rel(df['image'])))
         write_table(d/'audit.csv', audit)
@@ -183,15 +183,11 @@ def load_run(
     return Predictor.from_learner(learn)
 
 # %% ../nbs/32_run.ipynb #240f96bc
-def _pictures(paths:Sequence[str|Path])->list[str]:
-    "`paths` with each folder replaced by the pictures below it."
-    res = []
-    for p in map(Path, paths):
-        if p.is_dir(): res += sorted(str(o) for o in p.rglob('*') if o.suffix.lower() in SUFFIXES and not o.name.startswith('.'))
-        elif p.exists(): res.append(str(p))
-        else: raise CatalogError(f'{p} is not there')
-    if not res: raise CatalogError(f'no picture in {", ".join(map(str, paths))}; looked for {" ".join(SUFFIXES)}')
-    return res
+def _pictures(path:Path)->list[tuple[str, str|None]]:
+    "The picture at `path` or those below it, with the reason against a link that leads out."
+    if path.is_file(): return [(str(path), None)]
+    if not path.is_dir(): raise CatalogError(f'{path} is not there')
+    return [(str(o), located(path, o.absolute())[1]) for o in find_files(path) if o.suffix.lower() in SUFFIXES]
 
 def tag_pictures(
     predictor:Predictor,
@@ -200,8 +196,11 @@ def tag_pictures(
     min_score:float=0.,         # Least score of a free tag
 )->tuple[pd.DataFrame, pd.DataFrame]:  # `image`, `rank`, `tag`, `score`, one row a tag; and the `rejected` table
     "Tag pictures; those that cannot be used are told apart, with the reason."
-    df, rejected = audit_images(pd.DataFrame({'image': _pictures(paths)}))
-    return tag_table(df['image'], predictor.predict(df['image'], k=k, min_score=min_score)), rejected
+    found = [o for p in paths for o in _pictures(Path(p))]
+    if not found: raise CatalogError(f'no picture in {", ".join(map(str, paths))}; looked for {" ".join(SUFFIXES)}')
+    outside = rejected_table((im, i, why) for i, (im, why) in enumerate(found) if why)
+    df, unusable = audit_images(pd.DataFrame([(im, i) for i, (im, why) in enumerate(found) if not why], columns=['image', 'row']))
+    return tag_table(df['image'], predictor.predict(df['image'], k=k, min_score=min_score)), pd.concat([outside, unusable], ignore_index=True)
 
 # %% ../nbs/32_run.ipynb #6235b97b
 def evaluate_run(

@@ -1,0 +1,76 @@
+"The command as a person calls it: a fresh process each time."
+import json, subprocess, sys
+from inspect import cleandoc
+
+import pandas as pd, pytest
+
+from catalog_tagger.demo import demo_styles
+
+def call(*argv, cwd=None):
+    return subprocess.run([sys.executable, '-m', 'catalog_tagger.cli', *map(str, argv)], cwd=cwd, text=True, capture_output=True)
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    "A folder with a space in its name, holding a catalog and a run on it."
+    p = tmp_path_factory.mktemp('my shop')
+    demo_styles(p/'catalog', n=90, faults=('empty',))
+    r = call('train', 'catalog', '--out', 'run', '--size', 48, '--freeze-epochs', 2, '--epochs', 0, '--label-columns', 'articleType', 'baseColour', '--where', 'year > 0', cwd=p)
+    assert r.returncode == 0, r.stderr
+    return p, r
+
+def test_train_tells_and_keeps(place):
+    p, r = place
+    assert 'empty file' in r.stdout and 'accuracy/baseColour' in r.stdout and r.stderr == ''
+    assert {'learner.pkl', 'labels.json', 'metrics.json', 'history.csv', 'config.json', 'split.csv'} <= {o.name for o in (p/'run').iterdir()}
+
+def test_tag(place):
+    p, _ = place
+    r = call('tag', 'run', 'catalog/images', '--trust', '--k', 1, '--out', 'tags.csv', cwd=p)
+    assert r.returncode == 0 and 'empty file' in r.stderr
+    tags = pd.read_csv(p/'tags.csv')
+    assert list(tags) == ['image', 'rank', 'tag', 'score'] and len(tags) == 90 and tags['score'].between(0, 1).all()
+
+def test_evaluate(place):
+    p, _ = place
+    r = call('evaluate', 'run', 'catalog', '--trust', '--out', 'scores.json', cwd=p)
+    assert r.returncode == 0 and 'left out' in r.stdout
+    assert json.loads((p/'scores.json').read_text())['scores']['recall@3']['score'] > 0
+
+def test_help_is_quick_and_teaches():
+    code = 'import sys; from catalog_tagger.cli import make_parser; h = make_parser().format_help(); assert "torch" not in sys.modules and "fastai" not in sys.modules; print(h)'
+    r = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)
+    assert r.returncode == 0 and 'catalog_tagger train shop --out run' in r.stdout
+    for sub in ('demo', 'train', 'evaluate', 'tag'): assert call(sub, '--help').returncode == 0
+
+@pytest.mark.parametrize('argv, says', [
+    (['tag', 'run', 'catalog', '--out', 't.csv'], '--trust'),
+    (['tag', 'catalog', 'catalog', '--trust', '--out', 't.csv'], 'no folder of a run'),
+    (['tag', 'run', 'gone.jpg', '--trust', '--out', 't.csv'], 'gone.jpg is not there'),
+    (['tag', 'run', 'catalog', '--trust', '--k', '0', '--out', 't.csv'], 'k=0, expected 1 or more'),
+    (['tag', 'run', 'catalog', '--trust', '--out', 'catalog/images'], 'catalog/images'),
+    (['train', 'gone', '--out', 'r'], 'gone is no folder'),
+    (['train', 'catalog'], 'required: --out'),
+    (['train', 'catalog', '--out', 'r', '--layout', 'coco'], 'choose styles or folders'),
+    (['train', 'catalog', '--out', 'r', '--label-columns', 'articletype'], "did you mean 'articleType'"),
+    (['train', 'catalog', '--out', 'r', '--where', 'price < 5'], 'no condition on the columns'),
+    (['train', 'catalog', '--out', 'r', '--min-count', '10000'], 'min_count=10000 leaves none'),
+    (['train', 'catalog', '--out', 'r', '--test-fraction', '0.9'], 'leave nothing to train on'),
+    (['train', 'catalog', '--out', 'r', '--arch', 'resnet'], 'did you mean'),
+    (['train', 'catalog', '--out', 'catalog/images'], 'holds files that are no run'),
+    (['evaluate', 'run', 'gone', '--trust'], 'gone is no folder'),
+    (['demo', '--out', 'catalog/images'], 'holds files that are no run'),
+    (['demo', '--pictures', '2', '--out', 'd'], 'expected'),
+])
+def test_a_users_error_is_one_line(place, argv, says, capsys, monkeypatch):
+    "In this process, for the time's sake; `test_one_error_from_outside` sees the whole way."
+    from catalog_tagger.cli import main
+    p, _ = place
+    monkeypatch.chdir(p)
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and says in err, err
+
+def test_one_error_from_outside(place):
+    p, _ = place
+    r = call('train', 'gone', '--out', 'r', cwd=p)
+    assert (r.returncode, r.stderr) == (2, 'catalog_tagger: gone is no folder\n')

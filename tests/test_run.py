@@ -1,0 +1,157 @@
+"The main job on the demo catalog, trained for real: scores against floors, the saved file in a fresh process, every promise of a run."
+import json, subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest
+from PIL import Image
+
+from catalog_tagger.config import RunConfig, load_config
+from catalog_tagger.core import SPLITS, CatalogError, read_table
+from catalog_tagger.demo import demo_folders, demo_styles
+from catalog_tagger.ingest import LABEL_COLUMNS
+from catalog_tagger.labels import load_labels
+from catalog_tagger.learner import catalog_learner
+from catalog_tagger.predict import Predictor
+from catalog_tagger.run import build_learner, evaluate_run, fit_learner, load_run, prepare, score_pictures, train_run
+
+columns = (*LABEL_COLUMNS, 'baseColour')
+
+@pytest.fixture(scope='module')
+def shop(tmp_path_factory): return demo_styles(tmp_path_factory.mktemp('a shop')/'catalog', n=400, faults=('empty', 'truncated', 'html', 'rgba'))
+
+@pytest.fixture(scope='module')
+def run(shop, tmp_path_factory):
+    "Folder of a run with its account and metrics."
+    out, told = tmp_path_factory.mktemp('run')/'a run', []
+    cfg = RunConfig(str(shop), str(out), label_columns=columns, size=80, freeze_epochs=3, epochs=6)
+    return out, train_run(cfg, told.append), '\n'.join(map(str, told))
+
+def scores(metrics, name): return metrics['test'][name]
+
+def test_beats_the_floors(run):
+    _, metrics, _ = run
+    for name, margin in [('recall@3', .25), ('dominant_recall', .25), ('f1_micro', .2), ('mAP', .3), ('accuracy/masterCategory', .2), ('accuracy/articleType', .4), ('accuracy/baseColour', .2)]:
+        o = scores(metrics, name)
+        assert o['score'] > max(o['nothing'], o['commonest']) + margin, (name, o)
+    assert scores(metrics, 'exact_match')['score'] < 1, 'the demo catalog is too easy to tell a good model from a better one'
+
+def test_an_untrained_net_fails(run, shop):
+    _, metrics, _ = run
+    cfg = RunConfig(str(shop), 'unused', label_columns=columns, size=80, pretrained=False)
+    df, space, _, _ = prepare(cfg)
+    table, _ = score_pictures(Predictor.from_learner(build_learner(cfg, df, space)), df[df['split'] == 'test'].reset_index(drop=True))
+    assert table.score['accuracy/articleType'] < .3 < scores(metrics, 'accuracy/articleType')['score'] - .2
+    assert table.score['recall@3'] < scores(metrics, 'recall@3')['score'] - .3
+
+def test_rejected_are_told(run):
+    out, _, told = run
+    rejected = pd.read_csv(out/'rejected.csv')
+    for reason in ('empty file', 'truncated', 'not an image'): assert rejected['reason'].str.contains(reason).sum() == 1 and reason in told
+    assert not (set(rejected['image']) & set(read_table(out/'split.csv')['image']))
+
+def test_every_label_stands_in_every_fold(run):
+    out, _, _ = run
+    df, space = read_table(out/'split.csv'), load_labels(out/'labels.json')
+    for fold in SPLITS: assert {l for o in df['labels'][df['split'] == fold] for l in o} == set(space.vocab)
+    assert df.groupby('digest')['split'].nunique().max() == 1
+    share = df['split'].value_counts(normalize=True)
+    assert abs(share['train'] - .6) < .04 and abs(share['valid'] - .2) < .03
+    dropped = [o for o in space.provenance.values() if o['label'] is None]
+    assert dropped and all(o['rule'].startswith('dropped: ') for o in dropped)
+    train = df['labels'][df['split'] == 'train']
+    assert space.counts.tolist() == [sum(l in o for o in train) for l in space.vocab]
+
+def test_nesting_is_found(run):
+    space = load_labels(run[0]/'labels.json')
+    assert space.lineage('Tshirts') == ['Apparel', 'Topwear', 'Tshirts']
+    assert {'subCategory=Watches', 'articleType=Watches'} <= set(space.vocab)
+    assert not any(c in space.parents for c in space.exclusive['baseColour'])
+
+def test_history_tells_both_stages(run):
+    h = pd.read_csv(run[0]/'history.csv')
+    assert h['stage'].tolist() == ['frozen']*3 + ['unfrozen']*6
+    assert h['pictures'].is_monotonic_increasing and h['train_loss'].iloc[-1] < h['train_loss'].iloc[0]*.6
+
+def test_fresh_process_gives_the_same_answers(run, tmp_path):
+    "The saved file, a new process and nothing but the library."
+    out, _, _ = run
+    new = demo_styles(tmp_path/'new', n=20, seed=99, noise=0.)
+    images = sorted(str(o) for o in (new/'images').iterdir())
+    code = 'import sys, numpy as np; from catalog_tagger.run import load_run; np.save(sys.argv[1], load_run(sys.argv[2], trust=True).scores(sys.argv[3:]))'
+    subprocess.run([sys.executable, '-c', code, str(tmp_path/'s.npy'), str(out), *images], check=True, cwd=tmp_path)
+    predictor = load_run(out, trust=True)
+    np.testing.assert_allclose(np.load(tmp_path/'s.npy'), predictor.scores(images), atol=1e-5)
+    truth = pd.read_csv(new/'styles.csv', dtype=str).set_index('id')['articleType']
+    answers = predictor.predict(images, k=4)
+    hits = [any(t.split('=')[-1] == truth[Path(im).stem] for t, _ in o) for im, o in zip(images, answers)]
+    assert np.mean(hits) > .5
+
+def test_answers_make_sense(run):
+    out, _, _ = run
+    predictor = load_run(out, trust=True)
+    df = read_table(out/'split.csv')
+    images = [str(Path(load_config(out/'config.json').source)/o) for o in df['image'][:60]]
+    for k in (1, 2, 4):
+        for answer in predictor.predict(images, k=k):
+            tags = [t for t, _ in answer]
+            assert 0 < len(tags) <= k and len(set(tags)) == len(tags)
+            for o in predictor.space.exclusive.values(): assert len(set(o) & set(tags)) <= 1
+            for i, t in enumerate(tags): assert predictor.space.parents.get(t) in (None, *tags[:i])
+
+def test_every_way_in_gives_the_same(run):
+    out, _, _ = run
+    predictor = load_run(out, trust=True)
+    path = Path(load_config(out/'config.json').source)/read_table(out/'split.csv')['image'][0]
+    im = Image.open(path)
+    first, *others = [predictor.predict(o, k=4) for o in (path, str(path), path.read_bytes(), im, np.asarray(im.convert('RGB')))]
+    assert all(o == first for o in others)
+    assert predictor.predict([path, im], k=4) == [first, first]
+
+def test_evaluating_on_its_own_catalog_scores_the_test_fold(run, shop):
+    out, metrics, _ = run
+    again = evaluate_run(out, shop, trust=True, say=lambda o: None)
+    assert again['pictures'] == metrics['pictures']['test'] and again['left_out'] == metrics['pictures']['train'] + metrics['pictures']['valid']
+    for m, o in metrics['test'].items(): assert again['scores'][m]['score'] == pytest.approx(o['score'], abs=1e-5)
+
+def test_trained_pictures_are_known_by_content(run, shop, tmp_path):
+    "A catalog that holds the same files under other ids gives nothing away."
+    import shutil
+    out, metrics, _ = run
+    other = tmp_path/'other'; shutil.copytree(shop, other)
+    df = pd.read_csv(other/'styles.csv', dtype=str)
+    for o in (other/'images').iterdir(): o.rename(o.with_name(f'9{o.name}'))
+    df.assign(id='9' + df['id']).to_csv(other/'styles.csv', index=False)
+    assert evaluate_run(out, other, trust=True, say=lambda o: None)['left_out'] == metrics['pictures']['train'] + metrics['pictures']['valid']
+
+def test_a_failed_run_leaves_the_old_one(run, monkeypatch):
+    out, _, _ = run
+    before = {o.name: o.read_bytes() for o in out.iterdir()}
+    def full(*args, **kwargs): raise OSError('No space left on device')
+    monkeypatch.setattr('catalog_tagger.run.write_table', full)
+    with pytest.raises(OSError): train_run(replace(load_config(out/'config.json'), size=32, freeze_epochs=1, epochs=0), lambda o: None)
+    assert {o.name: o.read_bytes() for o in out.iterdir()} == before
+
+def test_same_seed_same_weights(tmp_path):
+    cfg = RunConfig(str(demo_styles(tmp_path/'c', n=90)), str(tmp_path/'r'), size=32, bs=16, freeze_epochs=1, epochs=1)
+    def weights(cfg):
+        df, space, _, _ = prepare(cfg); learn = build_learner(cfg, df, space); fit_learner(learn, cfg)
+        return np.concatenate([o.detach().numpy().ravel() for o in learn.model.parameters()])
+    first = weights(cfg)
+    assert np.array_equal(first, weights(cfg)) and not np.array_equal(first, weights(replace(cfg, seed=1)))
+
+def test_class_folders(tmp_path):
+    "One label a picture: the source's train and validation become train, valid and test."
+    folders = demo_folders(tmp_path/'c', n=240)
+    metrics = train_run(RunConfig(str(folders), str(tmp_path/'r'), size=64, freeze_epochs=3, epochs=4), lambda o: None)
+    df = read_table(tmp_path/'r'/'split.csv')
+    assert df['image'].str.startswith('validation').equals(df['split'] == 'test')
+    assert metrics['pictures']['valid'] > 0
+    o = metrics['test']['accuracy/category']
+    assert o['score'] > o['commonest'] + .3
+    assert metrics['test']['exact_match']['score'] == pytest.approx(o['score'])
+    assert len(load_run(tmp_path/'r', trust=True).predict(str(folders/df['image'][0]), k=3)) == 1
+
+def test_metrics_are_json(run):
+    text = (run[0]/'metrics.json').read_text()
+    assert 'NaN' not in text and json.loads(text)['pictures']['test'] > 0
