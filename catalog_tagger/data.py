@@ -95,7 +95,8 @@ def catalog_dls(
     "The `DataLoaders` of a labelled and split catalog; `dls.test_dl(df, with_labels=True)` opens any other table the same way."
     check_table(df, 'labels', 'split')
     n = [len(o) for o in _folds(df)]
-    if min(n) == 0: raise CatalogError(f'train has {n[0]} pictures and valid {n[1]}; both need some')
+    if n[0] < 2 or n[1] < 1: raise CatalogError(f'train has {n[0]} pictures and valid {n[1]}, expected at least 2 and 1')
+    if space.is_single and len(space.vocab) < 2: raise CatalogError(f'{space.vocab[0]!r} is the only label: there is nothing to tell apart')
     unknown = sorted({l for o in df['labels'] for l in o} - set(space.vocab))
     if unknown: raise CatalogError(f'labels {unknown[:3]} are not in the label space; call apply_labels(df, space) first')
     dls = catalog_block(space, prep, **kwargs).dataloaders(df, bs=min(bs, n[0]), num_workers=num_workers, device=device)

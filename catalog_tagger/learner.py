@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import pandas as pd, torch, torchvision
+import pandas as pd, timm, torch, torchvision
 from fastai.vision.all import *
 
 from .core import *
@@ -49,6 +49,12 @@ def _mobilenet_features(net:nn.Module)->nn.Module: return net.features
 model_meta[torchvision.models.resnext50_32x4d] = model_meta[torchvision.models.resnet50]
 model_meta[torchvision.models.mobilenet_v2] = dict(cut=_mobilenet_features, split=default_split, stats=imagenet_stats, weights='DEFAULT')
 
+# %% ../nbs/23_learner.ipynb #5dd89232
+def _timm_args(a:Arch)->dict:
+    "Nets of timm whose features stand channels last (Swin, Hiera) pool them themselves: fastai's head would pool the wrong axes."
+    with torch.device('meta'): net = timm.create_model(a.net)
+    return dict(pretrained_cfg_overlay=dict(pool_size=None)) if getattr(net, 'output_fmt', 'NCHW') != 'NCHW' else {}
+
 # %% ../nbs/23_learner.ipynb #f1f2900d
 def _default_metrics(space)->list:
     "Scores that do not mislead: accuracy where a picture has one label, recall@3 and dominant-label recall where it has many."
@@ -82,7 +88,8 @@ def catalog_learner(
     a = find_arch(arch); bundled = pretrained and a.name == BUNDLED
     if pretrained: _check_stats(dls.prep, a); check_weights(a)
     history = History()
-    learn = vision_learner(dls, a.net if a.library == 'timm' else getattr(torchvision.models, a.net), normalize=False, pretrained=pretrained and not bundled,
+    net, kwargs = (a.net, _timm_args(a) | kwargs) if a.library == 'timm' else (getattr(torchvision.models, a.net), kwargs)
+    learn = vision_learner(dls, net, normalize=False, pretrained=pretrained and not bundled,
                            metrics=_default_metrics(dls.space) if metrics is None else metrics, train_bn=train_bn,
                            cbs=[*([FrozenStats()] if pretrained and not train_bn else []), history, *L(cbs)], **kwargs)
     if bundled: load_bundled(learn.model[0].model)

@@ -4,7 +4,7 @@
 
 # %% ../nbs/32_run.ipynb #0789cd7c
 from __future__ import annotations
-import importlib.metadata, os, platform, time
+import importlib.metadata, os, platform, time, warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -177,7 +177,10 @@ def load_run(
     path = Path(run)/'learner.pkl'
     if not path.is_file(): raise CatalogError(f'{path} is not there; {run} is no folder of a run')
     if not trust: raise CatalogError(f'loading {path} runs any code that is in it: say trust=True (--trust) if you made it or trust who did')
-    try: learn = load_learner(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')   # fastai warns that pickles run code; the caller has just said so
+            learn = load_learner(path)
     except Exception as e: raise CatalogError(f'{path} cannot be loaded: {type(e).__name__}: {e}') from None
     learn.model.to(memory_format=torch.channels_last)
     return Predictor.from_learner(learn)

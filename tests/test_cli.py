@@ -1,6 +1,5 @@
 "The command as a person calls it: a fresh process each time."
 import json, subprocess, sys
-from inspect import cleandoc
 
 import pandas as pd, pytest
 
@@ -59,7 +58,7 @@ def test_help_is_quick_and_teaches():
     (['train', 'catalog', '--out', 'catalog/images'], 'holds files that are no run'),
     (['evaluate', 'run', 'gone', '--trust'], 'gone is no folder'),
     (['demo', '--out', 'catalog/images'], 'holds files that are no run'),
-    (['demo', '--pictures', '2', '--out', 'd'], 'expected'),
+    (['demo', '--pictures', '2', '--out', 'd'], 'expected at least 2 and 1'),
 ])
 def test_a_users_error_is_one_line(place, argv, says, capsys, monkeypatch):
     "In this process, for the time's sake; `test_one_error_from_outside` sees the whole way."
