@@ -7,6 +7,7 @@ from catalog_tagger.images import *
 from catalog_tagger.demo import *
 from catalog_tagger.config import *
 from catalog_tagger.split import *
+from catalog_tagger.text import *
 from catalog_tagger.labels import *
 from catalog_tagger.data import *
 from catalog_tagger.metrics import *
