@@ -115,7 +115,7 @@ def _check_out(out:str|Path)->Path:
     "Refuse to write a run into a folder that holds something else."
     out = Path(out)
     if out.exists() and not out.is_dir(): raise CatalogError(f'{out} is a file; give another folder by --out')
-    if out.exists() and any(out.iterdir()) and not (out/'config.json').exists() and not (out/'catalog').exists():
+    if out.exists() and any(out.iterdir()) and not (out/'config.json').exists():
         raise CatalogError(f'{out} holds files that are no run; give an empty or a new folder by --out')
     out.mkdir(parents=True, exist_ok=True)
     return out
@@ -146,12 +146,9 @@ def _tell_rejected(rejected:pd.DataFrame, say, most:int=5):
 def _tell_scores(table:pd.DataFrame, say):
     say(table.map(lambda o: '–' if pd.isna(o) else f'{o:.3f}').to_string())
 
-def train_run(
-    cfg:RunConfig,
-    say=print,      # Takes each line of the account
-)->dict:            # What stands in `metrics.json`
-    "The main job: from the catalog `cfg.source` to the folder `cfg.out`."
-    out, start = _check_out(cfg.out), time.perf_counter()
+def _train(cfg:RunConfig, say)->dict:
+    "`train_run` into a folder that has been checked."
+    start = time.perf_counter()
     df, space, audit, rejected = prepare(cfg)
     n, dropped = df['split'].value_counts(), sum(o['label'] is None for o in space.provenance.values())
     say(f'{len(df)} pictures of {cfg.source}: {n["train"]} train, {n["valid"]} valid, {n["test"]} test; {len(rejected)} rejected{":" if len(rejected) else ""}')
@@ -163,10 +160,18 @@ def train_run(
     say(f'{len(learn.history.rows)} epochs of {cfg.arch} at {cfg.size} px, rate {lr:.2g}: valid loss {last["valid_loss"]:.4f}')
     metrics = run_metrics(learn, df) | dict(lr=lr, seconds=round(time.perf_counter() - start, 1))
     save_run(cfg, learn, df, audit, rejected, metrics)
-    say(f'\nOn the test fold, beside the floors of predicting nothing and of always giving the commonest labels:')
+    say('\nOn the test fold, beside the floors of predicting nothing and of always giving the commonest labels:')
     _tell_scores(pd.DataFrame(metrics['test']).T, say)
-    say(f'\nsaved in {out} after {metrics["seconds"]:.0f} s')
+    say(f'\nsaved in {cfg.out} after {metrics["seconds"]:.0f} s')
     return metrics
+
+def train_run(
+    cfg:RunConfig,
+    say=print,      # Takes each line of the account
+)->dict:            # What stands in `metrics.json`
+    "The main job: from the catalog `cfg.source` to the folder `cfg.out`."
+    _check_out(cfg.out)
+    return _train(cfg, say)
 
 # %% ../nbs/32_run.ipynb #7cb242ae
 def load_run(
@@ -242,7 +247,7 @@ def demo_run(
     out = _check_out(out)
     say(f'drawing {n} products …')
     shop, new = demo_styles(out/'catalog', n=n, seed=seed, faults=('empty', 'truncated', 'html', 'rgba', 'exif6')), demo_styles(out/'new', n=24, seed=seed + 1, noise=0.)
-    metrics = train_run(RunConfig(str(shop), str(out), label_columns=(*LABEL_COLUMNS, 'baseColour'), size=size, epochs=epochs, seed=seed), say)
+    metrics = _train(RunConfig(str(shop), str(out), label_columns=(*LABEL_COLUMNS, 'baseColour'), size=size, epochs=epochs, seed=seed), say)
     df, _ = read_catalog(new, label_columns=(*LABEL_COLUMNS, 'baseColour'))
     predictor = load_run(out, trust=True)
     tags, _ = tag_pictures(predictor, df['image'], k=4)
