@@ -106,7 +106,9 @@ def test_every_way_in_gives_the_same(run):
     im = Image.open(path)
     first, *others = [predictor.predict(o, k=4) for o in (path, str(path), path.read_bytes(), im, np.asarray(im.convert('RGB')))]
     assert all(o == first for o in others)
-    assert predictor.predict([path, im], k=4) == [first, first]
+    for answer in predictor.predict([path, im], k=4):
+        assert [t for t, _ in answer] == [t for t, _ in first]
+        assert [s for _, s in answer] == pytest.approx([s for _, s in first], abs=1e-5)
 
 def test_evaluating_on_its_own_catalog_scores_the_test_fold(run, shop):
     out, metrics, _ = run
