@@ -4,7 +4,8 @@
 
 # %% ../nbs/02_images.ipynb #965afb77
 from __future__ import annotations
-import hashlib, os, warnings
+import hashlib, os, stat, warnings
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,11 +17,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .core import *
 
 # %% auto #0
-__all__ = ['FORMATS', 'MAX_PIXELS', 'METHODS', 'ImageError', 'open_image', 'audit_images', 'fit_image', 'as_size', 'Prep']
+__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'METHODS', 'ImageError', 'open_image', 'audit_images', 'hash_images',
+           'fit_image', 'as_size', 'Prep']
 
 # %% ../nbs/02_images.ipynb #ae27afae
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')  # What Pillow may decode here, whatever the file's name says
-MAX_PIXELS = 50_000_000                                         # Larger pictures are an error, told before they are decoded
+MAX_PIXELS = 50_000_000                                  # Larger pictures are an error, told before they are decoded
+MAX_BYTES = 8*MAX_PIXELS                                 # Larger files are an error, told before they are read; 16-bit RGBA has 8 bytes a pixel
 
 class ImageError(CatalogError): "A picture that cannot be used; the message is the reason."
 
@@ -31,28 +34,42 @@ def _on_white(im:Image.Image)->Image.Image:
     return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
 
 def _from_16_bit(im:Image.Image)->Image.Image:
-    "Scale 0..65535 to 0..255; Pillow's own conversion cuts at 255."
-    return Image.fromarray((np.asarray(im).clip(0, 65535)/257).round().astype(np.uint8)).convert('RGB')
+    "Scale 0..65535 to 0..255, the transparent value to white; Pillow's own conversion cuts at 255."
+    x = np.asarray(im)
+    x = np.where(x == im.info.get('transparency', -1), 65535, x)
+    return Image.fromarray((x/257).round().astype(np.uint8)).convert('RGB')
 
 def _to_rgb(im:Image.Image)->Image.Image:
     "`im` as 8-bit RGB, the right way up."
     im = ImageOps.exif_transpose(im)
-    if im.mode == 'F': raise ImageError('floating-point picture: its white is unknown; save it with 8 or 16 bits')
-    if im.mode.startswith('I'): return _from_16_bit(im)
+    if im.mode in ('F', 'I'): raise ImageError('32 bits a channel: which value is white is unknown; save it with 8 or 16 bits')
+    if im.mode.startswith('I;16'): return _from_16_bit(im)
     return _on_white(im) if im.has_transparency_data else im.convert('RGB')
+
+# %% ../nbs/02_images.ipynb #88898f86
+def _read(path:str|Path)->bytes:
+    "What stands in the file at `path`, or the reason against reading it."
+    try:
+        info = os.stat(path)
+        if not stat.S_ISREG(info.st_mode): raise ImageError('not a file but a folder, a pipe or a device')
+        if info.st_size > MAX_BYTES: raise ImageError(f'too large: {info.st_size:,} bytes, the limit is {MAX_BYTES:,}')
+        return Path(path).read_bytes()
+    except FileNotFoundError: raise ImageError('missing: no such file') from None
+    except ImageError: raise
+    except (OSError, ValueError) as e: raise ImageError(f'unreadable: {getattr(e, "strerror", e)}') from None
 
 # %% ../nbs/02_images.ipynb #29e630f2
 def _lazy(item)->Image.Image:
     "A picture whose header is read and whose pixels are not."
     if isinstance(item, Image.Image): return item
     if isinstance(item, np.ndarray): return Image.fromarray(item)
-    if isinstance(item, (bytes, bytearray)): item = BytesIO(item)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # our limit is lower, and an error
-        return Image.open(item, formats=FORMATS)
+    if isinstance(item, (str, Path)): item = _read(item)
+    if not item: raise ImageError('empty file')
+    return Image.open(BytesIO(item), formats=FORMATS)
 
 def _load(item, max_pixels:int)->Image.Image:
     im = _lazy(item)
+    if 0 in im.size: raise ImageError(f'no pixels: {im.width}x{im.height}')
     if im.width*im.height > max_pixels: raise ImageError(f'too large: {im.width}x{im.height} pixels, the limit is {max_pixels:,}')
     im.load()
     return _to_rgb(im)
@@ -63,45 +80,51 @@ def open_image(
     *, max_pixels:int=MAX_PIXELS,                # Most pixels a picture may have
 )->Image.Image:                                  # 8-bit RGB, EXIF rotation applied, transparency on white
     "Open `item` as a person would see it; raise `ImageError` with the reason when that cannot be."
-    if isinstance(item, (bytes, bytearray)) and not item: raise ImageError('empty file')
     try: return _load(item, max_pixels)
-    except FileNotFoundError: raise ImageError('missing: no such file') from None
+    except ImageError: raise
     except Image.DecompressionBombError as e: raise ImageError(f'too large: {e}') from None
-    except UnidentifiedImageError: raise ImageError(_why_unknown(item)) from None
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError) as e:
-        if isinstance(e, ImageError): raise
-        raise ImageError(f'damaged or truncated: {e}') from None
-
-def _why_unknown(item)->str:
-    "Why Pillow did not know a file: nothing in it, or something else in it."
-    if isinstance(item, (str, Path)) and os.path.getsize(item) == 0: return 'empty file'
-    return f'not an image: its content is none of {", ".join(FORMATS)}'
+    except UnidentifiedImageError: raise ImageError(f'not an image: its content is none of {", ".join(FORMATS)}') from None
+    except Exception as e: raise ImageError(f'damaged or truncated: {e}') from None  # damage may raise anything in a decoder
 
 # %% ../nbs/02_images.ipynb #10aebb4f
+def _name(data:bytes)->str:
+    "32 hex digits that stand for `data`."
+    return hashlib.sha256(data).hexdigest()[:32]
+
 def _audit_one(path:str, max_pixels:int)->dict|str:
-    "Size and digest of the picture at `path`, or the reason against it."
-    try:
-        data = Path(path).read_bytes()
-        w, h = open_image(data, max_pixels=max_pixels).size
-    except FileNotFoundError: return 'missing: no such file'
-    except (OSError, ValueError) as e: return str(e) if isinstance(e, ImageError) else f'unreadable: {e}'
-    return dict(width=w, height=h, digest=hashlib.sha256(data).hexdigest()[:32])
+    "Size and digests of the picture at `path`, or the reason against it."
+    try: im = open_image(data := _read(path), max_pixels=max_pixels)
+    except ImageError as e: return str(e)
+    return dict(width=im.width, height=im.height, digest=_name(data), pixels=f'{im.width}x{im.height}:{_name(im.tobytes())}')
+
+def _in_threads(f:Callable, items:Iterable, desc:str)->list:
+    "`f` of each of `items`, in their order."
+    with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
+        warnings.simplefilter('ignore')    # Pillow's, on damage that ends as a reason
+        return list(progress(pool.map(f, items), desc, total=len(items)))
 
 # %% ../nbs/02_images.ipynb #ca98d687
 def audit_images(
     df:pd.DataFrame,                     # A catalog: `image` holds resolved paths, `row` (when there) where they stood in the source
     *, max_pixels:int=MAX_PIXELS,        # Most pixels a picture may have
-)->tuple[pd.DataFrame, pd.DataFrame]:    # Usable rows with `width`, `height` (px, as seen) and `digest` of the file, and the `rejected` table
+)->tuple[pd.DataFrame, pd.DataFrame]:    # Usable rows with `width`, `height` (px, as seen), `digest` and `pixels`, and the `rejected` table
     "Open every picture once, as training will open it; return what can be used and what cannot."
     check_table(df)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(progress(pool.map(lambda o: _audit_one(o, max_pixels), df['image']), 'audit', total=len(df)))
+    found = _in_threads(lambda o: _audit_one(o, max_pixels), df['image'], 'audit')
     bad = [i for i, o in enumerate(found) if isinstance(o, str)]
     row = df['row'] if 'row' in df else df.index
     rejected = rejected_table((df['image'][i], row[i], found[i]) for i in bad)
-    facts = pd.DataFrame([o for o in found if isinstance(o, dict)], columns=['width', 'height', 'digest'])
+    facts = pd.DataFrame([o for o in found if isinstance(o, dict)], columns=['width', 'height', 'digest', 'pixels'])
     good = df.drop(index=bad).drop(columns=list(facts), errors='ignore').reset_index(drop=True)
     return pd.concat([good, facts], axis=1), rejected
+
+# %% ../nbs/02_images.ipynb #7fb92f6d
+def hash_images(
+    df:pd.DataFrame,  # A catalog after its audit
+)->np.ndarray:        # Bits as bool, shape (n, 64)
+    "The perceptual hash of each picture: 64 bits that tell its coarse shapes in grey."
+    from imagehash import phash    # here, because serving does without it
+    return np.array(_in_threads(lambda o: phash(open_image(o)).hash.ravel(), df['image'], 'hash'), bool).reshape(-1, 64)
 
 # %% ../nbs/02_images.ipynb #adc6ae50
 METHODS = ('squish', 'crop', 'pad')

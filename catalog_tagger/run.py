@@ -41,12 +41,11 @@ def _usable(df:pd.DataFrame, why:Sequence[pd.DataFrame])->pd.DataFrame:
 def read_audited(
     cfg:RunConfig,
 )->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table with `group`, and the `rejected` table
-    "Read and audit the catalog of `cfg`; copies of one file are one group, so that no split tears them apart."
+    "Read and audit the catalog of `cfg`; copies of one picture are one group, so that no split tears them apart."
     df, unread = read_catalog(cfg.source, cfg.layout, cfg.label_columns, where=cfg.where, min_count=cfg.min_count)
     df, unusable = audit_images(df)
     df = _usable(df, [unread, unusable])
-    if 'group' not in df: df['group'] = df['digest']
-    return df, pd.concat([unread, unusable], ignore_index=True)
+    return group_duplicates(df), pd.concat([unread, unusable], ignore_index=True)
 
 # %% ../nbs/32_run.ipynb #5b7e0f27
 def prepare(

@@ -8,18 +8,25 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np, pandas as pd
+from fastcore.basics import listify
+from fastcore.meta import delegates
 from iterstrat.ml_stratifiers import IterativeStratification
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.neighbors import radius_neighbors_graph
+from sklearn.preprocessing import normalize
 
 from .core import SPLITS, CatalogError, check_table, rng
+from .images import hash_images
 
 # %% auto #0
-__all__ = ['split_audit', 'split_catalog']
+__all__ = ['group_duplicates', 'near_duplicates', 'split_audit', 'split_summary', 'split_catalog', 'split_by', 'cross_folds']
 
 # %% ../nbs/10_split.ipynb #185d7c8b
-def _groups(df)->np.ndarray:
-    "The number of each row's group; a row whose `group` is empty is a group of its own."
-    if 'group' not in df: return np.arange(len(df))
-    codes = pd.factorize(df['group'].where(df['group'].astype(str).str.strip() != ''))[0]
+def _groups(df, column='group')->np.ndarray:
+    "The number of each row's group; a row whose `column` is empty is a group of its own."
+    if column not in df: return np.arange(len(df))
+    codes = pd.factorize(df[column].where(df[column].astype(str).str.strip() != ''))[0]
     alone = codes < 0
     codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
     return codes
@@ -38,31 +45,108 @@ def _tag_matrix(df, by, least)->tuple[np.ndarray, list]:
     y[long.group, codes] = y[:, -1] = True
     return y, list(tags)
 
+# %% ../nbs/10_split.ipynb #1ac2dd4f
+def _first(codes)->np.ndarray:
+    "For each row the first row with the same code."
+    _, first, back = np.unique(codes, return_index=True, return_inverse=True)
+    return first[back]
+
+def _stars(pairs)->dict:
+    "The picture that each one of `pairs` goes with, itself or a near one; those with the most near pictures come first."
+    both = pd.concat([pairs, pairs.rename(columns={'image_a': 'image_b', 'image_b': 'image_a'})]).sort_values('distance', kind='stable')
+    near, centre = both.groupby('image_a')['image_b'].agg(list), {}
+    for o in near.sort_values(key=lambda s: -s.str.len(), kind='stable').index:
+        centre[o] = next((p for p in near[o] if centre.get(p) == p), o)
+    return centre
+
+# %% ../nbs/10_split.ipynb #6d861956
+def group_duplicates(
+    df:pd.DataFrame,                # A catalog; `group`, `image` and `pixels` are heeded where they are there
+    pairs:pd.DataFrame|None=None,   # Pictures that look alike and shall count as one, from `near_duplicates`
+)->pd.DataFrame:                    # A copy whose `group` holds together what any of them holds together
+    "Make one group of rows that share a group, a file or all pixels; `pairs` join a picture to one near it, never to a chain."
+    check_table(df)
+    centre = {} if pairs is None else _stars(pairs)
+    known = df.assign(centre=df['image'].map(lambda o: centre.get(o, o)))
+    links = [_first(_groups(known, c)) for c in ('group', 'centre', 'image', 'pixels')]
+    edges = np.ones(len(df)*len(links)), (np.tile(np.arange(len(df)), len(links)), np.concatenate(links))
+    return df.assign(group=connected_components(coo_array(edges, shape=(len(df),)*2), directed=False)[1].astype(str))
+
+# %% ../nbs/10_split.ipynb #e6bceeab
+def _near_rows(x, radius)->tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Pairs of rows of unit vectors `x` within `radius`, and half the square of their distance, which is one minus their cosine."
+    near = radius_neighbors_graph(x, radius, mode='distance').tocoo()
+    once = near.row < near.col
+    return near.row[once], near.col[once], near.data[once]**2/2
+
+def near_duplicates(
+    df:pd.DataFrame,               # A catalog after its audit
+    max_distance:float=4,          # Of the 64 bits of `hash_images`; with `embs` the cosine distance, 0 to 2
+    *, embs:np.ndarray|None=None,  # Embeddings to compare in place of hashes, shape (rows of `df`, d)
+)->pd.DataFrame:                   # `image_a`, `image_b` and `distance`, nearest first
+    "Pairs of pictures that look alike; of pictures with equal pixels only the first is compared."
+    check_table(df)
+    most = 64 if embs is None else 2
+    if not 0 <= max_distance <= most:
+        raise CatalogError(f'max_distance is {max_distance}, expected 0 to {most} {"bits" if embs is None else "of cosine distance"}')
+    if embs is not None and len(embs) != len(df): raise CatalogError(f'embs has {len(embs)} rows, the catalog has {len(df)}')
+    first = ~df['pixels' if 'pixels' in df else 'image'].duplicated().to_numpy()
+    x = normalize(2.*hash_images(df[first]) - 1 if embs is None else np.asarray(embs)[first])
+    images, unit = df['image'].array[first], most/2    # a cosine distance of 2 between ±1 vectors is 64 bits
+    a, b, distance = _near_rows(x, (2*max_distance/unit + 1e-6)**.5)
+    res = pd.DataFrame({'image_a': images[a], 'image_b': images[b], 'distance': (unit*distance).round(6)})
+    return res.sort_values('distance', kind='stable', ignore_index=True)
+
 # %% ../nbs/10_split.ipynb #aa3d159d
 def _count(n, what)->str: return f'{n} {what}{"" if n == 1 else "s"}'
 
 def _note(n_groups, counts)->str:
     "What is wrong with a tag that stands in `n_groups` groups and `counts` times in each fold."
-    if n_groups < 3: return f'in {_count(n_groups, "group")}: cannot stand in every fold'
-    lacks = [f for f, n in zip(SPLITS, counts) if not n]
+    if n_groups < len(counts): return f'in {_count(n_groups, "group")}: cannot stand in every fold'
+    lacks = [str(f) for f, n in counts.items() if not n]
     return f'lacks {", ".join(lacks)}' if lacks else ''
 
+def _fold_names(df, column)->list:
+    return list(SPLITS) if column == 'split' else sorted(df[column].unique())
+
 def split_audit(
-    df:pd.DataFrame,  # A catalog with a `split`
-    by:str='tags',    # Column of lists to count
-)->pd.DataFrame:      # Columns `tag`, `pictures`, `groups`, counts and shares of the folds, `worst` in points, `note`; commonest first
+    df:pd.DataFrame,     # A catalog with a `split`
+    by:str='tags',       # Column of lists to count
+    column:str='split',  # Column that names the folds; `fold` after `cross_folds`
+)->pd.DataFrame:         # Columns `tag`, `pictures`, `groups`, counts and shares of the folds, `worst` in points, `note`; commonest first
     "Where each tag stands, how far its shares are from those of all pictures, and what cannot be helped."
-    check_table(df, by, 'split')
-    long = _long(df, by)
-    split = pd.Categorical(df['split'], SPLITS)
-    res = pd.crosstab(long.tag, split[long.row], dropna=False).reindex(columns=SPLITS).astype(int)
-    overall = split.value_counts()/len(df)
-    res.insert(0, 'pictures', res.sum(axis=1))
+    check_table(df, by, column)
+    long, names = _long(df, by), _fold_names(df, column)
+    fold = pd.Categorical(df[column], names)
+    res = pd.crosstab(long.tag, fold[long.row], dropna=False).reindex(columns=names).astype(int)
+    counts, overall = res.copy(), fold.value_counts()/len(df)
+    res.insert(0, 'pictures', counts.sum(axis=1))
     res.insert(1, 'groups', long.groupby('tag')['group'].nunique())
-    for f in SPLITS: res[f'{f}_share'] = res[f]/res.pictures
-    res['worst'] = np.max([(res[f'{f}_share'] - overall[f]).abs()*100 for f in SPLITS], axis=0)
-    res['note'] = [_note(n, c) for n, c in zip(res.groups, res[list(SPLITS)].to_numpy())]
+    for f in names: res[f'{f}_share'] = counts[f]/res.pictures
+    res['worst'] = np.max([(res[f'{f}_share'] - overall[f]).abs()*100 for f in names], axis=0)
+    res['note'] = [_note(n, c) for n, (_, c) in zip(res.groups, counts.iterrows())]
     return res.rename_axis(columns=None).reset_index().sort_values(['pictures', 'tag'], ascending=[False, True], ignore_index=True)
+
+# %% ../nbs/10_split.ipynb #46e5e6f3
+def _torn(fold, keys)->int:
+    "How many sets of rows with equal `keys` stand in more than one fold."
+    return int(fold.groupby(keys).nunique().gt(1).sum())
+
+def split_summary(
+    df:pd.DataFrame,     # A catalog with a `split`
+    audit:pd.DataFrame,  # Its `split_audit`
+    column:str='split',  # As in `split_audit`
+)->dict:                 # Plain values, for one screen or for JSON
+    "The audit in a few figures: folds, tags that stand in each, the worst deviation in points among those, and what stands on two sides."
+    names, fold, groups = _fold_names(df, column), df[column], pd.Series(_groups(df))
+    def each(o): return o.reindex(names, fill_value=0).to_dict()
+    there = audit[names].gt(0).all(axis=1)
+    worst = audit[there].nlargest(1, 'worst')
+    return dict(
+        pictures=each(fold.value_counts()), groups=each(groups.groupby(fold).nunique()),
+        tags=len(audit), tags_in_every_fold=int(there.sum()), tags_that_lack_one=int((~there).sum()),
+        tags_rescued=int(audit['note'].str.startswith('rescued').sum()), worst=dict(zip(worst['tag'], worst['worst'].round(2))),
+        groups_across=_torn(fold, groups), duplicates_across=_torn(fold, df['pixels' if 'pixels' in df else 'image']))
 
 # %% ../nbs/10_split.ipynb #b139f7e7
 def _movable(y, folds, have, t, f)->np.ndarray:
@@ -108,8 +192,7 @@ def _respected(df)->pd.DataFrame:
     if 'train' not in have:
         raise CatalogError(f'split has {", ".join(sorted(have)) or "no rows"} but no train: name the fold to learn from, or drop the column')
     if len(have) == 2: df = df.assign(split=df['split'].where(df['split'] == 'train', 'test'))
-    torn = df.groupby(_groups(df))['split'].nunique().gt(1).sum()
-    if torn: warnings.warn(f'the split of the source tears {_count(torn, "group")} apart: scores will be too good')
+    if torn := _torn(df['split'], _groups(df)): warnings.warn(f'the split of the source tears {_count(torn, "group")} apart: scores will be too good')
     return df
 
 def _rescued(audit, moves, names)->pd.DataFrame:
@@ -137,3 +220,54 @@ def split_catalog(
         folds, moves = _cut(df[train].reset_index(drop=True), by, fractions[:len(names)], seed)
         df = df.assign(split=df['split'].mask(train, pd.Series(np.array(names)[folds], df.index[train])))
     return df.copy(), _rescued(split_audit(df, by), moves, names)
+
+# %% ../nbs/10_split.ipynb #282aa328
+def _as_text(s)->pd.Series:
+    "`s` as text, whole numbers without a point even where one is missing."
+    return s.convert_dtypes().astype('string').replace('', pd.NA)
+
+def _holds(s, values)->pd.Series:
+    "Where `s` holds one of `values`; each of them must be there."
+    text = _as_text(s)
+    for o in values:
+        if not (text == str(o)).any(): raise CatalogError(f'column {s.name!r} has no {str(o)!r}; it has: {", ".join(sorted(text.dropna().unique()))}')
+    return text.isin([str(o) for o in values])
+
+def _starts(s, start)->pd.Series:
+    "Where `s` is `start` or more, as numbers or, where `start` is text, as text; what is empty is not."
+    text = _as_text(s)
+    try: later = ((text if isinstance(start, str) else pd.to_numeric(text)) >= start).fillna(False).astype(bool)
+    except ValueError as e: raise CatalogError(f'column {s.name!r} cannot be compared with {start}: {e}') from None
+    if not later.any(): raise CatalogError(f'column {s.name!r} has nothing from {start} on; its last value is {text.max()!r}')
+    return later
+
+# %% ../nbs/10_split.ipynb #5576600b
+@delegates(split_catalog)
+def split_by(
+    df:pd.DataFrame,       # A catalog
+    column:str,            # Such as `year` or `season`
+    *, test=None,          # Value or values of `column` that make test
+    test_from=None,        # Or the least value of it: everything from there on
+    valid=None,            # Value or values that make valid; without them it is cut from what remains, stratified
+    **kwargs,
+)->tuple[pd.DataFrame, pd.DataFrame]:  # As of `split_catalog`
+    "Split along `column`, so that test can lie in the future. A group that reaches into test or valid goes there whole."
+    check_table(df, column)
+    if (test is None) == (test_from is None): raise CatalogError('say which values make test, by either test or test_from')
+    in_test = _holds(df[column], listify(test)) if test_from is None else _starts(df[column], test_from)
+    in_valid = _holds(df[column], listify(valid))
+    if (in_test & in_valid).any(): raise CatalogError(f'valid={valid!r} takes rows of column {column!r} that are test')
+    in_test, in_valid = (o.groupby(_groups(df)).transform('any') for o in (in_test, in_valid))
+    return split_catalog(df.assign(split=np.select([in_test, in_valid], ['test', 'valid'], 'train')), **kwargs)
+
+# %% ../nbs/10_split.ipynb #43ae28e3
+def cross_folds(
+    df:pd.DataFrame,   # A catalog; `group` is heeded where it is there
+    n:int=5,           # Number of folds
+    *, seed:int=42,    # The same seed gives the same folds
+    by:str='tags',     # Column of lists to stratify over
+)->pd.DataFrame:       # A copy with `fold`, 0 to `n` - 1
+    "Deal whole groups out to `n` equal folds so that each tag keeps its share, and stands in every fold if it stands in `n` groups."
+    if n < 2: raise CatalogError(f'n is {n}, expected at least 2 folds')
+    check_table(df, by)
+    return df.assign(fold=_cut(df, by, [1/n]*n, seed)[0])
