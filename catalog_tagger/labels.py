@@ -6,8 +6,9 @@
 from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
@@ -15,7 +16,46 @@ from fastcore.basics import patch
 from .core import *
 
 # %% auto #0
-__all__ = ['NESTED', 'LabelSpace', 'load_labels', 'fit_labels', 'apply_labels']
+__all__ = ['SPELLING', 'NESTED', 'normalise', 'lemmatise', 'spell', 'LabelSpace', 'column_of', 'find_origin', 'load_labels',
+           'fit_labels', 'apply_labels']
+
+# %% ../nbs/12_labels.ipynb #4a234a0e
+def normalise(
+    tag:str,             # As somebody typed it
+    *, form:str='NFKC',  # Unicode form; `NFC` keeps ½ and ² as they are
+    case:bool=True,      # Lowercase it?
+    seps:str='_-/',      # Characters that are worth a space
+)->str:                  # '' when nothing is left
+    "One case, one Unicode form, single spaces, no `#` in front."
+    tag = normalize(form, tag)
+    if case: tag = normalize(form, tag.lower())
+    return ' '.join(tag.translate(dict.fromkeys(map(ord, seps), ' ')).split()).lstrip('# ')
+
+def lemmatise(
+    tag:str,           # Normalised
+    *, lang:str='en',  # Language of simplemma's dictionary
+)->str:
+    "`tag` with the dictionary form of its last word."
+    from simplemma import lemmatize
+    head, gap, word = tag.rpartition(' ')
+    if not word: return tag
+    lemma = lemmatize(word.capitalize() if lang == 'de' else word, lang=lang, greedy=lang == 'de')
+    return head + gap + (lemma.lower() if word.islower() else lemma)
+
+def _alias(tag:str, to:dict[str, list[str]])->str: return next((new for new, olds in to.items() if tag in olds), tag)
+
+# %% ../nbs/12_labels.ipynb #73d8a30c
+SPELLING = {'normalise': normalise, 'alias': _alias, 'lemmatise': lemmatise}  # Steps of a recipe that respell one tag and need no others to do it
+
+def spell(
+    tag:str,               # A raw tag
+    steps:Iterable[dict],  # Of a recipe: `step`, its parameters, and `keep`, the tags that it leaves alone
+)->str:
+    "Take `tag` through those `steps` that are in `SPELLING`."
+    for s in steps:
+        if s['step'] in SPELLING and tag not in s.get('keep', ()):
+            tag = SPELLING[s['step']](tag, **{k: v for k, v in s.items() if k not in ('step', 'keep', 'allow')})
+    return tag
 
 # %% ../nbs/12_labels.ipynb #53ad2010
 @dataclass(frozen=True)
@@ -25,6 +65,25 @@ class LabelSpace:
     exclusive:dict[str, list[str]]  # Name of a group → its labels, of which a picture has exactly one
     parents:dict[str, str]          # Child → parent
     provenance:dict[str, dict]      # Raw tag → the `label` it became (None: dropped), its `count` in train, the `rule`
+    recipe:dict[str, list[dict]] = field(default_factory=dict)  # Column, or '' for free tags → steps that its raw tags went through
+    pictures:dict[str, int] = field(default_factory=dict)       # Label → train pictures, where a recipe made one label of several raw tags
+
+# %% ../nbs/12_labels.ipynb #64b9c35d
+def column_of(tag:str, columns:Iterable)->str|None:
+    "The label column that `tag` says it came from: `articleType` of `articleType=Heels`."
+    c, eq, value = tag.partition('=')
+    return c if eq and value and c in columns else None
+
+def find_origin(
+    tag:str,                       # A raw tag
+    provenance:dict[str, dict],    # Raw tag → what became of it
+    recipe:dict[str, list[dict]],  # Column, or '' for free tags → steps
+)->dict|None:                      # `label`, `count`, `rule`; None for a tag that nobody has heard of
+    "What became of `tag`, or of the tag that it is another spelling of."
+    if tag in provenance or not recipe: return provenance.get(tag)
+    column = column_of(tag, recipe) or ''
+    head = f'{column}=' if column else ''
+    return provenance.get(head + spell(tag.removeprefix(head), recipe.get(column, [])))
 
 # %% ../nbs/12_labels.ipynb #c6243838
 @patch
@@ -33,7 +92,8 @@ def encode(
     tags:Iterable[str],  # Raw tags of one picture
 )->list[str]:            # Its labels, without repeats, order kept
     "The labels that raw tags became in training; dropped and unknown ones leave nothing."
-    return list(dict.fromkeys(o['label'] for t in tags if (o := self.provenance.get(t)) and o['label'] is not None))
+    found = (find_origin(t, self.provenance, self.recipe) for t in tags)
+    return list(dict.fromkeys(o['label'] for o in found if o and o['label'] is not None))
 
 # %% ../nbs/12_labels.ipynb #18ccb2f7
 @patch
@@ -52,7 +112,7 @@ def counts(self:LabelSpace)->np.ndarray:
     "Train pictures of each label of `vocab`."
     total = Counter()
     for o in self.provenance.values(): total[o['label']] += o['count']
-    return np.array([total[l] for l in self.vocab])
+    return np.array([self.pictures.get(l, total[l]) for l in self.vocab])
 
 # %% ../nbs/12_labels.ipynb #6f431ebe
 @patch(as_prop=True)
@@ -87,7 +147,8 @@ def _strings(o)->bool: return isinstance(o, list) and all(isinstance(t, str) for
 
 def _fault(d)->str|None:
     "What is wrong with the JSON of a `LabelSpace`, or None."
-    if not isinstance(d, dict) or set(d) != {'vocab', 'exclusive', 'parents', 'provenance'}: return 'it must have vocab, exclusive, parents and provenance'
+    must = {'vocab', 'exclusive', 'parents', 'provenance'}
+    if not isinstance(d, dict) or not must <= set(d) <= {*must, 'recipe', 'pictures'}: return 'it must have vocab, exclusive, parents and provenance'
     if not _strings(d['vocab']) or not d['vocab'] or len(set(d['vocab'])) < len(d['vocab']): return 'vocab must be a list of different labels'
     known, groups, parents = set(d['vocab']), d['exclusive'], d['parents']
     if not isinstance(groups, dict) or not all(_strings(o) and o and known.issuperset(o) for o in groups.values()): return 'exclusive must be groups of labels of vocab'
@@ -95,6 +156,13 @@ def _fault(d)->str|None:
     if not isinstance(parents, dict) or not all(c in known and isinstance(p, str) and p in known for c, p in parents.items()): return 'parents must be labels of vocab'
     if any(_runs_in_circle(c, parents) for c in parents): return 'a label is its own ancestor'
     if not isinstance(d['provenance'], dict) or not all(_is_origin(o, known) for o in d['provenance'].values()): return 'provenance must give label, count and rule'
+    n = d.get('pictures', {})
+    if not isinstance(n, dict) or not all(isinstance(o, int) for o in n.values()): return 'pictures must be a number for each label'
+    if not _can_spell(d.get('recipe', {})): return 'recipe has a step that cannot be taken'
+
+def _can_spell(recipe)->bool:
+    try: return all(isinstance(spell('a', o), str) for o in recipe.values())
+    except (TypeError, ValueError, KeyError, AttributeError): return False
 
 def _runs_in_circle(label:str, parents:dict)->bool:
     seen = set()
@@ -129,14 +197,9 @@ def _fates(df:pd.DataFrame, min_count:int)->dict[str, dict]:
     return {t: dict(count=int(folds[t]['train']), rule=_rule(t, folds[t], int(n_groups[t]), min_count)) for t in order}
 
 # %% ../nbs/12_labels.ipynb #6974aa46
-def _column_of(tag:str, columns:Iterable)->str|None:
-    "The label column that `tag` says it came from: `articleType` of `articleType=Heels`."
-    c, eq, value = tag.partition('=')
-    return c if eq and value and c in columns else None
-
 def _short_names(tags:Iterable[str], columns:Iterable)->dict[str, str]:
     "`column=value` → `value`, where no other tag has that value."
-    short = {t: t.split('=', 1)[1] if _column_of(t, columns) else t for t in tags}
+    short = {t: t.split('=', 1)[1] if column_of(t, columns) else t for t in tags}
     times = Counter(short.values())
     return {t: s if times[s] == 1 else t for t, s in short.items()}
 
@@ -172,30 +235,75 @@ def _find_parents(groups:pd.DataFrame)->tuple[dict[str, str], dict[str, dict]]:
             if len(seen) > 1: conflicts[c] = {k: int(v) for k, v in seen.items()}
     return parents, conflicts
 
+# %% ../nbs/12_labels.ipynb #c8f06a2d
+def _check_parents(
+    parents:dict[str, str],  # Child → parent, as labels or raw tags
+    space:LabelSpace,        # Without them
+)->dict[str, str]:           # The pairs whose child is a label; the parent is None when it is not
+    "Parents of labels that were told and not found."
+    label = {l: l if l in space.vocab else next(iter(space.encode([l])), None) for o in parents.items() for l in o}
+    told = {label[c]: label[p] for c, p in parents.items() if label[c] and label[c] != label[p]}
+    if parents and not told:
+        raise CatalogError(f'none of the children in parents, such as {next(iter(parents))!r}, is a label; the labels are {", ".join(space.vocab[:5])}, …')
+    both = space.parents | told
+    if circle := [c for c in told if _runs_in_circle(c, both)]: raise CatalogError(f'parents run in a circle: {circle[0]!r} is its own ancestor')
+    return told
+
+# %% ../nbs/12_labels.ipynb #e2d556f1
+def _chain(*rules:str)->str:
+    "Rules in the order in which they were applied; one that changed nothing is not told."
+    return ', '.join(o for o in rules if o != 'kept') or 'kept'
+
+def _history(tag:str, recipe, origin:dict[str, dict])->dict:
+    "What became of a raw `tag`: the recipe made a name of it, and `origin` tells what became of the name."
+    o = find_origin(tag, recipe.provenance, recipe.steps) or dict(label=None, count=0, rule='dropped: not in train')
+    if tag not in recipe.provenance: o = o | dict(count=0)
+    if o['label'] is None: return o
+    end = origin.get(o['label'], dict(label=None, rule='dropped: not in any picture'))
+    return end | o | dict(label=end['label'], rule=_chain(o['rule'], end['rule']))
+
 # %% ../nbs/12_labels.ipynb #ff6761b8
 def _group_table(df:pd.DataFrame, name:dict[str, str], groups:Iterable[str])->pd.DataFrame:
     "One column a group: the kept label that each row of `df` has in it, or None."
-    rows = [{_column_of(t, groups): name[t] for t in o if t in name and _column_of(t, groups)} for o in df['tags']]
+    rows = [{column_of(t, groups): name[t] for t in o if t in name and column_of(t, groups)} for o in df['tags']]
     return pd.DataFrame(rows, columns=list(groups), dtype=object)
 
 # %% ../nbs/12_labels.ipynb #4d05d019
 def fit_labels(
-    df:pd.DataFrame,     # A catalog with `tags` and `split`, and `group` where pictures belong together
-    *, min_count:int=1,  # Fewest train pictures of a label that is kept
+    df:pd.DataFrame,              # A catalog with `tags` and `split`, and `group` where pictures belong together
+    *, min_count:int=1,           # Fewest train pictures of a label that is kept
+    recipe=None,                  # What `fit_recipe` learned on the same table
+    parents:dict[str, str]=None,  # Child → parent of free tags, as labels or raw tags
 )->LabelSpace:
     "Learn the label space of a split catalog, its counts and parents on train alone."
     check_table(df, 'tags', 'split')
+    if recipe is not None: return _fit_after(df, recipe, min_count, parents)
     fates = _fates(df, min_count)
     kept = [t for t, o in fates.items() if o['rule'] == 'kept']
     if not kept: raise CatalogError(f'no label is left: none of {len(fates)} stands in every fold with min_count={min_count}')
-    groups = [c for c in dict.fromkeys(_column_of(t, df.columns) for t in kept) if c]
+    groups = [c for c in dict.fromkeys(column_of(t, df.columns) for t in kept) if c]
     name = _short_names(kept, groups)
-    exclusive = {g: [name[t] for t in kept if _column_of(t, groups) == g] for g in groups}
-    parents, conflicts = _find_parents(_group_table(df[df['split'] == 'train'], name, groups))
+    exclusive = {g: [name[t] for t in kept if column_of(t, groups) == g] for g in groups}
+    found, conflicts = _find_parents(_group_table(df[df['split'] == 'train'], name, groups))
     origin = {t: dict(label=name.get(t), **o) for t, o in fates.items()}
     for t, l in name.items():
         if l in conflicts: origin[t]['parents_seen'] = conflicts[l]
-    return LabelSpace([name[t] for t in kept], exclusive, parents, origin)
+    return _with_parents(LabelSpace([name[t] for t in kept], exclusive, found, origin), parents or {})
+
+def _with_parents(space:LabelSpace, parents:dict[str, str])->LabelSpace:
+    told = _check_parents(parents, space)
+    for o in space.provenance.values():
+        if o['label'] in told and told[o['label']] is None: o['parent'] = 'left out: not a label'
+    return replace(space, parents=space.parents | {c: p for c, p in told.items() if p})
+
+def _fit_after(df:pd.DataFrame, recipe, min_count:int, parents:dict|None)->LabelSpace:
+    "`fit_labels` on the names that `recipe` gives, told of the raw tags."
+    named = recipe.apply(df)
+    space = fit_labels(named, min_count=min_count)
+    raw = [*recipe.provenance, *sorted({t for o in df['tags'] for t in o} - recipe.provenance.keys())]
+    whole = replace(space, provenance={t: _history(t, recipe, space.provenance) for t in raw}, recipe=recipe.steps,
+                    pictures={o['label']: o['count'] for o in space.provenance.values() if o['label']})
+    return _with_parents(whole, parents or {})
 
 # %% ../nbs/12_labels.ipynb #89d41048
 def apply_labels(
