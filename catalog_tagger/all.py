@@ -9,6 +9,7 @@ from catalog_tagger.config import *
 from catalog_tagger.split import *
 from catalog_tagger.text import *
 from catalog_tagger.labels import *
+from catalog_tagger.recipe import *
 from catalog_tagger.data import *
 from catalog_tagger.metrics import *
 from catalog_tagger.models import *

@@ -29,11 +29,13 @@ class RunConfig:
     "One run from a catalog to a folder."
     source:str                           # Folder of the catalog
     out:str                              # Folder of the run
-    layout:str|None = None               # Layout of the catalog: styles or folders; recognised when not given
+    layout:str|None = None               # Layout of the catalog: styles, folders, tags, onehot, imaterialist or feidegger; recognised when not given
     label_columns:tuple[str, ...] = ('masterCategory', 'subCategory', 'articleType')  # styles: columns of labels, coarse to fine
     where:str|None = None                # Choose rows by a condition on the columns, such as "masterCategory in ['Apparel', 'Footwear']"
     min_count:int = 1                    # Leave out rows with a label that stands in fewer rows than this
     label_min_count:int = 1              # Drop labels with fewer training pictures than this; their pictures keep their other labels
+    recipe:str|None = None               # JSON file with the steps that free tags go through; normalise alone when not given
+    words:str|None = None                # Make the tags from the column text; its language: en or de
     valid_fraction:float = .2            # Share of valid, where the catalog has no split of its own
     test_fraction:float = .2             # Share of test, likewise
     arch:str = 'efficientnet_lite0'      # Backbone: efficientnet_lite0 (weights included), resnet18, resnet50, any name of timm
@@ -48,7 +50,7 @@ class RunConfig:
     jitter:float = 0.                    # Largest change of saturation and hue, 0 to 1
     p_gray:float = 0.                    # Share of training pictures made grey
     bs:int = 32                          # Pictures a batch
-    freeze_epochs:int = 4                # Epochs with a frozen body
+    freeze_epochs:int = 4                # Epochs with a frozen body; none from scratch
     epochs:int = 8                       # Epochs with everything learning, after those
     lr:float = 4e-3                      # Highest learning rate of the head; halved once everything learns
     lr_mult:float = 16.                  # The body learns this many times slower than the head
@@ -59,6 +61,7 @@ class RunConfig:
     def __post_init__(self):
         _check_ranges(self)
         if self.freeze_epochs + self.epochs == 0: raise CatalogError('freeze_epochs=0 and epochs=0: nothing would be trained')
+        if not self.pretrained and self.epochs == 0: raise CatalogError('epochs=0 without pretrained weights: nothing would be trained, for a net from scratch is not frozen')
         if self.valid_fraction + self.test_fraction >= 1: raise CatalogError(f'valid_fraction={self.valid_fraction} and test_fraction={self.test_fraction} leave nothing to train on')
         if not self.label_columns: raise CatalogError('label_columns is empty; name at least one column')
 

@@ -62,7 +62,7 @@ def inside(
 )->Path:            # Resolved path, links followed
     "Resolve `path` below `root`; raise `CatalogError` when it leads out of it."
     root = Path(root).resolve()
-    try: res = (root/path).resolve()
+    try: res = (root/path).resolve(); str(res).encode('utf-8')
     except (ValueError, OSError, RuntimeError) as e: raise CatalogError(f'{str(path)!r} is not a usable path: {e}') from None
     if not res.is_relative_to(root): raise CatalogError(f'{str(path)!r} leads outside the catalog\'s root')
     return res
@@ -74,7 +74,7 @@ def located(
 )->tuple[str, str|None]:     # The resolved path and None, or the path as it came and the reason against it
     "`inside` for readers that reject a row and go on."
     try: return str(inside(root, path)), None
-    except CatalogError as e: return str(path), str(e)
+    except CatalogError as e: return str(path).encode('utf-8', 'backslashreplace').decode(), str(e)
 
 # %% ../nbs/00_core.ipynb #daff6472
 @contextmanager
@@ -125,7 +125,8 @@ def read_table(path:str|Path)->pd.DataFrame:
     try: df = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError: raise CatalogError(f'{path} is not there') from None
     except ValueError as e: raise CatalogError(f'{path} is not a readable table: {e}') from None
-    return df.assign(**{c: df[c].map(json.loads) for c in _LISTS if c in df})
+    try: return df.assign(**{c: df[c].map(json.loads) for c in _LISTS if c in df})
+    except ValueError as e: raise CatalogError(f'{path}: a cell of tags or labels is no JSON list: {e}') from None
 
 # %% ../nbs/00_core.ipynb #50b5ffe9
 def rng(

@@ -4,17 +4,19 @@
 
 # %% ../nbs/03_demo.ipynb #6c66a922
 from __future__ import annotations
-import io, os
+import io, json, os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np, pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
-from .core import CatalogError, atomic_path, progress, rng
+from .core import CatalogError, atomic_path, progress, rng, write_json
+from .ingest import encode_rle, join_tags
 
 # %% auto #0
-__all__ = ['ARTICLES', 'COLOURS', 'PATTERNS', 'FAULTS', 'draw_product', 'demo_products', 'demo_styles', 'demo_folders']
+__all__ = ['ARTICLES', 'COLOURS', 'PATTERNS', 'FAULTS', 'FORMS', 'draw_product', 'demo_products', 'demo_styles', 'demo_folders',
+           'demo_onehot', 'demo_tags', 'demo_posts', 'demo_imaterialist', 'demo_feidegger']
 
 # %% ../nbs/03_demo.ipynb #fd16c4ba
 def _mirror(left):
@@ -279,6 +281,15 @@ def _known(what, name, table):
 def _check_size(size):
     if size < 16: raise CatalogError(f'size is {size}, expected at least 16 pixels')
 
+def _scene(gen, article, colour, pattern, size):
+    "The photograph of a product and its true mask, bool (size, size)."
+    cut = _cutout(gen, article, colour, pattern, size)
+    back = Image.fromarray(_backdrop(gen, size).clip(0, 255).astype(np.uint8))
+    if gen.random() < .12: _distract(gen, back)
+    if gen.random() < .5: _shadow(gen, back, cut)
+    back.paste(cut, mask=cut)
+    return _photograph(gen, back), np.asarray(cut.getchannel('A')) > 127
+
 def draw_product(
     article:str,               # One of `ARTICLES`
     colour:str,                # One of `COLOURS`
@@ -289,12 +300,7 @@ def draw_product(
     "Draw one product as a shop would photograph it."
     _known('article', article, ARTICLES.index); _known('colour', colour, COLOURS); _known('pattern', pattern, PATTERNS)
     _check_size(size)
-    cut = _cutout(gen, article, colour, pattern, size)
-    back = Image.fromarray(_backdrop(gen, size).clip(0, 255).astype(np.uint8))
-    if gen.random() < .12: _distract(gen, back)
-    if gen.random() < .5: _shadow(gen, back, cut)
-    back.paste(cut, mask=cut)
-    return _photograph(gen, back)
+    return _scene(gen, article, colour, pattern, size)[0]
 
 # %% ../nbs/03_demo.ipynb #7cc119df
 _BRANDS = 'Urbano', 'Northfold', 'Maravelle', 'Kestrel Lane', 'Lumina', 'Oddwell', 'Tamarind', 'Fjordline'
@@ -312,10 +318,12 @@ def _product(seed, i):
         gender=_pick(gen, kind.genders), season=_pick(gen, ['Summer', 'Summer', 'Fall', 'Winter', 'Spring']), year=int(gen.integers(2011, 2019)),
         usage=_pick(gen, ['Casual', 'Casual', 'Casual', 'Formal', 'Sports', 'Ethnic']), brand=_pick(gen, _BRANDS), word=_pick(gen, kind.words))
 
-def _picture(seed, i, size):
-    "The picture of product `i`."
+def _photo(seed, i, size):
+    "The picture of product `i` and its mask."
     p = _product(seed, i)
-    return draw_product(p['article'], p['colour'], p['pattern'], rng(seed, 'picture', i), size)
+    return _scene(rng(seed, 'picture', i), p['article'], p['colour'], p['pattern'], size)
+
+def _picture(seed, i, size): return _photo(seed, i, size)[0]
 
 # %% ../nbs/03_demo.ipynb #20081c9e
 def _row(seed, i):
@@ -476,4 +484,159 @@ def demo_folders(
     paths = [root/fold/kind.lower().replace(' ', '-')/f'{o}.jpg' for fold, kind, o in zip(df.fold, df.articleType, df.id)]
     _write_pictures(paths[:n], seed, size)
     for i, o in enumerate(faults, n): _link_fault(o, paths[i], root, _picture(seed, i, size))
+    return root
+
+# %% ../nbs/03_demo.ipynb #e13d4956
+def _tags(seed, i):
+    "Free tags of product `i`, the article first."
+    p = _product(seed, i)
+    return [p[o] for o in ('article', 'colour', 'pattern', 'usage') if p[o] != 'Solid']
+
+def _gallery(root, n, seed, size):
+    "Draw the first `n` products to `root/images`; return `root` and their rows, without noise."
+    root, df = _fresh(root), demo_products(n, seed, 0.)
+    _write_pictures([root/'images'/f'{o}.jpg' for o in df.id], seed, size)
+    return root, df
+
+def _write_csv(path, df):
+    with atomic_path(path) as p: df.to_csv(p, index=False)
+
+# %% ../nbs/03_demo.ipynb #84835dbc
+def demo_onehot(
+    root:str|Path,   # Folder to make; must be absent or empty
+    n:int=600,       # Number of products
+    seed:int=42,     # The same products as `demo_styles` draws for this seed
+    size:int=96,     # Width and height of the pictures in pixels
+)->Path:             # `root`, resolved
+    "Write the demo catalog as `root/tags.csv` with a column of 0 and 1 for each tag, and `root/images/<id>.jpg`."
+    root, df = _gallery(root, n, seed, size)
+    tags = pd.Series([_tags(seed, i) for i in range(n)]).explode()
+    table = pd.DataFrame({'image': [f'images/{o}.jpg' for o in df.id], 'title': df.productDisplayName})
+    _write_csv(root/'tags.csv', table.join(pd.crosstab(tags.index, tags).add_prefix('tag_')))
+    return root
+
+# %% ../nbs/03_demo.ipynb #95c0a1d0
+FORMS = ('delimited', 'json', 'long')  # How a table can hold several tags of a picture
+
+def demo_tags(
+    root:str|Path,            # Folder to make; must be absent or empty
+    n:int=600,                # Number of products
+    seed:int=42,              # The same products as `demo_styles` draws for this seed
+    size:int=96,              # Width and height of the pictures in pixels
+    form:str='delimited',     # One of `FORMS`: tags parted by `delim`, a JSON list in the cell, or a row for each tag
+    delim:str=';',            # For 'delimited'
+)->Path:                      # `root`, resolved
+    "Write the demo catalog as `root/tags.csv` with a column of tags, and `root/images/<id>.jpg`."
+    _known('form', form, FORMS)
+    root, df = _gallery(root, n, seed, size)
+    df = pd.DataFrame({'id': df.id, 'tags': [_tags(seed, i) for i in range(n)], 'title': df.productDisplayName})
+    if form == 'long': df = df.explode('tags').rename(columns={'tags': 'tag'})
+    else: df['tags'] = df.tags.map(lambda o: join_tags(o, delim) if form == 'delimited' else json.dumps(o))
+    _write_csv(root/'tags.csv', df)
+    return root
+
+# %% ../nbs/03_demo.ipynb #ea9db184
+def _hashtag(gen, word):
+    "`word` as somebody in a hurry types it."
+    return '#' + _pick(gen, [word, word.lower(), word.upper(), word.title()]).replace(' ', '').replace('-', '')
+
+def _post(seed, i):
+    "A post about product `i`; every third has no tags."
+    gen, p, row = rng(seed, 'post', i), _product(seed, i), _row(seed, i)
+    kind = ARTICLES.loc[p['article']]
+    words = [_pick(gen, kind.words + kind.synonyms), *_tags(seed, i)[1:]]
+    tags = [_hashtag(gen, words[o]) for o in gen.permutation(len(words))]
+    return dict(image=f'images/{row["id"]}.jpg', caption=f'My new {row["productDisplayName"]}!', hashtags=' '.join(tags) if i % 3 < 2 else '')
+
+def demo_posts(
+    root:str|Path,   # Folder to make; must be absent or empty
+    n:int=600,       # Number of posts
+    seed:int=42,     # The same products as `demo_styles` draws for this seed
+    size:int=96,     # Width and height of the pictures in pixels
+)->Path:             # `root`, resolved
+    "Write the demo catalog as posts: `root/posts.json` with captions and hashtags, plurals, synonyms and any case; a third has none."
+    root, _ = _gallery(root, n, seed, size)
+    write_json(root/'posts.json', [_post(seed, i) for i in range(n)])
+    return root
+
+# %% ../nbs/03_demo.ipynb #7ccef212
+def _garment_name(article):
+    "What the garment's category is called: a name with a comma, as in the real data."
+    return f'{ARTICLES.words[article][0]}, {ARTICLES.synonyms[article][0]}'.lower()
+
+def _label_descriptions():
+    "`label_descriptions.json` for the demo, ids with gaps as in the real one."
+    attributes = [(o.lower(), 'textile pattern') for o in PATTERNS] + [(o.lower(), 'colour') for o in COLOURS]
+    categories = [(_garment_name(o), ARTICLES.subCategory[o].lower()) for o in ARTICLES.index]
+    return {kind: [dict(id=first + 3*i, name=name, supercategory=above, level=level) for i, (name, above) in enumerate(named)]
+            for kind, named, first, level in (('categories', categories, 0, 2), ('attributes', attributes, 100, 1))}
+
+def _outfit(seed, j):
+    "The products in picture `j`: one to three."
+    return range(3*j, 3*j + 1 + int(rng(seed, 'outfit', j).integers(3)))
+
+def _side_by_side(photos):
+    "Photographs in a row as one, and the mask of each product within it."
+    pictures, masks = zip(*photos); widths = [o.shape[1] for o in masks]
+    whole = Image.fromarray(np.hstack([np.asarray(o) for o in pictures]))
+    return whole, [np.pad(o, [(0, 0), (sum(widths[:k]), sum(widths[k+1:]))]) for k, o in enumerate(masks)]
+
+# %% ../nbs/03_demo.ipynb #565f8283
+def _garment_row(image_id, product, mask, ids, year):
+    "One row of train.csv."
+    category, *attributes = [str(ids[o]) for o in (_garment_name(product['article']), product['pattern'].lower(), product['colour'].lower())]
+    row = dict(ImageId=image_id, EncodedPixels=encode_rle(mask), Height=mask.shape[0], Width=mask.shape[1])
+    if year == 2019: return row | dict(ClassId='_'.join([category, *attributes]))
+    return row | dict(ClassId=category, AttributesIds=','.join(attributes))
+
+def demo_imaterialist(
+    root:str|Path,   # Folder to make; must be absent or empty
+    n:int=300,       # Number of pictures, each of one to three garments side by side
+    seed:int=42,     # Another seed gives other pictures
+    size:int=96,     # Height of the pictures, and width of each garment's part of it, in pixels
+    year:int=2020,   # 2019 hangs the attributes on ClassId, 2020 has a column for them
+)->Path:             # `root`, resolved
+    "Write drawn outfits as `root/train.csv` with true masks, `root/label_descriptions.json` and `root/train/<ImageId>.jpg`."
+    if year not in (2019, 2020): raise CatalogError(f'year is {year}, expected 2019 or 2020')
+    if n < 1: raise CatalogError(f'n is {n}, expected at least 1 picture')
+    _check_size(size)
+    root, described, rows = _fresh(root), _label_descriptions(), []
+    ids = {o['name']: o['id'] for kind in described.values() for o in kind}
+    (root/'train').mkdir(parents=True)
+    for j in progress(range(n), 'drawing'):
+        picture, masks = _side_by_side([_photo(seed, i, size) for i in _outfit(seed, j)])
+        (root/'train'/f'{j:032x}.jpg').write_bytes(_jpeg(picture))
+        rows += [_garment_row(f'{j:032x}', _product(seed, i), mask, ids, year) for i, mask in zip(_outfit(seed, j), masks)]
+    write_json(root/'label_descriptions.json', described); _write_csv(root/'train.csv', pd.DataFrame(rows))
+    return root
+
+# %% ../nbs/03_demo.ipynb #ea4f1090
+_GERMAN = dict(zip([*ARTICLES.index, *COLOURS, *PATTERNS],
+    'T-Shirt Hemd Bluse Jeans Hose Rock Handtasche Rucksack Uhr Kappe Freizeitschuh Pumps Schwarz Weiß Blau Dunkelblau Rot Rosa Grün Braun '
+    'einfarbig gestreift kariert gepunktet bedruckt'.split()))
+
+_PHRASES = {
+    'de': ('{article} in {colour}', '{article}, {pattern}, Farbe: {colour}', 'Das Bild zeigt: {article}. {colour} und {pattern}.',
+           'Schönes Stück ({article}) in {colour}, {pattern}', 'Für jeden Tag: {article}, {colour}'),
+    'en': ('{article} in {colour}', 'A {pattern} {article}, colour {colour}', 'The picture shows a {article}. It is {colour} and {pattern}.',
+           'Nice {article} in {colour}, {pattern}', 'For every day: {colour} {article}')}
+
+def _five(seed, i, language):
+    "Five descriptions of product `i`."
+    p = _product(seed, i)
+    names = _GERMAN if language == 'de' else {o: o.lower() for o in _GERMAN} | {p['article']: ARTICLES.words[p['article']][0].lower()}
+    return [o.format(**{k: names[p[k]] for k in ('article', 'colour', 'pattern')}) for o in _PHRASES[language]]
+
+def demo_feidegger(
+    root:str|Path,       # Folder to make; must be absent or empty
+    n:int=600,           # Number of pictures
+    seed:int=42,         # The same products as `demo_styles` draws for this seed
+    size:int=96,         # Width and height of the pictures in pixels
+    language:str='de',   # Of the descriptions: 'de' as published, 'en' as translated
+)->Path:                 # `root`, resolved
+    "Write the demo catalog as `root/FEIDEGGER_demo.json` with five descriptions a picture, and `root/images/<id>.jpg`."
+    _known('language', language, _PHRASES)
+    root, df = _gallery(root, n, seed, size)
+    rows = [dict(url=f'https://img.example/shop/{o}.jpg?width=300', descriptions=_five(seed, i, language), split=i % 10) for i, o in enumerate(df.id)]
+    write_json(root/'FEIDEGGER_demo.json', rows)
     return root

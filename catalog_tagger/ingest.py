@@ -4,19 +4,35 @@
 
 # %% ../nbs/01_ingest.ipynb #4d1e0eb0
 from __future__ import annotations
-import csv, difflib, os
+import ast, csv, difflib, json, os, re, tokenize, unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from io import StringIO
+from itertools import chain, pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np, pandas as pd
+from PIL.Image import Image
 
 from .core import *
 
 # %% auto #0
-__all__ = ['LABEL_COLUMNS', 'SUFFIXES', 'choose_rows', 'drop_rare', 'read_styles_csv', 'read_styles', 'find_files',
-           'read_folders', 'find_layout', 'read_catalog']
+__all__ = ['IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'SUFFIXES', 'NO_TAGS', 'LABEL_COLUMNS', 'DELIMS', 'LAYOUTS',
+           'choose_rows', 'drop_rare', 'csv_rows', 'read_rows', 'untagged', 'read_styles_csv', 'read_styles',
+           'find_files', 'read_folders', 'find_delim', 'parse_tags', 'join_tags', 'read_tags', 'read_onehot',
+           'decode_rle', 'encode_rle', 'rle_share', 'crop_garment', 'imaterialist_parents', 'read_imaterialist',
+           'read_garments', 'read_feidegger', 'find_layout', 'read_catalog', 'catalog_parents']
+
+# %% ../nbs/01_ingest.ipynb #ea5f6c60
+_ALLOWED = (ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.USub, ast.BinOp, ast.BitAnd, ast.BitOr, ast.Compare, ast.cmpop,
+            ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple)
+
+def _only_compares(where:str):
+    "Raise `ValueError` unless `where` does no more than compare columns with values: pandas itself would call any method of a column, `to_csv` among them."
+    for o in ast.walk(ast.parse(re.sub('`[^`]*`', 'column', where.strip()), mode='eval')):
+        if not isinstance(o, _ALLOWED): raise ValueError(f'{type(o).__name__} is not allowed; compare columns with values by == != < > in, and join with and, or, not')
 
 # %% ../nbs/01_ingest.ipynb #35badef6
 def choose_rows(
@@ -25,10 +41,13 @@ def choose_rows(
 )->pd.DataFrame:      # The rows for which it holds, index untouched
     "The rows of `df` that `where` chooses; raise `CatalogError` if it cannot be understood or leaves nothing."
     if where is None: return df
-    if '@' in where or '__' in where: raise CatalogError(f'where={where!r} may name columns only, neither @variables nor __attributes__')
-    try: res = df.query(where, engine='python', local_dict={}, global_dict={})
+    try:
+        _only_compares(where)
+        chosen = df.eval(where, engine='python', local_dict={}, global_dict={})
+        if not isinstance(chosen, pd.Series) or chosen.dtype != bool: raise ValueError('it does not say yes or no to each row')
     except Exception as e:
-        raise CatalogError(f'where={where!r} is no condition on the columns {", ".join(map(str, df.columns))}: {e}') from None
+        raise CatalogError(f'where={where!r} is no condition on the columns {", ".join(map(str, df.columns))}: {" ".join(str(e).split())[:200]}') from None
+    res = df[chosen]
     if res.empty: raise CatalogError(f'where={where!r} leaves none of {len(df)} rows')
     return res
 
@@ -46,10 +65,84 @@ def drop_rare(
         out += [(im, row, f'{t!r} stands in {counts[t]} rows, fewer than min_count={min_count}')
                 for im, row, t in zip(keep['image'], keep['row'], rare) if isinstance(t, str)]
         keep = keep[rare.isna()]
-    if keep.empty: raise CatalogError(f'min_count={min_count} leaves none of {len(df)} rows')
+    if keep.empty and len(df): raise CatalogError(f'min_count={min_count} leaves none of {len(df)} rows')
     return keep.reset_index(drop=True), rejected_table(out)
 
-# %% ../nbs/01_ingest.ipynb #2444fde8
+# %% ../nbs/01_ingest.ipynb #fe786dd9
+def _no_nul(lines:Iterable[str])->Iterator[str]:
+    for i, o in enumerate(lines, 1):
+        if '\0' in o: raise ValueError(f'line {i} holds a NUL byte')
+        yield o
+
+def csv_rows(
+    path:str|Path,            # UTF-8, with or without a BOM; cells parted by comma, semicolon or tab, whichever the first line has most of
+    *, max_cell:int=131_072,  # Most characters of a cell
+    strict:bool=True,         # Is a quote that is left open or closed too early an error?
+)->Iterator[list[str]]:       # Rows, the header first, empty lines left out
+    "The rows of a CSV, one at a time; raise `CatalogError` when it is none."
+    old = csv.field_size_limit(max_cell)
+    try:
+        with open(path, newline='', encoding='utf-8-sig') as f:
+            first = f.readline()
+            yield from filter(None, csv.reader(_no_nul(chain([first], f)), delimiter=max(',;\t', key=first.count), strict=strict))
+    except FileNotFoundError: raise CatalogError(f'{path} is not there') from None
+    except (ValueError, csv.Error, OSError) as e: raise CatalogError(f'{path} cannot be read as a UTF-8 CSV with a header: {e}') from None
+    finally: csv.field_size_limit(old)
+
+# %% ../nbs/01_ingest.ipynb #eebc1bca
+def _csv_table(path)->pd.DataFrame:
+    head, *rows = list(csv_rows(path)) or [[]]
+    head = [o.strip() for o in head]; n = len(head)
+    if len(set(head)) < n: raise CatalogError(f'{path}: a column stands twice in {",".join(head)}')
+    df = pd.DataFrame([(o + ['']*n)[:n] for o in rows], columns=head, dtype=object)
+    why = [None if len(o) == n else f'{len(o)} cells under {n} columns; a cell that holds commas must be quoted' for o in rows]
+    return df.assign(why=why)
+
+def _whole(o):
+    "A text in which half a character, which UTF-8 cannot write, is a question mark; all else as it is."
+    return o.encode('utf-8', 'replace').decode() if isinstance(o, str) else o
+
+def _json_table(path)->pd.DataFrame:
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(o, dict) for o in rows):
+        raise CatalogError(f'{path} must be a list of objects, one a picture')
+    return pd.DataFrame(rows, dtype=object).map(_whole).assign(why=None)
+
+def read_rows(
+    path:str|Path,  # CSV as `csv_rows` takes it, or JSON: a list of objects
+)->pd.DataFrame:    # Cells as they stand, `row` from 0, and in `why` what speaks against a row
+    "Read a table without guessing at its cells."
+    df = (_json_table if Path(path).suffix.lower() == '.json' else _csv_table)(path)
+    if df.empty: raise CatalogError(f'{path} has no rows')
+    return df.assign(row=range(len(df)), why=df['why'].astype(object))
+
+# %% ../nbs/01_ingest.ipynb #b7b0ca22
+IMAGE_COLUMNS = ('image', 'picture', 'photo', 'file', 'filename', 'fname', 'path', 'image_path', 'image_name', 'image_id', 'id')
+TAG_COLUMNS   = ('tags', 'hashtags', 'labels', 'keywords', 'tag', 'label')
+TEXT_COLUMNS  = ('text', 'caption', 'title', 'description', 'productDisplayName')
+
+def _column(columns:Iterable, names:Iterable[str])->str|None:
+    "The first of `names` that stands among `columns`, case aside."
+    there = {str(o).lower(): o for o in columns}
+    return next((there[o.lower()] for o in names if o.lower() in there), None)
+
+def _listing(df:pd.DataFrame)->str: return ', '.join(str(o) for o in df if o not in ('row', 'why'))
+
+def _need_column(df:pd.DataFrame, given:str|None, names:Sequence[str], what:str)->str:
+    "`_column` of `given` or `names`, or the error that lists what there is."
+    names = (given,) if given else names
+    if (c := _column(df, names)) is None:
+        raise CatalogError(f'the table has no column of {what}: looked for {", ".join(names)}; it has: {_listing(df)}')
+    return c
+
+# %% ../nbs/01_ingest.ipynb #fc86dd80
+_NUMBER = re.compile(r'-?(0|[1-9]\d{0,14})(\.\d+)?')
+
+def _as_numbers(s:pd.Series)->pd.Series:
+    "`s` as numbers if every cell is a plain one or empty, else as it is: leading zeros are no number's."
+    full = s[s != '']
+    return pd.to_numeric(s.where(s != '', None)) if len(full) and all(isinstance(o, str) and _NUMBER.fullmatch(o) for o in full) else s
+
 def _split_names(s:pd.Series)->pd.Series:
     "Names of folds as sources write them, in the library's words."
     names = dict(train='train', training='train', valid='valid', validation='valid', val='valid', dev='valid', test='test', testing='test')
@@ -57,19 +150,107 @@ def _split_names(s:pd.Series)->pd.Series:
     if res.isna().any(): raise CatalogError(f'split {s[res.isna()].iloc[0]!r} is unknown; expected one of {", ".join(names)}')
     return res
 
+# %% ../nbs/01_ingest.ipynb #88edf2b5
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff')
+
+def _place(root:Path, name)->tuple[str, str|None]:
+    "`located` for what a table calls `name`: a path from `root`, or a file or an id in its folder `images`, if it has one."
+    name = str(name).strip() if isinstance(name, (str, int)) else ''
+    if not name: return '', 'the row names no picture'
+    if not name.lower().endswith(SUFFIXES): name += '.jpg'
+    if '/' not in name and (root/'images').is_dir(): name = f'images/{name}'
+    return located(root, name)
+
+# %% ../nbs/01_ingest.ipynb #77a33293
+NO_TAGS = 'no tags'  # How the reason of a row begins that has nothing but no tags against it
+
+def _explain(df:pd.DataFrame, why:Iterable)->pd.DataFrame:
+    "`df` with the reasons of `why` where it has none yet."
+    return df.assign(why=df['why'].where(df['why'].notna(), pd.Series(list(why), df.index, dtype=object)))
+
+def _locate(root:Path, df:pd.DataFrame, names:pd.Series)->pd.DataFrame:
+    "`df` with `image` by `_place`, and the reason of each that has no good place."
+    places = [_place(root, o) for o in names.tolist()]
+    return _explain(df.assign(image=[o for o, _ in places]), [o for _, o in places])
+
+def _finish(df:pd.DataFrame, min_count:int)->tuple[pd.DataFrame, pd.DataFrame]:
+    "The end of every reader: rows with a reason in `why` and rare tags are rejected, folds get the library's names."
+    bad = df[df['why'].notna()]; df = df[df['why'].isna()].drop(columns='why').reset_index(drop=True)
+    if 'split' in df: df['split'] = _split_names(df['split'])
+    df, rare = drop_rare(df, min_count)
+    rejected = rejected_table(zip(bad['image'], bad['row'], bad['why']))
+    return check_table(df, 'tags'), pd.concat([rejected, rare], ignore_index=True)
+
+# %% ../nbs/01_ingest.ipynb #0ff18d0a
+def _merge_rows(df:pd.DataFrame)->pd.DataFrame:
+    "One row a picture: the tags of its rows in their order, all else from the first. A bad row spoils its picture, for tags would be lacking."
+    spoilt = df['image'].isin(set(df['image'][df['why'].notna()]))
+    df = _explain(df, spoilt.map({True: 'another row of this picture was rejected', False: None}))
+    good, tags = df[df['why'].isna()], {}
+    for im, o in zip(good['image'].tolist(), good['tags']): tags.setdefault(im, []).extend(o)
+    one = good.drop_duplicates('image')
+    one = one.assign(tags=pd.Series([list(dict.fromkeys(o)) for o in tags.values()], one.index, dtype=object))
+    one = _explain(one, [None if o else NO_TAGS for o in one['tags']])
+    return pd.concat([df[df['why'].notna()], one]).sort_values('row').reset_index(drop=True)
+
+# %% ../nbs/01_ingest.ipynb #79091687
+def untagged(
+    rejected:pd.DataFrame,  # As a reader gives it
+)->pd.DataFrame:            # A catalog with `image`, `row` and `tags`, which are empty
+    "The pictures that were set aside for nothing but having no tags."
+    df = rejected[rejected['reason'].str.startswith(NO_TAGS)].drop_duplicates('image').reset_index(drop=True)
+    return df[['image', 'row']].assign(tags=pd.Series([[] for _ in df.index], dtype=object))
+
+# %% ../nbs/01_ingest.ipynb #6f733463
+_GARMENT = ('ImageId', 'EncodedPixels', 'Height', 'Width', 'ClassId')
+
+_SIGNS = {  # Layout → does a table of this name with these columns say that it is one?
+    'styles':       lambda name, columns: name == 'styles.csv',
+    'imaterialist': lambda name, columns: set(_GARMENT) <= set(columns),
+    'feidegger':    lambda name, columns: {'url', 'descriptions'} <= set(columns),
+    'onehot':       lambda name, columns: any(str(o).startswith('tag_') for o in columns),
+    'tags':         lambda name, columns: bool(_column(columns, IMAGE_COLUMNS) and _column(columns, TAG_COLUMNS)),
+}
+
+# %% ../nbs/01_ingest.ipynb #1c06b779
+def _columns_of(file:Path)->list[str]:
+    "Columns of a table, as far as its beginning tells; in their place, why it cannot be read."
+    try: return _json_columns(file) if file.suffix.lower() == '.json' else [o.strip() for o in next(csv_rows(file), [])]
+    except CatalogError as e: return [str(e)]
+
+def _json_columns(file:Path)->list[str]:
+    rows = read_json(file)
+    return list(dict.fromkeys(chain.from_iterable(o for o in rows[:100] if isinstance(o, dict)))) if isinstance(rows, list) else []
+
+def _tables(root:str|Path)->dict[Path, list[str]]:
+    "Each table that stands in `root` itself → its columns."
+    files = sorted(o for o in Path(root).iterdir() if o.suffix.lower() in ('.csv', '.tsv', '.json') and not o.name.startswith('.'))
+    return {o: _columns_of(o) for o in files if located(root, o.name)[1] is None and o.is_file()}
+
+# %% ../nbs/01_ingest.ipynb #a87aee54
+def _table_of(path:str|Path, layout:str, table:str|None)->Path:
+    "`table` in the folder `path`; when not given, the one whose columns say `layout`, or else the only one."
+    if table: return inside(path, table)
+    if not Path(path).is_dir(): raise CatalogError(f'{path} is no folder')
+    tables = _tables(path)
+    fit = [f for f, columns in tables.items() if _SIGNS[layout](f.name, columns)] or list(tables)
+    if len(fit) == 1: return fit[0]
+    raise CatalogError(f'{path} has {len(fit)} tables for the layout {layout!r} ({", ".join(o.name for o in fit)}); name one as table=')
+
+# %% ../nbs/01_ingest.ipynb #2444fde8
 def read_styles_csv(
     path:str|Path,  # CSV file with a header, UTF-8
 )->pd.DataFrame:    # Its rows; `id` as text, columns of numbers as numbers, empty cells as NaN
     "Read a CSV whose last column may hold unquoted commas: they belong to it."
-    try:
-        with open(path, newline='', encoding='utf-8-sig') as f:
-            head, *rows = [o for o in csv.reader(f) if o] or [[]]
-        if len(set(head)) < len(head): raise ValueError(f'a column stands twice in {",".join(head)}')
-        whole = StringIO(); n = len(head)
-        csv.writer(whole).writerows([head] + [o[:n-1] + [','.join(o[n-1:])] for o in rows])
-        return pd.read_csv(StringIO(whole.getvalue()), dtype={'id': str})
-    except FileNotFoundError: raise CatalogError(f'{path} is not there') from None
-    except (ValueError, csv.Error, OSError) as e: raise CatalogError(f'{path} cannot be read as a UTF-8 CSV with a header: {e}') from None
+    head, *rows = list(csv_rows(path, strict=False)) or [[]]
+    if not rows: raise CatalogError(f'{path} has no rows')
+    if len(set(head)) < len(head): raise CatalogError(f'{path}: a column stands twice in {",".join(head)}')
+    torn = next((i for i, o in enumerate(rows) if any('\n' in c for c in o)), None)
+    if torn is not None: raise CatalogError(f'{path}: a cell of row {torn} holds a line break, as after a quote that is not closed; mend it, or it would swallow the rows below')
+    whole = StringIO(); n = len(head)
+    csv.writer(whole).writerows([head] + [o[:n-1] + [','.join(o[n-1:])] for o in rows])
+    try: return pd.read_csv(StringIO(whole.getvalue()), dtype={'id': str})
+    except ValueError as e: raise CatalogError(f'{path} cannot be read as a CSV with a header: {e}') from None
 
 # %% ../nbs/01_ingest.ipynb #1f2b29f9
 LABEL_COLUMNS = ('masterCategory', 'subCategory', 'articleType')  # Of Fashion Product Images, coarse to fine
@@ -85,11 +266,6 @@ def _check_columns(df:pd.DataFrame, columns:Sequence[str]):
             near = difflib.get_close_matches(c, df.columns, 1)
             raise CatalogError(f'styles.csv has no column {c!r}{f", did you mean {near[0]!r}?" if near else ""}; it has: {", ".join(df.columns)}')
 
-def _reject(df:pd.DataFrame, why:pd.Series)->tuple[pd.DataFrame, pd.DataFrame]:
-    "Part `df` into the rows without and with a reason in `why`."
-    bad = why.notna()
-    return df[~bad].reset_index(drop=True), rejected_table(zip(df['image'][bad], df['row'][bad], why[bad]))
-
 # %% ../nbs/01_ingest.ipynb #2a5fb982
 def read_styles(
     path:str|Path,                               # Folder with `styles.csv` and `images/<id>.jpg`
@@ -99,22 +275,17 @@ def read_styles(
 )->tuple[pd.DataFrame, pd.DataFrame]:            # The catalog table and the `rejected` table
     "Read the layout of Fashion Product Images."
     root = Path(path)
-    df = read_styles_csv(root/'styles.csv')
+    df = read_styles_csv(inside(root, 'styles.csv'))
     _check_columns(df, label_columns)
-    df = choose_rows(df.assign(row=range(len(df))), where).reset_index(drop=True)
-    df['image'], why = zip(*(located(root/'images', f'{o}.jpg') for o in df['id'])) if len(df) else ((), ())
-    why = pd.Series(why, dtype=object)
+    df = choose_rows(df.assign(row=range(len(df)), why=None), where).reset_index(drop=True)
     df['tags'] = pd.Series(_column_tags(df, label_columns), dtype=object)
+    df = _locate(root, df, df['id'])
     if 'productDisplayName' in df: df['text'] = df['productDisplayName'].fillna('')
-    if 'split' in df: df['split'] = _split_names(df['split'])
-    why = why.where(why.notna(), df['tags'].map(lambda o: None if o else f'no label in {", ".join(label_columns)}'))
-    why = why.where(why.notna(), df.duplicated('image').map({True: 'the same picture as an earlier row', False: None}))
-    df, rejected = _reject(df, why)
-    df, rare = drop_rare(df, min_count)
-    return check_table(df, 'tags'), pd.concat([rejected, rare], ignore_index=True)
+    df = _explain(df, df['tags'].map(lambda o: None if o else f'{NO_TAGS} in {", ".join(label_columns)}'))
+    df = _explain(df, df.duplicated('image').map({True: 'the same picture as an earlier row', False: None}))
+    return _finish(df, min_count)
 
 # %% ../nbs/01_ingest.ipynb #b958b9d5
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff')
 _SPLIT_DIRS = ('train', 'training', 'valid', 'validation', 'val', 'dev', 'test', 'testing')
 
 def _subdirs(path:Path)->list[Path]: return sorted(o for o in path.iterdir() if o.is_dir() and not o.name.startswith('.'))
@@ -122,13 +293,17 @@ def _subdirs(path:Path)->list[Path]: return sorted(o for o in path.iterdir() if 
 def _split_dirs(root:Path)->list[Path]:
     "Folders of the folds, when every folder below `root` is one."
     dirs = _subdirs(root)
-    return dirs if dirs and all(o.name.lower() in _SPLIT_DIRS for o in dirs) else []
+    folds = [o for o in dirs if o.name.lower() in _SPLIT_DIRS]
+    stray = [o.name for o in dirs if o not in folds]
+    if folds and stray:
+        raise CatalogError(f'{root} holds {folds[0].name}/ beside {stray[0]}/: folds and classes cannot be told apart; move {stray[0]}/ away, or rename a class called {folds[0].name}')
+    return folds
 
 def find_files(
     root:str|Path,  # Folder
 )->list[Path]:      # Files below it, sorted
-    "Every visible file below `root`; links to folders are not followed."
-    files = sorted(Path(d)/f for d, _, files in os.walk(root) for f in files)
+    "Every visible file below `root`; a link to a folder is not followed and stands there as it is."
+    files = sorted(Path(d)/f for d, dirs, files in os.walk(root) for f in files + [o for o in dirs if os.path.islink(os.path.join(d, o))])
     return [o for o in files if not any(p.startswith('.') for p in o.relative_to(root).parts)]
 
 # %% ../nbs/01_ingest.ipynb #5a92f559
@@ -137,6 +312,7 @@ def _folder_row(root:Path, file:Path, has_splits:bool)->dict:
     parts = file.relative_to(root).parts
     fold, parts = (parts[0], parts[1:]) if has_splits else (None, parts)
     row = dict(image=str(file), category=parts[0] if len(parts) > 1 else '', split=fold, why=None)
+    if file.is_dir(): return row | dict(why='a link to a folder, which is not followed')
     if file.suffix.lower() not in SUFFIXES: return row | dict(why=f'suffix {file.suffix!r} is none of {" ".join(SUFFIXES)}')
     if not row['category']: return row | dict(why='lies in no class folder')
     return row | dict(zip(('image', 'why'), located(root, file)))
@@ -149,38 +325,377 @@ def read_folders(
 )->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table, with `split` if the source has folds, and the `rejected` table
     "Read one class a folder: a picture's label is the name of the folder it lies in."
     root = Path(path).resolve(); has_splits = bool(_split_dirs(root))
-    files = [o for o in find_files(root) if o.parent != root or o.suffix.lower() in SUFFIXES]   # a README beside the folders is no picture
+    files = [o for o in find_files(root) if o.parent != root or o.is_dir() or o.suffix.lower() in SUFFIXES]   # a README beside the folders is no picture
     df = pd.DataFrame([_folder_row(root, o, has_splits) for o in files], columns=['image', 'category', 'split', 'why'])
     df = choose_rows(df.assign(row=range(len(df))), where).reset_index(drop=True)
-    df, rejected = _reject(df.drop(columns='why'), df['why'])
-    if df.empty: raise CatalogError(f'{path} holds no picture in a class folder')
+    if df['why'].notna().all(): raise CatalogError(f'{path} holds no picture in a class folder')
     df['tags'] = pd.Series(_column_tags(df, ['category']), dtype=object)
-    df = df.assign(split=_split_names(df['split'])) if has_splits else df.drop(columns='split')
-    df, rare = drop_rare(df, min_count)
-    return check_table(df, 'tags'), pd.concat([rejected, rare], ignore_index=True)
+    return _finish(df if has_splits else df.drop(columns='split'), min_count)
+
+# %% ../nbs/01_ingest.ipynb #5e7c1d47
+_UNFIT = re.compile('[\0-\b\x0e-\x1f\x7f\ud800-\udfff]')  # Control characters and halves of a character
+
+def _clean(tag)->str:
+    "`tag` in Unicode's composed form, without the space around it."
+    if _UNFIT.search(tag := str(tag)): raise CatalogError(f'the tag {tag!r} holds a character that is no text')
+    return unicodedata.normalize('NFC', tag).strip()
+
+def _listed(cell:str)->list:
+    "The items of a JSON or Python list."
+    try: res = _literal(cell)
+    except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError): res = None
+    if isinstance(res, list) and all(o is None or isinstance(o, (str, int, float)) for o in res): return res
+    raise CatalogError(f'{cell[:40]!r} looks like a list and is no JSON or Python list of words')
+
+def _literal(cell:str):
+    try: return json.loads(cell)
+    except ValueError: pass
+    kinds = [o.type for o in tokenize.generate_tokens(StringIO(cell).readline) if o.type != tokenize.NL]
+    if (tokenize.STRING,)*2 in pairwise(kinds): raise ValueError('Python would join words with no comma between them')
+    return ast.literal_eval(cell)
+
+# %% ../nbs/01_ingest.ipynb #aad128c6
+def _tag_pattern(delim:str)->re.Pattern:
+    "A quoted or a plain tag, up to a delimiter, a new line or the end."
+    end = rf'(?:{re.escape(delim)}|[\r\n]|$)' if delim != '#' else r'(?:[#,;|\r\n]|$)'
+    space = '' if delim.isspace() else r'[ \t]*'
+    return re.compile(rf'{space}"((?:[^"]|"")*)"{space}{end}|(.*?){end}', re.DOTALL)
+
+def _parted(cell:str, delim:str)->list[str]:
+    "The parts of `cell` at `delim`, but not within quotes."
+    if '"' in delim: raise CatalogError(f'delim is {delim!r}, expected one or more characters and no quote')
+    return [quoted.replace('""', '"') or plain for quoted, plain in _tag_pattern(delim).findall(cell)]
+
+# %% ../nbs/01_ingest.ipynb #58e1c449
+DELIMS = ('\t', '|', ';', ',')  # What may part tags when nothing else is said, the surest first
+
+def find_delim(
+    cells:Iterable,  # Cells of a column of tags
+)->str|None:         # The delimiter, or None where no cell has one
+    "The delimiter that most cells have outside quotes, `#` for hashtags; raise `CatalogError` when as many as half of that have another instead."
+    cells = [o.strip() for o in cells if isinstance(o, str) and o.strip() and o.strip()[0] not in '[{']
+    if sum(o[0] == '#' for o in cells) > len(cells)/2: return '#'
+    held = [{d for d in DELIMS if d in re.sub('"[^"]*"', '', o)} for o in cells]
+    n = Counter(chain.from_iterable(held))
+    best = max(DELIMS, key=lambda d: n[d])
+    others = Counter(chain.from_iterable(o for o in held if best not in o))
+    for rival, claims in others.most_common(1):
+        if claims >= n[best]/2:
+            raise CatalogError(f'tags may be parted by {best!r} ({n[best]} cells) or {rival!r} ({claims} others): say which as delim=')
+    return best if n[best] else None
+
+# %% ../nbs/01_ingest.ipynb #6edc0a9f
+_MISSING = ('', 'nan', 'NaN', 'None', 'null')
+
+def parse_tags(
+    cell,                # Text as a table has it, or a list
+    delim:str|None=None, # What parts the tags, one or more characters, `#` for hashtags; None recognises one of `DELIMS` or `#`
+)->list[str]:            # Tags in Unicode's composed form, without repeats and space around them; order kept
+    "The tags of one cell: delimited, with quotes or without, or a JSON or Python list; an empty or missing cell has none."
+    if cell is None or isinstance(cell, float) or isinstance(cell, str) and cell.strip() in _MISSING: return []
+    if not isinstance(cell, (str, list, tuple)): raise CatalogError(f'{cell!r} is neither text nor a list of tags')
+    if isinstance(cell, str):
+        cell = cell.strip()
+        cell = _listed(cell) if cell[0] in '[{' else _parted(cell, delim or find_delim([cell]) or ',')
+    tags = [_clean(o) for o in cell if o is not None and o == o]
+    return [o for o in dict.fromkeys(tags) if o]
+
+# %% ../nbs/01_ingest.ipynb #f66cc82a
+def join_tags(
+    tags:Sequence[str],  # As `parse_tags` gives them
+    delim:str=';',       # What shall part them
+)->str:
+    "One cell that `parse_tags` reads back as `tags`, with quotes when it needs them."
+    plain = delim.join(tags)
+    try:
+        if parse_tags(plain, delim) == list(tags): return plain
+    except CatalogError: pass   # it looks like a list
+    return delim.join('"{}"'.format(o.replace('"', '""')) for o in tags)
+
+# %% ../nbs/01_ingest.ipynb #b5c9b5dc
+def _picture_table(root:Path, df:pd.DataFrame, image_column:str, where:str|None, min_count:int)->tuple[pd.DataFrame, pd.DataFrame]:
+    "The catalog of a table that has `tags`, `row` and `why`, and the pictures' names in `image_column`."
+    other = df.columns.difference(['tags', 'why', image_column])
+    df = choose_rows(df.assign(**{c: _as_numbers(df[c]) for c in other}), where).reset_index(drop=True)
+    df = _locate(root, df, df[image_column])
+    if c := _column(df, TEXT_COLUMNS): df['text'] = [o if isinstance(o, str) else '' for o in df[c]]
+    return _finish(_merge_rows(df), min_count)
+
+# %% ../nbs/01_ingest.ipynb #bd6b41b1
+_SINGULAR = ('tag', 'label')  # Columns of which each cell is one tag
+
+def _one_tag(cell)->list[str]:
+    return parse_tags([cell] if isinstance(cell, str) and cell.strip() not in _MISSING else cell)
+
+def _parse_column(cells:Iterable, parse:Callable)->tuple[list[list[str]], list]:
+    "The tags of each cell, and the reason against one that cannot be read."
+    tags, why = [], []
+    for o in cells:
+        try: tags.append(parse(o)); why.append(None)
+        except CatalogError as e: tags.append([]); why.append(str(e))
+    return tags, why
+
+# %% ../nbs/01_ingest.ipynb #312a895d
+def read_tags(
+    path:str|Path,                     # Folder with the table; pictures stand beside it or in `images`
+    delim:str=None,                    # What parts the tags of a cell, as in `parse_tags`; None recognises it by `find_delim`
+    *, table:str=None,                 # Name of the CSV or JSON; None takes the one that has pictures and tags
+    image_column:str=None,             # Column of paths, file names or ids; None takes the first of `IMAGE_COLUMNS`
+    tags_column:str=None,              # Column of tags; None takes the first of `TAG_COLUMNS`
+    where:str=None,                    # Condition on the columns that chooses rows, as in `choose_rows`
+    min_count:int=1,                   # Fewest pictures of each tag, as in `drop_rare`
+)->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table and the `rejected` table
+    "Read a table with one column of tags, one or several rows a picture."
+    df = read_rows(_table_of(path, 'tags', table))
+    image = _need_column(df, image_column, IMAGE_COLUMNS, 'pictures')
+    tags = _need_column(df, tags_column, TAG_COLUMNS, 'tags')
+    single = delim is None and tags.lower() in _SINGULAR
+    delim = delim or find_delim([] if single else df[tags]) or ','
+    df['tags'], why = _parse_column(df[tags], _one_tag if single else lambda o: parse_tags(o, delim))
+    return _picture_table(Path(path), _explain(df, why), image, where, min_count)
+
+# %% ../nbs/01_ingest.ipynb #6ff1d1ef
+_BITS = {'0': 0, '1': 1, '0.0': 0, '1.0': 1, 'false': 0, 'true': 1}
+
+def _hot_tags(df:pd.DataFrame, tags:dict[str, str])->tuple[list[list[str]], list]:
+    "Tags of each row whose column, a key of `tags`, holds 1; and the reason against a row that holds something else than 0 or 1."
+    bits = pd.DataFrame({c: df[c].astype(str).str.strip().str.lower().map(_BITS) for c in tags})
+    bad = bits.isna().values
+    why = [f'{bits.columns[o.argmax()]} is {df[bits.columns[o.argmax()]][i]!r}, expected 0 or 1' if o.any() else None for i, o in enumerate(bad)]
+    names = np.array(list(tags.values()), dtype=object)
+    return [names[o].tolist() for o in bits.values == 1], why
+
+# %% ../nbs/01_ingest.ipynb #59ce11f1
+def read_onehot(
+    path:str|Path,                     # Folder with the table; pictures stand beside it or in `images`
+    prefix:str='tag_',                 # How the name of a tag's column begins; what follows is the tag
+    *, table:str=None,                 # Name of the CSV; None takes the one that has such columns
+    image_column:str=None,             # As in `read_tags`
+    where:str=None,                    # Condition on the other columns, as in `choose_rows`
+    min_count:int=1,                   # Fewest pictures of each tag, as in `drop_rare`
+)->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table, without the columns of tags, and the `rejected` table
+    "Read a table with a column of 0 and 1 for each tag."
+    df = read_rows(_table_of(path, 'onehot', table))
+    tags = {c: _clean(c.removeprefix(prefix)) for c in df if c.startswith(prefix)}
+    if not all(tags.values()) or not tags:
+        raise CatalogError(f'the table needs columns {prefix}<tag> of 0 and 1; it has: {_listing(df)}')
+    image = _need_column(df, image_column, IMAGE_COLUMNS, 'pictures')
+    hot, why = _hot_tags(df, tags)
+    df = _explain(df.drop(columns=list(tags)).assign(tags=pd.Series(hot, dtype=object)), why)
+    return _picture_table(Path(path), df, image, where, min_count)
+
+# %% ../nbs/01_ingest.ipynb #b8a7bf5d
+_MAX_MASK = 500_000_000  # Most pixels of a mask
+
+def _runs(rle:str, height:int, width:int)->tuple[np.ndarray, np.ndarray]:
+    "First pixel, from 0, and end of each run, checked."
+    if not (height > 0 < width and height*width <= _MAX_MASK): raise CatalogError(f'a mask of {height}x{width} pixels cannot be')
+    try: n = np.array(rle.split(), dtype=np.int64)
+    except (ValueError, OverflowError): raise CatalogError(f'RLE {rle[:40]!r} holds something that is no number') from None
+    if len(n) % 2: raise CatalogError(f'RLE has an odd number of values: {len(n)}')
+    start, length = n[::2] - 1, n[1::2]
+    if (start < 0).any() or (length < 1).any(): raise CatalogError('RLE starts before pixel 1 or has a run of no pixel')
+    if (length > height*width - start).any(): raise CatalogError(f'RLE runs beyond the picture of {height}x{width} pixels')
+    if (start[1:] < (start + length)[:-1]).any(): raise CatalogError('RLE has runs that overlap or are out of order')
+    return start, start + length
+
+# %% ../nbs/01_ingest.ipynb #81f58e76
+def decode_rle(
+    rle:str,      # Pairs of first pixel and length; pixels are counted from 1, down the columns
+    height:int,   # Of the picture, px
+    width:int,    # Of the picture, px
+)->np.ndarray:    # bool, shape (height, width)
+    "The mask that `rle` tells."
+    start, end = _runs(rle, height, width)
+    step = np.zeros(height*width + 1, np.int8)
+    step[start] += 1; step[end] -= 1
+    return np.cumsum(step[:-1], dtype=np.int8).astype(bool).reshape(width, height).T
+
+def encode_rle(
+    mask:np.ndarray,  # bool, shape (height, width)
+)->str:
+    "What `decode_rle` reads back as `mask`."
+    step = np.flatnonzero(np.diff(np.r_[False, np.asarray(mask, bool).T.ravel(), False]))
+    return ' '.join(f'{a + 1} {b - a}' for a, b in zip(step[::2].tolist(), step[1::2].tolist()))
+
+def rle_share(rle:str, height:int, width:int)->float:
+    "The share of the picture, 0 to 1, that a mask covers; it is not drawn for that."
+    start, end = _runs(rle, height, width)
+    return float((end - start).sum()/(height*width))
+
+# %% ../nbs/01_ingest.ipynb #73cbeaaf
+def crop_garment(
+    im:Image,           # The whole picture
+    mask:np.ndarray,    # bool, shape (height, width): where the garment is
+    margin:float=.05,   # Space around it, as a share of its longer side
+)->Image:
+    "The part of `im` that holds one garment."
+    if mask.shape != (im.height, im.width): raise CatalogError(f'the mask has shape {mask.shape}, the picture {(im.height, im.width)}')
+    if not mask.any(): raise CatalogError('the mask is empty: there is no garment to crop to')
+    y, x = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    m = round(margin*max(np.ptp(x), np.ptp(y)))
+    return im.crop((max(x[0] - m, 0), max(y[0] - m, 0), min(x[-1] + 1 + m, im.width), min(y[-1] + 1 + m, im.height)))
+
+# %% ../nbs/01_ingest.ipynb #23158258
+_KINDS = dict(categories=('categories',), attributes=('attributes',), both=('categories', 'attributes'))
+
+def _kinds(labels:str)->tuple[str, ...]:
+    if labels not in _KINDS: raise CatalogError(f'labels is {labels!r}, expected one of {", ".join(_KINDS)}')
+    return _KINDS[labels]
+
+def _garment_names(root:str|Path)->dict[str, dict[str, tuple[str, str]]]:
+    "For `categories` and `attributes`: id → name and supercategory."
+    d = read_json(inside(root, 'label_descriptions.json'))
+    try: names = {kind: {str(o['id']): (_clean(o['name']), _clean(o['supercategory'])) for o in d[kind]} for kind in _KINDS['both']}
+    except (TypeError, KeyError):
+        raise CatalogError('label_descriptions.json must hold the lists categories and attributes, each of id, name and supercategory') from None
+    n = Counter(o[0] for kind in names.values() for o in kind.values())
+    if twice := [o for o in n if n[o] > 1 or not o]: raise CatalogError(f'label_descriptions.json: the name {twice[0]!r} is empty or stands twice')
+    return names
+
+def imaterialist_parents(
+    path:str|Path,      # Folder with `label_descriptions.json`
+    labels:str='both',  # As in `read_imaterialist`
+)->dict[str, str]:      # Category or attribute → its supercategory
+    "Which tag of `read_imaterialist` is whose parent."
+    names = _garment_names(path)
+    return dict(o for kind in _kinds(labels) for o in names[kind].values())
+
+# %% ../nbs/01_ingest.ipynb #0d39e4b5
+def _garment_tags(names:dict, kinds:Sequence[str])->Callable:
+    "A function from the `ClassId` and `AttributesIds` of a garment to its tags and the reason against them."
+    @cache
+    def tags(class_id:str, attributes:str)->tuple[list[str], str|None]:
+        c, *more = class_id.split('_')
+        ids = [('categories', c), *(('attributes', o.strip()) for o in more + attributes.split(',') if o.strip())]
+        if unknown := [f'label_descriptions.json: {kind} has no id {i!r}' for kind, i in ids if i not in names[kind]]: return [], unknown[0]
+        return list(dict.fromkeys(chain.from_iterable(names[kind][i] for kind, i in ids if kind in kinds))), None
+    return tags
+
+# %% ../nbs/01_ingest.ipynb #5bb43ed6
+def _mask_fault(rle:str, height:str, width:str)->str|None:
+    "Why a mask cannot be right, as far as its length and its last run tell; `decode_rle` looks at all of it."
+    if rle and rle.count(' ') % 2 == 0: return 'RLE has an odd number of values'
+    try: h, w, start, length = map(int, (height, width, *(rle or '1 0').rsplit(' ', 2)[-2:]))
+    except ValueError: return f'the size {height}x{width} or the end of the RLE {rle[-20:]!r} is no number'
+    if start + length - 1 > h*w: return f'RLE runs beyond the picture of {height}x{width} pixels'
+
+def _cells(root:Path)->Iterator[tuple[list[str], str|None]]:
+    "The cells of each row of `train.csv` in the order of `_GARMENT` and `AttributesIds`, and the reason against the row."
+    rows = csv_rows(inside(root, 'train.csv'), max_cell=2**24)
+    head = [o.strip() for o in next(rows, [])]; n = len(head)
+    if lacking := [o for o in _GARMENT if o not in head]:
+        raise CatalogError(f'train.csv has no column {", ".join(lacking)}; it has: {", ".join(head)}')
+    pick = itemgetter(*map([*head, 'AttributesIds'].index, (*_GARMENT, 'AttributesIds')))
+    for o in rows: yield pick((o + ['']*n)[:n] + ['']), None if len(o) == n else f'{len(o)} cells under {n} columns; AttributesIds must be quoted'
+
+def _garments(root:Path, labels:str, ids:set=None)->Iterator[tuple]:
+    "ImageId, row, tags, reason, mask, height and width of each garment, or of those of the pictures `ids`."
+    tags_of = _garment_tags(_garment_names(root), _kinds(labels))
+    for i, ((image, rle, height, width, kind, attributes), why) in enumerate(_cells(root)):
+        if ids is not None and image not in ids: continue
+        tags, why = ([], why) if (why := why or _mask_fault(rle, height, width)) else tags_of(kind, attributes)
+        yield image, i, tags, why, rle, height, width
+
+# %% ../nbs/01_ingest.ipynb #66147104
+def read_imaterialist(
+    path:str|Path,                     # Folder with `train.csv`, `label_descriptions.json` and the pictures in `train`
+    labels:str='both',                 # 'categories', 'attributes' or 'both'; each tag is followed by its supercategory
+    *, where:str=None,                 # Condition on ImageId, Height and Width, as in `choose_rows`
+    min_count:int=1,                   # Fewest pictures of each tag, as in `drop_rare`
+)->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table, one row a picture, and the `rejected` table
+    "Read the layout of iMaterialist (Fashion) 2020, one row a garment; masks are left alone until `read_garments`."
+    root = Path(path)
+    rows = [(image, i, tags, why, height, width) for image, i, tags, why, _, height, width in _garments(root, labels)]
+    if not rows: raise CatalogError(f'{root/"train.csv"} has no rows')
+    df = pd.DataFrame(rows, columns=['image', 'row', 'tags', 'why', 'Height', 'Width']).astype({'why': object})
+    df = _merge_rows(df)
+    df = df.assign(ImageId=df['image'], Height=_as_numbers(df['Height']), Width=_as_numbers(df['Width']))
+    df = choose_rows(df, where).reset_index(drop=True)
+    return _finish(_locate(root, df, 'train/' + df['image']), min_count)
+
+# %% ../nbs/01_ingest.ipynb #44c5800d
+def read_garments(
+    path:str|Path,       # As in `read_imaterialist`
+    ids:Iterable[str],   # The `ImageId` of each picture whose garments are wanted
+    labels:str='both',   # As in `read_imaterialist`
+)->pd.DataFrame:         # One row a garment: `ImageId`, `row`, `tags`, `rle`, `height` and `width`
+    "The garments of some pictures with their run-length masks, for `decode_rle` and `rle_share`; bad rows are left out, their pictures are rejected."
+    df = pd.DataFrame(_garments(Path(path), labels, set(ids)), columns=['ImageId', 'row', 'tags', 'why', 'rle', 'height', 'width'])
+    df = df[df['why'].isna()].drop(columns='why').reset_index(drop=True)
+    return df.astype({'height': int, 'width': int})
+
+# %% ../nbs/01_ingest.ipynb #6a603668
+_TENTHS = {str(i): 'train' if i < 8 else 'valid' if i == 8 else 'test' for i in range(10)}  # Fold of each tenth of the data
+
+def _last_part(url)->str:
+    "The file's name in an address."
+    return re.split('[?#]', url)[0].rsplit('/', 1)[-1] if isinstance(url, str) else ''
+
+def read_feidegger(
+    path:str|Path,                     # Folder with the JSON; pictures stand beside it or in `images`, named by the last part of their address
+    *, table:str=None,                 # Name of the JSON; None takes the one that has `url` and `descriptions`
+    where:str=None,                    # Condition on url and split, as in `choose_rows`
+    min_count:int=1,                   # Of no effect while there are no tags
+)->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table with `text`, `descriptions`, `split` and empty `tags`, and the `rejected` table
+    "Read the layout of FEIDEGGER 1.2: descriptions of each picture, in tenths of which eight are for train."
+    df = read_rows(_table_of(path, 'feidegger', table))
+    url, texts, tenth = (_need_column(df, o, (), o) for o in ('url', 'descriptions', 'split'))
+    df = df.assign(tags=pd.Series([[] for _ in df.index], dtype=object), split=df[tenth].astype(str).map(_TENTHS))
+    df = _explain(df, [None if is_tags(o) and o else 'descriptions must be a list of texts' for o in df[texts]])
+    df = _explain(df, df['split'].map(lambda o: None if isinstance(o, str) else 'split must be 0 to 9'))
+    df['text'] = [_whole('\n'.join(o)) if is_tags(o) else '' for o in df[texts]]
+    df = choose_rows(df, where).reset_index(drop=True)
+    df = _locate(Path(path), df, df[url].map(_last_part))
+    df = _explain(df, df.duplicated('image').map({True: 'the same picture as an earlier row', False: None}))
+    return _finish(df, min_count)
+
+# %% ../nbs/01_ingest.ipynb #28d04005
+LAYOUTS = {  # Layout → its reader and what its files are
+    'styles':       (read_styles,       'styles.csv with images/'),
+    'onehot':       (read_onehot,       'a CSV with columns tag_*'),
+    'tags':         (read_tags,         f'a CSV or JSON with a column of pictures and one of {", ".join(TAG_COLUMNS)}'),
+    'imaterialist': (read_imaterialist, f'train.csv with {", ".join(_GARMENT)}'),
+    'feidegger':    (read_feidegger,    'a JSON with url and descriptions'),
+    'folders':      (read_folders,      'folders of pictures'),
+}
+
+def _found(root:Path, tables:dict[Path, list[str]])->str:
+    "What stands in `root`, for an error."
+    what = [f'{f.name} ({", ".join(map(str, columns[:8])) or "no table"})' for f, columns in tables.items()]
+    known = '; '.join(f'{name}: {o}' for name, (_, o) in LAYOUTS.items())
+    return f'looked for {known}. Found {", ".join(what + [f"{o.name}/" for o in _subdirs(root)[:8]]) or "nothing"}. Say which as layout='
 
 # %% ../nbs/01_ingest.ipynb #91c254db
 def find_layout(
     path:str|Path,  # Folder of a catalog
-)->str:             # 'styles' or 'folders'
-    "Tell a catalog's layout by the files it has; an unknown one gets an error that lists what was looked for."
+)->str:             # A key of `LAYOUTS`
+    "Tell a catalog's layout by the files it has; an unknown or ambiguous one gets an error that lists what was looked for and found."
     path = Path(path)
     if not path.is_dir(): raise CatalogError(f'{path} is no folder')
-    if (path/'styles.csv').is_file(): return 'styles'
-    if _subdirs(path): return 'folders'
-    raise CatalogError(f'{path} has no layout known here: looked for styles.csv with images/ (styles) and for folders of pictures (folders)')
+    tables = _tables(path)
+    fit = [name for f, columns in tables.items() for name, says in _SIGNS.items() if says(f.name, columns)]
+    if len(fit) == 1: return fit[0]
+    if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found(path, tables)}')
+    if len(_subdirs(path)) > bool(tables): return 'folders'   # a single folder beside a table holds its pictures and is no class
+    raise CatalogError(f'{path} has no layout known here: {_found(path, tables)}')
 
 # %% ../nbs/01_ingest.ipynb #02b526c9
 def read_catalog(
     path:str|Path,                              # Folder of the catalog
-    layout:str=None,                            # 'styles' or 'folders'; None recognises it
+    layout:str=None,                            # A key of `LAYOUTS`; None recognises it
     label_columns:Sequence[str]=LABEL_COLUMNS,  # For 'styles': as in `read_styles`
     *, where:str=None,                          # Condition that chooses rows, as in `choose_rows`
     min_count:int=1,                            # Fewest pictures of each label, as in `drop_rare`
+    **options,                                  # As the layout's own reader takes them: `delim` for 'tags', `labels` for 'imaterialist'
 )->tuple[pd.DataFrame, pd.DataFrame]:           # The catalog table and the `rejected` table
     "Read a catalog by the reader of its layout."
     layout = layout or find_layout(path)
     if not Path(path).is_dir(): raise CatalogError(f'{path} is no folder')
-    if layout == 'styles': return read_styles(path, label_columns, where=where, min_count=min_count)
-    if layout == 'folders': return read_folders(path, where=where, min_count=min_count)
-    raise CatalogError(f'layout {layout!r} is unknown; choose styles or folders')
+    if layout not in LAYOUTS: raise CatalogError(f'layout {layout!r} is unknown; choose one of {", ".join(LAYOUTS)}')
+    if layout == 'styles': options['label_columns'] = label_columns
+    return LAYOUTS[layout][0](path, where=where, min_count=min_count, **options)
+
+def catalog_parents(path:str|Path, layout:str=None)->dict[str, str]:
+    "Tag → parent, where the source says so itself; other nesting is found in the data, by `fit_labels`."
+    return imaterialist_parents(path) if (layout or find_layout(path)) == 'imaterialist' else {}

@@ -207,6 +207,13 @@ def _all_scores(scores, pred, targs, *, counts, groups, parents, k)->dict:
             'mAP': mean_average_precision(scores, targs), 'exact_match': exact_match(pred, targs),
             **{f'accuracy/{g}': group_accuracy(scores, targs, cols) for g, cols in (groups or {}).items()}}
 
+def _common_answer(counts, groups:Mapping[str,Sequence[int]], k:int)->np.ndarray:
+    "What a picture is answered that nobody looks at: the commonest label of each group, or without groups the `k` commonest."
+    common = floor_scores(1, counts, k)[0] > -np.inf
+    if groups: common[:] = False
+    for cols in groups.values(): common[cols[np.argmax(counts[list(cols)])]] = True
+    return common
+
 def score_table(
     scores,                                   # Any score, shape (n, n_labels); probabilities unless `pred` is given
     targs,                                    # 0 or 1, same shape
@@ -221,8 +228,8 @@ def score_table(
     (scores, targs), n = _scored(scores, targs), len(scores)
     counts = _per_label(counts, targs, 'counts')
     if pred is None: pred = scores >= thresh
-    none, common = (floor_scores(n, counts, i) for i in (0, k))
-    rows = {'score': (scores, pred), 'nothing': (none, none > -np.inf), 'commonest': (floor_scores(n, counts, len(counts)), common > -np.inf)}
+    none, common = floor_scores(n, counts, 0), np.tile(_common_answer(counts, groups or {}, k), (n, 1))
+    rows = {'score': (scores, pred), 'nothing': (none, none > -np.inf), 'commonest': (floor_scores(n, counts, len(counts)), common)}
     return pd.DataFrame({c: _all_scores(*o, targs, counts=counts, groups=groups, parents=parents, k=k) for c, o in rows.items()})
 
 # %% ../nbs/20_metrics.ipynb #dc6f4a71

@@ -64,6 +64,7 @@ def decode(
     scores = np.asarray(scores, float)
     if scores.ndim != 2 or scores.shape[1] != len(space.vocab): raise CatalogError(f'scores have shape {scores.shape}, expected (pictures, {len(space.vocab)})')
     if not np.isfinite(scores).all(): raise CatalogError(f'scores of picture {int((~np.isfinite(scores)).any(1).argmax())} are not finite; the model is broken')
+    if not 0 <= min_score <= 1: raise CatalogError(f'min_score={min_score}, expected 0 to 1')
     if k is not None and k < 1: raise CatalogError(f'k={k}, expected 1 or more')
     path, order = _path_scores(scores, space), _finest_first(space)
     return [_decode_one(p, q, space, order, k, min_score) for p, q in zip(scores, path)]

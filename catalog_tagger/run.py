@@ -4,7 +4,7 @@
 
 # %% ../nbs/32_run.ipynb #0789cd7c
 from __future__ import annotations
-import importlib.metadata, os, platform, time, warnings
+import importlib.metadata, os, platform, tempfile, time, warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,12 +25,15 @@ from .learner import *
 from .metrics import *
 from .models import *
 from .predict import *
+from .recipe import *
 from .split import *
+from .text import *
 from .viz import *
 
 # %% auto #0
-__all__ = ['read_audited', 'prepare', 'build_learner', 'fit_learner', 'score_pictures', 'run_metrics', 'save_run', 'train_run',
-           'load_run', 'tag_pictures', 'evaluate_run', 'demo_run']
+__all__ = ['read_audited', 'recipe_steps', 'split_spelt', 'prepare', 'check_catalog', 'tell_facts', 'build_learner',
+           'fit_learner', 'score_pictures', 'run_metrics', 'save_run', 'train_run', 'load_run', 'tag_pictures',
+           'evaluate_run', 'demo_run']
 
 # %% ../nbs/32_run.ipynb #599f477d
 def _usable(df:pd.DataFrame, why:Sequence[pd.DataFrame])->pd.DataFrame:
@@ -48,16 +51,61 @@ def read_audited(
     return group_duplicates(df), pd.concat([unread, unusable], ignore_index=True)
 
 # %% ../nbs/32_run.ipynb #5b7e0f27
+def recipe_steps(cfg:RunConfig)->list[dict]:
+    "The steps that free tags go through: those of `cfg.recipe`, or `normalise` alone."
+    return check_steps(read_json(cfg.recipe)) if cfg.recipe else [dict(step='normalise')]
+
+def split_spelt(df:pd.DataFrame, cfg:RunConfig)->tuple[pd.DataFrame, pd.DataFrame]:  # The table with `split`, and the audit
+    "Split by the tags as the recipe spells them; nothing has been learned by then."
+    steps, (valid, test) = recipe_steps(cfg)[:1], (cfg.valid_fraction, cfg.test_fraction)
+    spelt = [[t if column_of(t, df.columns) else spell(t, steps) for t in o] for o in df['tags']]
+    df, audit = split_catalog(df.assign(spelt=[[t for t in o if t] for o in spelt]), fractions=(1 - valid - test, valid, test), seed=cfg.seed, by='spelt')
+    return df.drop(columns='spelt'), audit
+
+# %% ../nbs/32_run.ipynb #8b37076d
 def prepare(
     cfg:RunConfig,
 )->tuple[pd.DataFrame, LabelSpace, pd.DataFrame, pd.DataFrame]:  # The table with `labels` and `split`, the label space, the split's audit, `rejected`
-    "Read, audit, split and label the catalog of `cfg`."
+    "Read, audit, split and label the catalog of `cfg`; whatever is learned about tags is learned on train."
     df, rejected = read_audited(cfg)
-    valid, test = cfg.valid_fraction, cfg.test_fraction
-    df, audit = split_catalog(df, fractions=(1 - valid - test, valid, test), seed=cfg.seed)
-    space = fit_labels(df, min_count=cfg.label_min_count)
+    if cfg.words: df = df.assign(tags=[[] for _ in range(len(df))])
+    elif not df['tags'].map(len).any(): raise CatalogError('no picture has a tag; to make tags from the column text give its language: --words en or --words de')
+    df, audit = split_spelt(df, cfg)
+    if cfg.words: df, _ = tag_texts(df, lang=cfg.words); audit = split_audit(df)
+    space = fit_labels(df, min_count=cfg.label_min_count, recipe=fit_recipe(df, recipe_steps(cfg)), parents=catalog_parents(cfg.source, cfg.layout))
     df, unlabelled = apply_labels(df, space)
     return df, space, audit, pd.concat([rejected, unlabelled], ignore_index=True)
+
+# %% ../nbs/32_run.ipynb #3981bbf8
+def check_catalog(
+    cfg:RunConfig,
+)->dict:  # `layout`, `pictures`, `rejected` by reason, `split`, `labels` with counts, groups, parents, `dropped` with rules, `balance`; all JSON
+    "What a catalog holds and what would become of it, without training."
+    df, space, audit, rejected = prepare(cfg)
+    return dict(layout=cfg.layout or find_layout(cfg.source), pictures=len(df), rejected=rejected['reason'].value_counts().to_dict(),
+                split=split_summary(df, audit), labels=dict(zip(space.vocab, space.counts.tolist())), exclusive=space.exclusive, parents=space.parents,
+                raw_tags=len(space.provenance), dropped={t: o['rule'] for t, o in space.provenance.items() if o['label'] is None}, balance=balance(space.counts.tolist()))
+
+# %% ../nbs/32_run.ipynb #98e0fe21
+def _some(d:dict, most:int=8)->str:
+    "The first `most` items of `d` and how many more there are."
+    return ', '.join(f'{k} {v}' for k, v in list(d.items())[:most]) + (f', … {len(d) - most} more' if len(d) > most else '')
+
+def tell_facts(
+    facts:dict,  # From `check_catalog`
+    say=print,   # Takes each line
+)->None:
+    "The facts of a catalog in one screen."
+    split, labels = facts['split'], facts['labels']
+    say(f'layout {facts["layout"]}: {facts["pictures"]} pictures; {sum(facts["rejected"].values())} rejected')
+    for reason, n in facts['rejected'].items(): say(f'  {n} x {reason}')
+    say(f'folds: {_some(split["pictures"])}; {split["duplicates_across"]} duplicates and {split["groups_across"]} groups across folds')
+    say(f'  {split["tags_in_every_fold"]} of {split["tags"]} tags stand in every fold, {split["tags_rescued"]} of them rescued; farthest from its share, in points: {_some(split["worst"])}')
+    say(f'labels: {len(labels)} of {facts["raw_tags"]} raw tags; {len(facts["exclusive"])} exclusive groups: {", ".join(facts["exclusive"]) or "none"}; {len(facts["parents"])} labels have a parent')
+    say(f'  in train: {_some(labels)}')
+    say(f'  how even: largest to smallest {facts["balance"]["ratio"]:.0f}, worth {facts["balance"]["effective"]:.1f} equal labels')
+    say(f'dropped: {len(facts["dropped"])}')
+    for rule, n in pd.Series(facts['dropped'], dtype=object).value_counts().items(): say(f'  {n} x {rule.removeprefix("dropped: ")}')
 
 # %% ../nbs/32_run.ipynb #2e1c5533
 def build_learner(
@@ -70,11 +118,17 @@ def build_learner(
     tfms = train_tfms(flip=cfg.flip, flip_vert=cfg.flip_vert, max_rotate=cfg.max_rotate, max_lighting=cfg.max_lighting, jitter=cfg.jitter, p_gray=cfg.p_gray)
     prep = arch_prep(cfg.arch, cfg.size, cfg.method)
     dls = catalog_dls(df, space, prep, bs=cfg.bs, num_workers=cfg.num_workers, min_scale=cfg.min_scale, batch_tfms=tfms)
-    return catalog_learner(dls, cfg.arch, pretrained=cfg.pretrained, path=cfg.out)
+    return catalog_learner(dls, cfg.arch, pretrained=cfg.pretrained)
+
+def _found_rate(learn:Learner)->float:
+    "What `lr_find` suggests; the weights that it puts back stand outside of the run meanwhile."
+    with tempfile.TemporaryDirectory() as d:
+        learn.model_dir = d
+        return learn.lr_find(show_plot=False).valley
 
 def fit_learner(learn:Learner, cfg:RunConfig)->float:  # The learning rate used
     "Train the head with a frozen body, then everything; from scratch there is nothing worth freezing."
-    lr = learn.lr_find(show_plot=False).valley if cfg.lr_find else cfg.lr
+    lr = _found_rate(learn) if cfg.lr_find else cfg.lr
     learn.fine_tune(cfg.epochs, lr, freeze_epochs=cfg.freeze_epochs if cfg.pretrained else 0, lr_mult=cfg.lr_mult)
     return lr
 
@@ -110,9 +164,11 @@ def run_metrics(learn:Learner, df:pd.DataFrame)->dict:
                 parameters=sum(o.numel() for o in learn.model.parameters()), versions=_versions())
 
 # %% ../nbs/32_run.ipynb #aeba3beb
-def _check_out(out:str|Path)->Path:
-    "Refuse to write a run into a folder that holds something else."
+def _check_out(out:str|Path, source:str|Path=None)->Path:
+    "Refuse to write a run into a folder that holds something else, or into the catalog."
+    if not str(out).strip(): raise CatalogError('out is empty; give the folder of the run by --out')
     out = Path(out)
+    if source is not None and out.resolve().is_relative_to(Path(source).resolve()): raise CatalogError(f'{out} lies in the catalog {source}; give a folder outside by --out')
     if out.exists() and not out.is_dir(): raise CatalogError(f'{out} is a file; give another folder by --out')
     if out.exists() and any(out.iterdir()) and not (out/'config.json').exists():
         raise CatalogError(f'{out} holds files that are no run; give an empty or a new folder by --out')
@@ -157,7 +213,7 @@ def _train(cfg:RunConfig, say)->dict:
     lr = fit_learner(learn, cfg)
     last = learn.history.rows[-1]
     say(f'{len(learn.history.rows)} epochs of {cfg.arch} at {cfg.size} px, rate {lr:.2g}: valid loss {last["valid_loss"]:.4f}')
-    metrics = run_metrics(learn, df) | dict(lr=lr, seconds=round(time.perf_counter() - start, 1))
+    metrics = run_metrics(learn, df) | dict(split=split_summary(df, audit), lr=lr, seconds=round(time.perf_counter() - start, 1))
     save_run(cfg, learn, df, audit, rejected, metrics)
     say('\nOn the test fold, beside the floors of predicting nothing and of always giving the commonest labels:')
     _tell_scores(pd.DataFrame(metrics['test']).T, say)
@@ -169,7 +225,7 @@ def train_run(
     say=print,      # Takes each line of the account
 )->dict:            # What stands in `metrics.json`
     "The main job: from the catalog `cfg.source` to the folder `cfg.out`."
-    _check_out(cfg.out)
+    _check_out(cfg.out, cfg.source)
     return _train(cfg, say)
 
 # %% ../nbs/32_run.ipynb #7cb242ae
@@ -203,7 +259,7 @@ def tag_pictures(
     min_score:float=0.,         # Least score of a free tag
 )->tuple[pd.DataFrame, pd.DataFrame]:  # `image`, `rank`, `tag`, `score`, one row a tag; and the `rejected` table
     "Tag pictures; those that cannot be used are told apart, with the reason."
-    found = [o for p in paths for o in _pictures(Path(p))]
+    found = list(dict.fromkeys(o for p in paths for o in _pictures(Path(p))))
     if not found: raise CatalogError(f'no picture in {", ".join(map(str, paths))}; looked for {" ".join(SUFFIXES)}')
     outside = rejected_table((im, i, why) for i, (im, why) in enumerate(found) if why)
     df, unusable = audit_images(pd.DataFrame([(im, i) for i, (im, why) in enumerate(found) if not why], columns=['image', 'row']))
@@ -219,10 +275,12 @@ def evaluate_run(
 )->dict:                          # `pictures`, `left_out`, `scores` with floors, `labels`
     "Score a saved run on a catalog; pictures it was trained or tuned on are recognised by their content and left out."
     cfg, seen = load_config(Path(run)/'config.json'), read_table(Path(run)/'split.csv')
+    if seen.empty or not {'digest', 'split'} <= set(seen): raise CatalogError(f'{run}/split.csv does not tell which pictures were trained on; restore it, for scores on those would flatter')
     predictor = load_run(run, trust=trust)
     df, rejected = read_audited(RunConfig(str(source), str(run), layout=cfg.layout, label_columns=cfg.label_columns, where=where))
+    if cfg.words: raise CatalogError('a run on words has no labels of its own to be scored on: its tags were made from train')
     known = df['digest'].isin(seen['digest'][seen['split'] != 'test'])
-    unknown = sorted({t for o in df['tags'] for t in o} - set(predictor.space.provenance))
+    unknown = sorted({t for o in df['tags'] for t in o if find_origin(t, predictor.space.provenance, predictor.space.recipe) is None})
     df, unlabelled = apply_labels(df[~known].reset_index(drop=True), predictor.space)
     rejected = pd.concat([rejected, unlabelled], ignore_index=True)
     if df.empty: raise CatalogError(f'nothing of {source} is left to score: {int(known.sum())} pictures were trained or tuned on, {len(rejected)} rejected')
