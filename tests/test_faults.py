@@ -40,3 +40,21 @@ def test_nothing_usable(tmp_path):
     (tmp_path/'c'/'images').mkdir(parents=True)
     (tmp_path/'c'/'styles.csv').write_text('id,masterCategory,subCategory,articleType\n' + ''.join(f'{i},A,B,C\n' for i in range(9)))
     with pytest.raises(CatalogError, match=r'no picture of the catalog can be used: missing: no such file \(9 times\)'): prepare(RunConfig(str(tmp_path/'c'), 'x'))
+
+def test_a_stray_folder_beside_the_folds_is_told(tmp_path):
+    "`train` and `validation` would be taken for classes."
+    root = demo_folders(tmp_path/'c', n=60)
+    (root/'docs').mkdir(); (root/'docs'/'logo.jpg').touch()
+    with pytest.raises(CatalogError, match='train/ beside docs/'): read_catalog(root)
+
+def test_a_linked_class_folder_is_told(tmp_path):
+    root = demo_folders(tmp_path/'c', n=60, validation=0.)
+    (tmp_path/'elsewhere').mkdir(); (root/'boots').symlink_to(tmp_path/'elsewhere')
+    _, rejected = read_catalog(root)
+    assert rejected['reason'].tolist() == ['a link to a folder, which is not followed']
+
+def test_an_open_quote_swallows_no_rows(tmp_path):
+    root = demo_styles(tmp_path/'c', n=60)
+    lines = (root/'styles.csv').read_text().splitlines()
+    (root/'styles.csv').write_text('\n'.join(lines[:20] + [lines[20].rsplit(',', 1)[0] + ',"never closed'] + lines[21:]) + '\n')
+    with pytest.raises(CatalogError, match='row 19 holds a line break'): read_catalog(root)
