@@ -201,7 +201,7 @@ def link(root, out):
 
 def linked_folder(root, out):
     (root/'images'/'there').symlink_to(out.parent)
-    return f'there/{out.stem}'
+    return f'images/there/{out.stem}'   # a name with a slash is a path from the root
 
 LEAVES = {  # name: what stands in the column `id` for a picture outside of the root
     'dots': lambda root, out: f'../../{out.stem}', 'absolute': lambda root, out: str(out.with_suffix('')),
