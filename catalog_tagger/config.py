@@ -4,7 +4,7 @@
 
 # %% ../nbs/04_config.ipynb #f9688c47
 from __future__ import annotations
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .core import *

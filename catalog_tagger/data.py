@@ -6,7 +6,7 @@
 from __future__ import annotations
 from pathlib import Path
 
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 from fastai.vision.all import *
 
 from .core import *

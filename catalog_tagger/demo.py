@@ -5,7 +5,7 @@
 # %% ../nbs/03_demo.ipynb #6c66a922
 from __future__ import annotations
 import io, json, os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np, pandas as pd

@@ -143,11 +143,12 @@ def _as_numbers(s:pd.Series)->pd.Series:
     full = s[s != '']
     return pd.to_numeric(s.where(s != '', None)) if len(full) and all(isinstance(o, str) and _NUMBER.fullmatch(o) for o in full) else s
 
+_FOLDS = dict(train='train', training='train', valid='valid', validation='valid', val='valid', dev='valid', test='test', testing='test')
+
 def _split_names(s:pd.Series)->pd.Series:
     "Names of folds as sources write them, in the library's words."
-    names = dict(train='train', training='train', valid='valid', validation='valid', val='valid', dev='valid', test='test', testing='test')
-    res = s.astype(str).str.strip().str.lower().map(names)
-    if res.isna().any(): raise CatalogError(f'split {s[res.isna()].iloc[0]!r} is unknown; expected one of {", ".join(names)}')
+    res = s.astype(str).str.strip().str.lower().map(_FOLDS)
+    if res.isna().any(): raise CatalogError(f'split {s[res.isna()].iloc[0]!r} is unknown; expected one of {", ".join(_FOLDS)}')
     return res
 
 # %% ../nbs/01_ingest.ipynb #88edf2b5
@@ -286,14 +287,12 @@ def read_styles(
     return _finish(df, min_count)
 
 # %% ../nbs/01_ingest.ipynb #b958b9d5
-_SPLIT_DIRS = ('train', 'training', 'valid', 'validation', 'val', 'dev', 'test', 'testing')
-
 def _subdirs(path:Path)->list[Path]: return sorted(o for o in path.iterdir() if o.is_dir() and not o.name.startswith('.'))
 
 def _split_dirs(root:Path)->list[Path]:
     "Folders of the folds, when every folder below `root` is one."
     dirs = _subdirs(root)
-    folds = [o for o in dirs if o.name.lower() in _SPLIT_DIRS]
+    folds = [o for o in dirs if o.name.lower() in _FOLDS]
     stray = [o.name for o in dirs if o not in folds]
     if folds and stray:
         raise CatalogError(f'{root} holds {folds[0].name}/ beside {stray[0]}/: folds and classes cannot be told apart; move {stray[0]}/ away, or rename a class called {folds[0].name}')

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np, pandas as pd, torch
+import pandas as pd, torch
 import matplotlib.pyplot as plt
 from fastai.learner import Learner, load_learner
 from fastai.torch_core import set_seed
@@ -275,10 +275,10 @@ def evaluate_run(
 )->dict:                          # `pictures`, `left_out`, `scores` with floors, `labels`
     "Score a saved run on a catalog; pictures it was trained or tuned on are recognised by their content and left out."
     cfg, seen = load_config(Path(run)/'config.json'), read_table(Path(run)/'split.csv')
+    if cfg.words: raise CatalogError('a run on words has no labels of its own to be scored on: its tags were made from train')
     if seen.empty or not {'digest', 'split'} <= set(seen): raise CatalogError(f'{run}/split.csv does not tell which pictures were trained on; restore it, for scores on those would flatter')
     predictor = load_run(run, trust=trust)
     df, rejected = read_audited(RunConfig(str(source), str(run), layout=cfg.layout, label_columns=cfg.label_columns, where=where))
-    if cfg.words: raise CatalogError('a run on words has no labels of its own to be scored on: its tags were made from train')
     known = df['digest'].isin(seen['digest'][seen['split'] != 'test'])
     unknown = sorted({t for o in df['tags'] for t in o if find_origin(t, predictor.space.provenance, predictor.space.recipe) is None})
     df, unlabelled = apply_labels(df[~known].reset_index(drop=True), predictor.space)
@@ -307,14 +307,14 @@ def demo_run(
     metrics = _train(RunConfig(str(shop), str(out), label_columns=(*LABEL_COLUMNS, 'baseColour'), size=size, epochs=epochs, seed=seed), say)
     df, _ = read_catalog(new, label_columns=(*LABEL_COLUMNS, 'baseColour'))
     predictor = load_run(out, trust=True)
-    tags, _ = tag_pictures(predictor, df['image'], k=4)
-    write_table(out/'tags.csv', tags.assign(image=tags['image'].map(lambda o: os.path.relpath(o, out))))
-    _save_grid(out/'grid.png', predictor, df)
+    answers = predictor.predict(df['image'], k=4)
+    write_table(out/'tags.csv', tag_table(df['image'].map(lambda o: os.path.relpath(o, out)), answers))
+    _save_grid(out/'grid.png', df['image'], answers, df['tags'].map(predictor.space.encode))
     say(f'tagged {len(df)} new pictures: {out/"tags.csv"}, seen in {out/"grid.png"}')
     return metrics
 
-def _save_grid(path:Path, predictor:Predictor, df:pd.DataFrame):
-    "Answers beside the truth for pictures whose labels are known."
-    fig = picture_grid(df['image'], predictor.predict(df['image'], k=4), df['tags'].map(predictor.space.encode))
+def _save_grid(path:Path, *args):
+    "`picture_grid` of `args` as a file."
+    fig = picture_grid(*args)
     with atomic_path(path) as p: fig.savefig(p, format='png', dpi=110)
     plt.close(fig)
