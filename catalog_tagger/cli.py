@@ -26,10 +26,10 @@ def _add_field(parser:argparse.ArgumentParser, name:str, kind, default, text:str
     "The option `--name` for a field of `RunConfig`."
     kind = (get_args(kind) or (kind,))[0]
     kw = dict(action=argparse.BooleanOptionalAction) if kind is bool else dict(type=kind)
-    if isinstance(default, tuple): kw |= dict(nargs='+', metavar='COLUMN')
+    if isinstance(default, tuple): kw |= dict(nargs='+', metavar='NAME')
     elif kind is not bool: kw |= dict(metavar=kind.__name__.upper())
     shown = ' '.join(default) if isinstance(default, tuple) else default
-    parser.add_argument(f'--{name.replace("_", "-")}', default=default, help=(text if default is None else f'{text} (default: {shown})').replace('%', '%%'), **kw)
+    parser.add_argument(f'--{name.replace("_", "-")}', default=default, help=(text if default in (None, ()) else f'{text} (default: {shown})').replace('%', '%%'), **kw)
 
 def _add_config(parser:argparse.ArgumentParser):
     "All fields of `RunConfig` with a default as options; help and defaults are the config's own."
@@ -40,18 +40,24 @@ def _add_config(parser:argparse.ArgumentParser):
 # %% ../nbs/60_cli.ipynb #404039c4
 def _demo(a):
     "the whole way on drawn products: see what comes out before you bring your own"
-    from catalog_tagger.run import demo_run
+    from catalog_tagger.tour import demo_run
     demo_run(a.out, n=a.pictures, seed=a.seed)
 
 def _config(a)->RunConfig:
-    "The config that the options say; `check` has no folder to write to."
-    return RunConfig(**{f.name: getattr(a, f.name, '') for f in fields(RunConfig)} | dict(label_columns=tuple(a.label_columns)))
+    "The config that the options say."
+    given = {f.name: getattr(a, f.name, '') for f in fields(RunConfig)}
+    return RunConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
 def _check(a):
     "tell what a catalog holds and what would become of it, without training"
-    from catalog_tagger.run import check_catalog, tell_facts
-    facts = check_catalog(_config(a))
+    from catalog_tagger.check import check_catalog, find_groups, save_check, tell_facts
+    from catalog_tagger.source import prepare
+    cfg = _config(a)
+    if a.out is not None: clear_for(a.out, 'facts.json', a.source)
+    facts = check_catalog(cfg, ready := prepare(cfg))
+    if a.suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
     print(json.dumps(facts, indent=1, ensure_ascii=False)) if a.json else tell_facts(facts)
+    if a.out is not None: print(f'plots and tables: {save_check(a.out, cfg, ready, facts)}', file=sys.stderr)
 
 def _train(a):
     "train a tagger on a catalog and leave a folder with it and its scores"
@@ -85,7 +91,7 @@ def _tag(a):
 # %% ../nbs/60_cli.ipynb #3cdeb67c
 _EXAMPLES = '''examples:
   catalog_tagger demo
-  catalog_tagger check shop
+  catalog_tagger check shop --out checked
   catalog_tagger train shop --out run                                     # shop/styles.csv + shop/images/<id>.jpg, or class folders
   catalog_tagger train shop --out run --label-columns articleType baseColour --where "year > 2012"
   catalog_tagger evaluate run other_shop --trust --out scores.json
@@ -108,7 +114,8 @@ def make_parser()->argparse.ArgumentParser:
     p = _sub(subs, _demo, 'demo', ('--out', 'new folder for everything (default: demo_run)', dict(default='demo_run')))
     p.add_argument('--pictures', type=int, default=600, help='products to draw (default: 600)')
     p.add_argument('--seed', type=int, default=42, help='another seed draws other products (default: 42)')
-    p = _sub(subs, _check, 'check', source, ('--json', 'print the facts as JSON', dict(action='store_true')))
+    p = _sub(subs, _check, 'check', source, ('--json', 'print the facts as JSON', dict(action='store_true')), ('--out', 'folder for plots and tables', {}),
+             ('--suggest', 'look for labels that may belong together, by WordNet, company and pictures', dict(action='store_true')))
     _add_config(p)
     p = _sub(subs, _train, 'train', source, ('--out', 'folder of the run; an older run in it is replaced', dict(required=True)))
     _add_config(p)

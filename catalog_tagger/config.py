@@ -13,7 +13,7 @@ from .core import *
 __all__ = ['RunConfig', 'load_config']
 
 # %% ../nbs/04_config.ipynb #a341e995
-_RANGES = dict(min_count=(1, None), label_min_count=(1, None), valid_fraction=(.01, .9), test_fraction=(.01, .9), size=(8, 4096), min_scale=(.01, 1), flip=(0, 1),
+_RANGES = dict(min_count=(1, None), label_min_count=(1, None), valid_fraction=(.01, .9), test_fraction=(.01, .9), near=(0, 64), size=(8, 4096), min_scale=(.01, 1), flip=(0, 1),
                max_rotate=(0, 180), max_lighting=(0, .99), jitter=(0, .99), p_gray=(0, 1), bs=(2, None), freeze_epochs=(0, None), epochs=(0, None),
                lr=(1e-9, 100), lr_mult=(1, None), num_workers=(0, None), seed=(0, 2**32 - 1))
 
@@ -21,6 +21,7 @@ def _check_ranges(cfg):
     "Raise `CatalogError` on the first number out of its range."
     for name, (lo, hi) in _RANGES.items():
         v = getattr(cfg, name)
+        if v is None: continue
         if not lo <= v <= (v if hi is None else hi): raise CatalogError(f'{name}={v}, expected {lo} {"or more" if hi is None else f"to {hi}"}')
 
 # %% ../nbs/04_config.ipynb #eb782300
@@ -36,6 +37,12 @@ class RunConfig:
     label_min_count:int = 1              # Drop labels with fewer training pictures than this; their pictures keep their other labels
     recipe:str|None = None               # JSON file with the steps that free tags go through; normalise alone when not given
     words:str|None = None                # Make the tags from the column text; its language: en or de
+    delim:str|None = None                # tags: what parts the tags of a cell; recognised when not given
+    garments:str|None = None             # imaterialist: categories, attributes or both as labels (both when not given)
+    near:int|None = None                 # Keep pictures in one fold that look alike: whose perceptual hashes differ in this many of 64 bits or fewer
+    split_by:str|None = None             # Column to split by, such as year or season, instead of by chance
+    test_from:str|None = None            # Its least value that goes to test, and with it all above
+    test_values:tuple[str, ...] = ()     # Or its values that go to test
     valid_fraction:float = .2            # Share of valid, where the catalog has no split of its own
     test_fraction:float = .2             # Share of test, likewise
     arch:str = 'efficientnet_lite0'      # Backbone: efficientnet_lite0 (weights included), resnet18, resnet50, any name of timm
@@ -63,6 +70,7 @@ class RunConfig:
         if self.freeze_epochs + self.epochs == 0: raise CatalogError('freeze_epochs=0 and epochs=0: nothing would be trained')
         if not self.pretrained and self.epochs == 0: raise CatalogError('epochs=0 without pretrained weights: nothing would be trained, for a net from scratch is not frozen')
         if self.valid_fraction + self.test_fraction >= 1: raise CatalogError(f'valid_fraction={self.valid_fraction} and test_fraction={self.test_fraction} leave nothing to train on')
+        if bool(self.split_by) != bool(self.test_from or self.test_values): raise CatalogError('split_by needs test_from or test_values, and these need split_by')
         if not self.label_columns: raise CatalogError('label_columns is empty; name at least one column')
 
 # %% ../nbs/04_config.ipynb #0e552326
@@ -71,5 +79,5 @@ def load_config(path:str|Path)->RunConfig:
     d = read_json(path)
     known = {f.name for f in fields(RunConfig)}
     if not isinstance(d, dict) or not {'source', 'out'} <= set(d) <= known: raise CatalogError(f'{path} is no config of a run; its fields are {", ".join(sorted(known))}')
-    try: return RunConfig(**d | dict(label_columns=tuple(d.get('label_columns', RunConfig.label_columns))))
+    try: return RunConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in d.items()})
     except TypeError as e: raise CatalogError(f'{path} is no config of a run: {e}') from None

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 # %% auto #0
 __all__ = ['SPLITS', 'CatalogError', 'rejected_table', 'is_tags', 'check_table', 'inside', 'located', 'atomic_path',
-           'atomic_files', 'write_json', 'read_json', 'write_table', 'read_table', 'rng', 'interactive', 'progress']
+           'atomic_files', 'clear_for', 'write_json', 'read_json', 'write_table', 'read_table', 'rng', 'interactive',
+           'progress']
 
 # %% ../nbs/00_core.ipynb #a593092c
 class CatalogError(ValueError): "A fault of the input that its owner can mend; the message names the value, what was expected and the way out."
@@ -100,6 +101,22 @@ def atomic_files(
         yield tmp
         for o in sorted(tmp.iterdir()): os.replace(o, folder/o.name)
     finally: shutil.rmtree(tmp, ignore_errors=True)
+
+# %% ../nbs/00_core.ipynb #807dd3dc
+def clear_for(
+    out:str|Path,          # Folder to write to; made if it is not there
+    mark:str,              # File or folder that says it is ours
+    source:str|Path=None,  # Folder that is only read: nothing is written below it
+)->Path:
+    "`out` if files may be written there; raise `CatalogError` if it holds something else."
+    if not str(out).strip(): raise CatalogError('out is empty; give a folder by --out')
+    out = Path(out)
+    if source is not None and out.resolve().is_relative_to(Path(source).resolve()): raise CatalogError(f'{out} lies in the catalog {source}; give a folder outside by --out')
+    if out.exists() and not out.is_dir(): raise CatalogError(f'{out} is a file; give another folder by --out')
+    if out.exists() and any(out.iterdir()) and not (out/mark).exists():
+        raise CatalogError(f'{out} holds files but no {mark}, so they are not ours; give an empty or a new folder by --out')
+    out.mkdir(parents=True, exist_ok=True)
+    return out
 
 # %% ../nbs/00_core.ipynb #ef288b26
 def write_json(path:str|Path, obj)->None:

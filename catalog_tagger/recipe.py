@@ -19,7 +19,7 @@ from .labels import *
 
 # %% auto #0
 __all__ = ['STEPS', 'BARE', 'COMPANY', 'MIN_SEEN', 'check_steps', 'balance', 'Recipe', 'fit_recipe', 'load_recipe',
-           'provenance_table', 'recipe_report', 'suggest_groups']
+           'provenance_table', 'label_bars', 'recipe_report', 'suggest_groups']
 
 # %% ../nbs/12a_recipe.ipynb #0f65614a
 def _respelt(step:str)->Callable:
@@ -299,15 +299,20 @@ def _bars(ax, counts:dict[str, int], title:str)->None:
     ax.set(title=f'{title}: {len(tags)}, worth {balance(counts.values())["effective"]:.0f}', ylabel='train pictures')
     ax.tick_params(axis='x', rotation=90, labelsize=7)
 
-def recipe_report(
-    recipe:Recipe,
-    *, width:float=14.,  # Of the figure, inches
+def label_bars(
+    provenance:dict[str, dict],  # Of a `Recipe` or a `LabelSpace`
+    pictures:dict[str, int],     # Label → train pictures
+    *, width:float=14.,          # Of the figure, inches
 )->plt.Figure:
     "Pictures of each raw tag before, and of each label after; how many equal labels they are worth."
     fig, axs = plt.subplots(2, 1, figsize=(width, 7), layout='constrained')
-    _bars(axs[0], {t: o['count'] for t, o in recipe.provenance.items() if o['count']}, 'Raw tags')
-    _bars(axs[1], recipe.pictures, 'Labels')
+    _bars(axs[0], {t: o['count'] for t, o in provenance.items() if o['count']}, 'Raw tags')
+    _bars(axs[1], pictures, 'Labels')
     return fig
+
+def recipe_report(recipe:Recipe, **kwargs)->plt.Figure:
+    "`label_bars` of a recipe."
+    return label_bars(recipe.provenance, recipe.pictures, **kwargs)
 
 # %% ../nbs/12a_recipe.ipynb #f10aa761
 def _tag_matrix(df:pd.DataFrame)->tuple[list[str], np.ndarray]:
@@ -324,11 +329,11 @@ def _best_pairs(tags:list[str], score:np.ndarray, n:int, source:str, reason:Call
     best = [(i[o], j[o]) for o in np.argsort(-score[i, j], kind='stable')[:n] if score[i[o], j[o]] > 0]
     return [dict(group=tags[a], tags=[tags[a], tags[b]], score=round(float(score[a, b]), 3), source=source, reason=reason(a, b)) for a, b in best]
 
-def _by_company(tags:list[str], y:np.ndarray, n:int)->list[dict]:
+def _by_company(tags:list[str], y:np.ndarray, same:np.ndarray, n:int)->list[dict]:
     "Pairs that stand together: pictures with both over pictures with either."
     both = y.T @ y; single = both.diagonal()
     either = single[:, None] + single - both
-    return _best_pairs(tags, both/either, n, 'company', lambda a, b: f'{both[a, b]:.0f} of {either[a, b]:.0f} pictures that have one have both')
+    return _best_pairs(tags, same*both/either, n, 'company', lambda a, b: f'{both[a, b]:.0f} of {either[a, b]:.0f} pictures that have one have both')
 
 def _cosine(a:np.ndarray, b:np.ndarray)->float: return float(a @ b/max(np.linalg.norm(a)*np.linalg.norm(b), 1e-12))
 
@@ -343,9 +348,9 @@ def _looks(y:np.ndarray, x:np.ndarray)->np.ndarray:
         if min(na, nb) >= MIN_SEEN: res[a, b] = _cosine((total[a] - s)/na - centre, (total[b] - s)/nb - centre)
     return res
 
-def _by_pictures(tags:list[str], y:np.ndarray, x:np.ndarray, n:int)->list[dict]:
+def _by_pictures(tags:list[str], y:np.ndarray, x:np.ndarray, same:np.ndarray, n:int)->list[dict]:
     "Pairs whose pictures look alike."
-    score = _looks(y, x)
+    score = same*_looks(y, x)
     return _best_pairs(tags, score, n, 'pictures', lambda a, b: f'pictures that have one of them look alike: cosine {score[a, b]:.2f}')
 
 # %% ../nbs/12a_recipe.ipynb #e2c0ca77
@@ -368,6 +373,7 @@ def suggest_groups(
     df:pd.DataFrame,             # A catalog with `tags` and `split`, best after `Recipe.apply`; only train is looked at
     embeddings:np.ndarray=None,  # Of each row of `df` by a frozen backbone, shape (rows, d)
     *, n:int=20,                 # Most suggestions from each source
+    apart:dict[str, list[str]]={},  # Exclusive groups: what stands in two of them is no suggestion
 )->pd.DataFrame:                 # `group` (a name for it), `tags`, `score`, `source` and `reason`
     "Tags that may belong together: kinds of one thing in WordNet (where its data is there), often together in train, or alike in their pictures."
     check_table(df, 'tags', 'split')
@@ -375,6 +381,8 @@ def suggest_groups(
         raise CatalogError(f'embeddings have shape {np.shape(embeddings)}, expected a row for each of {len(df)} pictures')
     train = (df['split'] == 'train').to_numpy()
     tags, y = _tag_matrix(df[train])
-    rows = _by_wordnet(tags, n) + _by_company(tags, y, n)
-    if embeddings is not None: rows += _by_pictures(tags, y, np.asarray(embeddings, np.float32)[train], n)
+    column = {t: c for c, o in apart.items() for t in o}
+    same = np.array([[column.get(a) == column.get(b) for b in tags] for a in tags])
+    rows = _by_wordnet([t for t in tags if t not in column], n) + _by_company(tags, y, same, n)
+    if embeddings is not None: rows += _by_pictures(tags, y, np.asarray(embeddings, np.float32)[train], same, n)
     return pd.DataFrame(rows, columns=['group', 'tags', 'score', 'source', 'reason'])
