@@ -10,6 +10,7 @@ from catalog_tagger.split import *
 from catalog_tagger.text import *
 from catalog_tagger.labels import *
 from catalog_tagger.recipe import *
+from catalog_tagger.source import *
 from catalog_tagger.data import *
 from catalog_tagger.metrics import *
 from catalog_tagger.models import *
@@ -17,3 +18,5 @@ from catalog_tagger.learner import *
 from catalog_tagger.predict import *
 from catalog_tagger.run import *
 from catalog_tagger.viz import *
+from catalog_tagger.check import *
+from catalog_tagger.tour import *

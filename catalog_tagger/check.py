@@ -80,7 +80,8 @@ def tell_facts(
     _tell_split(facts['split'], say)
     _tell_labels(facts, say)
     _tell_changes(facts, say)
-    for o in facts.get('groups', [])[:8]: say(f'may belong together: {", ".join(o["tags"])} ({o["source"]} {o["score"]:.2f}: {o["reason"]})')
+    if facts.get('groups') == []: say('may belong together: nothing found')
+    for o in facts.get('groups', [])[:8]: say(f'may belong together: {", ".join(o["tags"])} ({o["source"]}: {o["reason"]})')
 
 # %% ../nbs/53_check.ipynb #94a13280
 @torch.inference_mode()

@@ -86,7 +86,7 @@ def csv_rows(
             first = f.readline()
             yield from filter(None, csv.reader(_no_nul(chain([first], f)), delimiter=max(',;\t', key=first.count), strict=strict))
     except FileNotFoundError: raise CatalogError(f'{path} is not there') from None
-    except (ValueError, csv.Error, OSError) as e: raise CatalogError(f'{path} cannot be read as a UTF-8 CSV with a header: {e}') from None
+    except (ValueError, csv.Error, OSError) as e: raise CatalogError(f'{path} cannot be read as a CSV in UTF-8 with a header; save it as one ({e})') from None
     finally: csv.field_size_limit(old)
 
 # %% ../nbs/01_ingest.ipynb #eebc1bca

@@ -157,10 +157,11 @@ def load_run(
 
 # %% ../nbs/32_run.ipynb #240f96bc
 def _pictures(path:Path)->list[tuple[str, str|None]]:
-    "The picture at `path` or those below it, with the reason against a link that leads out."
-    if path.is_file(): return [(str(path), None)]
-    if not path.is_dir(): raise CatalogError(f'{path} is not there')
-    return [(str(o), located(path, o.absolute())[1]) for o in find_files(path) if o.suffix.lower() in SUFFIXES]
+    "The picture at `path` or those below it, with the reason against a link that leads out or a name that is no text."
+    if not path.exists(): raise CatalogError(f'{path} is not there')
+    root, files = (path, [o for o in find_files(path) if o.suffix.lower() in SUFFIXES]) if path.is_dir() else ('/', [path])
+    found = [(o, *located(root, o.absolute())) for o in files]
+    return [(name if why else str(o), why) for o, name, why in found]
 
 def tag_pictures(
     predictor:Predictor,

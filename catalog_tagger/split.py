@@ -180,7 +180,7 @@ def _rescue(y, folds, n_folds, depth=3)->list[tuple]:
 def _cut(df, by, fractions, seed)->tuple[np.ndarray, list]:
     "Fold number of each row of `df`, and `(tag, pictures, fold)` of each rescue."
     groups, (y, tags) = _groups(df), _tag_matrix(df, by, len(fractions))
-    if len(y) < len(fractions): raise CatalogError(f'{_count(len(y), "group")} cannot fill {len(fractions)} folds: a group of pictures stays whole')
+    if len(y) < len(fractions): raise CatalogError(f'{_count(len(y), "group")} cannot fill {len(fractions)} folds: copies of a picture stay together; more pictures are needed')
     folds = IterativeStratification(y, np.array(fractions)/sum(fractions), rng(seed, 'split'))
     moves, sizes = _rescue(y, folds, len(fractions)), np.bincount(groups)
     return folds[groups], [(tags[t], sizes[g], f) for t, g, f in moves if t < len(tags)]

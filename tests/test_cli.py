@@ -1,5 +1,5 @@
 "The command as a person calls it: a fresh process each time."
-import json, subprocess, sys
+import json, os, shutil, subprocess, sys
 
 import pandas as pd, pytest
 
@@ -65,9 +65,14 @@ def test_help_is_quick_and_teaches():
     (['train', 'catalog', '--out', 'r', '--min-count', '10000'], 'min_count=10000 leaves none'),
     (['train', 'catalog', '--out', 'r', '--test-fraction', '0.9'], 'leave nothing to train on'),
     (['train', 'catalog', '--out', 'r', '--arch', 'resnet'], 'did you mean'),
-    (['train', 'catalog', '--out', '.'], 'holds files that are no run'),
+    (['check', 'catalog', '--out', 'catalog/images'], 'lies in the catalog'),
+    (['check', 'catalog', '--split-by', 'price', '--test-from', '5'], "price"),
+    (['check', 'catalog', '--split-by', 'year', '--test-from', '3000'], "has nothing from 3000"),
+    (['check', 'catalog', '--split-by', 'year'], 'split_by needs test_from'),
+    (['check', 'catalog', '--delim', ';'], 'delim is an option of the layout tags'),
+    (['train', 'catalog', '--out', '.'], 'holds files but no'),
     (['evaluate', 'run', 'gone', '--trust'], 'gone is no folder'),
-    (['demo', '--out', 'catalog/images'], 'holds files that are no run'),
+    (['demo', '--out', 'catalog/images'], 'holds files but no'),
     (['demo', '--pictures', '2', '--out', 'd'], 'expected at least 2 and 1'),
 ])
 def test_a_users_error_is_one_line(place, argv, says, capsys, monkeypatch):
@@ -78,6 +83,26 @@ def test_a_users_error_is_one_line(place, argv, says, capsys, monkeypatch):
     assert main(argv) == 2
     err = capsys.readouterr().err
     assert err.count('\n') == 1 and says in err, err
+
+def test_a_file_whose_name_is_no_text(place, capsys, monkeypatch):
+    from catalog_tagger.cli import main
+    p, _ = place
+    monkeypatch.chdir(p)
+    odd = os.fsdecode(b'\xff.jpg'); shutil.copy(next((p/'catalog'/'images').glob('*.jpg')), odd)
+    assert main(['tag', 'run', odd, '--trust', '--out', 't.csv']) == 2
+    assert 'is not a usable path' in capsys.readouterr().err
+
+def test_check_tells_on_one_screen_and_leaves_plots(place, capsys, monkeypatch):
+    from catalog_tagger.cli import main
+    p, _ = place
+    monkeypatch.chdir(p)
+    assert main(['check', 'catalog', '--out', 'checked', '--suggest', '--size', '32']) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) < 50 and 'empty file' in out and 'may belong together' in out and 'plots and tables: checked' in err
+    assert {'facts.json', 'labels.png', 'labels.csv', 'pictures.png', 'near.csv'} <= {o.name for o in (p/'checked').iterdir()}
+    assert main(['check', 'catalog', '--json', '--split-by', 'year', '--test-from', '2016']) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts['split']['pictures']['test'] > 0 and facts['suspicious'] == []
 
 def test_one_error_from_outside(place):
     p, _ = place

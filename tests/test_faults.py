@@ -36,7 +36,7 @@ def test_all_at_once(tmp_path):
 
 def test_nothing_usable(tmp_path):
     from catalog_tagger.config import RunConfig
-    from catalog_tagger.run import prepare
+    from catalog_tagger.source import prepare
     (tmp_path/'c'/'images').mkdir(parents=True)
     (tmp_path/'c'/'styles.csv').write_text('id,masterCategory,subCategory,articleType\n' + ''.join(f'{i},A,B,C\n' for i in range(9)))
     with pytest.raises(CatalogError, match=r'no picture of the catalog can be used: missing: no such file \(9 times\)'): prepare(RunConfig(str(tmp_path/'c'), 'x'))

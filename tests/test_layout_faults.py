@@ -81,7 +81,7 @@ rejected_rows = {
 # Files → the one error
 errors = {
     'wrong encoding':       (tags('a.jpg,caf\xe9'.encode('latin-1').decode('latin-1')), 'latin-1', "can't decode"),
-    'UTF-16':               (tags(good), 'utf-16', 'cannot be read as a UTF-8 CSV'),
+    'UTF-16':               (tags(good), 'utf-16', 'cannot be read as a CSV in UTF-8'),
     'NUL bytes':            (tags(good + 'b.jpg,red\0'), None, 'line 3 holds a NUL byte'),
     'empty file':           (tags('', ''), None, 'no layout known'),
     'header only':          (tags(''), None, 'has no rows'),

@@ -4,14 +4,15 @@ import pytest
 from catalog_tagger.config import RunConfig
 from catalog_tagger.core import SPLITS, CatalogError
 from catalog_tagger.demo import demo_feidegger, demo_folders, demo_imaterialist, demo_onehot, demo_posts, demo_styles, demo_tags
-from catalog_tagger.run import check_catalog, prepare
+from catalog_tagger.check import check_catalog
+from catalog_tagger.source import prepare
 
 writers = dict(styles=demo_styles, folders=demo_folders, onehot=demo_onehot, tags=demo_tags, imaterialist=demo_imaterialist, feidegger=demo_feidegger)
 
 @pytest.mark.parametrize('layout', writers)
 def test_from_files_to_labels(layout, tmp_path):
     cfg = RunConfig(str(writers[layout](tmp_path/'c', n=80)), str(tmp_path/'r'), words='de' if layout == 'feidegger' else None)
-    df, space, _, rejected = prepare(cfg)
+    df, space, _, rejected = prepare(cfg)[:4]
     assert len(df) + len(rejected) == 80 and len(df) > 70
     for fold in SPLITS: assert {l for o in df['labels'][df['split'] == fold] for l in o} == set(space.vocab)
     facts = check_catalog(cfg)
@@ -19,7 +20,7 @@ def test_from_files_to_labels(layout, tmp_path):
     assert bool(space.exclusive) == (layout in ('styles', 'folders')) and bool(space.parents) == (layout in ('styles', 'imaterialist'))
 
 def test_untagged_posts_are_kept_apart(tmp_path):
-    df, _, _, rejected = prepare(RunConfig(str(demo_posts(tmp_path/'c', n=90)), str(tmp_path/'r')))
+    df, _, _, rejected = prepare(RunConfig(str(demo_posts(tmp_path/'c', n=90)), str(tmp_path/'r')))[:4]
     assert (rejected['reason'] == 'no tags').sum() == 30 and df['labels'].map(len).min() > 0
 
 def test_descriptions_alone_ask_for_their_language(tmp_path):

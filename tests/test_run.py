@@ -13,7 +13,8 @@ from catalog_tagger.ingest import LABEL_COLUMNS
 from catalog_tagger.labels import load_labels
 from catalog_tagger.learner import catalog_learner
 from catalog_tagger.predict import Predictor
-from catalog_tagger.run import build_learner, evaluate_run, fit_learner, load_run, prepare, score_pictures, train_run
+from catalog_tagger.run import build_learner, evaluate_run, fit_learner, load_run, score_pictures, train_run
+from catalog_tagger.source import prepare
 
 columns = (*LABEL_COLUMNS, 'baseColour')
 
@@ -39,7 +40,7 @@ def test_beats_the_floors(run):
 def test_an_untrained_net_fails(run, shop):
     _, metrics, _ = run
     cfg = RunConfig(str(shop), 'unused', label_columns=columns, size=80, pretrained=False)
-    df, space, _, _ = prepare(cfg)
+    df, space = prepare(cfg)[:2]
     table, _ = score_pictures(Predictor.from_learner(build_learner(cfg, df, space)), df[df['split'] == 'test'].reset_index(drop=True))
     assert table.score['accuracy/articleType'] < .3 < scores(metrics, 'accuracy/articleType')['score'] - .2
     assert table.score['recall@3'] < scores(metrics, 'recall@3')['score'] - .3
@@ -137,7 +138,7 @@ def test_a_failed_run_leaves_the_old_one(run, monkeypatch):
 def test_same_seed_same_weights(tmp_path):
     cfg = RunConfig(str(demo_styles(tmp_path/'c', n=90)), str(tmp_path/'r'), size=32, bs=16, freeze_epochs=1, epochs=1)
     def weights(cfg):
-        df, space, _, _ = prepare(cfg); learn = build_learner(cfg, df, space); fit_learner(learn, cfg)
+        df, space = prepare(cfg)[:2]; learn = build_learner(cfg, df, space); fit_learner(learn, cfg)
         return np.concatenate([o.detach().numpy().ravel() for o in learn.model.parameters()])
     first = weights(cfg)
     assert np.array_equal(first, weights(cfg)) and not np.array_equal(first, weights(replace(cfg, seed=1)))
