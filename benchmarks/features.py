@@ -33,7 +33,7 @@ def onnx_runtime(net, x):
     options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as d:
         path = Path(d)/'resnet50.onnx'
-        torch.onnx.export(net, (x,), path, input_names=['x'])
+        torch.onnx.export(net, (x,), path, input_names=['x'], verbose=False)
         session = onnxruntime.InferenceSession(path, options)
     return lambda: torch.from_numpy(session.run(None, {'x': x.numpy()})[0])
 

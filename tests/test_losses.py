@@ -206,6 +206,18 @@ def test_other_losses_train(shop, name):
     learn = learner(shop, name, opt_func=find_optimiser('rmsprop')); learn.fit(1, 1e-3)
     assert Predictor.from_learner(learn).activation == 'sigmoid'
 
+@pytest.mark.parametrize('name', ['cross_entropy', 'smooth'])
+def test_one_label(shop, name):
+    df, _ = shop
+    one = df.assign(tags=[[o for o in t if o.startswith('articleType=')] for t in df['tags']]).drop(columns='labels')
+    space = fit_labels(one); one, _ = apply_labels(one, space)
+    learn = learner((one, space), name); learn.fit(1, 1e-3, cbs=MixUp())
+    scores, targs, losses = learn.get_preds(with_loss=True)
+    assert losses.mean().item() == pytest.approx(learn.validate()[0], rel=1e-4) and scores.sum(1).numpy() == pytest.approx(1)
+    valid = one[one['split'] == 'valid'].reset_index(drop=True)
+    np.testing.assert_allclose(Predictor.from_learner(learn).scores(valid['image']), scores, atol=1e-4)
+    assert learn.predict(valid['image'][0])[0] == space.vocab[scores[0].argmax()]
+
 def test_older_predictors(shop):
     "A learner whose loss names no activation, and a predictor from before there was one, are read as they were."
     df, space = shop
