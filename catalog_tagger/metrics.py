@@ -233,25 +233,26 @@ def score_table(
     return pd.DataFrame({c: _all_scores(*o, targs, counts=counts, groups=groups, parents=parents, k=k) for c, o in rows.items()})
 
 # %% ../nbs/20_metrics.ipynb #dc6f4a71
-def _on_tensors(func, preds, targs, **kwargs):
+def _on_tensors(func, activation, preds, targs, **kwargs):
     "`func` of what a Learner saw; class indices become one-hot rows."
-    preds, targs = _arr(preds), _arr(targs)
+    preds, targs = _arr(activation(preds) if activation else preds), _arr(targs)
     if targs.ndim == 1: targs = np.eye(preds.shape[1])[targs.astype(int)]
     return func(preds, targs, **kwargs)
 
 def fastai_metric(
-    func:Callable,   # One of the functions above that work on scores: `func(scores, targs, **kwargs)`
-    name:str=None,   # Its name in the recorder's table, by default that of `func`
-    **kwargs,        # Passed to `func`
+    func:Callable,             # One of the functions above that work on scores: `func(scores, targs, **kwargs)`
+    name:str=None,             # Its name in the recorder's table, by default that of `func`
+    activation:Callable=None,  # From logits to scores, such as a loss's `activation`; None leaves them as they are
+    **kwargs,                  # Passed to `func`
 )->'AccumMetric':
     "`func` over the whole fold as a metric of a fastai Learner, for several labels or one."
     from fastai.metrics import AccumMetric   # here, so that a report can be scored without fastai
-    return AccumMetric(partial(_on_tensors, func, **kwargs), flatten=False, name=name or func.__name__)
+    return AccumMetric(partial(_on_tensors, func, activation, **kwargs), flatten=False, name=name or func.__name__)
 
-def RecallAtK(k:int=3)->'AccumMetric':
+def RecallAtK(k:int=3, activation:Callable=None)->'AccumMetric':
     "`recall_at_k` while training."
-    return fastai_metric(recall_at_k, f'recall@{k}', k=k)
+    return fastai_metric(recall_at_k, f'recall@{k}', activation, k=k)
 
-def DominantRecall(weights, parents:Mapping[int,int]=None, d:int=2, k:int=3)->'AccumMetric':
+def DominantRecall(weights, parents:Mapping[int,int]=None, d:int=2, k:int=3, activation:Callable=None)->'AccumMetric':
     "`dominant_recall` while training."
-    return fastai_metric(dominant_recall, weights=weights, parents=parents, d=d, k=k)
+    return fastai_metric(dominant_recall, activation=activation, weights=weights, parents=parents, d=d, k=k)

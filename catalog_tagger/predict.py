@@ -13,6 +13,7 @@ from torch import nn
 from .core import *
 from .images import *
 from .labels import *
+from .losses import *
 
 # %% auto #0
 __all__ = ['decode', 'as_matrix', 'tag_table', 'Predictor']
@@ -89,21 +90,23 @@ class Predictor:
     model:nn.Module   # (n, 3, height, width) → logits (n, labels)
     space:LabelSpace  # Labels, in the order of the outputs
     prep:Prep         # From a picture to the model's input
+    activation:str|None=None  # From logits to scores, as in `to_scores`; None is 'softmax' where a picture has one label, else 'sigmoid'
 
     @classmethod
     def from_learner(cls, learn)->Predictor:
         "The predictor of a learner made by `catalog_learner`."
         if not hasattr(learn, 'space') or not hasattr(learn, 'prep'): raise CatalogError('this learner has no label space: it was not made by catalog_learner')
-        return cls(learn.model, learn.space, learn.prep)
+        return cls(learn.model, learn.space, learn.prep, getattr(learn.loss_func, 'activation_name', None))
 
     @torch.inference_mode()
     def scores(self, items:Iterable, bs:int=64)->np.ndarray:  # Shape (pictures, labels), from 0 to 1
-        "Scores of pictures, `bs` at a time: a share of each class where a picture has one label, else a probability of each label."
+        "Scores of pictures, `bs` at a time: shares of the classes where a picture has one label, else a probability of each label, or what `activation` says."
         items, device = list(items), next(self.model.parameters()).device
+        activation = self.activation or ('softmax' if self.space.is_single else 'sigmoid')
         self.model.eval(); res = [np.empty((0, len(self.space.vocab)), np.float32)]
         for i in progress(range(0, len(items), bs), 'tag'):
             logits = self.model(torch.from_numpy(np.stack([self.prep(o) for o in items[i:i+bs]])).to(device))
-            res.append((logits.softmax(1) if self.space.is_single else logits.sigmoid()).cpu().numpy())
+            res.append(to_scores(logits, self.space, activation).cpu().numpy())
         return np.concatenate(res)
 
     def predict(
