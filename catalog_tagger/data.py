@@ -101,7 +101,7 @@ class DecodedDL(TfmdDL):
         cls, dl:TfmdDL,
         pictures:ndarray,        # uint8, shape (n, height, width, 3), in the order of the dataset
         targets:TensorBase,      # Likewise
-        crop:Transform=None,     # What is done to each picture; nothing when None
+        crop:RandomResizedCrop=None,  # How each picture is cropped; None takes all of it
     ):
         "`dl` with its pictures and targets taken from arrays."
         return cls._set(TfmdDL.new(dl, cls=cls), pictures, targets, crop, dl.dataset.split_idx)
@@ -118,14 +118,24 @@ def _targets(space:LabelSpace, labels:Iterable[list[str]])->TensorBase:
     y = torch.from_numpy(space.one_hot(labels))
     return TensorCategory(y.argmax(1)) if space.is_single else TensorMultiCategory(y.float())
 
+def _crops(x:Tensor, crop:RandomResizedCrop)->Tensor:
+    "A crop of each of `x`, uint8 of shape (n, 3, height, width), drawn as `crop` draws it and resized as Pillow does, twice as fast."
+    res = []
+    for o in x:
+        crop.before_call(o, 0); (left, top), (w, h) = crop.tl, crop.cp_size
+        res.append(F.interpolate(o[None, :, top:top+h, left:left+w], crop.size[::-1], mode='bilinear', antialias=True))
+    return torch.cat(res)
+
+# %% ../nbs/13_data.ipynb #6a8ff29a
 @patch
 def do_item(self:DecodedDL, i): return (i or 0) if self.dataset.split_idx == self.fold else TfmdDL.do_item(self, i)
 
 @patch
 def do_batch(self:DecodedDL, b):
     if self.dataset.split_idx != self.fold: return TfmdDL.do_batch(self, b)
-    x = self.pictures[b] if self.crop is None else np.stack([self.crop(CatalogImage(Image.fromarray(self.pictures[i])), split_idx=0) for i in b])
-    return TensorImage(torch.from_numpy(x).permute(0, 3, 1, 2)), self.targets[b]
+    x = torch.from_numpy(self.pictures[b]).permute(0, 3, 1, 2)
+    if self.crop is not None: x = _crops(x, self.crop)
+    return TensorImage(x.contiguous()), self.targets[b]    # normalising channels_last costs more than turning it
 
 # %% ../nbs/13_data.ipynb #f68d3604
 def _cached(dls:DataLoaders, df:pd.DataFrame, folder:str|Path, *, item_tfms=None, min_scale:float=.5, **kwargs)->DataLoaders:

@@ -4,9 +4,10 @@ import shutil
 import numpy as np, pytest, torch
 from fastai.learner import Learner, load_learner
 from fastai.torch_core import set_seed
-from fastai.vision.all import Resize, TfmdDL, nn
+from fastai.vision.all import RandomResizedCrop, Resize, TfmdDL, nn, random
 from PIL import Image
 
+from catalog_tagger import data
 from catalog_tagger.data import DecodedDL, catalog_dls
 from catalog_tagger.demo import demo_styles
 from catalog_tagger.images import METHODS, Prep, fit_image
@@ -124,3 +125,10 @@ def test_a_model_trained_from_the_cache_predicts_without_it(many, tmp_path):
     with loaded.no_bar(): got = loaded.get_preds(dl=loaded.dls.test_dl(valid['image'].tolist()))[0]
     assert torch.allclose(got, want, atol=1e-6)
     with loaded.no_bar(): assert torch.allclose(loaded.predict(valid['image'].iloc[0])[2], want[0], atol=1e-6)
+
+def test_a_crop_is_what_pillow_makes_of_it():
+    x = np.random.default_rng(0).integers(256, size=(8, 17, 12, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    crop = RandomResizedCrop((48, 32), min_scale=.5)
+    random.seed(0); got = data._crops(torch.from_numpy(x).permute(0, 3, 1, 2), crop)
+    random.seed(0); want = np.stack([np.asarray(crop(data.CatalogImage(Image.fromarray(o)), split_idx=0)) for o in x])
+    assert np.abs(got.permute(0, 2, 3, 1).numpy().astype(int) - want).max() <= 1
