@@ -13,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np, pandas as pd, torch
-from fastai.vision.all import ImageDataLoaders, RandomResizedCrop, Resize, noop
+from fastai.vision.all import ImageDataLoaders, RandomResizedCrop
 from PIL import Image
 
 from catalog_tagger.core import rng
@@ -45,8 +45,8 @@ def table(title:str, seconds:dict[str, float], n:int)->None:
     for name, s in seconds.items(): print(f'  {name:<46}{n/s:>9,.0f} pictures/s{first/s:>8.1f} x')
 
 def reading(images:list[str], prep:Prep, tmp:Path)->None:
-    built = timed(lambda: cache_pictures(images, prep.size, folder=tmp/'cache'), turns=1)
-    pictures = cache_pictures(images, prep.size, folder=tmp/'cache')
+    built = timed(lambda: cache_pictures(images, prep, folder=tmp/'cache'), turns=1)
+    pictures = cache_pictures(images, prep, folder=tmp/'cache')
     order = rng(42, 'order').permutation(len(images))
     table(f'Opening and resizing {len(images):,} pictures to {prep.size}', {
         'from files (Prep.picture)': timed(lambda: [np.asarray(prep.picture(o)) for o in images]),

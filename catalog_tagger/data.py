@@ -4,6 +4,7 @@
 
 # %% ../nbs/13_data.ipynb #fed79826
 from __future__ import annotations
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -140,12 +141,12 @@ def do_batch(self:DecodedDL, b):
 # %% ../nbs/13_data.ipynb #f68d3604
 def _cached(dls:DataLoaders, df:pd.DataFrame, folder:str|Path, *, item_tfms=None, min_scale:float=.5, **kwargs)->DataLoaders:
     "`dls` with decoded pictures: valid as `Prep` makes them, train larger, for random crops."
-    def over(dl, rows, size, crop=None):
-        pictures = cache_pictures(df['image'].iloc[rows], size, dls.prep.method, folder=folder)
+    def over(dl, rows, prep, crop=None):
+        pictures = cache_pictures(df['image'].iloc[rows], prep, folder=folder)
         return DecodedDL.over(dl, pictures, _targets(dls.space, df['labels'].iloc[rows]), crop)
-    size, (train, valid) = dls.prep.size, _folds(df)
-    dls.valid = over(dls.valid, valid, size)
-    if item_tfms is None: dls.train = over(dls.train, train, _crop_size(size, min_scale), RandomResizedCrop(size, min_scale=min_scale))
+    prep, (train, valid) = dls.prep, _folds(df)
+    dls.valid = over(dls.valid, valid, prep)
+    if item_tfms is None: dls.train = over(dls.train, train, replace(prep, size=_crop_size(prep.size, min_scale)), RandomResizedCrop(prep.size, min_scale=min_scale))
     return dls
 
 # %% ../nbs/13_data.ipynb #a457ce29

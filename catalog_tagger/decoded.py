@@ -31,23 +31,23 @@ def _stamp(path:str|Path)->tuple[str, int, int]:
     except (OSError, ValueError) as e: raise CatalogError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}; audit_images finds such pictures') from None
     return os.path.abspath(path), o.st_size, o.st_mtime_ns
 
-def _file_name(images:Sequence[str|Path], size:tuple[int, int], method:str)->str:
+def _file_name(images:Sequence[str|Path], prep:Prep)->str:
     "Shape, and 32 hex digits that stand for all that the pixels depend on."
-    what = [OPENING_VERSION, PIL.__version__, size, method, [_stamp(o) for o in images]]
-    return f'decoded-{len(images)}x{size[0]}x{size[1]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]}.npy'
+    what = [OPENING_VERSION, PIL.__version__, prep.size, prep.method, [_stamp(o) for o in images]]
+    return f'decoded-{len(images)}x{prep.size[0]}x{prep.size[1]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]}.npy'
 
 # %% ../nbs/02a_decoded.ipynb #8042697c
-def _picture(path:str|Path, size:tuple[int, int], method:str)->np.ndarray:
+def _picture(path:str|Path, prep:Prep)->np.ndarray:
     "As `Prep.picture`, with the file's name in the error."
-    try: return np.asarray(Prep(size, (), (), method).picture(path))
+    try: return np.asarray(prep.picture(path))
     except ImageError as e: raise CatalogError(f'{path}: {e}; audit_images finds such pictures') from None
 
-def _decode(images:Sequence[str|Path], size:tuple[int, int], method:str, at_once:int=256)->Iterator[np.ndarray]:
+def _decode(images:Sequence[str|Path], prep:Prep, at_once:int=256)->Iterator[np.ndarray]:
     "Rows of `images`, `at_once` at a time, so that memory does not grow with the catalog."
     with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
         warnings.simplefilter('ignore')    # Pillow's; what matters has been told by the audit
         for i in progress(range(0, len(images), at_once), 'decode'):
-            yield np.stack(list(pool.map(lambda o: _picture(o, size, method), images[i:i+at_once])))
+            yield np.stack(list(pool.map(lambda o: _picture(o, prep), images[i:i+at_once])))
 
 # %% ../nbs/02a_decoded.ipynb #ed15890d
 def _write(path:Path, shape:tuple, rows:Iterator[np.ndarray]):
@@ -89,15 +89,14 @@ def _build(path:Path, shape:tuple, rows:Iterator[np.ndarray]):
 # %% ../nbs/02a_decoded.ipynb #9914f980
 def cache_pictures(
     images:Sequence[str|Path],   # Paths of pictures that passed their audit
-    size:int|tuple[int, int],    # Side of a square, or height and width, px
-    method:str='squish',         # As in `fit_image`
+    prep:Prep,                   # How they are opened and resized
     *, folder:str|Path=None,     # Where the file lies; None is `cache_folder()`
-)->np.memmap:                    # uint8, shape (n, height, width, 3), read-only; row i is `Prep(size, …, method).picture(images[i])`
+)->np.memmap:                    # uint8, shape (n, height, width, 3), read-only; row i is `prep.picture(images[i])`
     "The pictures decoded and resized: from the cache where it has them as they are now, else made and put there."
-    images, size = list(images), as_size(size)
+    images = list(images)
     if not images: raise CatalogError('there are no pictures to decode')
-    path, shape = Path(folder or cache_folder())/_file_name(images, size, method), (len(images), *size, 3)
+    path, shape = Path(folder or cache_folder())/_file_name(images, prep), (len(images), *prep.size, 3)
     if (rows := _read(path, shape)) is None:
-        _build(path, shape, _decode(images, size, method))
+        _build(path, shape, _decode(images, prep))
         rows = _read(path, shape)
     return rows

@@ -24,64 +24,66 @@ def images(tmp_path):
 
 def files(folder): return sorted(o.name for o in Path(folder).iterdir())
 
-def rows(images, size=(32, 24), method='squish'): return np.stack([np.asarray(Prep(size, (), (), method).picture(o)) for o in images])
+def prep(size=(24, 24), method='squish'): return Prep(size, (.5, .5, .5), (.25, .25, .25), method)
+
+def rows(images, prep): return np.stack([np.asarray(prep.picture(o)) for o in images])
 
 @pytest.mark.parametrize('method', METHODS)
 def test_rows_are_what_serving_sees(images, tmp_path, method):
-    got = cache_pictures(images, (32, 24), method, folder=tmp_path/'cache')
+    got = cache_pictures(images, prep((32, 24), method), folder=tmp_path/'cache')
     assert got.dtype == np.uint8 and not got.flags.writeable
-    assert np.array_equal(got, rows(images, method=method))
+    assert np.array_equal(got, rows(images, prep((32, 24), method)))
 
 def test_more_pictures_than_are_decoded_at_once(images, tmp_path):
     many = images[:2]*300
-    got = cache_pictures(many, 8, folder=tmp_path/'cache')
-    assert np.array_equal(got, np.tile(rows(images[:2], (8, 8)), (300, 1, 1, 1)))
+    got = cache_pictures(many, prep((8, 8)), folder=tmp_path/'cache')
+    assert np.array_equal(got, np.tile(rows(images[:2], prep((8, 8))), (300, 1, 1, 1)))
 
 def test_a_second_call_decodes_nothing(images, tmp_path, monkeypatch):
-    first = cache_pictures(images, 24, folder=tmp_path/'cache')
+    first = cache_pictures(images, prep(), folder=tmp_path/'cache')
     monkeypatch.setattr(decoded, '_picture', None)
-    assert np.array_equal(cache_pictures(images, 24, folder=tmp_path/'cache'), first)
+    assert np.array_equal(cache_pictures(images, prep(), folder=tmp_path/'cache'), first)
 
 def test_a_changed_picture_is_decoded_again(images, tmp_path):
-    cache_pictures(images, 24, folder=tmp_path/'cache')
+    cache_pictures(images, prep(), folder=tmp_path/'cache')
     info = os.stat(images[0]); data = Path(images[0]).read_bytes()
     Image.new('RGB', (60, 80), 'white').save(images[0])
-    assert cache_pictures(images, 24, folder=tmp_path/'cache')[0].min() == 255
+    assert cache_pictures(images, prep(), folder=tmp_path/'cache')[0].min() == 255
     Path(images[0]).write_bytes(data); os.utime(images[0], ns=(info.st_atime_ns, info.st_mtime_ns))
-    assert np.array_equal(cache_pictures(images, 24, folder=tmp_path/'cache'), rows(images, (24, 24)))
+    assert np.array_equal(cache_pictures(images, prep(), folder=tmp_path/'cache'), rows(images, prep()))
 
 @pytest.mark.parametrize('what', ['OPENING_VERSION', 'order', 'size', 'method'])
 def test_nothing_else_is_taken_for_it(images, tmp_path, monkeypatch, what):
-    cache_pictures(images, 24, folder=tmp_path)
-    before, args, kw = files(tmp_path), [images, 24], {}
+    cache_pictures(images, prep(), folder=tmp_path)
+    before, args = files(tmp_path), [images, prep()]
     if what == 'OPENING_VERSION': monkeypatch.setattr(decoded, what, -1)
     if what == 'order': args[0] = images[::-1]
-    if what == 'size': args[1] = (24, 25)
-    if what == 'method': kw['method'] = 'pad'
-    cache_pictures(*args, folder=tmp_path, **kw)
+    if what == 'size': args[1] = prep((24, 25))
+    if what == 'method': args[1] = prep(method='pad')
+    cache_pictures(*args, folder=tmp_path)
     assert len(files(tmp_path)) == len(before) + 1
 
 @pytest.mark.parametrize('damage', ['cut', 'empty', 'junk', 'another shape'])
 def test_a_damaged_file_is_made_again(images, tmp_path, damage):
     folder = tmp_path/'cache'
-    cache_pictures(images, 24, folder=folder)
+    cache_pictures(images, prep(), folder=folder)
     f, = folder.iterdir(); size = f.stat().st_size
     if damage == 'cut': os.truncate(f, size - 1)
     if damage == 'empty': os.truncate(f, 0)
     if damage == 'junk': f.write_bytes(b'PK\3\4' + bytes(size))
     if damage == 'another shape': np.save(f, np.zeros((2, 24, 24, 3), np.uint8))
-    assert np.array_equal(cache_pictures(images, 24, folder=folder), rows(images, (24, 24)))
+    assert np.array_equal(cache_pictures(images, prep(), folder=folder), rows(images, prep()))
     assert f.stat().st_size == size
 
 def test_a_picture_that_cannot_be_opened_is_named(images, tmp_path):
     Path(images[1]).write_text('<html>')
-    with pytest.raises(CatalogError, match='b.png: not an image.*audit_images'): cache_pictures(images, 24, folder=tmp_path/'cache')
+    with pytest.raises(CatalogError, match='b.png: not an image.*audit_images'): cache_pictures(images, prep(), folder=tmp_path/'cache')
     assert files(tmp_path/'cache') == []
-    with pytest.raises(CatalogError, match='gone.png cannot be read: No such file'): cache_pictures([tmp_path/'gone.png'], 24, folder=tmp_path/'cache')
+    with pytest.raises(CatalogError, match='gone.png cannot be read: No such file'): cache_pictures([tmp_path/'gone.png'], prep(), folder=tmp_path/'cache')
 
 def test_a_disk_without_room_is_told_before(images, tmp_path, monkeypatch):
     monkeypatch.setattr(decoded.shutil, 'disk_usage', lambda o: namedtuple('usage', 'free')(1000))
-    with pytest.raises(CatalogError, match=f'need 8,640 bytes, {tmp_path}/cache has 1,000 free.*CATALOG_TAGGER_CACHE'): cache_pictures(images, 24, folder=tmp_path/'cache')
+    with pytest.raises(CatalogError, match=f'need 8,640 bytes, {tmp_path}/cache has 1,000 free.*CATALOG_TAGGER_CACHE'): cache_pictures(images, prep(), folder=tmp_path/'cache')
     assert files(tmp_path/'cache') == []
 
 def test_a_disk_that_fills_meanwhile_is_told(images, tmp_path):
@@ -92,7 +94,7 @@ from catalog_tagger import decoded
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 decoded.errno.EDQUOT = decoded.errno.EFBIG
-try: decoded.cache_pictures({images!r}, 24, folder={str(tmp_path/'cache')!r})
+try: decoded.cache_pictures({images!r}, decoded.{prep()!r}, folder={str(tmp_path/'cache')!r})
 except decoded.CatalogError as e: print(e)'''
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
     assert 'need 8,640 bytes' in done.stdout, done.stderr
@@ -101,18 +103,18 @@ except decoded.CatalogError as e: print(e)'''
 def test_no_space_left_while_writing(images, tmp_path, monkeypatch):
     def full(fd): raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr(decoded.os, 'fsync', full)
-    with pytest.raises(CatalogError, match='need 8,640 bytes'): cache_pictures(images, 24, folder=tmp_path/'cache')
+    with pytest.raises(CatalogError, match='need 8,640 bytes'): cache_pictures(images, prep(), folder=tmp_path/'cache')
     assert files(tmp_path/'cache') == []
 
 def test_a_folder_that_cannot_be_written(images, tmp_path):
     (tmp_path/'file').touch()
-    with pytest.raises(CatalogError, match='cannot hold decoded pictures.*CATALOG_TAGGER_CACHE'): cache_pictures(images, 24, folder=tmp_path/'file'/'cache')
+    with pytest.raises(CatalogError, match='cannot hold decoded pictures.*CATALOG_TAGGER_CACHE'): cache_pictures(images, prep(), folder=tmp_path/'file'/'cache')
 
 def test_the_folder_is_named_by_the_environment(images, tmp_path, monkeypatch):
     monkeypatch.delenv('CATALOG_TAGGER_CACHE', raising=False); monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'xdg'))
     assert cache_folder() == tmp_path/'xdg'/'catalog_tagger'
     monkeypatch.setenv('CATALOG_TAGGER_CACHE', str(tmp_path/'mine'))
-    cache_pictures(images, 24)
+    cache_pictures(images, prep())
     assert len(files(tmp_path/'mine')) == 1
 
 SLOW = '''
@@ -124,7 +126,7 @@ decoded._picture = slow
 decode = decoded._decode
 decoded._decode = lambda *args: decode(*args, at_once=4)
 print('ready', flush=True); sys.stdin.readline()
-rows = decoded.cache_pictures(sys.argv[2:], 24, folder=sys.argv[1])
+rows = decoded.cache_pictures(sys.argv[2:], decoded.Prep((24, 24), (.5, .5, .5), (.25, .25, .25)), folder=sys.argv[1])
 print(rows.sum(), flush=True)
 '''
 
@@ -139,9 +141,9 @@ def test_two_processes_build_at_once(images, tmp_path):
     many, folder = images*10, tmp_path/'cache'
     both = [start(folder, many) for _ in range(2)]
     for p in both: go(p)
-    assert [p.communicate(timeout=120)[0] for p in both] == [f'{rows(many, (24, 24)).sum()}\n']*2
+    assert [p.communicate(timeout=120)[0] for p in both] == [f'{rows(many, prep()).sum()}\n']*2
     assert len(files(folder)) == 1
-    assert np.array_equal(cache_pictures(many, 24, folder=folder), rows(many, (24, 24)))
+    assert np.array_equal(cache_pictures(many, prep(), folder=folder), rows(many, prep()))
 
 def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(images, tmp_path):
     many, folder = images*20, tmp_path/'cache'
@@ -150,8 +152,8 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(images, tmp_path)
     p.send_signal(signal.SIGKILL); p.wait()
     left, = folder.iterdir()
     assert left.name.startswith('.') and left.suffix == '.tmp'
-    assert np.array_equal(cache_pictures(many, 24, folder=folder), rows(many, (24, 24)))
-    os.utime(left, (0, 0)); cache_pictures(many, 25, folder=folder)
+    assert np.array_equal(cache_pictures(many, prep(), folder=folder), rows(many, prep()))
+    os.utime(left, (0, 0)); cache_pictures(many, prep((25, 25)), folder=folder)
     assert not left.exists(), 'what a killed build left is swept away a day later'
 
 @pytest.mark.parametrize('turn', [1, 6])
