@@ -120,7 +120,7 @@ def _targets(space:LabelSpace, labels:Iterable[list[str]])->TensorBase:
     return TensorCategory(y.argmax(1)) if space.is_single else TensorMultiCategory(y.float())
 
 def _crops(x:Tensor, crop:RandomResizedCrop)->Tensor:
-    "A crop of each of `x`, uint8 of shape (n, 3, height, width), drawn as `crop` draws it and resized as Pillow does, twice as fast."
+    "A crop of each of `x`, uint8 of shape (n, 3, height, width), drawn as `crop` draws it and resized as Pillow does, faster."
     res = []
     for o in x:
         crop.before_call(o, 0); (left, top), (w, h) = crop.tl, crop.cp_size
