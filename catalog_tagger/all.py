@@ -4,6 +4,7 @@ from fastai.vision.all import *
 from catalog_tagger.core import *
 from catalog_tagger.ingest import *
 from catalog_tagger.images import *
+from catalog_tagger.decoded import *
 from catalog_tagger.demo import *
 from catalog_tagger.config import *
 from catalog_tagger.split import *

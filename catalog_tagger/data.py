@@ -4,25 +4,33 @@
 
 # %% ../nbs/13_data.ipynb #fed79826
 from __future__ import annotations
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pandas as pd
 from fastai.vision.all import *
 
 from .core import *
+from .decoded import *
 from .images import *
 from .labels import *
 
 # %% auto #0
-__all__ = ['CatalogImage', 'FitImage', 'train_tfms', 'label_block', 'catalog_block', 'catalog_dls']
+__all__ = ['CatalogImage', 'OpenImage', 'FitImage', 'train_tfms', 'label_block', 'catalog_block', 'DecodedDL', 'catalog_dls']
 
 # %% ../nbs/13_data.ipynb #750015a9
 class CatalogImage(PILImage):
     "A picture as `open_image` opens it, for fastai."
     @classmethod
     def create(cls, fn:Path|str|Tensor|ndarray|bytes|Image.Image, **kwargs):
-        "Open a path, bytes, a PIL image or an array."
-        return cls(open_image(fn.numpy() if isinstance(fn, Tensor) else fn))
+        "Open a path, bytes, a PIL image or an array; `kwargs` go to `open_image`."
+        return cls(open_image(fn.numpy() if isinstance(fn, Tensor) else fn, **kwargs))
+
+class OpenImage(Transform):
+    "Open a picture, a large JPEG no larger than its fold needs; `train` and `valid` are sizes (height, width), None for all of it."
+    input_types = Path, str, Tensor, ndarray, bytes, Image.Image
+    def __init__(self, train:tuple[int, int]|None, valid:tuple[int, int]): store_attr()
+    def __call__(self, x, split_idx=None, **kwargs): return CatalogImage.create(x, draft=self.train if split_idx == 0 else self.valid)
 
 # %% ../nbs/13_data.ipynb #a29db80a
 class FitImage(Transform):
@@ -66,6 +74,10 @@ def _folds(df:pd.DataFrame):
     "Rows of train and of valid; test stays out, nobody looks at it by accident."
     return [np.flatnonzero(df['split'] == o).tolist() for o in ('train', 'valid')]
 
+def _crop_size(size:tuple[int, int], min_scale:float)->tuple[int, int]:
+    "Size of a picture of which `min_scale` is cropped at `size`; at most twice `size`, so smaller crops are enlarged."
+    return tuple(math.ceil(o/math.sqrt(max(min_scale, .25))) for o in size)
+
 # %% ../nbs/13_data.ipynb #8932b0eb
 def catalog_block(
     space:LabelSpace,               # Labels, as fitted on train
@@ -76,10 +88,66 @@ def catalog_block(
 )->DataBlock:                       # Over a catalog with `image`, `labels` and `split`
     "A fastai `DataBlock` from the catalog table to normalised pictures and targets."
     crop = [RandomResizedCrop(prep.size, min_scale=min_scale, split_idx=0)] if item_tfms is None else item_tfms
-    return DataBlock(blocks=(TransformBlock(CatalogImage.create, batch_tfms=IntToFloatTensor), label_block(space)),
+    opened = OpenImage(_crop_size(prep.size, min_scale) if item_tfms is None else None, prep.size)
+    return DataBlock(blocks=(TransformBlock(opened, batch_tfms=IntToFloatTensor), label_block(space)),
                      get_x=ColReader('image'), get_y=_Labels(space.is_single), splitter=_folds,
                      item_tfms=[*crop, FitImage(prep)],
                      batch_tfms=[*(train_tfms() if batch_tfms is None else batch_tfms), Normalize.from_stats(prep.mean, prep.std)])
+
+# %% ../nbs/13_data.ipynb #cb8d5d95
+class DecodedDL(TfmdDL):
+    "Whole batches from decoded pictures; for another dataset, or its own under another fold's transforms, an ordinary `TfmdDL`."
+    @classmethod
+    def over(
+        cls, dl:TfmdDL,
+        pictures:ndarray,        # uint8, shape (n, height, width, 3), in the order of the dataset
+        targets:TensorBase,      # Likewise
+        crop:RandomResizedCrop=None,  # How each picture is cropped; None takes all of it
+    ):
+        "`dl` with its pictures and targets taken from arrays."
+        return cls._set(TfmdDL.new(dl, cls=cls), pictures, targets, crop, dl.dataset.split_idx)
+
+    def _set(self, pictures, targets, crop, fold): store_attr(); return self
+
+    def new(self, dataset=None, cls=None, **kwargs):
+        if dataset is not None and dataset is not self.dataset: return super().new(dataset, cls or TfmdDL, **kwargs)
+        return DecodedDL._set(super().new(None, cls, **kwargs), self.pictures, self.targets, self.crop, self.fold)
+
+# %% ../nbs/13_data.ipynb #b17db479
+def _targets(space:LabelSpace, labels:Iterable[list[str]])->TensorBase:
+    "All targets at once, as `label_block` makes them one by one."
+    y = torch.from_numpy(space.one_hot(labels))
+    return TensorCategory(y.argmax(1)) if space.is_single else TensorMultiCategory(y.float())
+
+def _crops(x:Tensor, crop:RandomResizedCrop)->Tensor:
+    "A crop of each of `x`, uint8 of shape (n, 3, height, width), drawn as `crop` draws it and resized as Pillow does, faster."
+    res = []
+    for o in x:
+        crop.before_call(o, 0); (left, top), (w, h) = crop.tl, crop.cp_size
+        res.append(F.interpolate(o[None, :, top:top+h, left:left+w], crop.size[::-1], mode='bilinear', antialias=True))
+    return torch.cat(res)
+
+# %% ../nbs/13_data.ipynb #6a8ff29a
+@patch
+def do_item(self:DecodedDL, i): return (i or 0) if self.dataset.split_idx == self.fold else TfmdDL.do_item(self, i)
+
+@patch
+def do_batch(self:DecodedDL, b):
+    if self.dataset.split_idx != self.fold: return TfmdDL.do_batch(self, b)
+    x = torch.from_numpy(self.pictures[b]).permute(0, 3, 1, 2)
+    if self.crop is not None: x = _crops(x, self.crop)
+    return TensorImage(x.contiguous()), self.targets[b]    # normalising channels_last costs more than turning it
+
+# %% ../nbs/13_data.ipynb #f68d3604
+def _cached(dls:DataLoaders, df:pd.DataFrame, folder:str|Path, *, item_tfms=None, min_scale:float=.5, **kwargs)->DataLoaders:
+    "`dls` with decoded pictures: valid as `Prep` makes them, train larger, for random crops."
+    def over(dl, rows, prep, crop=None):
+        pictures = cache_pictures(df['image'].iloc[rows], prep, folder=folder)
+        return DecodedDL.over(dl, pictures, _targets(dls.space, df['labels'].iloc[rows]), crop)
+    prep, (train, valid) = dls.prep, _folds(df)
+    dls.valid = over(dls.valid, valid, prep)
+    if item_tfms is None: dls.train = over(dls.train, train, replace(prep, size=_crop_size(prep.size, min_scale)), RandomResizedCrop(prep.size, min_scale=min_scale))
+    return dls
 
 # %% ../nbs/13_data.ipynb #a457ce29
 @delegates(catalog_block)
@@ -90,6 +158,7 @@ def catalog_dls(
     *, bs:int=64,           # Pictures a batch, at most the size of train
     num_workers:int=0,      # Processes that open pictures; on two cores none is fastest
     device=None,            # None takes a GPU when there is one
+    cache:str|Path=None,    # Folder of decoded pictures, such as `cache_folder()`; None opens the files each time
     **kwargs
 )->DataLoaders:             # `train` and `valid`, with `space` and `prep` as attributes
     "The `DataLoaders` of a labelled and split catalog; `dls.test_dl(df, with_labels=True)` opens any other table the same way."
@@ -101,4 +170,4 @@ def catalog_dls(
     if unknown: raise CatalogError(f'labels {unknown[:3]} are not in the label space; call apply_labels(df, space) first')
     dls = catalog_block(space, prep, **kwargs).dataloaders(df, bs=min(bs, n[0]), num_workers=num_workers, device=device)
     dls.space, dls.prep = space, prep
-    return dls
+    return dls if cache is None else _cached(dls, df, cache, **kwargs)

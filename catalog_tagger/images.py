@@ -17,13 +17,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .core import *
 
 # %% auto #0
-__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'METHODS', 'ImageError', 'open_image', 'audit_images', 'hash_images',
-           'fit_image', 'as_size', 'Prep']
+__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'ImageError', 'open_image', 'audit_images',
+           'hash_images', 'fit_image', 'as_size', 'Prep']
 
 # %% ../nbs/02_images.ipynb #ae27afae
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')  # What Pillow may decode here, whatever the file's name says
 MAX_PIXELS = 50_000_000                                  # Larger pictures are an error, told before they are decoded
 MAX_BYTES = 8*MAX_PIXELS                                 # Larger files are an error, told before they are read; 16-bit RGBA has 8 bytes a pixel
+OPENING_VERSION = 1                                      # Raised whenever the same file gives other pixels: what was decoded before is void then
 
 class ImageError(CatalogError): "A picture that cannot be used; the message is the reason."
 
@@ -67,20 +68,31 @@ def _lazy(item)->Image.Image:
     if not item: raise ImageError('empty file')
     return Image.open(BytesIO(item), formats=FORMATS)
 
-def _load(item, max_pixels:int)->Image.Image:
+def _decoded(im:Image.Image, size:tuple[int, int]|None)->Image.Image:
+    "Decode, a JPEG at a half, a quarter or an eighth as long as that is twice `size` (height, width) or more."
+    drafted = None
+    if size:
+        h, w = size[::-1] if im.getexif().get(0x0112) in (5, 6, 7, 8) else size    # these lie on their side
+        drafted = im.draft(None, (2*w, 2*h))
+    im.load()
+    if not drafted or drafted[1][2:] == im.size: return im
+    box = drafted[1]    # the decoder rounds up: of 1001 px an eighth is 126, of which 125.125 are the picture
+    return im.resize((round(box[2]), round(box[3])), Image.Resampling.BILINEAR, box=box)
+
+def _load(item, max_pixels:int, draft:tuple[int, int]|None)->Image.Image:
     im = _lazy(item)
     if 0 in im.size: raise ImageError(f'no pixels: {im.width}x{im.height}')
     if im.width*im.height > max_pixels: raise ImageError(f'too large: {im.width}x{im.height} pixels, the limit is {max_pixels:,}')
-    im.load()
-    return _to_rgb(im)
+    return _to_rgb(_decoded(im, None if im is item else draft))
 
 # %% ../nbs/02_images.ipynb #62572f51
 def open_image(
     item:str|Path|bytes|Image.Image|np.ndarray,  # A path, a file's bytes, a PIL image or an array (h, w) or (h, w, 3 or 4) of uint8
     *, max_pixels:int=MAX_PIXELS,                # Most pixels a picture may have
+    draft:tuple[int, int]|None=None,             # Height and width it will be resized to: a large JPEG is decoded no larger than that needs; None decodes all
 )->Image.Image:                                  # 8-bit RGB, EXIF rotation applied, transparency on white
     "Open `item` as a person would see it; raise `ImageError` with the reason when that cannot be."
-    try: return _load(item, max_pixels)
+    try: return _load(item, max_pixels, draft)
     except ImageError: raise
     except Image.DecompressionBombError as e: raise ImageError(f'too large: {e}') from None
     except UnidentifiedImageError: raise ImageError(f'not an image: its content is none of {", ".join(FORMATS)}') from None
@@ -162,7 +174,7 @@ class Prep:
 
     def picture(self, item)->Image.Image:
         "`item` opened and resized: what the model sees, before it becomes numbers."
-        return fit_image(open_image(item), self.size, self.method)
+        return fit_image(open_image(item, draft=self.size), self.size, self.method)
 
     def __call__(self, item)->np.ndarray:
         "`item` as float32 (3, height, width), normalised."
