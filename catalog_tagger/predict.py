@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import nn
 
 from .core import *
@@ -82,6 +82,14 @@ def tag_table(
     rows = [(im, i, t, round(s, 6)) for im, o in zip(images, answers) for i, (t, s) in enumerate(o, 1)]
     return pd.DataFrame(rows, columns=['image', 'rank', 'tag', 'score'])
 
+# %% ../nbs/30_predict.ipynb #d02f58da
+def _views(x:torch.Tensor, n:int)->list[torch.Tensor]:
+    "The batch `x` seen in `n` ways: as it is, mirrored, and both from nearer by an eighth."
+    if not 1 <= n <= 4: raise CatalogError(f'tta={n}, expected 1 to 4 views of a picture')
+    h, w = x.shape[-2]//16, x.shape[-1]//16
+    near = F.interpolate(x[..., h:x.shape[-2]-h, w:x.shape[-1]-w], x.shape[-2:], mode='bilinear', align_corners=False) if n > 2 else x
+    return [x, x.flip(-1), near, near.flip(-1)][:n]
+
 # %% ../nbs/30_predict.ipynb #84027a45
 @dataclass
 class Predictor:
@@ -89,6 +97,7 @@ class Predictor:
     model:nn.Module   # (n, 3, height, width) → logits (n, labels)
     space:LabelSpace  # Labels, in the order of the outputs
     prep:Prep         # From a picture to the model's input
+    tta:int = 1       # Views of a picture whose scores are averaged: 1 plain, 2 and its mirror image, 3 and 4 both from nearer
 
     @classmethod
     def from_learner(cls, learn)->Predictor:
@@ -96,14 +105,16 @@ class Predictor:
         if not hasattr(learn, 'space') or not hasattr(learn, 'prep'): raise CatalogError('this learner has no label space: it was not made by catalog_learner')
         return cls(learn.model, learn.space, learn.prep)
 
+    def _active(self, logits)->torch.Tensor: return logits.softmax(1) if self.space.is_single else logits.sigmoid()
+
     @torch.inference_mode()
     def scores(self, items:Iterable, bs:int=64)->np.ndarray:  # Shape (pictures, labels), from 0 to 1
         "Scores of pictures, `bs` at a time: a share of each class where a picture has one label, else a probability of each label."
         items, device = list(items), next(self.model.parameters()).device
         self.model.eval(); res = [np.empty((0, len(self.space.vocab)), np.float32)]
         for i in progress(range(0, len(items), bs), 'tag'):
-            logits = self.model(torch.from_numpy(np.stack([self.prep(o) for o in items[i:i+bs]])).to(device))
-            res.append((logits.softmax(1) if self.space.is_single else logits.sigmoid()).cpu().numpy())
+            x = torch.from_numpy(np.stack([self.prep(o) for o in items[i:i+bs]])).to(device)
+            res.append(torch.stack([self._active(self.model(o)) for o in _views(x, self.tta)]).mean(0).cpu().numpy())
         return np.concatenate(res)
 
     def predict(
