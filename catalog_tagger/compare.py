@@ -57,7 +57,7 @@ def run_row(
     cfg, metrics, space = load_config(Path(run)/'config.json'), read_json(Path(run)/'metrics.json'), load_labels(Path(run)/'labels.json')
     stages, metric = read_table(Path(run)/'history.csv')['stage'].tolist(), main_score(space)
     valid = metrics['valid'][metric]
-    return dict(model=cfg.arch, road=_road(cfg, stages), train_pictures=metrics['pictures']['train'], valid_pictures=metrics['pictures']['valid'], labels=len(space.vocab),
+    return dict(model=cfg.arch, road=_road(cfg, stages), train_pictures=metrics['pictures']['train'], valid_pictures=metrics['pictures']['valid'], n_labels=len(space.vocab),
                 metric=metric, train=metrics.get('train', {}).get(metric, {}).get('score'), valid=valid['score'], low=valid.get('low'), high=valid.get('high'),
                 floor=valid['commonest'], epochs=len(stages), seconds=metrics['seconds'])
 
@@ -88,9 +88,9 @@ def _settings(cfgs:list[RunConfig])->list[str]:
 
 def _floor_row(row:dict)->dict:
     "What the comparison's first row says: the score of whoever knows only how common labels are."
-    return {k: row[k] for k in ('train_pictures', 'valid_pictures', 'labels', 'metric')} | dict(model='floor: the commonest labels', valid=row['floor'])
+    return {k: row[k] for k in ('train_pictures', 'valid_pictures', 'n_labels', 'metric')} | dict(model='floor: the commonest labels', valid=row['floor'])
 
-_COLUMNS = ['model', 'settings', 'road', 'train_pictures', 'valid_pictures', 'labels', 'metric', 'train', 'valid', 'low', 'high', 'epochs', 'seconds', 'failed']
+_COLUMNS = ['model', 'settings', 'road', 'train_pictures', 'valid_pictures', 'n_labels', 'metric', 'train', 'valid', 'low', 'high', 'epochs', 'seconds', 'failed']
 
 def compare_runs(
     runs:Sequence[RunConfig|str|Path],  # Configs, trained if they are not there yet, and folders of runs
@@ -102,7 +102,7 @@ def compare_runs(
     rows = [_row(o, say) | dict(settings=s) for o, s in zip(cfgs, _settings(cfgs))]
     floors = pd.DataFrame([_floor_row(o) for o in rows if 'floor' in o]).drop_duplicates()
     df = pd.DataFrame([*floors.to_dict('records'), *rows]).reindex(columns=_COLUMNS)
-    return df.astype({c: 'Int64' for c in ('train_pictures', 'valid_pictures', 'labels', 'epochs')})
+    return df.astype({c: 'Int64' for c in ('train_pictures', 'valid_pictures', 'n_labels', 'epochs')})
 
 # %% ../nbs/33_compare.ipynb #226893c2
 def _number(x, digits:int=3)->str: return '–' if pd.isna(x) else f'{x:,.{digits}f}'
@@ -110,7 +110,7 @@ def _number(x, digits:int=3)->str: return '–' if pd.isna(x) else f'{x:,.{digit
 def _shown(o)->dict:
     "A row of the comparison in words."
     between = f' ({o.low:.3f}–{o.high:.3f})' if pd.notna(o.low) else ''
-    return {'model': o.model, 'settings': o.settings, 'road': o.road, 'pictures, train / valid': f'{_number(o.train_pictures, 0)} / {_number(o.valid_pictures, 0)}', 'labels': _number(o.labels, 0),
+    return {'model': o.model, 'settings': o.settings, 'road': o.road, 'pictures, train / valid': f'{_number(o.train_pictures, 0)} / {_number(o.valid_pictures, 0)}', 'labels': _number(o.n_labels, 0),
             'score': o.metric, 'train': _number(o.train), 'valid': _number(o.valid) + between, 'epochs': _number(o.epochs, 0), 'seconds': _number(o.seconds, 0)}
 
 def markdown_table(df:pd.DataFrame)->str:
