@@ -81,8 +81,8 @@ def _row(cfg:RunConfig, say)->dict:
 
 # %% ../nbs/33_compare.ipynb #f8746e0b
 def _settings(cfgs:list[RunConfig])->list[str]:
-    "For each config the fields, but for its architecture and folder, in which it differs from another one."
-    rows = [{k: v for k, v in asdict(o).items() if k not in ('arch', 'out')} for o in cfgs]
+    "For each config the fields, but for its architecture, its start and its folder, in which it differs from another one."
+    rows = [{k: v for k, v in asdict(o).items() if k not in ('arch', 'pretrained', 'out')} for o in cfgs]
     differ = [k for k in rows[0] if any(o[k] != rows[0][k] for o in rows)]
     return [', '.join(f'{k}={o[k]}' for k in differ) for o in rows]
 

@@ -103,7 +103,7 @@ class Predictor:
     def from_learner(cls, learn)->Predictor:
         "The predictor of a learner made by `catalog_learner`."
         if not hasattr(learn, 'space') or not hasattr(learn, 'prep'): raise CatalogError('this learner has no label space: it was not made by catalog_learner')
-        return cls(learn.model, learn.space, learn.prep)
+        return cls(learn.model, learn.space, learn.prep, getattr(learn, 'n_tta', 1))
 
     def _active(self, logits)->torch.Tensor: return logits.softmax(1) if self.space.is_single else logits.sigmoid()
 
