@@ -51,7 +51,7 @@ _STYLE = {'text.color': _GREY, 'axes.labelcolor': _GREY, 'axes.edgecolor': _GREY
 def _lines(ax, history:pd.DataFrame, columns:list[str], name:str):
     "Draw `columns` over the epochs, with a mark at each."
     for c, marker in zip(columns, 'osD^vP'*len(columns)): ax.plot(history['epoch'], pd.to_numeric(history[c]), marker=marker, ms=3.5, lw=1.5, label=c)
-    ax.set_ylabel(name); ax.grid(color=_GREY, alpha=.2); ax.legend()
+    ax.set_ylabel(name); ax.legend()
     ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1); ax.set_xlim(history['epoch'].min() - .5, history['epoch'].max() + .5)
 
 def _stages(ax, history:pd.DataFrame, named:bool):
