@@ -10,11 +10,12 @@ from functools import partial
 import numpy as np, pandas as pd
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
 
-from .core import CatalogError
+from .core import CatalogError, rng
 
 # %% auto #0
 __all__ = ['recall_at_k', 'precision_at_k', 'dominant_recall', 'f1', 'exact_match', 'mean_average_precision', 'group_accuracy',
-           'label_table', 'floor_scores', 'score_table', 'fastai_metric', 'RecallAtK', 'DominantRecall']
+           'label_table', 'floor_scores', 'score_table', 'bootstrap_interval', 'picture_scores', 'add_intervals',
+           'fastai_metric', 'RecallAtK', 'DominantRecall']
 
 # %% ../nbs/20_metrics.ipynb #769565ec
 def _arr(x)->np.ndarray:
@@ -45,6 +46,10 @@ def _predicted(pred, targs):
 
 def _mean(x)->float: return float(np.mean(x)) if len(x) else np.nan
 
+def _known(x)->np.ndarray:
+    "`x` without its nan."
+    return x[~np.isnan(x)]
+
 # %% ../nbs/20_metrics.ipynb #fdfb4e16
 def _hits(scores, targs, k)->np.ndarray:
     "How many of the first `k` labels of each picture are true; ties go by position."
@@ -52,15 +57,18 @@ def _hits(scores, targs, k)->np.ndarray:
     first = np.argsort(-scores, axis=1, kind='stable')[:, :k]
     return np.take_along_axis(targs & (scores > -np.inf), first, 1).sum(1)
 
+def _recalls(scores, targs, k)->np.ndarray:
+    "Recall of each picture, nan for one without a true label."
+    n_true = targs.sum(1)
+    return np.where(n_true > 0, _hits(scores, targs, k)/np.minimum(k, n_true).clip(1), np.nan)
+
 def recall_at_k(
     scores,   # Any score, shape (n, n_labels); `-inf` is never a hit
     targs,    # 0 or 1, same shape
     k:int=3,  # How many labels a picture is given
 )->float:     # From 0 to 1; nan when no picture has a true label
     "Hits among the first `k` over min(`k`, number of true labels), mean over the pictures that have one."
-    scores, targs = _scored(scores, targs)
-    n_true, hits = targs.sum(1), _hits(scores, targs, k)
-    return _mean((hits/np.minimum(k, n_true).clip(1))[n_true > 0])
+    return _mean(_known(_recalls(*_scored(scores, targs), k)))
 
 def precision_at_k(
     scores,   # Any score, shape (n, n_labels); `-inf` is never a hit
@@ -158,16 +166,19 @@ def mean_average_precision(
     return _mean(ap[~np.isnan(ap)])
 
 # %% ../nbs/20_metrics.ipynb #99bc0457
+def _group_hits(scores, targs, cols)->np.ndarray:
+    "1 for each picture whose best label among `cols` is true, 0 for the others, nan for one without a label among them."
+    scores, targs = scores[:, list(cols)], targs[:, list(cols)]
+    best = scores.argmax(1, keepdims=True)
+    return np.where(targs.any(1), np.take_along_axis(targs & (scores > -np.inf), best, 1)[:, 0], np.nan)
+
 def group_accuracy(
     scores,               # Any score, shape (n, n_labels)
     targs,                # 0 or 1, same shape
     cols:Sequence[int],   # Columns of an exclusive group, of which a picture has one
 )->float:                 # From 0 to 1; nan when no picture has a label of the group
     "Share of the pictures whose best label among `cols` is the true one; those without one are left out."
-    scores, targs = (o[:, list(cols)] for o in _scored(scores, targs))
-    best = scores.argmax(1, keepdims=True)
-    hit = np.take_along_axis(targs & (scores > -np.inf), best, 1)[:, 0]
-    return _mean(hit[targs.any(1)])
+    return _mean(_known(_group_hits(*_scored(scores, targs), cols)))
 
 # %% ../nbs/20_metrics.ipynb #5b988b67
 def label_table(
@@ -231,6 +242,39 @@ def score_table(
     none, common = floor_scores(n, counts, 0), np.tile(_common_answer(counts, groups or {}, k), (n, 1))
     rows = {'score': (scores, pred), 'nothing': (none, none > -np.inf), 'commonest': (floor_scores(n, counts, len(counts)), common)}
     return pd.DataFrame({c: _all_scores(*o, targs, counts=counts, groups=groups, parents=parents, k=k) for c, o in rows.items()})
+
+# %% ../nbs/20_metrics.ipynb #9ef9fb0e
+def bootstrap_interval(
+    values,          # A number for each picture; nan for one that has none
+    n:int=1000,      # How often the pictures are drawn again
+    seed:int=42,     # The same seed draws the same
+)->tuple[float, float]:  # Low and high, nan when no picture has a number
+    "The 95 % percentile interval of the mean of `values`, by drawing the pictures again with replacement."
+    x, draw = _known(_arr(values).astype(float)), rng(seed, 'bootstrap')
+    if n < 1: raise CatalogError(f'n is {n}, expected 1 or more')
+    if not len(x): return np.nan, np.nan
+    return tuple(np.percentile([x[draw.integers(len(x), size=len(x))].mean() for _ in range(n)], [2.5, 97.5]).tolist())
+
+# %% ../nbs/20_metrics.ipynb #f83d82ad
+def picture_scores(
+    scores,                                   # Any score, shape (n, n_labels)
+    targs,                                    # 0 or 1, same shape
+    pred,                                     # Predicted labels, 0 or 1, same shape
+    *, k:int=3,                               # How many labels a picture is given
+    groups:Mapping[str,Sequence[int]]=None,   # Exclusive group → its columns
+)->pd.DataFrame:                              # A row for each picture; nan where it has nothing to be scored
+    "The scores that are means over pictures, before the mean is taken."
+    (scores, targs), (pred, _) = _scored(scores, targs), _predicted(pred, targs)
+    return pd.DataFrame({f'recall@{k}': _recalls(scores, targs, k), 'exact_match': (pred == targs).all(1).astype(float),
+                         **{f'accuracy/{g}': _group_hits(scores, targs, cols) for g, cols in (groups or {}).items()}})
+
+def add_intervals(
+    table:pd.DataFrame,      # From `score_table`
+    pictures:pd.DataFrame,   # From `picture_scores`
+)->pd.DataFrame:             # `table` with `low` and `high` after `score`
+    "Put a bootstrap interval beside each score of `table` that `pictures` has, nan beside the others."
+    ends = pd.DataFrame({m: bootstrap_interval(o) for m, o in pictures.items()}, index=['low', 'high']).T.reindex(table.index)
+    return pd.concat([table[['score']], ends, table.drop(columns='score')], axis=1)
 
 # %% ../nbs/20_metrics.ipynb #dc6f4a71
 def _on_tensors(func, activation, preds, targs, **kwargs):

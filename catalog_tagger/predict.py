@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import nn
 
 from .core import *
@@ -83,6 +83,14 @@ def tag_table(
     rows = [(im, i, t, round(s, 6)) for im, o in zip(images, answers) for i, (t, s) in enumerate(o, 1)]
     return pd.DataFrame(rows, columns=['image', 'rank', 'tag', 'score'])
 
+# %% ../nbs/30_predict.ipynb #d02f58da
+def _views(x:torch.Tensor, n:int)->list[torch.Tensor]:
+    "The batch `x` seen in `n` ways: as it is, mirrored, and both from nearer by an eighth."
+    if not 1 <= n <= 4: raise CatalogError(f'tta={n}, expected 1 to 4 views of a picture')
+    h, w = x.shape[-2]//16, x.shape[-1]//16
+    near = F.interpolate(x[..., h:x.shape[-2]-h, w:x.shape[-1]-w], x.shape[-2:], mode='bilinear', align_corners=False) if n > 2 else x
+    return [x, x.flip(-1), near, near.flip(-1)][:n]
+
 # %% ../nbs/30_predict.ipynb #84027a45
 @dataclass
 class Predictor:
@@ -91,12 +99,13 @@ class Predictor:
     space:LabelSpace  # Labels, in the order of the outputs
     prep:Prep         # From a picture to the model's input
     activation:str|None=None  # From logits to scores, as in `to_scores`; None is 'softmax' where a picture has one label, else 'sigmoid'
+    tta:int = 1       # Views of a picture whose scores are averaged: 1 plain, 2 and its mirror image, 3 and 4 both from nearer
 
     @classmethod
     def from_learner(cls, learn)->Predictor:
         "The predictor of a learner made by `catalog_learner`."
         if not hasattr(learn, 'space') or not hasattr(learn, 'prep'): raise CatalogError('this learner has no label space: it was not made by catalog_learner')
-        return cls(learn.model, learn.space, learn.prep, getattr(learn.loss_func, 'activation_name', None))
+        return cls(learn.model, learn.space, learn.prep, getattr(learn.loss_func, 'activation_name', None), getattr(learn, 'n_tta', 1))
 
     @torch.inference_mode()
     def scores(self, items:Iterable, bs:int=64)->np.ndarray:  # Shape (pictures, labels), from 0 to 1
@@ -105,8 +114,8 @@ class Predictor:
         activation = self.activation or ('softmax' if self.space.is_single else 'sigmoid')
         self.model.eval(); res = [np.empty((0, len(self.space.vocab)), np.float32)]
         for i in progress(range(0, len(items), bs), 'tag'):
-            logits = self.model(torch.from_numpy(np.stack([self.prep(o) for o in items[i:i+bs]])).to(device))
-            res.append(to_scores(logits, self.space, activation).cpu().numpy())
+            x = torch.from_numpy(np.stack([self.prep(o) for o in items[i:i+bs]])).to(device)
+            res.append(torch.stack([to_scores(self.model(o), self.space, activation) for o in _views(x, self.tta)]).mean(0).cpu().numpy())
         return np.concatenate(res)
 
     def predict(
