@@ -205,10 +205,13 @@ def _check_inputs(learn:Learner, x:Tensor):
         raise CatalogError(f'{said}, which no picture has after one normalisation with mean {learn.prep.mean} and std {learn.prep.std}: they are normalised twice, or 0 to 255 was not brought to 0 to 1')
 
 def _check_frozen(learn:Learner, x:Tensor):
-    "Does a body that does not learn give in training the features that it gives in evaluation?"
+    "Do the frozen layers of the body give in training the features that they give in evaluation?"
     body = learn.model[0]
-    if any(o.requires_grad for o in body.parameters()): return
-    still = body.eval()(x); _train_modes(learn); moving = body(x)
+    if all(o.requires_grad for o in body.parameters()): return
+    still = body.eval()(x); _train_modes(learn)
+    for m in body.modules():
+        if any(o.requires_grad for o in m.parameters(recurse=False)): m.eval()   # it learns, so it may move
+    moving = body(x)
     change = ((moving[0] if isinstance(moving, tuple) else moving) - still).abs().mean()/still.abs().mean()
     if not change < 1e-3: raise CatalogError(f'the frozen body gives other features in training than in evaluation ({change:.0%} apart): its BatchNorm takes each batch\'s own statistics; add FrozenStats() to the callbacks')
 
@@ -238,11 +241,11 @@ def _check_falls(learn:Learner, x:Tensor, y:Tensor, steps:int=3):
 # %% ../nbs/23_learner.ipynb #a0eba1ef
 def check_learner(
     learn:Learner,  # From `catalog_learner`, before training
-    n:int=16,       # Pictures of one training batch to look at
+    n:int=16,       # Pictures of one training batch that go through the model
 ):
     "Raise `CatalogError` on a fault that training would not tell; `learn` is afterwards as it was, to the last bit."
     with _no_trace(learn):
-        x, y = (o[:n].as_subclass(Tensor) for o in learn.dls.train.one_batch())
-        _check_inputs(learn, x)
+        x, y = (o.as_subclass(Tensor) for o in learn.dls.train.one_batch())
+        _check_inputs(learn, x); x, y = x[:n], y[:n]
         with torch.no_grad(): _check_frozen(learn, x); _check_logits(learn, x)
         _check_falls(learn, x, y)
