@@ -9,6 +9,7 @@ from math import log
 
 import numpy as np, torch
 import torch.nn.functional as F
+from fastcore.basics import GetAttr
 from torch import Tensor, nn
 
 from .core import *
@@ -16,7 +17,7 @@ from .labels import *
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'MOST_WEIGHT', 'LOSSES', 'OPTIMISERS', 'to_scores', 'BCE', 'pos_weights', 'Focal', 'Asymmetric',
-           'CrossEntropy', 'Grouped', 'find_loss', 'find_optimiser']
+           'CrossEntropy', 'Grouped', 'AuxLoss', 'find_loss', 'find_optimiser']
 
 # %% ../nbs/21_losses.ipynb #d220abd0
 ACTIVATIONS = ('sigmoid', 'softmax', 'grouped')
@@ -145,6 +146,19 @@ class Grouped(_Loss):
         res = share.logit()
         for o in self.groups: res[o] = share[o].log()
         return res
+
+# %% ../nbs/21_losses.ipynb #3187503e
+class AuxLoss(GetAttr):
+    "`loss_func`, and where there is an auxiliary output beside the main one, `weight` times its loss added."
+    _default = 'loss_func'
+    def __init__(self, loss_func, weight:float=.4): self.loss_func, self.weight = loss_func, weight
+    def __call__(self, pred, *targ, **kwargs):
+        if not isinstance(pred, tuple): return self.loss_func(pred, *targ, **kwargs)
+        return self.loss_func(pred[0], *targ, **kwargs) + self.weight*self.loss_func(pred[1], *targ, **kwargs)
+    @property
+    def reduction(self): return self.loss_func.reduction
+    @reduction.setter
+    def reduction(self, v): self.loss_func.reduction = v
 
 # %% ../nbs/21_losses.ipynb #c5185645
 _ONE = {'cross_entropy': lambda space, n: CrossEntropy(), 'smooth': lambda space, n: CrossEntropy(smooth=.1)}

