@@ -201,7 +201,7 @@ def test_a_softmax_before_cross_entropy_is_told_and_a_loss_on_probabilities_is_n
     head = nn.Sequential(*create_head(1280, n), Squash())
     with pytest.raises(CatalogError, match='a sigmoid or softmax stands'): check_learner(make_learner((apply_labels(df, space)[0], space), head=head))
     n = len(catalog[1].vocab)
-    check_learner(make_learner(catalog, head=nn.Sequential(*create_head(1280, n), nn.Sigmoid()), loss_func=BCELossFlat()))
+    check_learner(make_learner(catalog, head=nn.Sequential(*create_head(1280, n), nn.Sigmoid()), loss=BCELossFlat()))
 
 @pytest.mark.parametrize('loss, why', [
     (lambda p, y: (p*0).sum(), 'is 0 before anything was learned'),
@@ -210,4 +210,4 @@ def test_a_softmax_before_cross_entropy_is_told_and_a_loss_on_probabilities_is_n
     (lambda p, y: (p - p).sum() + 3, 'does not fall on one batch'),
 ])
 def test_a_loss_that_teaches_nothing_is_told(catalog, loss, why):
-    with pytest.raises(CatalogError, match=why): check_learner(make_learner(catalog, loss_func=loss))
+    with pytest.raises(CatalogError, match=why): check_learner(make_learner(catalog, loss=loss))

@@ -177,7 +177,7 @@ def learner(shop, name, **kwargs):
     df, space = shop
     dls = catalog_dls(df, space, arch_prep('mobilenetv3_small_050', 32), bs=8)
     loss = find_loss(name, space, dls.train.n)
-    return catalog_learner(dls, 'mobilenetv3_small_050', pretrained=False, loss_func=loss, metrics=RecallAtK(3, activation=loss.activation), **kwargs)
+    return catalog_learner(dls, 'mobilenetv3_small_050', weights=None, loss=loss, metrics=RecallAtK(3, activation=loss.activation), **kwargs)
 
 def test_grouped_round_trip(shop, tmp_path):
     df, space = shop
