@@ -16,14 +16,18 @@ from .metrics import *
 from .models import *
 
 # %% auto #0
-__all__ = ['History', 'FrozenStats', 'catalog_learner']
+__all__ = ['is_training', 'History', 'FrozenStats', 'catalog_learner']
 
 # %% ../nbs/23_learner.ipynb #87a2b578
+def is_training(learn:Learner)->bool:
+    "Is `learn` in a `fit` that trains, and not in `lr_find`, `validate` or `get_preds`, which send a callback the same events?"
+    return not hasattr(learn, 'lr_finder') and not learn.lock.locked()
+
 class History(Callback):
     "Keep one row an epoch over all calls of `fit`, frozen and unfrozen, in `rows`."
     order = 60  # after the Recorder
     def __init__(self): self.rows, self.pictures = [], 0
-    def before_fit(self): self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+    def before_fit(self): self.run = is_training(self.learn)
     def before_epoch(self): self.start = time.perf_counter()
     def after_train(self): self.pictures += len(self.dls.train)*self.dls.train.bs
     def after_epoch(self):
@@ -34,6 +38,9 @@ class History(Callback):
     def table(self)->pd.DataFrame:
         "The rows as a table: stage, epoch, pictures processed, losses, metrics, seconds."
         return pd.DataFrame(self.rows)
+
+    def state(self)->dict: return dict(rows=self.rows, pictures=self.pictures)
+    def set_state(self, d:dict): self.rows, self.pictures = d['rows'], d['pictures']
 
 # %% ../nbs/23_learner.ipynb #c745160c
 class FrozenStats(Callback):
