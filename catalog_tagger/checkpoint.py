@@ -42,13 +42,16 @@ class KeepBest(_Plain):
         patience:int|None=None,    # Epochs without a better one that end the fit; None never does
     ):
         self.monitor, self.patience, self.lower = monitor, patience, 'loss' in monitor or 'error' in monitor
-        self.best, self.best_epoch, self.waited, self.weights = None, None, 0, None
+        self._forget()
+
+    def _forget(self): self.best, self.best_epoch, self.waited, self.weights = None, None, 0, None
 
     def before_fit(self):
         self.run = is_training(self.learn)
+        if not self.run: return
+        self._forget()
         names = [o for o in self.recorder.metric_names[1:] if o != 'time']
-        if self.run and self.monitor not in names: raise CatalogError(f'{self.monitor!r} is not recorded; the best epoch can be chosen by {", ".join(names)}')
-        self.best, self.best_epoch, self.waited, self.weights = None, None, 0, None
+        if self.monitor not in names: raise CatalogError(f'{self.monitor!r} is not recorded; the best epoch can be chosen by {", ".join(names)}')
 
     def before_epoch(self):
         if self.patience is not None and self.waited >= self.patience: raise CancelFitException
@@ -87,7 +90,7 @@ class StopOnNaN(_Plain):
     "Stop at the step whose loss or weights are not finite, go back to the last good weights and name the pictures."
     order = 900  # the others end the fit as they should before it raises
     def before_fit(self): self.run, self.diverged = is_training(self.learn), None
-    def before_train(self): self.good = _copy_weights(self.model)
+    def before_epoch(self): self.good = _copy_weights(self.model)
     def after_loss(self):
         if len(self.yb) and not torch.isfinite(self.learn.loss).all(): self._stop('the loss is')
     def after_step(self):
@@ -162,11 +165,16 @@ def _opt_state(opt)->dict:
     return dict(slots=[dict(_opt_slots(opt).get(p, {})) for p in params], hypers=list(opt.hypers), frozen_idx=opt.frozen_idx,
                 learns=[p.requires_grad for p in params], has_grad=[p.grad is not None for p in params])
 
+def _like(p:Tensor, v:Tensor)->Tensor:
+    "`v` on the device and in the memory format of `p`."
+    if v.shape != p.shape: raise ValueError(f'a moment has shape {tuple(v.shape)}, its weights {tuple(p.shape)}')
+    return torch.empty_like(p, dtype=v.dtype).copy_(v)
+
 def _set_opt_state(opt, d:dict):
     for k in d['hypers'][0]: opt.set_hyper(k, [o[k] for o in d['hypers']])
     opt.frozen_idx = d['frozen_idx']
     for p, slots, learns, has_grad in zip(opt.all_params().itemgot(0), d['slots'], d['learns'], d['has_grad'], strict=True):
-        _opt_slots(opt)[p] = {k: torch.empty_like(p, dtype=v.dtype).copy_(v) if isinstance(v, Tensor) and v.dim() else v for k, v in slots.items()}
+        _opt_slots(opt)[p] = {k: _like(p, v) if isinstance(v, Tensor) and v.dim() else v for k, v in slots.items()}
         p.requires_grad_(learns)
         p.grad = torch.zeros_like(p) if has_grad else None
 
@@ -212,6 +220,7 @@ def set_train_state(learn:Learner, d:dict)->None:
     if learn.opt is None: learn.create_opt()
     learn.model.load_state_dict(d['model']); _set_opt_state(learn.opt, d['opt']); learn.train_iter = d['train_iter']
     for k, cb in _stateful(learn).items(): cb.set_state(d['callbacks'][k])
+    getattr(learn.dls, 'n_inp', None)     # the first to ask a loader of fastai for it has a picture drawn
     _set_rng_state(learn.dls, d['rng'])   # last: whatever was drawn on the way does not count
 
 # %% ../nbs/23a_checkpoint.ipynb #1f77ff21
@@ -227,6 +236,14 @@ def _check_facts(file:Path, there:dict, here:dict):
     if wrong: raise CatalogError(f'the checkpoint {file} is of another run: {"; ".join(wrong[:3])}{"; …" if wrong[3:] else ""}. Resume with the same settings, or start again without resume')
 
 # %% ../nbs/23a_checkpoint.ipynb #d44d7d22
+def _read_checkpoint(file:Path)->dict|None:
+    "What `Checkpoint` wrote to `file`, None when it is not there; what a killed process left beside it goes."
+    for o in file.parent.glob(f'.{file.name}.*.tmp'): o.unlink(missing_ok=True)
+    if not file.exists(): return None
+    d, kinds = read_state(file), dict(facts=dict, n_epoch=int, start=int, n_fits=int, done=bool)
+    if any(type(d.get(k)) is not kind for k, kind in kinds.items()): raise CatalogError(f'{file} is no checkpoint of a stage; start again without resume')
+    return d
+
 class Checkpoint(_Plain):
     "Write the state of training after each epoch; if `file` is there, skip what it holds and go on from it."
     order = 1000  # after all others: it keeps what they made of the epoch
@@ -236,14 +253,13 @@ class Checkpoint(_Plain):
         every:int=1,             # Epochs from one to the next
     ):
         self.file, self.config, self.every, self.n_fits, self.start = Path(file), config, every, 0, 0
-        for o in self.file.parent.glob(f'.{self.file.name}.*.tmp'): o.unlink()   # a killed process left it
-        self.saved = read_state(self.file) if self.file.exists() else None
+        self.saved = _read_checkpoint(self.file)
 
     def before_fit(self):
         self.run, self.start = is_training(self.learn), 0
         if self.run: self.n_fits += 1
         if not self.run or self.saved is None: return
-        if self.n_fits < self.saved.get('n_fits', 0): raise CancelFitException
+        if self.n_fits < self.saved['n_fits']: raise CancelFitException
         self.load()
         self.asleep = [o for o in self.learn.cbs if o.run and o is not self and not isinstance(o, ProgressCallback)] if self.start else []
         for o in self.asleep: o.run = False
@@ -258,7 +274,7 @@ class Checkpoint(_Plain):
 
     def save(self, done:bool=False):
         "Write the checkpoint; `done` says that its stage is."
-        write_state(self.file, dict(facts=_facts(self.learn, self.config), n_epoch=self.n_epoch, start=self.learn.epoch + 1, n_fits=self.n_fits, done=done, **train_state(self.learn)))
+        write_state(self.file, dict(facts=_facts(self.learn, self.config), n_epoch=self.n_epoch, start=len(self.recorder.values), n_fits=self.n_fits, done=done, **train_state(self.learn)))
 
     def load(self):
         "Bring the learner where the checkpoint was written."
@@ -269,7 +285,7 @@ class Checkpoint(_Plain):
             _check_facts(self.file, d['facts'], here)
             set_train_state(self.learn, d)
         except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as e:
-            raise e if isinstance(e, CatalogError) else CatalogError(f'the checkpoint {self.file} is damaged: {e}; start again without resume') from None
+            raise e if isinstance(e, CatalogError) else CatalogError(f'the checkpoint {self.file} is damaged: {" ".join(str(e).split())}; start again without resume') from None
         self.start, self.saved = d['start'], None
 
 # %% ../nbs/23a_checkpoint.ipynb #a6e49d89
@@ -285,10 +301,12 @@ def fit_stage(
     "Call `fit` so that it can be killed at any moment: called again, a finished stage is loaded, an unfinished one goes on."
     cb = Checkpoint(Path(folder)/f'{name}.safetensors', config, every)
     with learn.added_cbs(cb):
-        if cb.saved: say(f'{name}: {"finished" if cb.saved.get("done") else "going on"} after epoch {cb.saved.get("start")}, from {cb.file}')
-        if cb.saved and cb.saved.get('done'): return cb.load()
-        try: fit(); cb.save(done=True)
-        except KeyboardInterrupt: raise KeyboardInterrupt(f'stopped in stage {name}; what was finished is kept in {folder}: go on with resume') from None
+        if cb.saved: say(f'stage {name} {"was finished" if cb.saved["done"] else "goes on after epoch " + str(cb.saved["start"])}: {cb.file}')
+        if cb.saved and cb.saved['done']: return cb.load()
+        try: fit()
+        except KeyboardInterrupt: raise KeyboardInterrupt(f'stopped in stage {name}; finished epochs and stages are kept in {folder}: go on with resume') from None
+        if cb.saved: raise CatalogError(f'the checkpoint {cb.file} is of another run: it is in fit {cb.saved["n_fits"]} of stage {name}, which has {cb.n_fits}; start again without resume')
+        cb.save(done=True)
 
 def clear_checkpoints(folder:str|Path)->None:
     "Remove the checkpoints of `folder`, and the folder when nothing else is in it: before a run that starts afresh, and after one that has ended."

@@ -40,7 +40,7 @@ class History(Callback):
         return pd.DataFrame(self.rows)
 
     def state(self)->dict: return dict(rows=self.rows, pictures=self.pictures)
-    def set_state(self, d:dict): self.rows, self.pictures = d['rows'], d['pictures']
+    def set_state(self, d:dict): self.rows[:], self.pictures = d['rows'], d['pictures']
 
 # %% ../nbs/23_learner.ipynb #c745160c
 class FrozenStats(Callback):
