@@ -76,7 +76,7 @@ class DivergedError(CatalogError):
 def _batch_rows(dl, i:int)->list[int]:
     "Rows of the dataset in batch `i`, in the order that fastai drew for this epoch."
     bs = dl.bs or 1
-    return list(dl._DataLoader__idxs)[i*bs:(i + 1)*bs]
+    return list(getattr(dl, '_DataLoader__idxs', []))[i*bs:(i + 1)*bs]
 
 def _row_names(dl, rows:list[int])->list[str]:
     "Paths of the pictures in `rows` where the dataset knows them, row numbers otherwise."
@@ -104,9 +104,8 @@ class StopOnNaN(_Plain):
         bad = [r for r, x in zip(rows, self.xb[0]) if not torch.isfinite(x).all()]
         names = _row_names(self.dl, bad or rows)
         self.diverged = DivergedError(
-            f'{what} not finite in epoch {self.epoch + 1}, step {self.iter + 1} of {"train" if self.training else "valid"}, on {", ".join(names)}'
-            f'{" (their input is not finite)" if bad else ""}; the weights are back at {f"the end of epoch {self.epoch}" if self.epoch else "the start"}. '
-            f'Try a rate below {self.opt.hypers[-1]["lr"]:.2g} or another loss, or look at these pictures')
+            f'{what} not finite in epoch {self.epoch + 1} of {self.n_epoch}, step {self.iter + 1} of {"train" if self.training else "valid"}; the weights from before this epoch are back. '
+            f'Try a rate below {self.opt.hypers[-1]["lr"]:.2g} or another loss, or look at the pictures {"whose input is not finite" if bad else "of this step"}: {", ".join(names)}')
         self.diverged.pictures = tuple(names)
         self.model.load_state_dict(self.good); self.opt.zero_grad(); self.opt.clear_state()
         raise CancelFitException
@@ -240,7 +239,7 @@ def _read_checkpoint(file:Path)->dict|None:
     "What `Checkpoint` wrote to `file`, None when it is not there; what a killed process left beside it goes."
     for o in file.parent.glob(f'.{file.name}.*.tmp'): o.unlink(missing_ok=True)
     if not file.exists(): return None
-    d, kinds = read_state(file), dict(facts=dict, n_epoch=int, start=int, n_fits=int, done=bool)
+    d, kinds = read_state(file), dict(facts=dict, start=int, n_fits=int, done=bool)
     if any(type(d.get(k)) is not kind for k, kind in kinds.items()): raise CatalogError(f'{file} is no checkpoint of a stage; start again without resume')
     return d
 
@@ -272,21 +271,28 @@ class Checkpoint(_Plain):
             for o in self.asleep: o.run = True
         elif self.epoch >= self.start and ((self.epoch + 1)%self.every == 0 or self.epoch + 1 == self.n_epoch): self.save()
 
-    def save(self, done:bool=False):
-        "Write the checkpoint; `done` says that its stage is."
-        write_state(self.file, dict(facts=_facts(self.learn, self.config), n_epoch=self.n_epoch, start=len(self.recorder.values), n_fits=self.n_fits, done=done, **train_state(self.learn)))
+# %% ../nbs/23a_checkpoint.ipynb #43bb7d0c
+@patch
+def _here(self:Checkpoint, done:bool)->dict:
+    "What must be the same; the length only where a fit goes on."
+    return _facts(self.learn, self.config) | ({} if done else dict(epochs=self.n_epoch))
 
-    def load(self):
-        "Bring the learner where the checkpoint was written."
-        d = self.saved
-        try:
-            here = _facts(self.learn, self.config)
-            if not d['done']: d['facts'], here = d['facts'] | dict(epochs=d['n_epoch']), here | dict(epochs=self.n_epoch)
-            _check_facts(self.file, d['facts'], here)
-            set_train_state(self.learn, d)
-        except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as e:
-            raise e if isinstance(e, CatalogError) else CatalogError(f'the checkpoint {self.file} is damaged: {" ".join(str(e).split())}; start again without resume') from None
-        self.start, self.saved = d['start'], None
+@patch
+def save(self:Checkpoint, done:bool=False):
+    "Write the checkpoint; `done` says that its stage is."
+    write_state(self.file, dict(facts=self._here(done), start=len(self.recorder.values), n_fits=self.n_fits, done=done, **train_state(self.learn)))
+
+@patch
+def load(self:Checkpoint):
+    "Bring the learner where the checkpoint was written."
+    d, self.saved = self.saved, None
+    try:
+        _check_facts(self.file, d['facts'], self._here(d['done']))
+        set_train_state(self.learn, d)
+    except CatalogError: raise
+    except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as e:
+        raise CatalogError(f'the checkpoint {self.file} is damaged: {" ".join(str(e).split())}; start again without resume') from None
+    self.start = d['start']
 
 # %% ../nbs/23a_checkpoint.ipynb #a6e49d89
 def fit_stage(

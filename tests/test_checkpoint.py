@@ -2,9 +2,20 @@
 
 Run as a script, `test_checkpoint.py FOLDER`, it trains: each run in a child of its own, which is killed where the run says."""
 import errno, json, os, random, signal, subprocess, sys, warnings
+from functools import partial
 from pathlib import Path
 
-import numpy as np, pytest
+import numpy as np, pandas as pd, pytest, torch
+from fastai.basics import Adam, Callback, CrossEntropyLossFlat, DataLoaders, Learner, OptimWrapper, SGD, TfmdDL, accuracy, nn, noop, params, set_seed
+from fastai.callback.progress import ProgressCallback
+from fastai.callback.schedule import *
+from fastai.optimizer import ranger
+from safetensors.torch import save_file
+
+from catalog_tagger import checkpoint
+from catalog_tagger.checkpoint import DivergedError, KeepBest, StopOnNaN, clear_checkpoints, fit_stage, read_state, write_state
+from catalog_tagger.core import CatalogError
+from catalog_tagger.learner import History
 
 RUNS = {  # name: how it trains, and where it is killed, one moment after another
     'plain': ('stages', ()), 'again': ('stages', ()), 'unbroken': ('stages', ()),
@@ -32,7 +43,7 @@ STOPS = [k for k, (_, kills) in RUNS.items() if kills]
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 
-def kill_writing(checkpoint, moment):
+def kill_writing(moment):
     "Die in a write of a checkpoint: with `half` of the file on disk, or `whole` and not yet moved."
     what, n = moment.split() if ' ' in moment else (moment, 0)
     save, fsync, count = checkpoint.save_file, os.fsync, [0]
@@ -47,15 +58,11 @@ def kill_writing(checkpoint, moment):
 
 class Jittered(list):
     def __getitem__(self, i):
-        import torch
         x, y = super().__getitem__(i)
         return x*(1 + .1*random.random() + .1*np.random.rand()) + .1*torch.randn(1), y
 
 def small_learner(*cbs, n=48, opt_func=None, nan_row=None, **kw):
     "A tiny convnet in two groups over noisy pictures of two kinds; its transforms draw from all three generators."
-    import torch
-    from fastai.basics import Adam, CrossEntropyLossFlat, DataLoaders, Learner, TfmdDL, accuracy, nn, params
-    from catalog_tagger.learner import History
     g = torch.Generator().manual_seed(3)
     y = torch.arange(n) % 2
     x = torch.randn(n, 3, 8, 8, generator=g) + .3*y[:, None, None, None]
@@ -66,53 +73,47 @@ def small_learner(*cbs, n=48, opt_func=None, nan_row=None, **kw):
     model = nn.Sequential(body, nn.Sequential(nn.Dropout(.2), nn.Linear(8, 2))).to(memory_format=torch.channels_last)
     return Learner(dls, model, CrossEntropyLossFlat(), opt_func=opt_func or Adam, metrics=accuracy, splitter=lambda m: [params(m[0]), params(m[1])], cbs=[History(), *cbs], **kw)
 
-def average():
+class Average(Callback):
     "A callback with a state of its own, as an average of weights has, that draws random numbers."
-    import torch
-    from fastai.basics import Callback
-    class Average(Callback):
-        def before_fit(self): self.sum, self.draws = torch.zeros(()), []
-        def after_step(self): self.sum = self.sum + sum(p.sum() for p in self.model.parameters())
-        def after_epoch(self): self.draws.append(random.random())
-        def state(self): return dict(sum=self.sum, draws=self.draws)
-        def set_state(self, d): self.sum, self.draws = d['sum'], d['draws']
-    return Average()
+    def before_fit(self): self.sum, self.draws = torch.zeros(()), []
+    def after_step(self): self.sum = self.sum + sum(p.sum() for p in self.model.parameters())
+    def after_epoch(self): self.draws.append(random.random())
+    def state(self): return dict(sum=self.sum, draws=self.draws)
+    def set_state(self, d): self.sum, self.draws = d['sum'], d['draws']
+
+class Kill(Callback):
+    "Die at `moment`: in an epoch, in its validation, at the end of a fit. Epochs count from 0 over all fits."
+    order = 70
+    def __init__(self, moment, before=0): self.moment, self.before = moment, before
+    def at(self, what, n): return self.moment == f'{what} {n}'
+    def after_batch(self):
+        if self.training and self.iter == 1 and self.at('batch', self.before + len(self.history.rows)): die()
+    def before_validate(self):
+        if self.at('valid', self.before + len(self.history.rows)): die()
+    def after_fit(self):
+        if self.at('end', 1 + (self.opt.frozen_idx == 0)): die()
 
 def train(kind, folder, moment):
     "Train as `kind` says into `folder` and die at `moment`."
-    import torch
-    from fastai.basics import Callback, SGD, set_seed
-    from catalog_tagger import checkpoint
-    from catalog_tagger.checkpoint import KeepBest, StopOnNaN, fit_stage
-    class Kill(Callback):
-        order = 70
-        def __init__(self, before=0): self.before = before
-        def at(self, what, n=None): return moment == (what if n is None else f'{what} {n}')
-        def after_batch(self):
-            if self.training and self.iter == 1 and self.at('batch', self.before + len(self.history.rows)): die()
-        def before_validate(self):
-            if self.at('valid', self.before + len(self.history.rows)): die()
-        def after_fit(self):
-            if self.at('end', 1 + (self.opt.frozen_idx == 0)): die()
-    kill_writing(checkpoint, moment)
+    kill_writing(moment)
     set_seed(1, reproducible=True)
     stage = (lambda learn, name, fit, folder: fit()) if folder.name == 'plain' else fit_stage
-    avg = average()
+    avg = Average()
     if kind == 'stages':
-        learn = small_learner(KeepBest('accuracy', patience=2), StopOnNaN(), Kill(), avg)
+        learn = small_learner(KeepBest('accuracy', patience=2), StopOnNaN(), Kill(moment), avg)
         learn.freeze()
         stage(learn, 'frozen', lambda: learn.fit_one_cycle(3, .05), folder)
         if moment == 'between': die()
         learn.unfreeze()
         stage(learn, 'unfrozen', lambda: learn.fit_one_cycle(8, slice(.01, .1), div=5.), folder)
     elif kind == 'tune':
-        learn = small_learner(KeepBest('valid_loss', patience=3), StopOnNaN(), Kill(), avg, opt_func=SGD)
+        learn = small_learner(KeepBest('valid_loss', patience=3), StopOnNaN(), Kill(moment), avg, opt_func=SGD)
         stage(learn, 'tune', lambda: learn.fine_tune(4, .05, freeze_epochs=3), folder)
     else:
-        first = small_learner(KeepBest(), Kill(), avg)
+        first = small_learner(KeepBest(), Kill(moment), avg)
         stage(first, 'first', lambda: first.fit_one_cycle(3, .05), folder)
         if moment == 'between': die()
-        learn = small_learner(KeepBest(), Kill(before=3), average(), n=36)   # draws its own weights
+        learn = small_learner(KeepBest(), Kill(moment, before=3), Average(), n=36)   # draws its own weights
         learn.model[0].load_state_dict(first.model[0].state_dict())
         stage(learn, 'second', lambda: learn.fit_flat_cos(3, .02), folder)
     rows = [{k: v for k, v in o.items() if k != 'seconds'} for o in learn.history.rows]
@@ -120,7 +121,7 @@ def train(kind, folder, moment):
     draws = [random.random(), np.random.rand(), torch.rand(1).item(), learn.dls.train.rng.random()]
     told = dict(rows=rows, hps=hps, draws=draws, best=learn.keep_best.best_epoch, average=[avg.sum.item(), *avg.draws], values=[list(o) for o in learn.recorder.values],
                 losses=[float(o) for o in learn.recorder.losses])
-    checkpoint.write_state(folder/'result', dict(weights=learn.model.state_dict(), told=told))
+    write_state(folder/'result', dict(weights=learn.model.state_dict(), told=told))
 
 def in_child(*args)->int:
     "How a child that trains ended: 0, or minus the signal that killed it."
@@ -132,8 +133,6 @@ def in_child(*args)->int:
 
 def main(root:Path):
     warnings.simplefilter('ignore')
-    import torch
-    import catalog_tagger.checkpoint   # once for all children
     torch.set_num_threads(1)
     codes = {name: [in_child(kind, root/name, o) for o in (*kills, '')] for name, (kind, kills) in RUNS.items()}
     (root/'codes.json').write_text(json.dumps(codes))
@@ -146,7 +145,6 @@ def runs(tmp_path_factory):
     env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
     done = subprocess.run([sys.executable, __file__, root], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and (root/'codes.json').exists(), done.stderr
-    from catalog_tagger.checkpoint import read_state
     results = {o: read_state(root/o/'result') for o in RUNS if (root/o/'result').exists()}
     return dict(root=root, codes=json.loads((root/'codes.json').read_text()), results=results, log=done.stderr)
 
@@ -178,8 +176,6 @@ def quiet():
         warnings.simplefilter('ignore'); yield
 
 def seeded(*cbs, **kw):
-    from fastai.basics import noop, set_seed
-    from fastai.callback.progress import ProgressCallback
     set_seed(1, reproducible=True)
     learn = small_learner(*cbs, **kw); learn.remove_cb(ProgressCallback); learn.logger = noop
     return learn
@@ -193,15 +189,13 @@ def plant_at(learn, row, value): list.__getitem__(learn.dls.train.dataset, row)[
 class TestNaN:
     @pytest.mark.parametrize('epochs_before', [0, 1])
     def test_planted_in_a_picture(self, quiet, epochs_before, tmp_path):
-        from catalog_tagger.checkpoint import DivergedError, StopOnNaN
-        from fastai.basics import Callback
         class Plant(Callback):
+            before = None
             def before_epoch(self):
-                self.before = weights(self.learn)
-                if self.epoch == epochs_before == len(self.history.rows): plant_at(self, 5, float('nan'))
+                if self.epoch == epochs_before and not self.before: self.before = weights(self.learn); plant_at(self, 5, float('nan'))
         plant = Plant(); learn = seeded(plant, StopOnNaN())
-        with pytest.raises(DivergedError, match=r'^the loss is not finite in epoch \d, step \d of train, on row 5 \(their input is not finite\)') as e: learn.fit(3, .01)
-        assert e.value.exit_code == 3 and e.value.pictures == ('row 5',) and 'Try a rate below 0.01' in str(e.value)
+        with pytest.raises(DivergedError, match=r'^the loss is not finite in epoch \d of 3, step \d of train; .*: row 5$') as e: learn.fit(3, .01)
+        assert e.value.exit_code == 3 and e.value.pictures == ('row 5',) and 'Try a rate below 0.01 or another loss, or look at the pictures whose input is not finite' in str(e.value)
         assert equal(weights(learn), plant.before)
         assert len(learn.history.rows) == epochs_before
         plant_at(learn, 5, 0.)
@@ -209,35 +203,27 @@ class TestNaN:
         assert len(learn.history.rows) == epochs_before + 1
 
     def test_a_row_of_valid(self, quiet):
-        from catalog_tagger.checkpoint import DivergedError, StopOnNaN
         learn = seeded(StopOnNaN(), nan_row=47)
-        with pytest.raises(DivergedError, match=r'of valid, on row 15'): learn.fit(1, .01)
+        with pytest.raises(DivergedError, match=r'of valid; .*: row 15$'): learn.fit(1, .01)
 
     def test_weights(self, quiet):
         "The loss is finite, its gradient is not."
-        import torch
-        from catalog_tagger.checkpoint import DivergedError, StopOnNaN
-        from fastai.basics import Callback
         class Poison(Callback):
             steps = 0
             def before_step(self):
                 self.steps += 1
                 if self.steps == 3: next(self.model[1].parameters()).grad[0, 0] = float('inf')
         poison = Poison(); learn = seeded(poison, StopOnNaN()); before = weights(learn)
-        with pytest.raises(DivergedError, match='the weights are not finite in epoch 1, step 3 of train') as e: learn.fit(1, .01)
+        with pytest.raises(DivergedError, match='the weights are not finite in epoch 1 of 1, step 3 of train') as e: learn.fit(1, .01)
         assert len(e.value.pictures) == 8 and poison.steps == 3 and equal(weights(learn), before)
         assert all(torch.isfinite(o).all() for o in learn.opt.state.values() for o in o.values() if isinstance(o, torch.Tensor))
 
     def test_names_the_pictures_of_a_table(self, quiet):
-        import pandas as pd
-        from catalog_tagger.checkpoint import DivergedError, StopOnNaN
         learn = seeded(StopOnNaN(), nan_row=4)
         learn.dls.train.items = pd.DataFrame(dict(image=[f'shop/{i}.jpg' for i in range(32)]))
-        with pytest.raises(DivergedError, match=r'on shop/4\.jpg \(their'): learn.fit(1, .01)
+        with pytest.raises(DivergedError, match=r': shop/4\.jpg$'): learn.fit(1, .01)
 
     def test_with_the_best_epoch_and_a_checkpoint(self, quiet, tmp_path):
-        from catalog_tagger.checkpoint import DivergedError, KeepBest, StopOnNaN, fit_stage, read_state
-        from fastai.basics import Callback
         class Late(Callback):
             def before_epoch(self):
                 if self.epoch == 2: plant_at(self, 0, float('nan'))
@@ -247,8 +233,6 @@ class TestNaN:
         assert abs(learn.validate()[0] - min(o['valid_loss'] for o in learn.history.rows)) < 1e-6
 
     def test_lr_find_and_get_preds_are_let_be(self, quiet, tmp_path):
-        from fastai.callback.schedule import Learner
-        from catalog_tagger.checkpoint import StopOnNaN
         learn = seeded(StopOnNaN(), nan_row=47, path=tmp_path)
         learn.lr_find(show_plot=False, num_it=8)
         assert len(learn.get_preds()[0]) == 16
@@ -256,14 +240,12 @@ class TestNaN:
 class TestKeepBest:
     @pytest.mark.parametrize('monitor', ['train_loss', 'valid_loss', 'accuracy'])
     def test_best_of_the_table(self, quiet, monitor):
-        from catalog_tagger.checkpoint import KeepBest
         keep = KeepBest(monitor); learn = seeded(keep); learn.fit(4, .1)
         told = learn.history.table()[monitor]
         assert keep.best_epoch == (told.idxmin() if 'loss' in monitor else told.idxmax()) and len(told) == 4
         if monitor != 'train_loss': assert abs(learn.validate()[1 if monitor == 'accuracy' else 0] - told[keep.best_epoch]) < 1e-6
 
     def test_validate_and_lr_find_do_not_count(self, quiet, tmp_path):
-        from catalog_tagger.checkpoint import KeepBest
         keep = KeepBest('accuracy', patience=1); learn = seeded(keep, path=tmp_path); learn.fit(2, .1)
         best, after = keep.best, weights(learn)
         learn.validate(); learn.get_preds()
@@ -272,26 +254,21 @@ class TestKeepBest:
         assert equal(weights(learn), after)
 
     def test_never_a_number(self, quiet):
-        from catalog_tagger.checkpoint import KeepBest
         def nothing(pred, targ): return float('nan')
         keep = KeepBest('nothing', patience=2); learn = seeded(keep); learn.metrics = [nothing]
         learn.fit(5, .01)
         assert keep.best is None and len(learn.history.rows) == 2
 
     def test_unknown(self, quiet):
-        from catalog_tagger.checkpoint import KeepBest
-        from catalog_tagger.core import CatalogError
         with pytest.raises(CatalogError, match="^'f1' is not recorded; the best epoch can be chosen by train_loss, valid_loss, accuracy$"): seeded(KeepBest('f1')).fit(1)
 
 def stage(folder, n_epoch=3, *cbs, config=None, **kw):
-    from catalog_tagger.checkpoint import fit_stage
     learn = seeded(*cbs, **kw)
     fit_stage(learn, 'a', lambda: learn.fit_one_cycle(n_epoch, .05), folder, config=config)
     return learn
 
 def interrupted(folder, error=RuntimeError, epoch=2, **kw):
     "A stage that stopped in `epoch`."
-    from fastai.basics import Callback
     class Stop(Callback):
         def before_validate(self):
             if self.epoch == epoch: raise error('stop')
@@ -301,8 +278,6 @@ def interrupted(folder, error=RuntimeError, epoch=2, **kw):
 class TestFaults:
     @pytest.mark.parametrize('code', [errno.ENOSPC, errno.EACCES])
     def test_a_write_that_fails(self, quiet, tmp_path, monkeypatch, code):
-        from catalog_tagger import checkpoint
-        from catalog_tagger.core import CatalogError
         whole = weights(stage(tmp_path/'whole'))
         save, count = checkpoint.save_file, [0]
         def full(tensors, p, meta):
@@ -313,11 +288,10 @@ class TestFaults:
             m.setattr(checkpoint, 'save_file', full)
             with pytest.raises(CatalogError, match=f'^the checkpoint .* cannot be written: .*{os.strerror(code)}'): stage(tmp_path/'full')
         assert [o.name for o in (tmp_path/'full').iterdir()] == ['a.safetensors']
-        assert checkpoint.read_state(tmp_path/'full'/'a.safetensors')['start'] == 2
+        assert read_state(tmp_path/'full'/'a.safetensors')['start'] == 2
         assert equal(weights(stage(tmp_path/'full')), whole)
 
     def test_a_folder_that_is_a_file(self, quiet, tmp_path):
-        from catalog_tagger.core import CatalogError
         (tmp_path/'f').touch()
         with pytest.raises(CatalogError, match='cannot be written'): stage(tmp_path/'f')
 
@@ -327,7 +301,6 @@ class TestFaults:
         assert equal(weights(stage(tmp_path/'c')), whole)
 
     def test_ctrl_c_in_a_write(self, quiet, tmp_path, monkeypatch):
-        from catalog_tagger import checkpoint
         save, count = checkpoint.save_file, [0]
         def stop(tensors, p, meta):
             count[0] += 1; save(tensors, p, meta)
@@ -335,12 +308,10 @@ class TestFaults:
         with monkeypatch.context() as m:
             m.setattr(checkpoint, 'save_file', stop)
             with pytest.raises(KeyboardInterrupt, match='go on with resume'): stage(tmp_path)
-        assert [o.name for o in tmp_path.iterdir()] == ['a.safetensors'] and checkpoint.read_state(tmp_path/'a.safetensors')['start'] == 1
+        assert [o.name for o in tmp_path.iterdir()] == ['a.safetensors'] and read_state(tmp_path/'a.safetensors')['start'] == 1
 
     def test_every_second_epoch(self, quiet, tmp_path):
-        from catalog_tagger.checkpoint import fit_stage, read_state
         whole = weights(stage(tmp_path/'whole', 4))
-        from fastai.basics import Callback
         class Stop(Callback):
             def before_validate(self):
                 if self.epoch == 3: raise RuntimeError('stop')
@@ -351,17 +322,12 @@ class TestFaults:
         assert equal(weights(learn), whole)
 
     def test_torch_optimisers(self, quiet, tmp_path):
-        import torch
-        from functools import partial
-        from fastai.basics import OptimWrapper
         adamw = partial(OptimWrapper, opt=torch.optim.AdamW)
         whole = weights(stage(tmp_path/'whole', opt_func=adamw))
         interrupted(tmp_path/'a', opt_func=adamw)
         assert equal(weights(stage(tmp_path/'a', opt_func=adamw)), whole)
 
     def test_optimisers_with_weights_of_their_own(self, quiet, tmp_path):
-        from fastai.optimizer import ranger
-        from catalog_tagger.core import CatalogError
         with pytest.raises(CatalogError, match='^Lookahead keeps weights of its own'): stage(tmp_path, opt_func=ranger)
 
 class TestForeign:
@@ -371,7 +337,6 @@ class TestForeign:
         return tmp_path/'a.safetensors'
 
     def fails(self, file, says, n_epoch=3, *cbs, config=dict(size=64), **kw):
-        from catalog_tagger.core import CatalogError
         with pytest.raises(CatalogError) as e: stage(file.parent, n_epoch, *cbs, config=config, **kw)
         assert says in str(e.value) and 'start again without resume' in str(e.value) and '\n' not in str(e.value)
 
@@ -386,13 +351,9 @@ class TestForeign:
 
     @pytest.mark.parametrize('state', ['{"dict": ', 'null', '[]', '"a"', '{}', '{"dict": {}}', '{"tensor": "none"}', '['*100_000, '{"dict": {"facts": {"dict": {}}, "n_fits": "x"}}'])
     def test_header(self, file, state):
-        import torch
-        from safetensors.torch import save_file
         save_file(dict(w=torch.ones(1)), file, dict(format='catalog_tagger checkpoint 1', state=state)); self.fails(file, str(file))
 
     def test_other_safetensors(self, file):
-        import torch
-        from safetensors.torch import save_file
         save_file(dict(w=torch.ones(1)), file); self.fails(file, 'is no checkpoint of this version')
 
     def test_other_config(self, file): self.fails(file, 'size was 64 and is 128', config=dict(size=128))
@@ -402,27 +363,23 @@ class TestForeign:
     def test_other_pictures(self, file): self.fails(file, 'train pictures was 32 and is 40', n=60)
 
     def test_other_callbacks(self, file):
-        from catalog_tagger.checkpoint import KeepBest
         self.fails(file, 'keep_best was absent and is there', 3, KeepBest())
 
     def test_fewer_fits(self, file):
-        from catalog_tagger.checkpoint import read_state, write_state
         write_state(file, read_state(file) | dict(n_fits=2)); self.fails(file, 'is in fit 2 of stage a, which has 1')
 
-    @pytest.mark.parametrize('where, value', [(('model', '1.1.weight'), None), (('model', '1.1.weight'), [3, 3]), (('opt', 'slots'), []), (('opt', 'hypers'), []), (('opt', 'has_grad'), [True]), (('opt',), {}),
-                                              (('rng', 'python'), [3, [1], None]), (('rng', 'torch'), 'x'), (('rng', 'loaders'), []), (('callbacks',), {}), (('train_iter',), None), (('opt', 'slots', -1, 'grad_avg'), [9])])
+    @pytest.mark.parametrize('where, value', [
+        (('model', '1.1.weight'), None), (('model', '1.1.weight'), torch.zeros(3, 3)), (('opt', 'slots'), []), (('opt', 'slots', -1, 'grad_avg'), torch.zeros(9)), (('opt', 'hypers'), []),
+        (('opt', 'has_grad'), [True]), (('opt',), {}), (('rng', 'python'), [3, [1], None]), (('rng', 'torch'), 'x'), (('rng', 'loaders'), []), (('callbacks',), {}), (('train_iter',), None)])
     def test_inside(self, file, where, value):
-        "A well-formed file with something wrong in one place. Shapes stand for tensors of them."
-        import torch
-        from catalog_tagger.checkpoint import read_state, write_state
+        "A well-formed file with something wrong in one place, or missing there."
         state = read_state(file); d = state
         for k in where[:-1]: d = d[k]
         if value is None: del d[where[-1]]
-        else: d[where[-1]] = torch.zeros(value) if value and where[0] in ('model', 'opt') and isinstance(value[0], int) and value[0] is not True else value
+        else: d[where[-1]] = value
         write_state(file, state); self.fails(file, 'is damaged')
 
 def test_clear(tmp_path):
-    from catalog_tagger.checkpoint import clear_checkpoints
     (tmp_path/'c').mkdir()
     for o in ('a.safetensors', '.b.safetensors.12.tmp', 'notes.txt'): (tmp_path/'c'/o).touch()
     clear_checkpoints(tmp_path/'c'); assert [o.name for o in (tmp_path/'c').iterdir()] == ['notes.txt']
