@@ -17,27 +17,29 @@ from catalog_tagger.checkpoint import DivergedError, KeepBest, StopOnNaN, clear_
 from catalog_tagger.core import CatalogError
 from catalog_tagger.learner import History
 
-RUNS = {  # name: how it trains, and where it is killed, one moment after another
-    'plain': ('stages', ()), 'again': ('stages', ()), 'unbroken': ('stages', ()),
-    'first batch': ('stages', ('batch 0',)),
-    'in an epoch': ('stages', ('batch 2',)),
-    'in validation': ('stages', ('valid 1',)),
-    'in the unfrozen stage': ('stages', ('batch 5',)),
-    'writing the first': ('stages', ('half 1',)),
-    'writing the third': ('stages', ('half 3',)),
-    'before the move': ('stages', ('whole 2',)),
-    'writing the end of a stage': ('stages', ('half 4',)),
-    'between the stages': ('stages', ('between',)),
-    'writing the first of a stage': ('stages', ('half 5',)),
-    'after early stopping': ('stages', ('end 2',)),
-    'again and again': ('stages', ('valid 0', 'batch 1', 'half 1', 'batch 3', 'between', 'valid 4', 'end 2')),
-    'tune plain': ('tune', ()),
-    'tune frozen': ('tune', ('batch 1',)),
-    'tune unfrozen': ('tune', ('valid 4', 'batch 5')),
-    'two plain': ('two', ()),
-    'two': ('two', ('batch 1', 'between', 'batch 4')),
+RUNS = {  # name: how it trains, where it is killed, one moment after another, and how many epochs the last process finds done
+    'plain': ('stages', (), 0), 'again': ('stages', (), 0), 'unbroken': ('stages', (), 0),
+    'first batch': ('stages', ('batch 0',), 0),
+    'in an epoch': ('stages', ('batch 2',), 2),
+    'in validation': ('stages', ('valid 1',), 1),
+    'in the unfrozen stage': ('stages', ('batch 5',), 5),
+    'writing the first': ('stages', ('half 1',), 0),
+    'writing the third': ('stages', ('half 3',), 2),
+    'before the move': ('stages', ('whole 2',), 1),
+    'writing the end of a stage': ('stages', ('half 4',), 3),
+    'between the stages': ('stages', ('between',), 3),
+    'writing the first of a stage': ('stages', ('half 5',), 3),
+    'after early stopping': ('stages', ('end 2',), 7),
+    'again and again': ('stages', ('valid 0', 'batch 1', 'half 1', 'batch 3', 'between', 'valid 4', 'batch 5'), 5),
+    'tune plain': ('tune', (), 0),
+    'tune frozen': ('tune', ('batch 1',), 1),
+    'tune unfrozen': ('tune', ('valid 4', 'batch 5'), 5),
+    'two plain': ('two', (), 0),
+    'two': ('two', ('batch 1', 'between', 'batch 4'), 4),
+    'back plain': ('back', (), 0),
+    'back': ('back', ('batch 1', 'batch 3'), 3),
 }
-STOPS = [k for k, (_, kills) in RUNS.items() if kills]
+STOPS = [k for k, (_, kills, _) in RUNS.items() if kills]
 
 # ---- the script: what is trained ----
 
@@ -75,7 +77,9 @@ def small_learner(*cbs, n=48, opt_func=None, nan_row=None, **kw):
 
 class Average(Callback):
     "A callback with a state of its own, as an average of weights has, that draws random numbers."
+    trained = 0   # epochs of this process
     def before_fit(self): self.sum, self.draws = torch.zeros(()), []
+    def after_train(self): Average.trained += 1
     def after_step(self): self.sum = self.sum + sum(p.sum() for p in self.model.parameters())
     def after_epoch(self): self.draws.append(random.random())
     def state(self): return dict(sum=self.sum, draws=self.draws)
@@ -109,6 +113,11 @@ def train(kind, folder, moment):
     elif kind == 'tune':
         learn = small_learner(KeepBest('valid_loss', patience=3), StopOnNaN(), Kill(moment), avg, opt_func=SGD)
         stage(learn, 'tune', lambda: learn.fine_tune(4, .05, freeze_epochs=3), folder)
+    elif kind == 'back':   # what has learned once has gradients of zero when it is frozen: it decays
+        learn = small_learner(KeepBest(), Kill(moment), avg, wd=.5)
+        stage(learn, 'all', lambda: learn.fit_one_cycle(2, .05), folder)
+        learn.freeze()
+        stage(learn, 'head', lambda: learn.fit_one_cycle(3, .05), folder)
     else:
         first = small_learner(KeepBest(), Kill(moment), avg)
         stage(first, 'first', lambda: first.fit_one_cycle(3, .05), folder)
@@ -121,7 +130,7 @@ def train(kind, folder, moment):
     draws = [random.random(), np.random.rand(), torch.rand(1).item(), learn.dls.train.rng.random()]
     told = dict(rows=rows, hps=hps, draws=draws, best=learn.keep_best.best_epoch, average=[avg.sum.item(), *avg.draws], values=[list(o) for o in learn.recorder.values],
                 losses=[float(o) for o in learn.recorder.losses])
-    write_state(folder/'result', dict(weights=learn.model.state_dict(), told=told))
+    write_state(folder/'result', dict(weights=learn.model.state_dict(), told=told, trained=Average.trained))
 
 def in_child(*args)->int:
     "How a child that trains ended: 0, or minus the signal that killed it."
@@ -134,7 +143,7 @@ def in_child(*args)->int:
 def main(root:Path):
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
-    codes = {name: [in_child(kind, root/name, o) for o in (*kills, '')] for name, (kind, kills) in RUNS.items()}
+    codes = {name: [in_child(kind, root/name, o) for o in (*kills, '')] for name, (kind, kills, _) in RUNS.items()}
     (root/'codes.json').write_text(json.dumps(codes))
 
 # ---- the tests ----
@@ -165,9 +174,11 @@ def test_early_stopping_and_best_epoch_are_active(runs):
 
 @pytest.mark.parametrize('name', STOPS)
 def test_killed_and_resumed(runs, name):
-    kind, kills = RUNS[name]
+    kind, kills, done = RUNS[name]
     assert runs['codes'][name] == [-signal.SIGKILL]*len(kills) + [0], runs['log']
-    assert_same(runs['results'][name], runs['results'][dict(stages='unbroken', tune='tune plain', two='two plain')[kind]])
+    got, whole = runs['results'][name], runs['results']['plain' if kind == 'stages' else f'{kind} plain']
+    assert_same(got, whole)
+    assert got['trained'] == whole['trained'] - done
     assert sorted(o.suffix for o in (runs['root']/name).iterdir()).count('.tmp') == 0
 
 @pytest.fixture()
