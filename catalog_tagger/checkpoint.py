@@ -288,6 +288,7 @@ def load(self:Checkpoint):
     d, self.saved = self.saved, None
     try:
         _check_facts(self.file, d['facts'], self._here(d['done']))
+        if not d['done'] and not 0 < d['start'] <= self.n_epoch: raise ValueError(f'it stands after epoch {d["start"]} of {self.n_epoch}')
         set_train_state(self.learn, d)
     except CatalogError: raise
     except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as e:
@@ -307,7 +308,7 @@ def fit_stage(
     "Call `fit` so that it can be killed at any moment: called again, a finished stage is loaded, an unfinished one goes on."
     cb = Checkpoint(Path(folder)/f'{name}.safetensors', config, every)
     with learn.added_cbs(cb):
-        if cb.saved: say(f'stage {name} {"was finished" if cb.saved["done"] else "goes on after epoch " + str(cb.saved["start"])}: {cb.file}')
+        if cb.saved: say(f'stage {name} {"was finished" if cb.saved["done"] else "goes on after epoch {start} of fit {n_fits}".format(**cb.saved)}: {cb.file}')
         if cb.saved and cb.saved['done']: return cb.load()
         try: fit()
         except KeyboardInterrupt: raise KeyboardInterrupt(f'stopped in stage {name}; finished epochs and stages are kept in {folder}: go on with resume') from None

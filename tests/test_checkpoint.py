@@ -381,7 +381,7 @@ class TestForeign:
 
     @pytest.mark.parametrize('where, value', [
         (('model', '1.1.weight'), None), (('model', '1.1.weight'), torch.zeros(3, 3)), (('opt', 'slots'), []), (('opt', 'slots', -1, 'grad_avg'), torch.zeros(9)), (('opt', 'hypers'), []),
-        (('opt', 'has_grad'), [True]), (('opt',), {}), (('rng', 'python'), [3, [1], None]), (('rng', 'torch'), 'x'), (('rng', 'loaders'), []), (('callbacks',), {}), (('train_iter',), None)])
+        (('opt', 'has_grad'), [True]), (('opt',), {}), (('rng', 'python'), [3, [1], None]), (('rng', 'torch'), 'x'), (('rng', 'loaders'), []), (('callbacks',), {}), (('train_iter',), None), (('start',), 9), (('start',), 0)])
     def test_inside(self, file, where, value):
         "A well-formed file with something wrong in one place, or missing there."
         state = read_state(file); d = state
