@@ -132,7 +132,7 @@ def _key(dl:TfmdDL, lower:nn.Module, views:int, seed:int)->str:
     "Name of the file that holds the activations of `lower` on the pictures of `dl`."
     with no_random(seed): seen = dl.new(bs=2).one_batch()[0]
     tfms = [o for pipe in (dl.after_item, dl.before_batch, dl.after_batch) for o in pipe.fs if views > 1 or not isinstance(o, RandTransform)]
-    parts = [_weights(lower), _pictures(dl.dataset.items), _settings(tfms), hashlib.sha256(seen.cpu().numpy().tobytes()).hexdigest(), views, seed]
+    parts = [_weights(lower), _pictures(dl.dataset.items), _settings(tfms), hashlib.sha256(seen.cpu().numpy().tobytes()).hexdigest(), [views, seed] if views > 1 else 1]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 # %% ../nbs/24_cache.ipynb #4baed8e4
@@ -175,7 +175,7 @@ def _below(lower:nn.Module, x:Tensor)->Tensor:
 
 def _rows(dl:TfmdDL, lower:nn.Module, views:int, seed:int, folder:Path)->np.ndarray:
     "Activations of `views` passes through `dl`, from the file in `folder` or into it."
-    dl, n = dl.new(bs=128, shuffle=False, drop_last=False), views*len(dl.dataset)
+    dl, n = dl.new(bs=32, shuffle=False, drop_last=False), views*len(dl.dataset)   # on a CPU larger batches are slower: they leave its cache
     lower.eval()
     with no_random(seed):
         path = folder/f'{_key(dl, lower, views, seed)}.npy'
