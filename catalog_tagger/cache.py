@@ -69,7 +69,7 @@ def split_at(
     at:str='pool',    # One of `split_points(model)`: the first module of the upper part
 )->tuple[nn.Sequential, nn.Sequential]:  # Lower and upper part; `upper[0]` is the rest of the body, `upper[1]` the head
     "Part `model` in two that share its modules; `upper(lower(x))` is `model(x)`."
-    body, head = _halves(model)
+    body, head = _halves(model); head = getattr(head, 'main', head)   # Inception's auxiliary output has no part in an answer
     if at == 'pool':
         pools = list(takewhile(lambda o: isinstance(o, (AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, Flatten, nn.Flatten)), head if type(head) is nn.Sequential else []))
         return nn.Sequential(body, *pools), nn.Sequential(nn.Identity(), head[len(pools):] if pools else head)
@@ -206,8 +206,9 @@ class _SameHistory(History):
     rows = property(lambda self: self.of.rows)
     pictures = property(lambda self: self.of.pictures, lambda self, n: setattr(self.of, 'pictures', n))
     def after_epoch(self):
-        super().after_epoch()
-        self.rows[-1]['stage'] = 'frozen' if self.at == 'pool' or self.opt.frozen_idx else f'above {self.at}'
+        super().after_epoch(); row = self.rows[-1]
+        if self.at == 'pool': row['stage'] = 'frozen'
+        elif row['stage'] == 'unfrozen': row['stage'] += f' from {self.at}'
 
 def _groups_above(learn:Learner, upper:nn.Module, _)->list:
     "The parameter groups of `learn` without what lies below: the same groups at the same rates."
