@@ -210,6 +210,12 @@ class _SameHistory(History):
         if self.at == 'pool': row['stage'] = 'frozen'
         elif row['stage'] == 'unfrozen': row['stage'] += f' from {self.at}'
 
+class _SameBelow(Callback):
+    "Refuse to train on activations of a part that has learned since they were cached."
+    def __init__(self, lower:nn.Module): self.lower, self.digest = lower, _weights(lower)
+    def before_fit(self):
+        if _weights(self.lower) != self.digest: raise CatalogError('the part below the split has learned since its activations were cached: call cached_learner again')
+
 def _groups_above(learn:Learner, upper:nn.Module, _)->list:
     "The parameter groups of `learn` without what lies below: the same groups at the same rates."
     above = {id(o) for o in upper.parameters()}
@@ -226,13 +232,14 @@ def cached_learner(
     cbs=None,                  # Callbacks beside fastai's own, `FrozenStats` and the history
 )->Learner:                    # Its model is the upper part of `learn.model` itself; `joined` is `learn`
     "A fastai `Learner` for the part of `learn` above a split point, on activations that were computed once."
-    check_precision(learn)
+    if not isinstance(getattr(learn, 'history', None), History): raise CatalogError('this learner has no history: it was not made by catalog_learner')
     if views < 1: raise CatalogError(f'views={views}, expected 1 or more')
-    lower, upper = split_at(learn.model, at)
+    check_precision(learn)
+    lower, upper = split_at(learn.model.to(learn.dls.device), at)
     frozen = [FrozenStats()] if learn._grab_cbs(FrozenStats) else []
     args = {o: getattr(learn, o) for o in 'loss_func opt_func lr metrics path model_dir wd wd_bn_bias train_bn moms'.split()}
     cached = Learner(_cached_dls(learn.dls, lower, views, bs, seed, folder), upper, splitter=partial(_groups_above, learn, upper),
-                     cbs=[*frozen, _SameHistory(learn.history, at), *L(cbs)], **args)
+                     cbs=[*frozen, _SameBelow(lower), _SameHistory(learn.history, at), *L(cbs)], **args)
     cached.freeze_to(learn.opt.frozen_idx if learn.opt else 0)
     if not interactive(): cached.remove_cb(ProgressCallback); cached.logger = noop
     cached.space, cached.prep, cached.history, cached.joined = cached.dls.space, cached.dls.prep, learn.history, learn
