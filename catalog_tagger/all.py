@@ -16,6 +16,7 @@ from catalog_tagger.data import *
 from catalog_tagger.metrics import *
 from catalog_tagger.models import *
 from catalog_tagger.learner import *
+from catalog_tagger.cache import *
 from catalog_tagger.predict import *
 from catalog_tagger.run import *
 from catalog_tagger.viz import *
