@@ -15,10 +15,14 @@ from catalog_tagger.source import *
 from catalog_tagger.data import *
 from catalog_tagger.metrics import *
 from catalog_tagger.models import *
+from catalog_tagger.losses import *
 from catalog_tagger.learner import *
+from catalog_tagger.checkpoint import *
+from catalog_tagger.training import *
 from catalog_tagger.cache import *
 from catalog_tagger.predict import *
 from catalog_tagger.run import *
+from catalog_tagger.compare import *
 from catalog_tagger.viz import *
 from catalog_tagger.check import *
 from catalog_tagger.tour import *

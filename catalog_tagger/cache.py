@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.callback.fp16 import NonNativeMixedPrecision
 from fastai.vision.all import *
-from fastcore.xdg import xdg_cache_home
 
 from .core import *
+from .decoded import *
 from .learner import *
 
 # %% auto #0
@@ -190,12 +190,13 @@ def _activations(dl, ds, *args)->Activations:
 
 def _cached_dls(dls:DataLoaders, lower:nn.Module, views:int, bs:int|None, seed:int, folder:str|Path|None)->ActivationDLs:
     "The pictures of `dls` after `lower`; those of train in `views` augmented views, or plain."
-    folder = xdg_cache_home()/'catalog_tagger'/'activations' if folder is None else Path(folder)
+    folder = cache_folder()/'activations' if folder is None else Path(folder)
     train = dls.train if views > 1 else dls.test_dl(dls.train_ds.items, with_labels=True)
     train = _activations(train, dls.train_ds, lower, views, seed, folder)
     valid = _activations(dls.valid, dls.valid_ds, lower, 1, seed, folder)
     bs = min(bs or dls.train.bs, len(train))
     res = ActivationDLs(ActivationDL(train, bs=bs, shuffle=True, drop_last=dls.train.drop_last), ActivationDL(valid, bs=max(bs, dls.valid.bs)), path=dls.path, device=dls.device)
+    for here, there in zip(res.loaders, dls.loaders): here.items = there.items   # so that a batch can be told by its pictures
     res.space, res.prep = getattr(dls, 'space', None), getattr(dls, 'prep', None)
     return res
 
@@ -226,7 +227,7 @@ def cached_learner(
     learn:Learner,             # From `catalog_learner`
     at:str='pool',             # Where the learning part begins, one of `split_points(learn.model)`; 'pool' leaves the head alone
     views:int=1,               # Augmented views of each training picture; 1 takes the plain picture
-    *, folder:str|Path=None,   # Where activations are kept; None is the user's cache folder
+    *, folder:str|Path=None,   # Where activations are kept; None is `activations` in `cache_folder()`
     bs:int=None,               # Pictures a training batch; None is that of `learn`
     seed:int=42,               # Of the views
     cbs=None,                  # Callbacks beside fastai's own, `FrozenStats` and the history

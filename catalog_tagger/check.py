@@ -103,10 +103,6 @@ def find_groups(cfg:RunConfig, ready:Prepared)->pd.DataFrame:  # As of `suggest_
     return suggest_groups(ready.df.assign(tags=ready.df['labels']), frozen_features(cfg, ready), apart=ready.space.exclusive)
 
 # %% ../nbs/53_check.ipynb #64a031df
-def _save_figure(fig:plt.Figure, path:Path):
-    with atomic_path(path) as p: fig.savefig(p, format='png', dpi=110)
-    plt.close(fig)
-
 def _near_grid(near:pd.DataFrame)->plt.Figure:
     "The nearest pairs, two and two."
     first = near.head(12)
@@ -120,11 +116,11 @@ def save_check(
     facts:dict,           # From `check_catalog`
 )->Path:
     "Write `facts.json`, tables of labels, split, rejected and near copies, and plots of them."
-    out, near = clear_for(out, 'facts.json', cfg.source), near_duplicates(ready.df, 4 if cfg.near is None else cfg.near)
+    out, near = clear_for(out, 'facts.json', source=cfg.source), near_duplicates(ready.df, 4 if cfg.near is None else cfg.near)
     with atomic_files(out) as d:
         write_json(d/'facts.json', facts)
         for name, table in dict(labels=provenance_table(ready.space.provenance), audit=ready.audit, rejected=ready.rejected, near=near).items(): write_table(d/f'{name}.csv', table)
-        _save_figure(label_bars(ready.space.provenance, dict(zip(ready.space.vocab, ready.space.counts.tolist()))), d/'labels.png')
-        _save_figure(picture_grid(ready.df['image'][:18], truth=ready.df['labels'][:18].tolist()), d/'pictures.png')
-        if len(near): _save_figure(_near_grid(near), d/'near.png')
+        save_figure(label_bars(ready.space.provenance, dict(zip(ready.space.vocab, ready.space.counts.tolist()))), d/'labels.png')
+        save_figure(picture_grid(ready.df['image'][:18], truth=ready.df['labels'][:18].tolist()), d/'pictures.png')
+        if len(near): save_figure(_near_grid(near), d/'near.png')
     return out

@@ -31,11 +31,11 @@ def _add_field(parser:argparse.ArgumentParser, name:str, kind, default, text:str
     shown = ' '.join(default) if isinstance(default, tuple) else default
     parser.add_argument(f'--{name.replace("_", "-")}', default=default, help=(text if default in (None, ()) else f'{text} (default: {shown})').replace('%', '%%'), **kw)
 
-def _add_config(parser:argparse.ArgumentParser):
-    "All fields of `RunConfig` with a default as options; help and defaults are the config's own."
+def _add_config(parser:argparse.ArgumentParser, *leave:str):
+    "All fields of `RunConfig` with a default as options, but for those to `leave`; help and defaults are the config's own."
     kinds, texts = get_type_hints(RunConfig), docments(RunConfig)
     for f in fields(RunConfig):
-        if f.default is not MISSING: _add_field(parser, f.name, kinds[f.name], f.default, texts[f.name])
+        if f.default is not MISSING and f.name not in leave: _add_field(parser, f.name, kinds[f.name], f.default, texts[f.name])
 
 # %% ../nbs/60_cli.ipynb #404039c4
 def _demo(a):
@@ -45,7 +45,7 @@ def _demo(a):
 
 def _config(a)->RunConfig:
     "The config that the options say."
-    given = {f.name: getattr(a, f.name, '') for f in fields(RunConfig)}
+    given = {f.name: getattr(a, f.name, '' if f.default is MISSING else f.default) for f in fields(RunConfig)}
     return RunConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
 def _check(a):
@@ -62,7 +62,23 @@ def _check(a):
 def _train(a):
     "train a tagger on a catalog and leave a folder with it and its scores"
     from catalog_tagger.run import train_run
-    train_run(_config(a))
+    from catalog_tagger.viz import save_plots
+    train_run(_config(a), resume=a.resume)
+    save_plots(a.out)
+
+def _models(a):
+    "list backbones, their size and where their weights come from; with --points where one can be parted"
+    from catalog_tagger.models import find_arch, list_archs
+    if not a.points: return print(list_archs(a.pattern).to_string(index=False))
+    if a.pattern is None: raise CatalogError('--points needs the name of one backbone')
+    from catalog_tagger.cache import split_points
+    from catalog_tagger.learner import catalog_model
+    print('\n'.join(split_points(catalog_model(find_arch(a.pattern), 2))))
+
+def _compare(a):
+    "train several architectures on one catalog and set their scores side by side"
+    from catalog_tagger.compare import compare
+    compare(_config(a), a.archs, a.scratch)
 
 def _out_file(path:str, suffix:str)->Path:
     "`path` if a file may be written there: it ends in `suffix`, and nothing else stands there than a file."
@@ -94,6 +110,9 @@ _EXAMPLES = '''examples:
   catalog_tagger check shop --out checked
   catalog_tagger train shop --out run                                     # shop/styles.csv + shop/images/<id>.jpg, or class folders
   catalog_tagger train shop --out run --label-columns articleType baseColour --where "year > 2012"
+  catalog_tagger compare shop --arch efficientnet_lite0 --scratch resnet18 mobilenetv3_small_050 --out runs
+  catalog_tagger train shop --out run --resume                            # after it was stopped
+  catalog_tagger models "convnext*"
   catalog_tagger evaluate run other_shop --trust --out scores.json
   catalog_tagger tag run new_photos/ --trust --k 3 --out tags.csv
 '''
@@ -117,8 +136,15 @@ def make_parser()->argparse.ArgumentParser:
     p = _sub(subs, _check, 'check', source, ('--json', 'print the facts as JSON', dict(action='store_true')), ('--out', 'folder for plots and tables', {}),
              ('--suggest', 'look for labels that may belong together, by WordNet, company and pictures', dict(action='store_true')))
     _add_config(p)
-    p = _sub(subs, _train, 'train', source, ('--out', 'folder of the run; an older run in it is replaced', dict(required=True)))
+    p = _sub(subs, _train, 'train', source, ('--out', 'folder of the run; an older run in it is replaced', dict(required=True)),
+             ('--resume', 'go on where a run of the same settings was stopped', dict(action='store_true')))
     _add_config(p)
+    p = _sub(subs, _compare, 'compare', source, ('--out', 'folder for the runs and the table; runs that are there already are not trained again', dict(required=True)))
+    p.add_argument('--arch', dest='archs', nargs='+', default=[], metavar='ARCH', help='backbones from pretrained weights')
+    p.add_argument('--scratch', nargs='+', default=[], metavar='ARCH', help='backbones from scratch')
+    _add_config(p, 'arch', 'weights')
+    p = _sub(subs, _models, 'models', ('pattern', 'names of timm to list, such as "convnext*"; without one the names of the studies', dict(nargs='?')))
+    p.add_argument('--points', action='store_true', help='list the split points of one backbone, for --unfreeze')
     p = _sub(subs, _evaluate, 'evaluate', run, source, trust, ('--where', 'choose rows by a condition on the columns', {}), ('--out', 'JSON file for the scores', {}))
     p = _sub(subs, _tag, 'tag', run, ('paths', 'pictures, and folders of pictures', dict(nargs='+', metavar='PATH')), trust)
     p.add_argument('--k', type=int, default=3, help='most tags of a picture, parents included (default: 3)')
@@ -127,7 +153,7 @@ def make_parser()->argparse.ArgumentParser:
     return parser
 
 # %% ../nbs/60_cli.ipynb #44c57d32
-def main(argv:list[str]=None)->int:  # Exit code: 0, or 2 for an error that the user can mend
+def main(argv:list[str]=None)->int:  # Exit code: 0, 2 for an error that the user can mend, 3 when training diverged, 130 when stopped
     "The command; `argv` is for calls from Python."
     warnings.filterwarnings('ignore', category=FutureWarning); warnings.filterwarnings('ignore', category=DeprecationWarning)
     warnings.formatwarning = lambda message, *_, **__: f'warning: {message}\n'
@@ -136,9 +162,9 @@ def main(argv:list[str]=None)->int:  # Exit code: 0, or 2 for an error that the 
         args.func(args)
     except (CatalogError, OSError) as e:
         print(f'catalog_tagger: {" ".join(str(e).split())}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print('catalog_tagger: stopped; nothing was written', file=sys.stderr)
+        return getattr(e, 'exit_code', 2)
+    except KeyboardInterrupt as e:
+        print(f'catalog_tagger: {e if e.args else "stopped; nothing was written"}', file=sys.stderr)
         return 130
     return 0
 

@@ -39,11 +39,6 @@ def run_grid(
     return runs
 
 # %% ../nbs/33_compare.ipynb #057318c9
-def _road(cfg:RunConfig, stages:list[str])->str:
-    "What was trained, from where."
-    if not cfg.pretrained: return 'from scratch'
-    return {('frozen',): 'feature extraction', ('unfrozen',): 'fine-tuned'}.get(tuple(dict.fromkeys(stages)), 'frozen, then unfrozen')
-
 def main_score(
     space:LabelSpace,
 )->str:  # A row of `score_table`
@@ -55,11 +50,11 @@ def run_row(
 )->dict:           # `model`, `road`, numbers of pictures and labels, `metric`, `train`, `valid` with `low` and `high`, `floor`, `epochs`, `seconds`
     "What a run left, as a row of the comparison."
     cfg, metrics, space = load_config(Path(run)/'config.json'), read_json(Path(run)/'metrics.json'), load_labels(Path(run)/'labels.json')
-    stages, metric = read_table(Path(run)/'history.csv')['stage'].tolist(), main_score(space)
+    metric, n_epochs = main_score(space), len(read_table(Path(run)/'history.csv'))
     valid = metrics['valid'][metric]
-    return dict(model=cfg.arch, road=_road(cfg, stages), train_pictures=metrics['pictures']['train'], valid_pictures=metrics['pictures']['valid'], n_labels=len(space.vocab),
+    return dict(model=cfg.arch, road=metrics['road'].split(', with')[0], train_pictures=metrics['pictures']['train'], valid_pictures=metrics['pictures']['valid'], n_labels=len(space.vocab),
                 metric=metric, train=metrics.get('train', {}).get(metric, {}).get('score'), valid=valid['score'], low=valid.get('low'), high=valid.get('high'),
-                floor=valid['commonest'], epochs=len(stages), seconds=metrics['seconds'])
+                floor=valid['commonest'], epochs=n_epochs, seconds=metrics['seconds'])
 
 # %% ../nbs/33_compare.ipynb #63f9ff2e
 def _is_there(cfg:RunConfig)->bool:
@@ -82,7 +77,7 @@ def _row(cfg:RunConfig, say)->dict:
 # %% ../nbs/33_compare.ipynb #f8746e0b
 def _settings(cfgs:list[RunConfig])->list[str]:
     "For each config the fields, but for its architecture, its start and its folder, in which it differs from another one."
-    rows = [{k: v for k, v in asdict(o).items() if k not in ('arch', 'pretrained', 'out')} for o in cfgs]
+    rows = [{k: v for k, v in asdict(o).items() if k not in ('arch', 'weights', 'out')} for o in cfgs]
     differ = [k for k in rows[0] if any(o[k] != rows[0][k] for o in rows)]
     return [', '.join(f'{k}={o[k]}' for k in differ) for o in rows]
 
@@ -138,7 +133,7 @@ def compare(
     say=print,                 # Takes each line of the account
 )->pd.DataFrame:               # As from `compare_runs`
     "Train each architecture on one catalog and leave `comparison.csv` and `comparison.md` beside the runs."
-    runs = [*run_grid(cfg, arch=archs), *run_grid(cfg, arch=scratch, pretrained=[False])]
+    runs = [*run_grid(cfg, arch=archs), *run_grid(cfg, arch=scratch, weights=['none'])]
     df = compare_runs(runs, say)
     if df['failed'].notna().all(): raise CatalogError(f'no run came to its end; the first, {df["model"][0]}: {df["failed"][0]}')
     say('\n' + write_comparison(df, Path(cfg.out)/'comparison') + f'\nsaved in {cfg.out}/comparison.csv and .md')

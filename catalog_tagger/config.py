@@ -14,8 +14,9 @@ __all__ = ['RunConfig', 'load_config']
 
 # %% ../nbs/04_config.ipynb #a341e995
 _RANGES = dict(min_count=(1, None), label_min_count=(1, None), valid_fraction=(.01, .9), test_fraction=(.01, .9), near=(0, 64), size=(8, 4096), min_scale=(.01, 1), flip=(0, 1),
-               max_rotate=(0, 180), max_lighting=(0, .99), jitter=(0, .99), p_gray=(0, 1), bs=(2, None), freeze_epochs=(0, None), epochs=(0, None),
-               lr=(1e-9, 100), lr_mult=(1, None), num_workers=(0, None), seed=(0, 2**32 - 1))
+               max_rotate=(0, 180), max_lighting=(0, .99), jitter=(0, .99), p_gray=(0, 1), bs=(2, None), freeze_epochs=(0, None), views=(0, 100), epochs=(0, None), dropout=(0, .99), patience=(1, None),
+               lr=(1e-9, 100), lr_mult=(1, None), num_workers=(0, None), seed=(0, 2**32 - 1),
+               balance=(1, None), ema=(0, .99999), tta=(1, 4))
 
 def _check_ranges(cfg):
     "Raise `CatalogError` on the first number out of its range."
@@ -46,7 +47,11 @@ class RunConfig:
     valid_fraction:float = .2            # Share of valid, where the catalog has no split of its own
     test_fraction:float = .2             # Share of test, likewise
     arch:str = 'efficientnet_lite0'      # Backbone: efficientnet_lite0 (weights included), resnet18, resnet50, any name of timm
-    pretrained:bool = True               # Start from pretrained weights
+    weights:str = 'default'              # Pretrained weights: default (bundled, else fetched), bundled, none (from scratch), or a file .pth or .safetensors
+    head:str = 'fastai'                  # Head on the backbone: fastai, linear (one layer), stacked (a layer on its own classifier)
+    dropout:float|None = None            # Share dropped before the last layer; .5 for fastai's head and 0 for the others when not given
+    loss:str|None = None                 # bce, weighted, smooth, focal, asymmetric or grouped; for one label cross_entropy or smooth; bce or cross_entropy when not given
+    opt:str = 'adamw'                    # Optimiser: sgd, adam, adamw or rmsprop
     size:int = 128                       # Side of the input, px
     method:str = 'squish'                # How pictures are brought to that size: squish, crop or pad
     min_scale:float = .5                 # Smallest share of a picture that the random crop keeps
@@ -58,19 +63,33 @@ class RunConfig:
     p_gray:float = 0.                    # Share of training pictures made grey
     bs:int = 32                          # Pictures a batch
     freeze_epochs:int = 4                # Epochs with a frozen body; none from scratch
-    epochs:int = 8                       # Epochs with everything learning, after those
+    views:int = 2                        # Augmented views of each picture that the frozen body sees, once for all epochs; 1 the plain picture, 0 anew in each epoch
+    epochs:int = 8                       # Epochs with the body learning, after those
+    unfreeze:str = 'all'                 # Where the body learns from: all, or a split point (see catalog_tagger models) below which it stays frozen
     lr:float = 4e-3                      # Highest learning rate of the head; halved once everything learns
     lr_mult:float = 16.                  # The body learns this many times slower than the head
     lr_find:bool = False                 # Find the rate by fastai's lr_find before the first epoch, instead of lr
+    schedule:str = 'one_cycle'           # How the rate goes: one_cycle or flat
+    mix:str|None = None                  # Blend training pictures with each other: mixup or cutmix
+    balance:float = 1.                   # Show rare labels more often: a picture at most this many times as often as the commonest; 1 for all alike
+    ema:float = 0.                       # Average the weights over the steps of the unfrozen stage, each keeping this share of the average; 0 for the last weights
+    tta:int = 1                          # Views of a picture whose scores are averaged: 1 plain, 2 and its mirror image, up to 4
+    monitor:str|None = None              # Keep the epoch that is best by this loss or metric, such as valid_loss or recall@3, of each stage; the last when not given
+    patience:int|None = None             # Stop a stage after this many epochs that are no better by monitor
+    keep_epochs:bool = False             # Keep the weights of each epoch, in the folder epochs
+    cache:bool = True                    # Decode pictures once and keep them, in the folder that CATALOG_TAGGER_CACHE names
     num_workers:int = 0                  # Processes that open pictures
     seed:int = 42                        # The same seed gives the same result on one machine
 
     def __post_init__(self):
         _check_ranges(self)
+        for name, known in (('schedule', ('one_cycle', 'flat')), ('mix', (None, 'mixup', 'cutmix'))):
+            if getattr(self, name) not in known: raise CatalogError(f'{name}={getattr(self, name)!r}, expected {" or ".join(o for o in known if o)}')
         if self.freeze_epochs + self.epochs == 0: raise CatalogError('freeze_epochs=0 and epochs=0: nothing would be trained')
-        if not self.pretrained and self.epochs == 0: raise CatalogError('epochs=0 without pretrained weights: nothing would be trained, for a net from scratch is not frozen')
+        if self.weights == 'none' and self.epochs == 0: raise CatalogError('epochs=0 without pretrained weights: nothing would be trained, for a net from scratch is not frozen')
         if self.valid_fraction + self.test_fraction >= 1: raise CatalogError(f'valid_fraction={self.valid_fraction} and test_fraction={self.test_fraction} leave nothing to train on')
         if bool(self.split_by) != bool(self.test_from or self.test_values): raise CatalogError('split_by needs test_from or test_values, and these need split_by')
+        if self.patience and not self.monitor: raise CatalogError(f'patience={self.patience} needs a monitor to be patient about, such as valid_loss')
         if not self.label_columns: raise CatalogError('label_columns is empty; name at least one column')
 
 # %% ../nbs/04_config.ipynb #0e552326

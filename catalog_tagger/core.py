@@ -105,7 +105,7 @@ def atomic_files(
 # %% ../nbs/00_core.ipynb #807dd3dc
 def clear_for(
     out:str|Path,          # Folder to write to; made if it is not there
-    mark:str,              # File or folder that says it is ours
+    *marks:str,            # Files or folders of which any one says that it is ours
     source:str|Path=None,  # Folder that is only read: nothing is written below it
 )->Path:
     "`out` if files may be written there; raise `CatalogError` if it holds something else."
@@ -113,8 +113,8 @@ def clear_for(
     out = Path(out)
     if source is not None and out.resolve().is_relative_to(Path(source).resolve()): raise CatalogError(f'{out} lies in the catalog {source}; give a folder outside by --out')
     if out.exists() and not out.is_dir(): raise CatalogError(f'{out} is a file; give another folder by --out')
-    if out.exists() and any(out.iterdir()) and not (out/mark).exists():
-        raise CatalogError(f'{out} holds files but no {mark}, so they are not ours; give an empty or a new folder by --out')
+    if out.exists() and any(out.iterdir()) and not any((out/o).exists() for o in marks):
+        raise CatalogError(f'{out} holds files but no {" or ".join(marks)}, so they are not ours; give an empty or a new folder by --out')
     out.mkdir(parents=True, exist_ok=True)
     return out
 

@@ -4,18 +4,23 @@
 
 # %% ../nbs/32_run.ipynb #0789cd7c
 from __future__ import annotations
-import importlib.metadata, os, platform, tempfile, time, warnings
-from collections.abc import Sequence
+import hashlib, importlib.metadata, os, platform, time, warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd, torch
 from fastai.learner import Learner, load_learner
 from fastai.torch_core import set_seed
+from fastcore.basics import noop
+from fastcore.foundation import L
 
 from .config import *
 from .core import *
+from .cache import *
+from .checkpoint import *
 from .data import *
+from .decoded import *
 from .images import *
 from .ingest import *
 from .labels import *
@@ -23,13 +28,14 @@ from .learner import *
 from .metrics import *
 from .models import *
 from .predict import *
+from .training import *
 from .source import *
 from .split import *
 from .text import *
 
 # %% auto #0
-__all__ = ['build_learner', 'fit_learner', 'score_pictures', 'run_metrics', 'save_run', 'train_run', 'load_run', 'tag_pictures',
-           'evaluate_run']
+__all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'score_pictures', 'run_metrics', 'save_run', 'train_run', 'load_run',
+           'tag_pictures', 'evaluate_run']
 
 # %% ../nbs/32_run.ipynb #2e1c5533
 def build_learner(
@@ -41,19 +47,41 @@ def build_learner(
     set_seed(cfg.seed, reproducible=True)
     tfms = train_tfms(flip=cfg.flip, flip_vert=cfg.flip_vert, max_rotate=cfg.max_rotate, max_lighting=cfg.max_lighting, jitter=cfg.jitter, p_gray=cfg.p_gray)
     prep = arch_prep(cfg.arch, cfg.size, cfg.method)
-    dls = catalog_dls(df, space, prep, bs=cfg.bs, num_workers=cfg.num_workers, min_scale=cfg.min_scale, batch_tfms=tfms)
-    return catalog_learner(dls, cfg.arch, pretrained=cfg.pretrained)
+    dls = catalog_dls(df, space, prep, bs=cfg.bs, num_workers=cfg.num_workers, min_scale=cfg.min_scale, batch_tfms=tfms, cache=cache_folder() if cfg.cache else None)
+    if cfg.balance > 1: balance_sampling(dls.train, rarity_weights(df.loc[df['split'] == 'train', 'labels'].tolist(), cap=cfg.balance))
+    learn = catalog_learner(dls, cfg.arch, weights=cfg.weights, head=cfg.head, dropout=cfg.dropout, loss=cfg.loss, opt=cfg.opt)
+    learn.n_tta = cfg.tta   # learn.tta is fastai's
+    return learn
 
-def _found_rate(learn:Learner)->float:
-    "What `lr_find` suggests; the weights that it puts back stand outside of the run meanwhile."
-    with tempfile.TemporaryDirectory() as d:
-        learn.model_dir = d
-        return learn.lr_find(show_plot=False).valley
+# %% ../nbs/32_run.ipynb #a98afa92
+UNFINISHED = 'unfinished'   # Folder of a run that holds its checkpoints until it has ended
 
-def fit_learner(learn:Learner, cfg:RunConfig)->float:  # The learning rate used
-    "Train the head with a frozen body, then everything; from scratch there is nothing worth freezing."
-    lr = _found_rate(learn) if cfg.lr_find else cfg.lr
-    learn.fine_tune(cfg.epochs, lr, freeze_epochs=cfg.freeze_epochs if cfg.pretrained else 0, lr_mult=cfg.lr_mult)
+def _stage_cbs(cfg:RunConfig, name:str)->list:
+    "The callbacks of stage `name`, beside those that a learner has by itself."
+    ema = cfg.ema and name == 'body'
+    return [StopOnNaN(), *([KeepBest(cfg.monitor, cfg.patience)] if cfg.monitor else []), *([EMA(cfg.ema)] if ema else []),
+            *L(find_mix(cfg.mix)).filter(), *([SaveEpochs(Path(cfg.out)/'epochs', name)] if cfg.keep_epochs else [])]
+
+def _stages(learn:Learner, cfg:RunConfig, lr:float)->Iterator[tuple[str, Learner, Callable]]:
+    "Name, learner and fit of each stage, made when it is its turn."
+    if learn.pretrained and cfg.freeze_epochs:
+        head = cached_learner(learn, 'pool', cfg.views) if cfg.views else learn
+        yield 'head', head, lambda: fit_schedule(head, cfg.freeze_epochs, lr, cfg.schedule, cbs=_stage_cbs(cfg, 'head'))
+    if cfg.epochs:
+        learn.unfreeze()
+        body = learn if cfg.unfreeze == 'all' else cached_learner(learn, cfg.unfreeze, cfg.views or 1)
+        yield 'body', body, lambda: fit_schedule(body, cfg.epochs, lr/2, cfg.schedule, lr_mult=cfg.lr_mult, cbs=_stage_cbs(cfg, 'body'))
+
+def fit_learner(
+    learn:Learner,        # From `build_learner`
+    cfg:RunConfig,
+    pictures:str='',      # What tells the pictures apart; a checkpoint of others is refused
+    *, say=noop,          # Takes a line on what a resumed run skips
+)->float:                 # The learning rate used
+    "Train the head with a frozen body, then the body; from scratch there is nothing worth freezing. Checkpoints of stages that are there are gone on from."
+    lr, learn.rate_curve = suggest_rate(learn) if cfg.lr_find else (cfg.lr, None)
+    settings = {k: v for k, v in asdict(cfg).items() if k not in ('source', 'out')} | dict(pictures=pictures)
+    for name, stage, fit in _stages(learn, cfg, lr): fit_stage(stage, name, fit, Path(cfg.out)/UNFINISHED, config=settings, say=say)
     return lr
 
 # %% ../nbs/32_run.ipynb #087e57f9
@@ -68,7 +96,7 @@ def score_pictures(
     scores, targs = predictor.scores(df['image']), space.one_hot(df['labels'])
     pred = as_matrix(decode(scores, space, k=None, min_score=min_score), space)
     table = score_table(scores, targs, counts=space.counts, groups=space.group_columns, parents=space.parent_columns, k=k, pred=pred)
-    return table, label_table(scores, pred, targs, space.vocab, space.counts)
+    return add_intervals(table, picture_scores(scores, targs, pred, k=k, groups=space.group_columns)), label_table(scores, pred, targs, space.vocab, space.counts)
 
 # %% ../nbs/32_run.ipynb #d494aa0d
 def _json_rows(df:pd.DataFrame, orient:str):
@@ -79,13 +107,15 @@ def _versions()->dict[str, str]:
     return dict(python=platform.python_version()) | {o: importlib.metadata.version(o) for o in ('catalog_tagger', 'fastai', 'torch', 'torchvision', 'timm', 'pillow')}
 
 def run_metrics(learn:Learner, df:pd.DataFrame)->dict:
-    "What goes into `metrics.json`: scores of valid and test with their floors, a row for each label, parameters, versions. The one look at test."
-    predictor, res = Predictor.from_learner(learn), {}
-    for fold in ('valid', 'test'):
-        table, labels = score_pictures(predictor, df[df['split'] == fold].reset_index(drop=True))
+    "What goes into `metrics.json`: scores of each fold with their floors, of train on as many of its pictures as valid has; a row for each label, parameters, versions. The one look at test."
+    predictor, res, n_valid = Predictor.from_learner(learn), {}, (df['split'] == 'valid').sum()
+    for fold in SPLITS:
+        rows = df[df['split'] == fold]
+        if fold == 'train': rows = rows.sample(min(n_valid, len(rows)), random_state=0)
+        table, labels = score_pictures(predictor, rows.reset_index(drop=True))
         res[fold] = _json_rows(table, 'index')
     return dict(res, labels=_json_rows(labels, 'records'), pictures=df['split'].value_counts().to_dict(),
-                parameters=sum(o.numel() for o in learn.model.parameters()), versions=_versions())
+                parameters=sum(o.numel() for o in learn.model.parameters()), road=road(learn), versions=_versions())
 
 # %% ../nbs/32_run.ipynb #aeba3beb
 def save_run(
@@ -100,6 +130,7 @@ def save_run(
         write_json(d/'metrics.json', metrics)
         write_json(d/'config.json', asdict(cfg) | dict(source=str(root), out=str(Path(cfg.out).resolve())))
         write_table(d/'history.csv', learn.history.table())
+        if learn.rate_curve is not None: write_table(d/'lr_find.csv', learn.rate_curve)
         write_table(d/'split.csv', df[['image', 'row', 'split', 'digest', 'tags', 'labels']].assign(image=rel(df['image'])))
         if ready.words: ready.words.save(d/'words.json')
         write_table(d/'audit.csv', ready.audit)
@@ -112,15 +143,22 @@ def _tell_rejected(rejected:pd.DataFrame, say, most:int=5):
     for o in rejected.head(most).itertuples(): say(f'  row {o.row}, {Path(o.image).name}: {o.reason}')
     if len(rejected) > most: say(f'  … and {len(rejected) - most} more')
 
+def _tell_apart(df:pd.DataFrame)->str:
+    "Digest of the pictures, their folds and their labels."
+    return hashlib.sha256('\n'.join(f'{o.digest} {o.split} {o.labels}' for o in df.itertuples()).encode()).hexdigest()[:16]
+
 def _tell_scores(table:pd.DataFrame, say):
     say(table.map(lambda o: '–' if pd.isna(o) else f'{o:.3f}').to_string())
 
 def train_run(
     cfg:RunConfig,
-    say=print,      # Takes each line of the account
-)->dict:            # What stands in `metrics.json`
+    say=print,           # Takes each line of the account
+    *, resume:bool=False,  # Go on from the checkpoints that a run that was stopped has left in `cfg.out`
+)->dict:                 # What stands in `metrics.json`
     "The main job: from the catalog `cfg.source` to the folder `cfg.out`."
-    clear_for(cfg.out, 'config.json', cfg.source)
+    unfinished = clear_for(cfg.out, 'config.json', UNFINISHED, source=cfg.source)/UNFINISHED
+    if not resume: clear_checkpoints(unfinished)
+    elif not unfinished.is_dir(): say(f'nothing to go on from in {cfg.out}: it starts with the first epoch')
     start, ready = time.perf_counter(), prepare(cfg)
     df, space, rejected = ready.df, ready.space, ready.rejected
     n, dropped = df['split'].value_counts(), sum(o['label'] is None for o in space.provenance.values())
@@ -128,11 +166,14 @@ def train_run(
     _tell_rejected(rejected, say)
     say(f'{len(space.vocab)} labels in {len(space.exclusive)} exclusive groups, {dropped} dropped (reasons in labels.json)')
     learn = build_learner(cfg, df, space)
-    lr = fit_learner(learn, cfg)
+    check_learner(learn)
+    lr = fit_learner(learn, cfg, _tell_apart(df), say=say)
     last = learn.history.rows[-1]
+    say(f'road: {road(learn)}')
     say(f'{len(learn.history.rows)} epochs of {cfg.arch} at {cfg.size} px, rate {lr:.2g}: valid loss {last["valid_loss"]:.4f}')
     metrics = run_metrics(learn, df) | dict(split=split_summary(df, ready.audit), lr=lr, seconds=round(time.perf_counter() - start, 1))
     save_run(cfg, learn, ready, metrics)
+    clear_checkpoints(unfinished)
     say('\nOn the test fold, beside the floors of predicting nothing and of always giving the commonest labels:')
     _tell_scores(pd.DataFrame(metrics['test']).T, say)
     say(f'\nsaved in {cfg.out} after {metrics["seconds"]:.0f} s')

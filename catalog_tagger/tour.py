@@ -7,8 +7,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-
 from .config import *
 from .core import *
 from .demo import *
@@ -38,12 +36,7 @@ def demo_run(
     predictor = load_run(out/'run', trust=True)
     answers = predictor.predict(df['image'], k=4)
     write_table(out/'tags.csv', tag_table(df['image'].map(lambda o: os.path.relpath(o, out)), answers))
-    _save_grid(out/'grid.png', df['image'], answers, df['tags'].map(predictor.space.encode))
+    save_figure(picture_grid(df['image'], answers, df['tags'].map(predictor.space.encode)), out/'grid.png')
+    save_plots(out/'run')
     say(f'tagged {len(df)} new pictures: {out/"tags.csv"}, seen in {out/"grid.png"}')
     return metrics
-
-def _save_grid(path:Path, *args):
-    "`picture_grid` of `args` as a file."
-    fig = picture_grid(*args)
-    with atomic_path(path) as p: fig.savefig(p, format='png', dpi=110)
-    plt.close(fig)

@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from types import MethodType
 
 import numpy as np, pandas as pd, torch
@@ -17,11 +18,14 @@ from fastai.callback.schedule import *
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.torch_core import no_random
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from .core import *
+from .learner import *
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'suggest_rate', 'fit_schedule', 'find_mix', 'rarity_weights', 'balance_sampling', 'EMA']
+__all__ = ['SCHEDULES', 'suggest_rate', 'fit_schedule', 'find_mix', 'rarity_weights', 'balance_sampling', 'EMA', 'SaveEpochs']
 
 # %% ../nbs/23b_training.ipynb #c838e1e3
 def suggest_rate(
@@ -119,7 +123,7 @@ class EMA(Callback):
     def _forget(self): self.steps, self.avg, self.last = 0, {}, {}
     def _copy(self)->dict: return {k: v.clone() for k, v in self.model.state_dict().items()}
 
-    def before_fit(self): self.run = not _only_head(self.learn) and not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+    def before_fit(self): self.run = not _only_head(self.learn) and is_training(self.learn)
     def before_train(self):
         if self.last: self.model.load_state_dict(self.last); self.last = {}
         if not self.avg: self.avg = self._copy()
@@ -138,3 +142,15 @@ class EMA(Callback):
         like = self.model.state_dict()
         self.steps = state['steps']
         self.avg, self.last = ({k: state[f'{what}.{k}'].to(v.device, copy=True) for k, v in like.items() if f'{what}.{k}' in state} for what in ('avg', 'last'))
+
+# %% ../nbs/23b_training.ipynb #dd07bd7f
+class SaveEpochs(Callback):
+    "Write the weights of each epoch as safetensors: `<name>-<epoch>.safetensors` in `folder`."
+    order = 70   # after validation, the best epoch and the average
+    def __init__(self, folder:str|Path, name:str): self.folder, self.of = Path(folder), name
+    def before_fit(self): self.run = is_training(self.learn)
+    def after_epoch(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.folder/f'{self.of}-{self.epoch + 1}.safetensors') as p: save_file(_contiguous(self.model), p)
+
+def _contiguous(model:nn.Module)->dict[str, Tensor]: return {k: v.contiguous() for k, v in model.state_dict().items()}

@@ -5,6 +5,7 @@
 # %% ../nbs/50_viz.ipynb #c9853862
 from __future__ import annotations
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd
 
@@ -12,7 +13,7 @@ from .core import *
 from .images import *
 
 # %% auto #0
-__all__ = ['picture_grid', 'history_plot', 'rate_plot']
+__all__ = ['picture_grid', 'history_plot', 'rate_plot', 'save_figure', 'save_plots']
 
 # %% ../nbs/50_viz.ipynb #99620af8
 def _caption(answer:list[tuple[str, float]]|None, truth:list[str]|None)->str:
@@ -91,3 +92,22 @@ def rate_plot(
         ax.axvline(rate, ls=':', label=f'suggested: {rate:.2g}', color=_LINES[1])
         ax.set(xscale='log', xlabel='learning rate', ylabel='loss, smoothed', ylim=(first - 1.2*fall, first + fall) if fall else None); ax.legend()
     return fig
+
+# %% ../nbs/50_viz.ipynb #36f7dc8b
+def save_figure(fig:plt.Figure, path:str|Path)->None:
+    "Write `fig` as a PNG that is whole or absent, and close it."
+    with atomic_path(path) as p: fig.savefig(p, format='png', dpi=110)
+    plt.close(fig)
+
+def save_plots(
+    run:str|Path,  # Folder of a run
+)->None:
+    "Leave `history.png` in a run, and `lr_find.png` where its rate was looked for."
+    run = Path(run)
+    save_figure(history_plot(_numbers(run/'history.csv')), run/'history.png')
+    if (run/'lr_find.csv').exists(): save_figure(rate_plot(_numbers(run/'lr_find.csv'), read_json(run/'metrics.json')['lr']), run/'lr_find.png')
+
+def _numbers(path:Path)->pd.DataFrame:
+    "A table of numbers; `stage` stays text."
+    df = read_table(path)
+    return df.assign(**{c: pd.to_numeric(df[c]) for c in df if c != 'stage'})

@@ -1,5 +1,5 @@
 "The activation cache: parts that make the whole, files that are found again or made anew, training that is the same."
-import os, random, resource, signal, subprocess, sys
+import os, random, resource, subprocess, sys
 from pathlib import Path
 
 import numpy as np, pytest, timm, torch
@@ -17,7 +17,7 @@ from catalog_tagger.models import arch_prep
 from catalog_tagger.split import split_catalog
 
 LITE = 'efficientnet_lite0'
-SCRATCH = dict(pretrained=False)
+SCRATCH = dict(weights=None)
 
 def catalog(root, **kwargs):
     "A drawn catalog in `root`, split and labelled."
@@ -82,7 +82,7 @@ def test_asking_leaves_the_model_as_it_was(shop, tmp_path):
 def test_cached_training_is_frozen_training(shop, tmp_path):
     "Same order, no dropout, no augmentation: the numbers of one epoch are those of a frozen body."
     plain = dict(item_tfms=[FitTrain(arch_prep(LITE, 32))], batch_tfms=[])
-    frozen, learn = (learner(shop, tmp_path, dls_args=plain, ps=0., opt_func=SGD) for _ in range(2))   # Adam makes full steps of rounding errors
+    frozen, learn = (learner(shop, tmp_path, dls_args=plain, dropout=0., opt='sgd') for _ in range(2))   # Adam makes full steps of rounding errors
     cached = cached_learner(learn, folder=tmp_path/'cache')
     before = learn.get_preds()[0]
     for o in (frozen, cached): o.dls.train.rng = random.Random(7); o.fit_one_cycle(1, .05)

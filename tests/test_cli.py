@@ -56,7 +56,7 @@ def test_help_is_quick_and_teaches():
     (['train', 'catalog', '--out', ''], 'out is empty'),
     (['train', 'catalog', '--out', 'r', '--where', "year.to_csv('stolen.csv') == 1"], 'is not allowed'),
     (['train', 'catalog', '--out', 'r', '--where', '1'], 'does not say yes or no'),
-    (['train', 'catalog', '--out', 'r', '--no-pretrained', '--epochs', '0'], 'nothing would be trained'),
+    (['train', 'catalog', '--out', 'r', '--weights', 'none', '--epochs', '0'], 'nothing would be trained'),
     (['train', 'gone', '--out', 'r'], 'gone is no folder'),
     (['train', 'catalog'], 'required: --out'),
     (['train', 'catalog', '--out', 'r', '--layout', 'coco'], 'choose one of styles, onehot, tags'),

@@ -222,7 +222,7 @@ def test_older_predictors(shop):
     "A learner whose loss names no activation, and a predictor from before there was one, are read as they were."
     df, space = shop
     dls = catalog_dls(df, space, arch_prep('mobilenetv3_small_050', 32), bs=8)
-    learn = catalog_learner(dls, 'mobilenetv3_small_050', pretrained=False)
+    learn = catalog_learner(dls, 'mobilenetv3_small_050', weights=None)
     predictor = Predictor.from_learner(learn); scores = predictor.scores(df['image'][:2])
     with torch.no_grad(): want = learn.model.eval()(torch.from_numpy(np.stack([dls.prep(o) for o in df['image'][:2]]))).sigmoid()
     np.testing.assert_allclose(scores, want, atol=1e-5)

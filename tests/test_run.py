@@ -39,7 +39,7 @@ def test_beats_the_floors(run):
 
 def test_an_untrained_net_fails(run, shop):
     _, metrics, _ = run
-    cfg = RunConfig(str(shop), 'unused', label_columns=columns, size=80, pretrained=False)
+    cfg = RunConfig(str(shop), 'unused', label_columns=columns, size=80, weights='none')
     df, space = prepare(cfg)[:2]
     table, _ = score_pictures(Predictor.from_learner(build_learner(cfg, df, space)), df[df['split'] == 'test'].reset_index(drop=True))
     assert table.score['accuracy/articleType'] < .3 < scores(metrics, 'accuracy/articleType')['score'] - .2
