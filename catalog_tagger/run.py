@@ -75,13 +75,14 @@ def _stages(learn:Learner, cfg:RunConfig, lr:float)->Iterator[tuple[str, Learner
 def fit_learner(
     learn:Learner,        # From `build_learner`
     cfg:RunConfig,
-    pictures:str='',      # What tells the pictures apart; a checkpoint of others is refused
-    *, say=noop,          # Takes a line on what a resumed run skips
+    checkpoints:str|Path=None,  # Folder for the checkpoints of each stage; those that are there are gone on from. None writes none
+    *, pictures:str='',   # What tells the pictures apart; a checkpoint of others is refused
+    say=noop,             # Takes a line on what a resumed run skips
 )->float:                 # The learning rate used
-    "Train the head with a frozen body, then the body; from scratch there is nothing worth freezing. Checkpoints of stages that are there are gone on from."
+    "Train the head with a frozen body, then the body; from scratch there is nothing worth freezing."
     lr, learn.rate_curve = suggest_rate(learn) if cfg.lr_find else (cfg.lr, None)
     settings = {k: v for k, v in asdict(cfg).items() if k not in ('source', 'out')} | dict(pictures=pictures)
-    for name, stage, fit in _stages(learn, cfg, lr): fit_stage(stage, name, fit, Path(cfg.out)/UNFINISHED, config=settings, say=say)
+    for name, stage, fit in _stages(learn, cfg, lr): fit() if checkpoints is None else fit_stage(stage, name, fit, checkpoints, config=settings, say=say)
     return lr
 
 # %% ../nbs/32_run.ipynb #087e57f9
@@ -167,7 +168,7 @@ def train_run(
     say(f'{len(space.vocab)} labels in {len(space.exclusive)} exclusive groups, {dropped} dropped (reasons in labels.json)')
     learn = build_learner(cfg, df, space)
     check_learner(learn)
-    lr = fit_learner(learn, cfg, _tell_apart(df), say=say)
+    lr = fit_learner(learn, cfg, unfinished, pictures=_tell_apart(df), say=say)
     last = learn.history.rows[-1]
     say(f'road: {road(learn)}')
     say(f'{len(learn.history.rows)} epochs of {cfg.arch} at {cfg.size} px, rate {lr:.2g}: valid loss {last["valid_loss"]:.4f}')

@@ -1,5 +1,5 @@
 "The main job on the demo catalog, trained for real: scores against floors, the saved file in a fresh process, every promise of a run."
-import json, subprocess, sys
+import json, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,7 +138,7 @@ def test_a_failed_run_leaves_the_old_one(run, monkeypatch):
 def test_same_seed_same_weights(tmp_path):
     cfg = RunConfig(str(demo_styles(tmp_path/'c', n=90)), str(tmp_path/'r'), size=32, bs=16, freeze_epochs=1, epochs=1)
     def weights(cfg):
-        df, space = prepare(cfg)[:2]; learn = build_learner(cfg, df, space); fit_learner(learn, cfg)
+        df, space = prepare(cfg)[:2]; learn = build_learner(cfg, df, space); fit_learner(learn, cfg)   # writes no checkpoint
         return np.concatenate([o.detach().numpy().ravel() for o in learn.model.parameters()])
     first = weights(cfg)
     assert np.array_equal(first, weights(cfg)) and not np.array_equal(first, weights(replace(cfg, seed=1)))
@@ -158,3 +158,29 @@ def test_class_folders(tmp_path):
 def test_metrics_are_json(run):
     text = (run[0]/'metrics.json').read_text()
     assert 'NaN' not in text and json.loads(text)['pictures']['test'] > 0
+
+def test_a_killed_command_goes_on(tmp_path):
+    "SIGKILL once the body's first epoch is kept; with --resume the run ends as one that was not killed, and leaves nothing unfinished."
+    shop = demo_styles(tmp_path/'c', n=90)
+    def command(out, *more):
+        return [sys.executable, '-m', 'catalog_tagger.cli', 'train', str(shop), '--out', str(out), '--size', '32', '--bs', '16', '--freeze-epochs', '1', '--epochs', '4', '--monitor', 'valid_loss', *more]
+    p = subprocess.Popen(command(tmp_path/'killed'), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not (tmp_path/'killed'/'unfinished'/'body.safetensors').exists():
+        assert p.poll() is None, p.stdout.read().decode()
+        time.sleep(.01)
+    p.kill(); p.wait()
+    assert not (tmp_path/'killed'/'learner.pkl').exists()
+    r = subprocess.run(command(tmp_path/'killed', '--resume'), text=True, capture_output=True)
+    assert r.returncode == 0 and 'stage head was finished' in r.stdout and 'stage body goes on after epoch' in r.stdout, r.stdout + r.stderr
+    whole = train_run(RunConfig(str(shop), str(tmp_path/'whole'), size=32, bs=16, freeze_epochs=1, epochs=4, monitor='valid_loss'), lambda o: None)
+    resumed = json.loads((tmp_path/'killed'/'metrics.json').read_text())
+    assert resumed['test'] == json.loads((tmp_path/'whole'/'metrics.json').read_text())['test'] and whole['labels'] == resumed['labels']
+    a, b = (dict(load_run(tmp_path/o, trust=True).model.state_dict()) for o in ('killed', 'whole'))
+    assert all((a[k] == b[k]).all() for k in b) and not (tmp_path/'killed'/'unfinished').exists()
+
+def test_divergence_ends_with_code_3(tmp_path, capsys):
+    from catalog_tagger.cli import main
+    shop = demo_styles(tmp_path/'c', n=60)
+    code = main(['train', str(shop), '--out', str(tmp_path/'r'), '--size', '32', '--bs', '16', '--freeze-epochs', '0', '--epochs', '3', '--lr', '100', '--lr-mult', '1', '--opt', 'sgd', '--weights', 'none'])
+    err = capsys.readouterr().err
+    assert code == 3 and 'not finite' in err and '.jpg' in err and err.count('\n') == 1 and not (tmp_path/'r'/'learner.pkl').exists()
