@@ -178,9 +178,19 @@ def test_a_killed_command_goes_on(tmp_path):
     a, b = (dict(load_run(tmp_path/o, trust=True).model.state_dict()) for o in ('killed', 'whole'))
     assert all((a[k] == b[k]).all() for k in b) and not (tmp_path/'killed'/'unfinished').exists()
 
-def test_divergence_ends_with_code_3(tmp_path, capsys):
+def test_divergence_ends_with_code_3(tmp_path, capsys, monkeypatch):
+    "A net whose third batch comes out as nan: the command names its pictures and leaves no model."
+    import catalog_tagger.run as room
     from catalog_tagger.cli import main
-    shop = demo_styles(tmp_path/'c', n=60)
-    code = main(['train', str(shop), '--out', str(tmp_path/'r'), '--size', '32', '--bs', '16', '--freeze-epochs', '0', '--epochs', '3', '--lr', '100', '--lr-mult', '1', '--opt', 'sgd', '--weights', 'none'])
+    shop, build, seen = demo_styles(tmp_path/'c', n=60), room.build_learner, []
+    def broken(module, args, out):
+        seen.append(module.training)
+        return out*float('nan') if sum(seen) == 30 else out
+    def build_broken(*args):
+        learn = build(*args)
+        monkeypatch.setattr('catalog_tagger.run.check_learner', lambda o: learn.model[1].register_forward_hook(broken))
+        return learn
+    monkeypatch.setattr(room, 'build_learner', build_broken)
+    code = main(['train', str(shop), '--out', str(tmp_path/'r'), '--size', '32', '--bs', '2', '--freeze-epochs', '0', '--epochs', '3'])
     err = capsys.readouterr().err
-    assert code == 3 and 'not finite' in err and '.jpg' in err and err.count('\n') == 1 and not (tmp_path/'r'/'learner.pkl').exists()
+    assert code == 3 and 'the loss is not finite in epoch 2' in err and err.count('.jpg') == 2 and err.count('\n') == 1 and not (tmp_path/'r'/'learner.pkl').exists()
