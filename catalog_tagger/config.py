@@ -64,10 +64,10 @@ class RunConfig:
     bs:int = 32                          # Pictures a batch
     freeze_epochs:int = 20               # Epochs with a frozen body; none from scratch
     views:int = 1                        # Augmented views of each picture that the frozen body sees, once for all epochs; 1 the plain picture, 0 anew in each epoch
-    epochs:int = 12                      # Epochs with the body learning, after those
+    epochs:int = 16                      # Epochs with the body learning, after those
     unfreeze:str = 'all'                 # Where the body learns from: all, or a split point (see catalog_tagger models) below which it stays frozen
-    lr:float = 4e-3                      # Highest learning rate of the head; halved once everything learns
-    lr_mult:float = 16.                  # The body learns this many times slower than the head
+    lr:float = 2e-3                      # Highest learning rate of the head; halved once everything learns
+    lr_mult:float = 8.                   # The body learns this many times slower than the head
     lr_find:bool = False                 # Find the rate by fastai's lr_find before the first epoch, instead of lr
     schedule:str = 'one_cycle'           # How the rate goes: one_cycle or flat
     mix:str|None = None                  # Blend training pictures with each other: mixup or cutmix

@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_core.ipynb #82aa8d69
 from __future__ import annotations
-import csv, hashlib, json, os, shutil, sys
+import ctypes, csv, hashlib, json, os, shutil, sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 # %% auto #0
 __all__ = ['SPLITS', 'CatalogError', 'rejected_table', 'is_tags', 'check_table', 'inside', 'located', 'atomic_path',
            'atomic_files', 'clear_for', 'write_json', 'read_json', 'write_table', 'read_table', 'rng', 'interactive',
-           'progress']
+           'progress', 'reuse_memory']
 
 # %% ../nbs/00_core.ipynb #a593092c
 class CatalogError(ValueError): "A fault of the input that its owner can mend; the message names the value, what was expected and the way out."
@@ -165,3 +165,10 @@ def progress(
 )->Iterator:
     "`items` with a bar when somebody is looking, in silence otherwise."
     return iter(items) if not interactive() else iter(tqdm(items, desc=desc, total=total, leave=False))
+
+# %% ../nbs/00_core.ipynb #2066e483
+def reuse_memory()->None:
+    "Let the C library keep the memory that large arrays gave back, for the next ones; on Linux with glibc, elsewhere nothing happens."
+    if sys.platform != 'linux' or not hasattr(libc := ctypes.CDLL(None), 'gnu_get_libc_version'): return
+    libc.mallopt(-3, 2**30)       # M_MMAP_THRESHOLD: arrays below a gigabyte come from the heap,
+    libc.mallopt(-1, 2**31 - 1)   # M_TRIM_THRESHOLD: which is not given back

@@ -44,7 +44,7 @@ def build_learner(
     space:LabelSpace,   # From `prepare`
 )->Learner:
     "The learner of a run, seeded, before it has learned anything."
-    set_seed(cfg.seed, reproducible=True)
+    reuse_memory(); set_seed(cfg.seed, reproducible=True)
     tfms = train_tfms(flip=cfg.flip, flip_vert=cfg.flip_vert, max_rotate=cfg.max_rotate, max_lighting=cfg.max_lighting, jitter=cfg.jitter, p_gray=cfg.p_gray)
     prep = arch_prep(cfg.arch, cfg.size, cfg.method)
     dls = catalog_dls(df, space, prep, bs=cfg.bs, num_workers=cfg.num_workers, min_scale=cfg.min_scale, batch_tfms=tfms, cache=cache_folder() if cfg.cache else None)
