@@ -5,17 +5,14 @@
 # %% ../nbs/30a_decide.ipynb #e484de3b
 from __future__ import annotations
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logit, logsumexp
 from scipy.stats import beta
-from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from .core import *
 from .labels import *
@@ -54,11 +51,10 @@ def _checked(scores, targs, space:LabelSpace)->tuple[np.ndarray, np.ndarray, np.
 # %% ../nbs/30a_decide.ipynb #45fbdd4a
 @dataclass(frozen=True)
 class Calibration:
-    "From the scores of a model to how often they are right: sigmoid(`slope`·logit + `shift`) for each label, or steps."
-    slope:list[float]   # Of each label; 1 over its temperature
+    "From the scores of a model to how often they are right: sigmoid(`slope`·logit + `shift`) for each label."
+    slope:list[float]   # Of each label, above 0; 1 over its temperature
     shift:list[float]   # Of each label; 0 for a temperature
-    steps:dict[str, list[list[float]]] = field(default_factory=dict)  # Label → scores and what they are worth, both rising, instead of a slope
-    shares:list[str] = field(default_factory=list)   # Groups whose scores are shares that add up to 1
+    shares:list[str]    # Groups whose scores are shares that add up to 1
 
 def _logit(p)->np.ndarray: return logit(np.clip(p, 1e-9, 1 - 1e-9))
 
@@ -70,7 +66,6 @@ def apply(
 )->np.ndarray:           # The same shape
     "Calibrated scores; shares of a group add up to 1 again."
     scores = _checked_scores(scores, space); res = expit(_logit(scores)*self.slope + self.shift)
-    for l, (x, y) in self.steps.items(): i = space.vocab.index(l); res[:, i] = np.interp(scores[:, i], x, y)
     for g in self.shares:
         cols = space.group_columns[g]
         res[:, cols] = np.exp(np.log(np.clip(scores[:, cols], 1e-9, None))*np.array(self.slope)[cols])
@@ -90,14 +85,14 @@ def _share_slope(p:np.ndarray, t:np.ndarray)->float:
     z = np.log(np.clip(p[t.any(1)], 1e-9, None)); t = t[t.any(1)]
     return _best_slope(lambda a: (logsumexp(a*z, 1) - a*z[t]).mean()) if len(z) else 1.
 
-def _platt(z:np.ndarray, t:np.ndarray)->tuple[float, float]:
-    fit = LogisticRegression().fit(z[:, None], t)
-    return float(fit.coef_[0, 0]), float(fit.intercept_[0])
-
-def _isotonic(p:np.ndarray, t:np.ndarray)->list[list[float]]:
-    edge = 1/(len(t) + 2)
-    fit = IsotonicRegression(y_min=edge, y_max=1 - edge).fit(p, t)
-    return [fit.X_thresholds_.tolist(), fit.y_thresholds_.tolist()]
+def _platt(z:np.ndarray, t:np.ndarray, known:np.ndarray, prior:float)->tuple[np.ndarray, np.ndarray]:
+    "Slope and shift of each column of logits `z` with the least binary log loss plus `prior`/2·((slope − 1)² + shift²)."
+    n = z.shape[1]
+    def loss(w):
+        a, b = w[:n], w[n:]; u = a*z + b; off = (expit(u) - t)*known
+        return ((np.logaddexp(0, u) - t*u)*known).sum() + prior/2*((a - 1)**2 + b**2).sum(), np.append((off*z).sum(0) + prior*(a - 1), off.sum(0) + prior*b)
+    w = minimize(loss, np.repeat([1., 0.], n), jac=True, method='L-BFGS-B', bounds=[(1e-3, None)]*n + [(None, None)]*n).x
+    return w[:n], w[n:]
 
 # %% ../nbs/30a_decide.ipynb #bd53563e
 def find_shares(scores:np.ndarray, space:LabelSpace)->list[str]:
@@ -108,22 +103,23 @@ def fit_calibration(
     scores:np.ndarray,       # Of the valid fold, shape (pictures, labels), from 0 to 1
     targs:np.ndarray,        # 0 or 1, same shape
     space:LabelSpace,
-    *, method:str='platt',   # 'temperature', or for each tag 'platt' or 'isotonic'
-    min_support:int=20,      # A tag with fewer pictures that have it, or that have it not, takes the temperature of all
+    *, method:str='platt',   # 'platt': slope and shift of each tag; 'temperature': one slope for all
+    prior:float=10.,         # How strongly a tag is held to what all tags have in common
 )->Calibration:
     "Learn what scores are worth. Shares of a group always take a temperature of their own: a picture's best label stays its best."
-    if method not in ('temperature', 'platt', 'isotonic'): raise CatalogError(f'method={method!r}, expected temperature, platt or isotonic')
-    scores, targs, known = _checked(scores, targs, space); shares = find_shares(scores, space)
-    z, slope, shift, steps = _logit(scores), np.ones(len(space.vocab)), np.zeros(len(space.vocab)), {}
-    in_shares = [i for g in shares for i in space.group_columns[g]]; alone = np.setdiff1d(range(len(slope)), in_shares)
+    if method not in ('temperature', 'platt'): raise CatalogError(f'method={method!r}, expected temperature or platt')
+    scores, targs, known = _checked(scores, targs, space); shares, z = find_shares(scores, space), _logit(scores)
+    slope, shift = np.ones(len(space.vocab)), np.zeros(len(space.vocab))
     for g in shares: cols = space.group_columns[g]; slope[cols] = _share_slope(scores[:, cols], targs[:, cols])
-    if len(alone): slope[alone] = _cell_slope(z[:, alone][known[:, alone]], targs[:, alone][known[:, alone]])
-    for i in alone if method != 'temperature' else ():
-        rows = known[:, i]; t = targs[rows, i]
-        if min(t.sum(), (~t).sum()) < min_support: continue
-        if method == 'isotonic': steps[space.vocab[i]] = _isotonic(scores[rows, i], t)
-        elif (fit := _platt(z[rows, i], t))[0] > 0: slope[i], shift[i] = fit
-    return Calibration(slope.tolist(), shift.tolist(), steps, shares)
+    alone = np.setdiff1d(np.arange(len(slope)), [i for g in shares for i in space.group_columns[g]])
+    z, t, k = z[:, alone], targs[:, alone], known[:, alone]
+    if not k.any(): return Calibration(slope.tolist(), shift.tolist(), shares)
+    if method == 'temperature': slope[alone] = _cell_slope(z[k], t[k])
+    else:
+        (a,), (b,) = _platt(z[k][:, None], t[k][:, None], np.ones((k.sum(), 1), bool), 0.)
+        own, more = _platt(a*z + b, t, k, prior)
+        slope[alone], shift[alone] = own*a, own*b + more
+    return Calibration(slope.tolist(), shift.tolist(), shares)
 
 # %% ../nbs/30a_decide.ipynb #20918ee4
 def _off(p:np.ndarray, t:np.ndarray, bins:int)->float:
@@ -193,7 +189,8 @@ def _recall_cut(s, t, recall:float)->float:
 # %% ../nbs/30a_decide.ipynb #4c966dae
 def _shrink(own:np.ndarray, common:float, support:np.ndarray, prior:float)->np.ndarray:
     "Each threshold drawn towards the common one, the more the fewer examples it has."
-    return expit((support*_logit(own) + prior*_logit(common))/(support + prior))
+    n = np.maximum(support, 1e-9)
+    return expit((n*_logit(own) + prior*_logit(common))/(n + prior))
 
 def _macro_cut(scores, targs, known)->float:
     "The one threshold with the best mean F1 over tags."
@@ -232,19 +229,19 @@ def inconsistent_share(
     return float(bad.mean()) if len(pred) else np.nan
 
 # %% ../nbs/30a_decide.ipynb #0e03b3e6
-def _doubt(scores:np.ndarray, pred:np.ndarray)->np.ndarray:
-    "Expected number of wrong tags of each picture: the sum of 1 − score over what is said."
-    return ((1 - scores)*pred).sum(1)
+def _weakest(scores:np.ndarray, pred:np.ndarray)->np.ndarray:
+    "The lowest score among what is said of each picture, 1 where nothing is."
+    return np.where(pred, scores, 1.).min(1)
 
 def _judged(scores, targs, space:LabelSpace, min_score, of:str|None)->tuple[np.ndarray, np.ndarray]:
-    "Doubt and whether nothing said is wrong, for the pictures of which something is said."
+    "The weakest score and whether nothing said is wrong, for the pictures of which something is said."
     scores, targs, known = _checked(scores, targs, space)
     groups = {None: list(range(len(space.vocab)))} | space.group_columns | {l: [i] for i, l in enumerate(space.vocab)}
     if of not in groups: raise CatalogError(f'of={of!r} is neither a group nor a label: {", ".join(space.exclusive)}, {", ".join(space.vocab[:5])} …')
     pred = as_matrix(decode(scores, space, k=None, min_score=min_score), space).astype(bool)
     scores, targs, pred, known = (o[:, groups[of]] for o in (scores, targs, pred, known))
     judged = (pred & known).any(1)
-    return _doubt(scores, pred)[judged], ~(pred & known & ~targs).any(1)[judged]
+    return _weakest(scores, pred)[judged], ~(pred & known & ~targs).any(1)[judged]
 
 # %% ../nbs/30a_decide.ipynb #0de83d2f
 def coverage_curve(
@@ -259,33 +256,40 @@ def coverage_curve(
 )->pd.DataFrame:              # Columns `share`, `limit`, `n`, `right`, `precision`, `low`, `holds`
     "What the surest pictures are worth if they are published unseen, from the few that are very sure to all."
     if not (0 < precision < 1 and 0 < confidence < 1): raise CatalogError(f'precision={precision} and confidence={confidence}, expected between 0 and 1')
-    doubt, right = _judged(scores, targs, space, min_score, of); order = np.sort(doubt)
-    at = np.ceil(np.arange(step, 1, step)*len(doubt)).astype(int); at = np.unique(at[at < len(doubt)])
-    limit = np.unique(np.append(order[at], order[-1:] + 1)); limit = limit[limit > order[:1]]
-    n, hits = (doubt < limit[:, None]).sum(1), ((doubt < limit[:, None]) & right).sum(1)
-    res = pd.DataFrame(dict(share=n/max(len(doubt), 1), limit=limit, n=n, right=hits, precision=hits/n.clip(1), low=share_bounds(hits, n, confidence)[0]))
+    sure, right = _judged(scores, targs, space, min_score, of); order = np.append(-np.sort(-sure), 0.)
+    at = np.unique(np.ceil(np.arange(step, 1 + step/2, step)*len(sure) - 1e-6).astype(int).clip(1, max(len(sure), 1))) if len(sure) else []
+    limit = np.array([(order[i - 1] + order[i])/2 if i < len(sure) else 0. for i in at])
+    n, hits = (sure >= limit[:, None]).sum(1), ((sure >= limit[:, None]) & right).sum(1)
+    res = pd.DataFrame(dict(share=n/max(len(sure), 1), limit=limit, n=n, right=hits, precision=hits/n.clip(1), low=share_bounds(hits, n, confidence)[0]))
     tested = n >= 2*np.log(1 - confidence)/np.log(precision)
     return res.assign(holds=tested & ((res['low'] >= precision) | ~tested).cummin())
 
 def publish_limit(
     curve:pd.DataFrame,   # From `coverage_curve`
 )->float|None:            # None where nothing can be promised
-    "The doubt below which the promise of `curve` holds: the last of its rows that holds."
+    "The score that each tag said must reach for the promise of `curve` to hold: the last of its rows that holds."
     return None if not curve['holds'].any() else float(curve['limit'][curve['holds']].iloc[-1])
 
 # %% ../nbs/30a_decide.ipynb #2fe0a3dd
+def _directions(features)->np.ndarray:
+    "Features brought to length 1, shape (pictures, features)."
+    features = np.asarray(features, float)
+    if features.ndim != 2 or not np.isfinite(features).all(): raise CatalogError(f'features of shape {features.shape}, expected (pictures, features), all of them finite')
+    return features/np.linalg.norm(features, axis=1, keepdims=True).clip(1e-9)
+
 @dataclass(frozen=True)
 class Outside:
-    "How far a picture lies from what the model knows."
-    mean:np.ndarray     # Of the features, shape (features,)
-    weight:np.ndarray   # From features to the space in which they are spread evenly, shape (≤ 64, features)
-    limit:float         # Farther than this is outside
+    "How much of a picture the model has no notion of."
+    mean:np.ndarray     # Of the features of train, each brought to length 1; shape (features,)
+    weight:np.ndarray   # Main directions around it, shape (≤ 64, features)
+    limit:float         # More than this is outside
 
     def distance(self, features:np.ndarray)->np.ndarray:  # Shape (pictures,)
-        "Mahalanobis distance of each row of `features`."
-        features = np.asarray(features, float)
-        if features.ndim != 2 or features.shape[1:] != self.mean.shape: raise CatalogError(f'features have shape {features.shape}, expected (pictures, {len(self.mean)})')
-        return np.linalg.norm((features - self.mean) @ self.weight.T, axis=1)
+        "What is left of each row of `features` beside the main directions of train."
+        x = _directions(features)
+        if x.shape[1:] != self.mean.shape: raise CatalogError(f'features have shape {x.shape}, expected (pictures, {len(self.mean)})')
+        x = x - self.mean
+        return np.linalg.norm(x - x @ self.weight.T @ self.weight, axis=1)
 
     def arrays(self)->dict[str, np.ndarray]:
         "What a bundle stores beside the weights of the model."
@@ -300,11 +304,10 @@ def fit_outside(
 )->Outside:
     "Learn from train where pictures lie, and from valid how far away is too far."
     if not 0 < share < 1: raise CatalogError(f'share={share}, expected between 0 and 1')
-    features = np.asarray(features, float); n = min(n, features.shape[1], len(features) - 1)
-    if n < 1 or not np.isfinite(features).all(): raise CatalogError(f'features of shape {features.shape} are too few or not finite')
-    pca = PCA(n, random_state=0).fit(features)
-    scale, turn = np.linalg.eigh(LedoitWolf().fit(pca.transform(features)).covariance_)
-    res = Outside(pca.mean_, (turn/np.sqrt(scale)).T @ pca.components_, 0.)
+    x = _directions(features); n = min(n, x.shape[1]//2, len(x) - 1)
+    if n < 1: raise CatalogError(f'features of shape {x.shape} are too few to learn from')
+    pca = PCA(n, random_state=0).fit(x)
+    res = Outside(pca.mean_, pca.components_, 0.)
     return replace(res, limit=float(np.quantile(res.distance(held_out), 1 - share)))
 
 # %% ../nbs/30a_decide.ipynb #5ac6c457
@@ -326,7 +329,7 @@ class Decision:
     support:list[int]                    # Pictures of each label in the fold it was fitted on
     thresholds:dict[str, list[float]]    # Mode → least score of each label
     limits:dict[str, dict[str, float]]   # Mode → group → least score of its answer, below which it is unsure
-    publish:dict[str, float]             # Group, or '' for whole pictures → doubt below which it can be published; absent where nothing can be promised
+    publish:dict[str, float]             # Group, or '' for whole pictures → score that each tag must reach to be published unseen; absent where nothing can be promised
     promise:dict[str, float]             # `precision`, `recall`, `confidence` as asked for
     calibration:Calibration
     outside:Outside|None = None          # Which pictures belong to no label; its arrays are stored apart
@@ -373,14 +376,10 @@ def _is_mapping(o, keys, ok:Callable)->bool:
     "Is `o` a dict whose keys are among `keys` and whose values are all `ok`?"
     return isinstance(o, dict) and set(o) <= set(keys) and all(map(ok, o.values()))
 
-def _is_steps(o)->bool:
-    return isinstance(o, list) and len(o) == 2 and all(isinstance(v, list) and 0 < len(v) == len(o[0]) and _is_numbers(v, len(v), 0, 1) and v == sorted(v) for v in o)
-
 def _calibration_fault(d, space:LabelSpace)->str|None:
     n = len(space.vocab)
-    if not isinstance(d, dict) or set(d) != {'slope', 'shift', 'steps', 'shares'}: return 'calibration must have slope, shift, steps and shares'
+    if not isinstance(d, dict) or set(d) != {'slope', 'shift', 'shares'}: return 'calibration must have slope, shift and shares'
     if not _is_numbers(d['slope'], n, 1e-9, 1e9) or not _is_numbers(d['shift'], n, -1e9, 1e9): return f'slope and shift must be {n} numbers, slopes above 0'
-    if not _is_mapping(d['steps'], space.vocab, _is_steps): return 'steps must be two rising lists of scores for a label'
     if not isinstance(d['shares'], list) or not all(isinstance(g, str) and g in space.exclusive for g in d['shares']): return 'shares must be names of groups'
 
 # %% ../nbs/30a_decide.ipynb #85257602
@@ -392,7 +391,7 @@ def _decision_fault(d, space:LabelSpace)->str|None:
     if not _is_numbers(d['support'], n, 0, 1e12) or not all(isinstance(o, int) for o in d['support']): return f'support must be {n} counts'
     if not _is_mapping(d['thresholds'], MODES, lambda o: _is_numbers(o, n, 0, 1)) or len(d['thresholds']) < len(MODES): return f'thresholds must be {n} numbers from 0 to 1 for each of {", ".join(MODES)}'
     if not _is_mapping(d['limits'], MODES, lambda o: _is_mapping(o, groups, lambda v: _is_number(v, 0, 1))) or len(d['limits']) < len(MODES): return 'limits must be numbers from 0 to 1 for groups, in each mode'
-    if not _is_mapping(d['publish'], ['', *groups], lambda v: _is_number(v, 0, n + 1)): return 'publish must be a doubt for groups'
+    if not _is_mapping(d['publish'], ['', *groups], lambda v: _is_number(v, 0, 1)): return 'publish must be a score for groups'
     if not _is_mapping(d['promise'], ('precision', 'recall', 'confidence'), lambda v: _is_number(v, 0, 1)) or len(d['promise']) < 3: return 'promise must be precision, recall and confidence'
     return _calibration_fault(d['calibration'], space)
 
@@ -439,7 +438,7 @@ def review_queue(
     p = decision.calibration.apply(scores, space); answers = decide(scores, space, decision)
     pred, far = as_matrix(answers, space), np.zeros(len(df), bool)
     if features is not None and decision.outside: far = decision.outside.distance(features) > decision.outside.limit
-    doubt = _doubt(p, pred); worth = np.where(far, pred.sum(1), doubt)
+    worth = np.where(far, pred.sum(1), ((1 - p)*pred).sum(1))
     rows = [(im, w, o, *(_ask(a, q, space) if a else ('', 0., '')), [t for t, _ in a]) for im, w, o, a, q in zip(df['image'], worth, far, answers, p)]
     res = pd.DataFrame(rows, columns=['image', 'worth', 'outside', 'ask', 'score', 'instead', 'tags']).round(dict(worth=4, score=4))
-    return res[far | (doubt >= decision.publish.get('', 0.))].sort_values('worth', ascending=False, kind='stable', ignore_index=True)
+    return res[far | (_weakest(p, pred) < decision.publish.get('', 2.))].sort_values('worth', ascending=False, kind='stable', ignore_index=True)

@@ -121,7 +121,7 @@ def coverage_plot(
         ax.plot(curve['share'], curve['precision'], lw=1.5, label='right of those published')
         ax.plot(curve['share'], curve['low'], lw=1.2, ls='--', color=_LINES[0], label='its lower bound')
         ax.axhline(precision, color=_GREY, ls=':')
-        ax.annotate(f'promised: {precision:g}', (0, precision), (3, -11), xycoords=('axes fraction', 'data'), textcoords='offset points')
+        ax.annotate(f'promised: {precision:g}', (1, precision), (-2, 3), xycoords=('axes fraction', 'data'), textcoords='offset points', ha='right')
         if held == held: ax.axvline(held, color=_LINES[1], lw=1.5, label=f'publishable: {held:.0%}')
         low = curve.loc[curve['n'] >= min(30, curve['n'].max()), 'low'].min()
         ax.set(xlabel='share published unseen', ylabel='precision', xlim=(0, 1.01), ylim=(min(low, precision) - .03, 1.005)); ax.legend(loc='lower left')
