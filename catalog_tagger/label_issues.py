@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import Normalizer
 
 from .core import *
 from .labels import *
@@ -22,7 +22,7 @@ __all__ = ['out_of_fold_scores', 'label_issues', 'issue_grid']
 # %% ../nbs/51a_label_issues.ipynb #d58e4c51
 def _probe(features:np.ndarray, y:np.ndarray, C:float):
     "A linear classifier on the main directions of `features`."
-    return make_pipeline(StandardScaler(), PCA(min(128, *features.shape), random_state=0), LogisticRegression(C=C, max_iter=500)).fit(features, y)
+    return make_pipeline(Normalizer(), PCA(min(128, *features.shape), random_state=0), LogisticRegression(C=C, max_iter=500)).fit(features, y)
 
 def _probe_scores(x:np.ndarray, y:np.ndarray, new:np.ndarray, n:int, C:float)->np.ndarray:
     "Share of each of `n` classes for the rows of `new`, by a probe of the classes `y` of the rows of `x`; 0 for a class that `y` lacks."
@@ -42,7 +42,7 @@ def out_of_fold_scores(
     targs:np.ndarray,      # 0 or 1, shape (pictures, labels)
     space:LabelSpace,
     folds:np.ndarray,      # Fold of each picture, such as `cross_folds(df)['fold']`, which keeps copies of a product together
-    *, C:float=.01,        # Inverse strength of the penalty, as in scikit-learn; weak data wants a strong one
+    *, C:float=10.,        # Inverse strength of the penalty, as in scikit-learn
 )->np.ndarray:             # Shape of `targs`: shares in a group, a probability of each free tag
     "Probabilities of each picture by linear probes that were fitted on the other folds."
     features, targs, folds = np.asarray(features, float), np.asarray(targs).astype(bool), np.asarray(folds)
