@@ -13,7 +13,7 @@ from .core import *
 from .images import *
 
 # %% auto #0
-__all__ = ['picture_grid', 'history_plot', 'rate_plot', 'save_figure', 'save_plots']
+__all__ = ['picture_grid', 'history_plot', 'rate_plot', 'reliability_plot', 'coverage_plot', 'save_figure', 'save_plots']
 
 # %% ../nbs/50_viz.ipynb #99620af8
 def _caption(answer:list[tuple[str, float]]|None, truth:list[str]|None)->str:
@@ -91,6 +91,40 @@ def rate_plot(
         ax.plot(curve['lr'], curve['loss'], lw=1.5)
         ax.axvline(rate, ls=':', label=f'suggested: {rate:.2g}', color=_LINES[1])
         ax.set(xscale='log', xlabel='learning rate', ylabel='loss, smoothed', ylim=(first - 1.2*fall, first + fall) if fall else None); ax.legend()
+    return fig
+
+# %% ../nbs/50_viz.ipynb #da86da3f
+def reliability_plot(
+    before:pd.DataFrame,      # From `reliability_table`, of the scores as the model gives them
+    after:pd.DataFrame=None,  # Of the calibrated scores
+)->plt.Figure:
+    "How often a score is right, over what it says, with 95 % intervals: on the dotted line they agree."
+    with plt.rc_context(_STYLE):
+        fig, ax = plt.subplots(figsize=(4, 3.6), layout='constrained')
+        ax.plot([0, 1], [0, 1], color=_GREY, ls=':')
+        for df, name, marker, color in ((before, 'before', 's', _LINES[1]), (after, 'after', 'o', _LINES[0])):
+            if df is not None: ax.errorbar(df['score'], df['right'], [df['right'] - df['low'], df['high'] - df['right']], marker=marker, ms=4, lw=1.5, elinewidth=1, color=color, label=name if after is not None else None)
+        ax.set(xlabel='score', ylabel='share that is right', xlim=(-.02, 1.02), ylim=(-.02, 1.02))
+        if after is not None: ax.legend()
+    return fig
+
+# %% ../nbs/50_viz.ipynb #bd1dabf8
+def coverage_plot(
+    curve:pd.DataFrame,      # From `coverage_curve`
+    precision:float=.95,     # What is promised
+)->plt.Figure:
+    "The precision of the surest pictures over how many of them are published, and how many the promise allows."
+    if not len(curve): raise CatalogError('the curve has no row to show')
+    held = curve['share'][curve['holds']].max()
+    with plt.rc_context(_STYLE):
+        fig, ax = plt.subplots(figsize=(5, 3), layout='constrained')
+        ax.plot(curve['share'], curve['precision'], lw=1.5, label='right of those published')
+        ax.plot(curve['share'], curve['low'], lw=1.2, ls='--', color=_LINES[0], label='its lower bound')
+        ax.axhline(precision, color=_GREY, ls=':')
+        ax.annotate(f'promised: {precision:g}', (1, precision), (-2, 3), xycoords=('axes fraction', 'data'), textcoords='offset points', ha='right')
+        if held == held: ax.axvline(held, color=_LINES[1], lw=1.5, label=f'publishable: {held:.0%}')
+        low = curve.loc[curve['n'] >= min(30, curve['n'].max()), 'low'].min()
+        ax.set(xlabel='share published unseen', ylabel='precision', xlim=(0, 1.01), ylim=(min(low, precision) - .03, 1.005)); ax.legend(loc='lower left')
     return fig
 
 # %% ../nbs/50_viz.ipynb #36f7dc8b
