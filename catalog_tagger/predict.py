@@ -16,7 +16,7 @@ from .labels import *
 from .losses import *
 
 # %% auto #0
-__all__ = ['decode', 'as_matrix', 'tag_table', 'Predictor']
+__all__ = ['decode', 'as_matrix', 'tag_table', 'is_several', 'Predictor']
 
 # %% ../nbs/30_predict.ipynb #be15172b
 def _path_scores(scores:np.ndarray, space:LabelSpace)->np.ndarray:
@@ -91,6 +91,10 @@ def _views(x:torch.Tensor, n:int)->list[torch.Tensor]:
     near = F.interpolate(x[..., h:x.shape[-2]-h, w:x.shape[-1]-w], x.shape[-2:], mode='bilinear', align_corners=False) if n > 2 else x
     return [x, x.flip(-1), near, near.flip(-1)][:n]
 
+def is_several(items)->bool:
+    "Is `items` a list of pictures, and not one picture?"
+    return isinstance(items, (list, tuple, pd.Series)) or isinstance(items, np.ndarray) and items.ndim == 4
+
 # %% ../nbs/30_predict.ipynb #84027a45
 @dataclass
 class Predictor:
@@ -107,15 +111,19 @@ class Predictor:
         if not hasattr(learn, 'space') or not hasattr(learn, 'prep'): raise CatalogError('this learner has no label space: it was not made by catalog_learner')
         return cls(learn.model, learn.space, learn.prep, getattr(learn.loss_func, 'activation_name', None), getattr(learn, 'n_tta', 1))
 
+    def score_batch(self, x:torch.Tensor)->torch.Tensor:  # Shape (n, labels), from 0 to 1
+        "Scores of a batch `x` as `prep` makes it, shape (n, 3, height, width): the mean over its views."
+        activation = self.activation or ('softmax' if self.space.is_single else 'sigmoid')
+        return torch.stack([to_scores(self.model(o), self.space, activation) for o in _views(x, self.tta)]).mean(0)
+
     @torch.inference_mode()
     def scores(self, items:Iterable, bs:int=64)->np.ndarray:  # Shape (pictures, labels), from 0 to 1
         "Scores of pictures, `bs` at a time: shares of the classes where a picture has one label, else a probability of each label, or what `activation` says."
         items, device = list(items), next(self.model.parameters()).device
-        activation = self.activation or ('softmax' if self.space.is_single else 'sigmoid')
         self.model.eval(); res = [np.empty((0, len(self.space.vocab)), np.float32)]
         for i in progress(range(0, len(items), bs), 'tag'):
             x = torch.from_numpy(np.stack([self.prep(o) for o in items[i:i+bs]])).to(device)
-            res.append(torch.stack([to_scores(self.model(o), self.space, activation) for o in _views(x, self.tta)]).mean(0).cpu().numpy())
+            res.append(self.score_batch(x).cpu().numpy())
         return np.concatenate(res)
 
     def predict(
@@ -126,6 +134,6 @@ class Predictor:
         bs:int=64,            # Pictures at a time
     ):                        # Tags with scores, best first; for a list of pictures a list of such
         "The best tags of one picture or of each of several."
-        several = isinstance(items, (list, tuple, pd.Series)) or isinstance(items, np.ndarray) and items.ndim == 4
+        several = is_several(items)
         answers = decode(self.scores(items if several else [items], bs), self.space, k=k, min_score=min_score)
         return answers if several else answers[0]
