@@ -43,18 +43,35 @@ class Tagger(Predictor):
     def predict(
         self,
         items,               # A path, PIL image, bytes or array, or a list of them
-        *, k:int|None=None,  # Most tags of a picture; 3 where nothing else decides
-        mode:str=None,       # A mode of the decision, as in `catalog_tagger.decide`; None is its own choice, without `k`
-        min_score:float=0.,  # Least score of a free tag, where no mode decides
+        *, k:int=None,       # Most tags of a picture; None is 3, or what `mode` says
+        mode:str=None,       # As in `decide`; None is its default, or no mode where there is no decision
+        min_score:float=0.,  # Least score of a free tag where there is no decision
         bs:int=64,           # Pictures at a time
     ):                       # Tags with scores, best first; for a list of pictures a list of such
-        "The tags of one picture or of each of several: by the decision if there is one, or the `k` best."
-        if mode is None and (k is not None or self.decision is None): return super().predict(items, k=k or 3, min_score=min_score, bs=bs)
-        if self.decision is None: raise CatalogError(f'mode={mode!r} needs thresholds, and this tagger has none; leave mode out or fit them on the valid fold')
+        "The tags of one picture or of each of several: by the decision, or the `k` best where there is none."
+        if self.decision is None:
+            if mode is not None: raise CatalogError(f'mode={mode!r} needs thresholds, and this tagger has none; leave mode out, or fit them on the valid fold')
+            return super().predict(items, k=3 if k is None else k, min_score=min_score, bs=bs)
         from catalog_tagger.decide import decide
-        several = is_several(items)
-        answers = decide(self.scores(items if several else [items], bs), self.space, self.decision, **({} if mode is None else dict(mode=mode)))
-        return [o[:k] for o in answers] if several else answers[0][:k]
+        several = is_several(items); scores = self.scores(items if several else [items], bs)
+        answers = decide(scores, self.space, self.decision, k=k, **({} if mode is None else dict(mode=mode)))
+        return answers if several else answers[0]
+
+# %% ../nbs/31_tagger.ipynb #19012bc0
+@patch
+@torch.inference_mode()
+def features(
+    self:Tagger,
+    items,         # Pictures, as for `scores`
+    bs:int=64,     # Pictures at a time
+)->np.ndarray:     # Shape (pictures, features)
+    "What the body sees in each picture, averaged over its surface: what `fit_outside` measures distances in."
+    items, device, res = list(items), next(self.model.parameters()).device, []
+    body = self.model.eval()[0]
+    for i in progress(range(0, len(items), bs), 'features'):
+        x = body(torch.from_numpy(np.stack([self.prep(o) for o in items[i:i+bs]])).to(device))
+        res.append((x.mean((2, 3)) if x.ndim == 4 else x).cpu().numpy())
+    return np.concatenate(res)
 
 # %% ../nbs/31_tagger.ipynb #c186b225
 def _cell(o)->str:
@@ -161,7 +178,8 @@ def save_bundle(
     t.arch = learn.arch
     model = torch.nn.Sequential(t.model[0], getattr(t.model[1], 'main', t.model[1]))   # Inception's auxiliary output has no part in an answer
     d = _manifest(t, describe_layers(model[1]), facts, metrics, decision, words)
-    tensors = _tensors(model, find_arch(t.arch), d['head']) | {f'arrays.{k}': torch.from_numpy(np.ascontiguousarray(o)) for k, o in (arrays or {}).items()}
+    arrays = (arrays or {}) | ({} if getattr(decision, 'outside', None) is None else decision.outside.arrays())
+    tensors = _tensors(model, find_arch(t.arch), d['head']) | {f'arrays.{k}': torch.from_numpy(np.ascontiguousarray(o)) for k, o in arrays.items()}
     with atomic_files(folder) as tmp:
         save_file(tensors, tmp/'model.safetensors')
         write_json(tmp/'tagger.json', d)
@@ -264,11 +282,11 @@ def _read_model(d:dict, data:bytes, size:tuple[int, int])->tuple[torch.nn.Module
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), {k.removeprefix('arrays.'): v.numpy() for k, v in got.items() if k.startswith('arrays.')}
 
 # %% ../nbs/31_tagger.ipynb #e21fd628
-def _read_decision(d:dict|None, vocab:list[str]):
-    "The decision that `tagger.json` tells."
+def _read_decision(d:dict|None, space:LabelSpace, arrays:dict[str, np.ndarray]):
+    "The decision that `tagger.json` tells, with its part of the `arrays`."
     if d is None: return None
-    from catalog_tagger.decide import Decision
-    return Decision.from_dict(d, vocab)
+    from catalog_tagger.decide import decision_from_dict, outside_from_arrays
+    return decision_from_dict(d, space, outside_from_arrays(arrays))
 
 def _read_words(d:dict|None):
     "The text tags that `tagger.json` tells."
@@ -283,7 +301,7 @@ def load(cls:Tagger, path:str|Path)->Tagger:
         files = _read_files(Path(path)); d = _read_manifest(files['tagger.json'])
         space, prep = space_from(d['space'], 'space'), _read_prep(d['prep'])
         model, arrays = _read_model(d, files['model.safetensors'], prep.size)
-        return cls(model, space, prep, d['activation'], d['tta'], d['arch'], _read_decision(d['decision'], space.vocab), _read_words(d['words']),
+        return cls(model, space, prep, d['activation'], d['tta'], d['arch'], _read_decision(d['decision'], space, arrays), _read_words(d['words']),
                    d['facts'], d['metrics'], arrays, files['README.md'].decode('utf-8'))
 
 # %% ../nbs/31_tagger.ipynb #f3af2d58
@@ -302,16 +320,21 @@ def _input_rules(t:Tagger)->dict:
                 steps=['open as 8-bit RGB: turned as EXIF says, transparent parts on white', f'resize to {h}x{w} px by {t.prep.method}, bilinear', 'divide by 255', 'subtract mean, divide by std, for each channel'])
 
 # %% ../nbs/31_tagger.ipynb #4fdf1b37
+def _least_scores(t:Tagger, mode:str)->np.ndarray:
+    "For each label the least score of the model, in steps of 1/2000, that its calibration brings to the threshold of `mode`; 1 where none does."
+    grid = np.linspace(0, 1, 2001); said = t.decision.calibration.apply(np.repeat(grid[:, None], len(t.space.vocab), 1), t.space) >= t.decision.thresholds[mode]
+    return np.where(said.any(0), grid[said.argmax(0)], 1.)
+
 def tag_rows(
     t:Tagger,
-    min_score:float=.5,  # Threshold of a free tag where no decision has one
-    mode:str=None,       # Mode of the decision whose thresholds are taken
-)->pd.DataFrame:         # One row an output: `tag_id`, `name`, `group` ('' for a free tag), `count` in train, `threshold` (nan in a group, which takes its best)
-    "The labels as a table, in the order of the outputs."
+    min_score:float=.5,     # Threshold of a free tag where there is no decision
+    mode:str='balanced',    # Mode of the decision whose thresholds are taken
+)->pd.DataFrame:            # One row an output: `tag_id`, `name`, `group` ('' for a free tag), `count` in train, `threshold` (nan in a group, of which the best is taken)
+    "The labels as a table, in the order of the outputs; thresholds are on the scores of the model, before calibration."
     group = {l: g for g, o in t.space.exclusive.items() for l in o}
-    least = dict.fromkeys(t.space.vocab, min_score) if t.decision is None else _thresholds(t, mode)
-    return pd.DataFrame([(i, l, group.get(l, ''), int(n), None if l in group and t.decision is None else least[l]) for i, (l, n) in enumerate(zip(t.space.vocab, t.space.counts))],
-                        columns=['tag_id', 'name', 'group', 'count', 'threshold'])
+    least = np.full(len(t.space.vocab), min_score) if t.decision is None else _least_scores(t, mode)
+    df = pd.DataFrame(dict(tag_id=range(len(least)), name=t.space.vocab, group=[group.get(l, '') for l in t.space.vocab], count=t.space.counts, threshold=least))
+    return df.assign(threshold=df['threshold'].where(df['group'] == ''))
 
 # %% ../nbs/31_tagger.ipynb #63cfebe6
 def _need_onnx():
