@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 from catalog_tagger.images import Prep
 from catalog_tagger.labels import LabelSpace
 from catalog_tagger.models import build_model, find_arch
-from catalog_tagger.tagger import FILES, BundleError, Tagger, save_bundle
+from catalog_tagger.tagger import BUNDLE_FILES, BundleError, Tagger, save_bundle
 
 ARCH = 'mobilenetv3_small_050'
 HEAD = [dict(layer='ConcatPool'), dict(layer='Flatten'), dict(layer='BatchNorm1d', num_features=576, eps=1e-5), dict(layer='Dropout', p=.5),
         dict(layer='Sequential', layers=[dict(layer='Linear', in_features=576, out_features=6, bias=False), dict(layer='ReLU')]), dict(layer='Linear', in_features=6, out_features=6, bias=True)]
-SIGNED = [o for o in FILES if o != 'SHA256SUMS']
+SIGNED = [o for o in BUNDLE_FILES if o != 'SHA256SUMS']
 
 class Bomb:
     "Unpickled, it writes a file."
@@ -54,14 +54,14 @@ def folder(name): return lambda d: ((d/name).unlink(), (d/name).mkdir())
 def pipe(name): return lambda d: ((d/name).unlink(), os.mkfifo(d/name))
 def planted(name): return lambda d: (d/name).write_bytes(pickle.dumps(Bomb(d.parent/'exploded')))
 
-for name in FILES:
+for name in BUNDLE_FILES:
     plain |= {f'{name} is {why}': f for why, f in dict(missing=lambda d, name=name: (d/name).unlink(), linked=linked(name), a_folder=folder(name)).items()}
     plain |= {f'{name} cut at {share}': cut(name, share) for share in (0, .3, .9, .999)}
     plain |= {f'{name} bit {seed}': flip(name, seed) for seed in range(4)}
     plain |= {f'{name} and more': lambda d, name=name: (d/name).write_bytes((d/name).read_bytes() + b'\n')}
 if hasattr(os, 'mkfifo'): plain |= {'a pipe': pipe('tagger.json')}
 plain |= {f'planted {o}': planted(o) for o in ('learner.pkl', 'model.pkl', 'model.pt', 'pytorch_model.bin', '.hidden.pkl', 'evil.py', '__init__.py', 'tagger.json.bak', 'data.npy', 'sitecustomize.py')}
-plain |= {f'{o} is a pickle': planted(o) for o in FILES}
+plain |= {f'{o} is a pickle': planted(o) for o in BUNDLE_FILES}
 signed |= {f'{o} is a signed pickle': planted(o) for o in SIGNED}
 plain['a folder beside'] = lambda d: (d/'code').mkdir()
 plain['a link beside'] = lambda d: (d/'code').symlink_to(d.parent/'outside')
@@ -139,7 +139,7 @@ WRONG = {
     ('space', 'exclusive'): [None, [], {'a': ['nobody']}, {'a': []}, {'a': 'Red'}, {'a': ['Red'], 'b': ['Red']}, {'a': [['Red']]}], ('space', 'parents'): [None, [], {'Red': 'nobody'}, {'Red': 'Red'}, {'Red': 'Blue', 'Blue': 'Red'}, {'Red': ['Blue']}, {'x': 'Red'}],
     ('space', 'provenance'): [None, [], {'a': None}, {'a': {}}, {'a': {'label': 'nobody', 'count': 1, 'rule': ''}}, {'a': {'label': [], 'count': 1, 'rule': ''}}, {'a': {'label': 'Red', 'count': '1', 'rule': ''}}],
     ('space', 'recipe'): [None, [], {'': 'x'}, {'': [{'step': 'lemmatise', 'lang': '../../etc/passwd'}]}, {'': [{'step': []}]}, {'': [{'step': 'normalise', 'file': '/etc/passwd'}]}, {'': [None]}], ('space', 'pictures'): [None, [], {'Red': '1'}],
-    ('space', 'code'): ['import os'], ('words',): [[], 'x', {}, {'lang': '../../etc/passwd'}], ('words', 'lang'): ['../de', None, []], ('words', 'idf'): [{}, None, {'kleid': '1'}], ('decision',): [[], 'x', 1],
+    ('space', 'code'): ['import os'], ('words',): [[], 'x', {}, {'lang': '../../etc/passwd'}], ('words', 'lang'): ['../de', None, []], ('words', 'idf'): [{}, None, {'kleid': '1'}], ('decision',): [[], 'x', 1, {}, {'calibration': '../x'}],
     ('versions',): [None, []], ('facts',): [None, [], 'x'], ('metrics',): [None, [], 1], ('path',): ['../outside'],
 }
 signed |= {f'{".".join(map(str, keys))} = {repr(o)[:60]}': at(o, *keys) for keys, values in WRONG.items() for o in values}
@@ -170,7 +170,7 @@ def test_one_error_and_nothing_else(mutate, re_sign, bundle, tmp_path):
     assert not (tmp_path/'exploded').exists()
     assert {o for o, _ in events} <= {'open'}
     opened = {Path(o).resolve() for _, o in events if str(tmp_path) in o}
-    assert opened <= {d/o for o in FILES}
+    assert opened <= {d/o for o in BUNDLE_FILES}
     assert not any('passwd' in o for _, o in events)
 
 def test_the_canary_would_sing(tmp_path):

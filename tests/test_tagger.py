@@ -10,7 +10,7 @@ from catalog_tagger.images import Prep
 from catalog_tagger.labels import LabelSpace
 from catalog_tagger.models import arch_prep, build_model, find_arch
 from catalog_tagger.predict import Predictor
-from catalog_tagger.tagger import FILES, BundleError, Tagger, export_onnx, save_bundle, tag_rows
+from catalog_tagger.tagger import BUNDLE_FILES, BundleError, Tagger, export_onnx, quantise_onnx, save_bundle, tag_rows
 
 ARCH, LABELS = 'mobilenetv3_small_050', ['Apparel', 'Shoes', 'Red', 'Blue', 'new', 'a|b\nc']
 SPACE = LabelSpace(LABELS, {'master': ['Apparel', 'Shoes'], 'colour': ['Red', 'Blue']}, {}, {o: dict(label=o, count=i, rule='kept') for i, o in enumerate(LABELS)})
@@ -100,11 +100,11 @@ def test_there_and_back(tmp_path):
     np.testing.assert_array_equal(loaded.arrays['centres'], [[0, 1, 2], [3, 4, 5]])
     np.testing.assert_allclose(loaded.scores(noise(3)), tagger.scores(noise(3)), atol=1e-5)
     again = save(loaded, tmp_path/'c', facts=loaded.facts, metrics=loaded.metrics, arrays=loaded.arrays)
-    assert all((again/o).read_bytes() == (d/o).read_bytes() for o in FILES)   # a tagger can be saved as it came
+    assert all((again/o).read_bytes() == (d/o).read_bytes() for o in BUNDLE_FILES)   # a tagger can be saved as it came
 
 def test_what_is_in_the_folder(tmp_path):
     d = save(make_tagger(), tmp_path/'b')
-    assert {o.name for o in d.iterdir()} == set(FILES)
+    assert {o.name for o in d.iterdir()} == set(BUNDLE_FILES)
     assert not any(o.read_bytes()[:2] in (b'\x80\x02', b'\x80\x04', b'PK') for o in d.iterdir())   # pickles and zips
     for line in (d/'SHA256SUMS').read_text().splitlines():
         digest, name = line.split('  ')
@@ -191,3 +191,14 @@ def test_without_onnx_the_way_to_it_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
     with pytest.raises(CatalogError, match=r'onnxscript is not installed.*pip install "catalog_tagger\[onnx\]"'): export_onnx(make_tagger(), tmp_path/'t.onnx')
     assert not list(tmp_path.iterdir())
+
+def test_eight_bits_are_smaller_and_a_failure_leaves_what_was_there(trained):
+    _, tmp, images = trained
+    tagger, path = Tagger.load(tmp/'bundle'), tmp/'onnx'/'tagger.onnx'
+    small = quantise_onnx(tagger, path, images[:12])
+    assert small == tmp/'onnx'/'tagger.int8.onnx' and small.stat().st_size < path.stat().st_size/2
+    x = np.stack([tagger.prep(o) for o in images[:4]]); scores = [ort.InferenceSession(o).run(None, {'picture': x})[0] for o in (path, small)]
+    assert scores[1].shape == scores[0].shape and np.abs(scores[1] - scores[0]).mean() < .1
+    before = small.read_bytes()
+    with pytest.raises(CatalogError, match='missing'): quantise_onnx(tagger, path, ['nowhere.jpg'])
+    assert small.read_bytes() == before and {o.name for o in path.parent.iterdir()} == {'tagger.onnx', 'tagger.int8.onnx', 'tagger.json', 'selected_tags.csv'}
