@@ -210,7 +210,8 @@ def _read_part(path:Path, most:int)->bytes:
 def _read_files(folder:Path)->dict[str, bytes]:
     "The files of a bundle, whole and unchanged."
     if not folder.is_dir(): raise CatalogError('it is no folder')
-    if more := sorted({o.name for o in folder.iterdir()} - BUNDLE_FILES.keys()): raise CatalogError(f'{more[0]!r} is no part of a bundle and was not opened; a bundle is {", ".join(BUNDLE_FILES)} and nothing else')
+    more = [o.name for o in folder.iterdir() if o.name not in BUNDLE_FILES and not re.fullmatch(r'\.\d+\.tmp', o.name)]   # such a folder is what a killed save_bundle leaves
+    if more: raise CatalogError(f'{min(more)!r} is no part of a bundle and was not opened; a bundle is {", ".join(BUNDLE_FILES)} and nothing else')
     files = {o: _read_part(folder/o, most) for o, most in BUNDLE_FILES.items()}
     want = ''.join(f'{_digest(files[o])}  {o}\n' for o in BUNDLE_FILES if o != 'SHA256SUMS').encode()
     for told, real in zip(files['SHA256SUMS'].splitlines(), want.splitlines()):

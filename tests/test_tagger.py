@@ -61,13 +61,18 @@ def trained(tmp_path_factory):
     set_seed(0)
     learn = catalog_learner(catalog_dls(df, space, arch_prep(ARCH, 48), bs=16), ARCH, weights=None)
     learn.fit(2, 1e-3)
-    save(learn, tmp/'bundle'); export_onnx(Tagger.load(tmp/'bundle'), tmp/'onnx'/'tagger.onnx')
+    save(learn, tmp/'bundle')
     return learn, tmp, df['image'].tolist()
 
-def test_learner_predictor_tagger_and_graph_answer_alike(trained):
-    ort = pytest.importorskip('onnxruntime', reason='needs onnxruntime: pip install "catalog_tagger[onnx]"')
+@pytest.fixture(scope='module')
+def graph(trained):
+    pytest.importorskip('onnxruntime', reason='needs onnxruntime: pip install "catalog_tagger[onnx]"')
+    export_onnx(Tagger.load(trained[1]/'bundle'), path := trained[1]/'onnx'/'tagger.onnx')
+    return path
+
+def test_learner_predictor_tagger_and_graph_answer_alike(trained, graph, ort):
     learn, tmp, images = trained
-    tagger = Tagger.load(tmp/'bundle'); session = ort.InferenceSession(tmp/'onnx'/'tagger.onnx')
+    tagger = Tagger.load(tmp/'bundle'); session = ort.InferenceSession(graph)
     x = np.stack([tagger.prep(o) for o in images])
     want = learn.get_preds(dl=learn.dls.test_dl(images))[0].numpy()
     answers = {'predictor': Predictor.from_learner(learn).scores(images), 'tagger by 64': tagger.scores(images), 'tagger by 1': tagger.scores(images, bs=1),
@@ -101,6 +106,10 @@ def test_there_and_back(tmp_path):
     np.testing.assert_allclose(loaded.scores(noise(3)), tagger.scores(noise(3)), atol=1e-5)
     again = save(loaded, tmp_path/'c', facts=loaded.facts, metrics=loaded.metrics, arrays=loaded.arrays)
     assert all((again/o).read_bytes() == (d/o).read_bytes() for o in BUNDLE_FILES)   # a tagger can be saved as it came
+
+def test_what_a_killed_save_left_does_not_hinder(tmp_path):
+    d = save(make_tagger(), tmp_path/'b'); (d/'.123.tmp').mkdir(); (d/'.123.tmp'/'tagger.json').touch()
+    assert Tagger.load(d).arch == ARCH
 
 def test_what_is_in_the_folder(tmp_path):
     d = save(make_tagger(), tmp_path/'b')
@@ -165,11 +174,14 @@ def test_the_decision_comes_back_and_decides(tmp_path):
         with pytest.raises(BundleError): Tagger.load(save(make_tagger(), tmp_path/'c', decision=wrong))
 
 # --- ONNX
-ort = pytest.importorskip('onnxruntime', reason='needs onnxruntime: pip install "catalog_tagger[onnx]"')
+@pytest.fixture
+def ort():
+    return pytest.importorskip('onnxruntime', reason='needs onnxruntime: pip install "catalog_tagger[onnx]"')
+
 SINGLE = LabelSpace(['a', 'b', 'c'], {'class': ['a', 'b', 'c']}, {}, {o: dict(label=o, count=1, rule='kept') for o in 'abc'})
 
 @pytest.mark.parametrize('space, kwargs', [(SPACE, dict(activation='grouped', tta=2)), (SINGLE, {})])
-def test_a_graph_gives_the_taggers_scores(space, kwargs, tmp_path):
+def test_a_graph_gives_the_taggers_scores(space, kwargs, tmp_path, ort):
     tagger = make_tagger(space, **kwargs)
     assert export_onnx(tagger, tmp_path/'o'/'t.onnx') < 1e-4
     assert {o.name for o in (tmp_path/'o').iterdir()} == {'t.onnx', 't.json', 'selected_tags.csv'}
@@ -192,9 +204,9 @@ def test_without_onnx_the_way_to_it_is_told(tmp_path, monkeypatch):
     with pytest.raises(CatalogError, match=r'onnxscript is not installed.*pip install "catalog_tagger\[onnx\]"'): export_onnx(make_tagger(), tmp_path/'t.onnx')
     assert not list(tmp_path.iterdir())
 
-def test_eight_bits_are_smaller_and_a_failure_leaves_what_was_there(trained):
+def test_eight_bits_are_smaller_and_a_failure_leaves_what_was_there(trained, graph, ort):
     _, tmp, images = trained
-    tagger, path = Tagger.load(tmp/'bundle'), tmp/'onnx'/'tagger.onnx'
+    tagger, path = Tagger.load(tmp/'bundle'), graph
     small = quantise_onnx(tagger, path, images[:12])
     assert small == tmp/'onnx'/'tagger.int8.onnx' and small.stat().st_size < path.stat().st_size/2
     x = np.stack([tagger.prep(o) for o in images[:4]]); scores = [ort.InferenceSession(o).run(None, {'picture': x})[0] for o in (path, small)]
