@@ -26,7 +26,7 @@ _RESNET = ('conv1', 'bn1', 'relu', 'maxpool', 'layer1', 'layer2', 'layer3', 'lay
 
 def _children(body:nn.Module)->list[tuple[str, nn.Module]]:
     "Children of a body with their names; fastai numbers those of torchvision, which get their own names back."
-    kids = list(getattr(body, 'model', body).named_children())   # timm's net stands in fastai's TimmBody as `model`
+    kids = list(getattr(body, 'model', body).named_children())   # timm's net stands in its body as `model`
     if not kids or kids[0][0] != '0': return kids
     names = _RESNET if len(kids) == 8 and type(kids[-1][1]) is nn.Sequential else [f'features.{n}' for n, _ in kids]
     return [(n, m) for n, (_, m) in zip(names, kids)]

@@ -16,8 +16,8 @@ from fastcore.basics import patch
 from .core import *
 
 # %% auto #0
-__all__ = ['SPELLING', 'NESTED', 'normalise', 'lemmatise', 'spell', 'LabelSpace', 'column_of', 'find_origin', 'load_labels',
-           'fit_labels', 'apply_labels']
+__all__ = ['SPELLING', 'NESTED', 'normalise', 'lemmatise', 'spell', 'LabelSpace', 'column_of', 'find_origin', 'space_from',
+           'load_labels', 'fit_labels', 'apply_labels']
 
 # %% ../nbs/12_labels.ipynb #4a234a0e
 def normalise(
@@ -170,14 +170,17 @@ def _runs_in_circle(label:str, parents:dict)->bool:
     return label in seen
 
 def _is_origin(o, known:set)->bool:
-    return isinstance(o, dict) and {'label', 'count', 'rule'} <= set(o) and (o['label'] is None or o['label'] in known) and isinstance(o['count'], int)
+    return isinstance(o, dict) and {'label', 'count', 'rule'} <= set(o) and (o['label'] is None or isinstance(o['label'], str) and o['label'] in known) and isinstance(o['count'], int)
 
 # %% ../nbs/12_labels.ipynb #b4580ab4
+def space_from(d:dict, where:str|Path)->LabelSpace:
+    "The label space that the JSON `d` tells, which was found in `where`; raise `CatalogError` if it contradicts itself."
+    if why := _fault(d): raise CatalogError(f'{where} holds no label space: {why}')
+    return LabelSpace(**d)
+
 def load_labels(path:str|Path)->LabelSpace:
     "Read what `LabelSpace.save` wrote; raise `CatalogError` if it contradicts itself."
-    d = read_json(path)
-    if why := _fault(d): raise CatalogError(f'{path} holds no label space: {why}')
-    return LabelSpace(**d)
+    return space_from(read_json(path), path)
 
 # %% ../nbs/12_labels.ipynb #2e58aea5
 def _rule(tag:str, folds:Counter, n_groups:int, min_count:int)->str:

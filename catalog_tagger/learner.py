@@ -58,16 +58,6 @@ class FrozenStats(Callback):
         for m in self.model[0].modules():
             if isinstance(m, norm_types): m.eval()
 
-# %% ../nbs/23_learner.ipynb #adf154d3
-def _cut(a:Arch, net:nn.Module)->nn.Module:
-    "The body of a whole net: all below its pooling and classifier."
-    if a.library == 'timm':
-        net.reset_classifier(0); body = TimmBody(net)
-        body.needs_pool &= getattr(net, 'output_fmt', 'NCHW') == 'NCHW'   # Swin and Hiera stand channels last and pool themselves
-        return body
-    if a.net == 'inception_v3': return InceptionBody(net)
-    return net.features if hasattr(net, 'features') else cut_model(net, -2)
-
 # %% ../nbs/23_learner.ipynb #6cc920ee
 def _stacked(own:nn.Module, nf:int, n_out:int, pool:bool, dropout:float, a:Arch)->nn.Module:
     "The classifier that a net came with, kept, and a layer on top of it."
@@ -96,7 +86,7 @@ def catalog_model(
     "The net of `a` with its classifier replaced."
     net = create_net(a, state, whole=head == 'stacked'); own = own_classifier(net)
     nf = net.num_features if a.library == 'timm' else first(o for o in own.modules() if isinstance(o, nn.Linear)).in_features
-    body = _cut(a, net)
+    body = cut_body(a, net)
     if isinstance(head, str): head = _make_head(head, own, nf, n_out, getattr(body, 'needs_pool', True), dropout, a)
     if isinstance(body, InceptionBody):
         net.AuxLogits.fc = nn.Linear(net.AuxLogits.fc.in_features, n_out)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib, fnmatch, urllib.error, urllib.request
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd, timm, torch, torchvision
@@ -18,7 +19,8 @@ from .images import *
 
 # %% auto #0
 __all__ = ['IMAGENET', 'BUNDLED', 'TORCHVISION', 'Arch', 'find_arch', 'arch_prep', 'own_classifier', 'create_net',
-           'InceptionBody', 'AuxHead', 'bundled_weights', 'check_weights', 'read_weights', 'list_archs']
+           'InceptionBody', 'AuxHead', 'TimmFeatures', 'cut_body', 'ConcatPool', 'describe_layers', 'build_layers',
+           'build_model', 'bundled_weights', 'check_weights', 'read_weights', 'list_archs']
 
 # %% ../nbs/22_models.ipynb #c4cac7af
 IMAGENET = ((.485, .456, .406), (.229, .224, .225))  # Mean and std, R, G, B in 0..1
@@ -109,6 +111,83 @@ class AuxHead(nn.Module):
     "`main` for the last features; `aux` for those in the middle, when the body gives them."
     def __init__(self, main:nn.Module, aux:nn.Module): super().__init__(); self.main, self.aux = main, aux
     def forward(self, o): return (self.main(o[0]), self.aux(F.adaptive_avg_pool2d(o[1], 17))) if isinstance(o, tuple) else self.main(o)
+
+# %% ../nbs/22_models.ipynb #4ff0222e
+class TimmFeatures(nn.Module):
+    "The features of a timm net: maps to be pooled where `needs_pool`, else pooled by the net itself."
+    def __init__(self, net:nn.Module):  # With `pretrained_cfg`, as `timm.create_model` gives it; loses its classifier
+        super().__init__()
+        net.reset_classifier(0); self.model = net
+        self.needs_pool = net.default_cfg.get('pool_size') is not None and getattr(net, 'output_fmt', 'NCHW') == 'NCHW'   # Swin and Hiera stand channels last and pool themselves
+    def forward(self, x): return self.model.forward_features(x) if self.needs_pool else self.model(x)
+
+def cut_body(
+    a:Arch,
+    net:nn.Module,  # From `create_net(a)`, which is taken apart
+)->nn.Module:       # Shares its tensors with `net`
+    "The body of a whole net: all below its pooling and classifier."
+    if a.library == 'timm': return TimmFeatures(net)
+    if a.net == 'inception_v3': return InceptionBody(net)
+    return net.features if hasattr(net, 'features') else nn.Sequential(*list(net.children())[:-2])
+
+# %% ../nbs/22_models.ipynb #7d5ef325
+class ConcatPool(nn.Module):
+    "The maximum and the average of each map, side by side: fastai's `AdaptiveConcatPool2d`."
+    def forward(self, x): return torch.cat([F.adaptive_max_pool2d(x, 1), F.adaptive_avg_pool2d(x, 1)], 1)
+
+def _is_size(o)->bool: return type(o) is int and 0 < o < 2**31
+def _is_share(o)->bool: return type(o) in (int, float) and 0 <= o <= 1
+def _is_flag(o)->bool: return type(o) is bool
+
+_LAYERS = {'ConcatPool': (ConcatPool, {}), 'AdaptiveAvgPool2d': (partial(nn.AdaptiveAvgPool2d, 1), {}), 'Flatten': (nn.Flatten, {}), 'Dropout': (nn.Dropout, dict(p=_is_share)),
+           'Linear': (nn.Linear, dict(in_features=_is_size, out_features=_is_size, bias=_is_flag)), 'BatchNorm1d': (nn.BatchNorm1d, dict(num_features=_is_size, eps=_is_share)),
+           **{o.__name__: (o, {}) for o in (nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Identity)}}
+
+# %% ../nbs/22_models.ipynb #a7b4b5f3
+def _describe(m:nn.Module)->dict:
+    "One layer of `describe_layers`."
+    if isinstance(m, nn.Sequential): return dict(layer='Sequential', layers=describe_layers(m))
+    name = {'AdaptiveConcatPool2d': 'ConcatPool'}.get(type(m).__name__, type(m).__name__)
+    known = type(m) is ConcatPool or type(m).__module__.split('.')[0] in ('torch', 'timm', 'fastai') and name in _LAYERS
+    size = getattr(m, 'size' if name == 'ConcatPool' else 'output_size', 1)
+    if not known or size not in (1, (1, 1)) or getattr(m, 'full', False):
+        raise CatalogError(f'the head holds {m!r:.80}, which cannot be told in a list of layers; known are {", ".join(_LAYERS)}, pools to 1x1, in nn.Sequential')
+    return dict(layer=name) | {k: m.bias is not None if k == 'bias' else getattr(m, k) for k in _LAYERS[name][1]}
+
+def describe_layers(
+    head:nn.Sequential,  # Of layers that have a name here, torch's, timm's or fastai's
+)->list[dict]:           # Of each its `layer` and sizes: plain JSON
+    "A head as a list from which `build_layers` makes it again; raise `CatalogError` on a layer that has no name here."
+    if not isinstance(head, nn.Sequential): head = [head]
+    return [_describe(o) for o in head]
+
+# %% ../nbs/22_models.ipynb #3c6990d8
+def _build(o:dict, depth:int)->nn.Module:
+    "One layer of `build_layers`."
+    name = o.get('layer') if isinstance(o, dict) else None
+    if name == 'Sequential' and set(o) == {'layer', 'layers'}: return build_layers(o['layers'], depth + 1)
+    make, sizes = _LAYERS.get(name, (None, {})) if isinstance(name, str) else (None, {})
+    if make is None or set(o) != {'layer', *sizes} or not all(is_one(o[k]) for k, is_one in sizes.items()):
+        raise CatalogError(f'{repr(o)[:80]} describes no layer; expected one of {", ".join(_LAYERS)} with its sizes')
+    return make(**{k: o[k] for k in sizes})
+
+def build_layers(
+    layers:list[dict],  # From `describe_layers`
+    depth:int=0,        # How many lists this one stands in
+)->nn.Sequential:
+    "The head that `layers` describe, untrained; raise `CatalogError` if they describe none."
+    if not isinstance(layers, list) or not 0 < len(layers) <= 32 or depth > 3: raise CatalogError('a head is a list of 1 to 32 layers, at most 3 lists deep')
+    return nn.Sequential(*[_build(o, depth) for o in layers])
+
+# %% ../nbs/22_models.ipynb #bf254f67
+def build_model(
+    a:Arch,
+    head:list[dict],  # From `describe_layers`
+)->tuple[nn.Sequential, dict[str, str]]:
+    "Body and head, untrained, and the plain name of each of its tensors: `body.` and what the library of `a` calls it, or `head.` and its place."
+    net = create_net(a); model = nn.Sequential(cut_body(a, net), build_layers(head))
+    plain = {id(v): f'body.{k}' for k, v in net.state_dict(keep_vars=True).items()}
+    return model, {k: f'head.{k[2:]}' if k.startswith('1.') else plain[id(v)] for k, v in model.state_dict(keep_vars=True).items()}
 
 # %% ../nbs/22_models.ipynb #52bf08b9
 def bundled_weights()->dict[str, torch.Tensor]:  # Name of each tensor in timm's `tf_efficientnet_lite0` → its value

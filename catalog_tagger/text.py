@@ -20,7 +20,7 @@ from .core import *
 
 # %% auto #0
 __all__ = ['ENGINES', 'BARE', 'find_words', 'find_phrases', 'join_phrases', 'find_names', 'name_words', 'fit_idf', 'top_words',
-           'TextTags', 'fit_words', 'fit_text_tags', 'load_text_tags', 'tag_texts']
+           'TextTags', 'fit_words', 'fit_text_tags', 'text_tags_from', 'load_text_tags', 'tag_texts']
 
 # %% ../nbs/11_text.ipynb #4b082abf
 _TOKEN = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:-[^\W_]+)*|[^\w\s]")
@@ -291,11 +291,14 @@ def _fault(d)->str|None:
     if not _maps(d['idf'], (int, float)) or not d['idf'].keys() >= {*d['nouns'], *d['adjs']}:
         return 'idf must give a number for each of nouns and adjs'
 
+def text_tags_from(d:dict, where:str|Path)->TextTags:
+    "The text tags that the JSON `d` tells, which was found in `where`; raise `CatalogError` if it contradicts itself."
+    if why := _fault(d): raise CatalogError(f'{where} holds no text tags: {why}')
+    return TextTags(**d)
+
 def load_text_tags(path:str|Path)->TextTags:
     "Read what `TextTags.save` wrote; raise `CatalogError` if it contradicts itself."
-    d = read_json(path)
-    if why := _fault(d): raise CatalogError(f'{path} holds no text tags: {why}')
-    return TextTags(**d)
+    return text_tags_from(read_json(path), path)
 
 # %% ../nbs/11_text.ipynb #efd32c8f
 @delegates(fit_words)
