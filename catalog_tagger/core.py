@@ -164,4 +164,4 @@ def progress(
     total:int=None,  # Number of items, when `items` does not know it
 )->Iterator:
     "`items` with a bar when somebody is looking, in silence otherwise."
-    return iter(items) if not interactive() else iter(tqdm(items, desc=desc, total=total, leave=False))
+    return iter(items) if not interactive() else iter(tqdm(items, desc=desc, total=total, leave=False, delay=1))

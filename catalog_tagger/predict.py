@@ -16,7 +16,7 @@ from .labels import *
 from .losses import *
 
 # %% auto #0
-__all__ = ['decode', 'as_matrix', 'tag_table', 'Predictor']
+__all__ = ['decode', 'as_matrix', 'tag_table', 'as_input', 'Predictor']
 
 # %% ../nbs/30_predict.ipynb #be15172b
 def _path_scores(scores:np.ndarray, space:LabelSpace)->np.ndarray:
@@ -91,6 +91,17 @@ def _views(x:torch.Tensor, n:int)->list[torch.Tensor]:
     near = F.interpolate(x[..., h:x.shape[-2]-h, w:x.shape[-1]-w], x.shape[-2:], mode='bilinear', align_corners=False) if n > 2 else x
     return [x, x.flip(-1), near, near.flip(-1)][:n]
 
+# %% ../nbs/30_predict.ipynb #9fbbc853
+def as_input(
+    pictures:Sequence,  # From `prep.picture`
+    prep:Prep,
+    device='cpu',       # Where the model is
+)->torch.Tensor:        # Shape (n, 3, height, width), channels last in memory
+    "Pictures as a batch for the model, normalised together."
+    x = torch.from_numpy(np.stack([np.asarray(o) for o in pictures])).to(device).permute(0, 3, 1, 2).float()
+    mean, std = (torch.tensor(o, device=device).view(3, 1, 1) for o in (prep.mean, prep.std))
+    return x.div_(255).sub_(mean).div_(std)
+
 # %% ../nbs/30_predict.ipynb #84027a45
 @dataclass
 class Predictor:
@@ -114,7 +125,7 @@ class Predictor:
         activation = self.activation or ('softmax' if self.space.is_single else 'sigmoid')
         self.model.eval(); res = [np.empty((0, len(self.space.vocab)), np.float32)]
         for i in progress(range(0, len(items), bs), 'tag'):
-            x = torch.from_numpy(np.stack([self.prep(o) for o in items[i:i+bs]])).to(device)
+            x = as_input([self.prep.picture(o) for o in items[i:i+bs]], self.prep, device)
             res.append(torch.stack([to_scores(self.model(o), self.space, activation) for o in _views(x, self.tta)]).mean(0).cpu().numpy())
         return np.concatenate(res)
 
