@@ -144,8 +144,8 @@ def _as_csv(rows:list[tuple])->str:
     return f.getvalue()
 
 def _read_part(path:Path)->pd.DataFrame:
-    "The rows of a part, scores to the last digit."
-    return pd.read_csv(path, names=COLUMNS, dtype=dict(image=str, rank='Int64', tag=str, score=float, reason=str), keep_default_na=False, na_values=[''], float_precision='round_trip')
+    "The rows of a part."
+    return pd.read_csv(path, names=COLUMNS, dtype=dict(image=str, rank='Int64', tag=str, score=float, reason=str), keep_default_na=False, na_values=[''])
 
 def _part(parts:Path, n:int)->Path: return parts/f'{n:07}.csv'
 
