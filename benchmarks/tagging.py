@@ -8,6 +8,7 @@ the model alone on batches that are ready in memory, channels last, in inference
 (on an eighth of them). The first three take batches of the same size.
 """
 import argparse, os, tempfile, warnings
+from copy import deepcopy
 from pathlib import Path
 from time import perf_counter
 
@@ -30,7 +31,7 @@ def make_learner(source:Path, out:Path)->tuple:
 def make_ways(learn, images:list[str], bs:int, out:Path)->dict:
     "Name → (what to run, how many pictures it handles)."
     predictor = Predictor.from_learner(learn)
-    net = predictor.model.eval().to(memory_format=torch.channels_last)
+    predictor.model = net = deepcopy(learn.model).eval().to(memory_format=torch.channels_last)    # the learner keeps its own as fastai made it
     batches = [as_input([predictor.prep.picture(o) for o in images[i:i+bs]], predictor.prep) for i in range(0, len(images), bs)]
     @torch.inference_mode()
     def bare():

@@ -4,10 +4,11 @@
 
 # %% ../nbs/31a_batch.ipynb #3e4ee1da
 from __future__ import annotations
-import csv, hashlib, itertools, json, os, shutil, sys, warnings
+import csv, hashlib, json, os, shutil, sys, warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import StringIO
 from math import ceil
 from pathlib import Path
@@ -66,6 +67,14 @@ def _ahead(
             while todo: yield todo.popleft().result()
         finally: pool.shutdown(wait=False, cancel_futures=True)
 
+# %% ../nbs/31a_batch.ipynb #7060d100
+@contextmanager
+def _threads_each(n:int):
+    "torch's threads that each of ours has to itself in the block."
+    old = torch.get_num_threads(); torch.set_num_threads(n)
+    try: yield
+    finally: torch.set_num_threads(old)
+
 # %% ../nbs/31a_batch.ipynb #58f3df41
 COLUMNS = ['image', 'rank', 'tag', 'score', 'reason']  # Of the file: a row for each tag, or one with the reason against the picture
 
@@ -89,13 +98,12 @@ def _tag_batch(predictor, batch:list[tuple], opened:list, options:dict)->list[tu
 def _tag_parts(
     predictor,                         # Has `prep` and `predict`
     parts:dict[int, list[tuple]],      # Pictures of each part with the reason against them, from `find_pictures`
-    bs:int, openers:int, options:dict,
+    bs:int, workers:int, options:dict,
 )->Iterator[tuple[int, list[tuple]]]:  # Number of the part and its rows
-    "Tag part after part, the pictures opened ahead."
-    batches = [(n, o[i:i+bs]) for n, o in parts.items() for i in range(0, len(o), bs)]
-    def opened(b): return *b, [_open(predictor.prep, *o) for o in b[1]]
-    for n, group in itertools.groupby(_ahead(opened, progress(batches, 'tag'), openers), lambda o: o[0]):
-        yield n, [r for _, batch, pictures in group for r in _tag_batch(predictor, batch, pictures, options)]
+    "Tag part after part, `workers` batches at a time."
+    def work(batch): return _tag_batch(predictor, batch, [_open(predictor.prep, *o) for o in batch], options)
+    rows = _ahead(work, progress([o[i:i+bs] for o in parts.values() for i in range(0, len(o), bs)], 'tag'), workers)
+    for n, o in parts.items(): yield n, [r for _ in range(0, len(o), bs) for r in next(rows)]
 
 # %% ../nbs/31a_batch.ipynb #739b9684
 def _digest(chunks:Iterable[bytes])->str:
@@ -222,15 +230,15 @@ def tag_many(
     min_score:float=0.,              # Least score of a free tag
     bs:int=32,                       # Pictures that go through the model together
     chunk:int=1024,                  # Pictures in a part: what a killed run has to do again at most
-    openers:int=None,                # Threads that open pictures; None for one to two processors
+    workers:int=None,                # Batches at work at a time; None for as many as torch has threads, at most 4
     resume:bool=True,                # Go on from the parts that a killed run has left
     **options,                       # What else `predictor.predict` takes
 )->tuple[int, pd.DataFrame]:         # How many pictures were tagged, and the `rejected` table of those that could not be
     "Give every picture of `source` its tags and write them to `out`: each picture once, each with at least one row, in the order of `source`."
-    openers = openers or max(1, os.cpu_count()//2)
+    threads = torch.get_num_threads(); workers = workers or min(threads, 4)
     predictor.model.to(memory_format=torch.channels_last)
-    def work(todo, options): return ((i, _as_csv(rows)) for i, rows in _tag_parts(predictor, todo, bs, openers, options))
-    with warnings.catch_warnings():
+    def work(todo, options): return ((i, _as_csv(rows)) for i, rows in _tag_parts(predictor, todo, bs, workers, options))
+    with _threads_each(max(1, threads//workers)), warnings.catch_warnings():
         warnings.filterwarnings('ignore', module='PIL')    # on damage that ends as a reason
         return _plan(predictor, source, out, k, min_score, bs, chunk, resume, options, work)
 
