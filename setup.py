@@ -14,7 +14,7 @@ setup(
     python_requires='>=' + cfg['min_python'],
     packages=find_packages(include=['catalog_tagger', 'catalog_tagger.*']),
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')},
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     long_description=(here/'README.md').read_text(encoding='utf-8') if (here/'README.md').exists() else '',

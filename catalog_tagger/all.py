@@ -21,6 +21,7 @@ from catalog_tagger.checkpoint import *
 from catalog_tagger.training import *
 from catalog_tagger.cache import *
 from catalog_tagger.predict import *
+from catalog_tagger.batch import *
 from catalog_tagger.run import *
 from catalog_tagger.compare import *
 from catalog_tagger.viz import *

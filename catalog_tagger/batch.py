@@ -4,11 +4,12 @@
 
 # %% ../nbs/31a_batch.ipynb #3e4ee1da
 from __future__ import annotations
-import csv, hashlib, json, os, shutil, sys, warnings
+import csv, hashlib, json, os, shutil, warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from io import StringIO
 from math import ceil
 from pathlib import Path
@@ -20,7 +21,7 @@ from .images import *
 from .ingest import SUFFIXES
 
 # %% auto #0
-__all__ = ['COLUMNS', 'find_pictures', 'tag_many', 'tag_many_ray']
+__all__ = ['TAG_COLUMNS', 'find_pictures', 'tag_many', 'tag_many_ray']
 
 # %% ../nbs/31a_batch.ipynb #9351d52b
 def _below(folder:str)->Iterator[str]:
@@ -76,7 +77,7 @@ def _threads_each(n:int):
     finally: torch.set_num_threads(old)
 
 # %% ../nbs/31a_batch.ipynb #58f3df41
-COLUMNS = ['image', 'rank', 'tag', 'score', 'reason']  # Of the file: a row for each tag, or one with the reason against the picture
+TAG_COLUMNS = ['image', 'rank', 'tag', 'score', 'reason']  # Of the file: a row for each tag, or one with the reason against the picture
 
 def _open(prep:Prep, image:str, why:str|None):
     "The picture as the model sees it, or the reason against it."
@@ -91,7 +92,7 @@ def _rows(image:str, answer:str|list[tuple[str, float]])->list[tuple]:
 def _tag_batch(predictor, batch:list[tuple], opened:list, options:dict)->list[tuple]:
     "The rows of a batch; those of its pictures that could be opened go through the model together."
     good = [o for o in opened if not isinstance(o, str)]
-    answers = iter(predictor.predict(good, **options) if good else [])
+    answers = iter(predictor.predict(good, bs=len(good), **options) if good else [])
     return [r for (image, _), o in zip(batch, opened) for r in _rows(image, o if isinstance(o, str) else next(answers))]
 
 # %% ../nbs/31a_batch.ipynb #da5d3b20
@@ -117,10 +118,15 @@ def _states(images:Iterable[str])->Iterator[bytes]:
         try: s = os.stat(o); yield f'{o}\0{s.st_size} {s.st_mtime_ns}\n'.encode()
         except (OSError, ValueError): yield f'{o}\0\n'.encode()
 
+def _plain(o):
+    "What stands in JSON for an `o` that it does not know."
+    if isinstance(o, np.ndarray): return [o.shape, str(o.dtype), _digest([o.tobytes()])]
+    return vars(o) if is_dataclass(o) else repr(o)
+
 def _weights(predictor)->Iterator[bytes]:
-    "All that the answers depend on: the model's tensors, and what else `predictor` holds by its `repr`."
-    with np.printoptions(threshold=sys.maxsize): yield repr({k: v for k, v in vars(predictor).items() if k != 'model'}).encode()
-    for k, v in predictor.model.state_dict().items(): yield k.encode() + v.detach().cpu().contiguous().numpy().tobytes()
+    "All that the answers depend on: what `predictor` holds beside its model, and the model's tensors."
+    yield json.dumps({k: v for k, v in vars(predictor).items() if k != 'model'}, default=_plain).encode()
+    for k, v in predictor.model.state_dict().items(): yield k.encode() + v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 def _facts(predictor, found:dict, options:dict)->dict:
     "What the parts of one file have in common."
@@ -153,7 +159,7 @@ def _as_csv(rows:list[tuple])->str:
 
 def _read_part(path:Path)->pd.DataFrame:
     "The rows of a part."
-    return pd.read_csv(path, names=COLUMNS, dtype=dict(image=str, rank='Int64', tag=str, score=float, reason=str), keep_default_na=False, na_values=[''])
+    return pd.read_csv(path, names=TAG_COLUMNS, dtype=dict(image=str, rank='Int64', tag=str, score=float, reason=str), keep_default_na=False, na_values=[''])
 
 def _part(parts:Path, n:int)->Path: return parts/f'{n:07}.csv'
 
@@ -180,19 +186,19 @@ def _checked_out(out:str|Path)->Path:
     if out.suffix.lower() not in ('.csv', '.parquet'): raise CatalogError(f'out {str(out)!r}: expected a file that ends in .csv or .parquet')
     if out.suffix.lower() == '.parquet': _arrow()
     if out.exists() and not out.is_file(): raise CatalogError(f'out {str(out)!r} is there and is no file')
-    if out.exists() and out.stat().st_size and _columns(out) != COLUMNS: raise CatalogError(f'{out} is there and is no table of tags; give another name, or remove it')
+    if out.exists() and out.stat().st_size and _columns(out) != TAG_COLUMNS: raise CatalogError(f'{out} is there and is no table of tags; give another name, or remove it')
     return out
 
 # %% ../nbs/31a_batch.ipynb #1ece9a12
 def _join_csv(files:Iterable[Path], path:Path):
     with open(path, 'wb') as f:
-        f.write(_as_csv([COLUMNS]).encode())
+        f.write(_as_csv([TAG_COLUMNS]).encode())
         for o in files:
             with open(o, 'rb') as part: shutil.copyfileobj(part, f)
 
 def _join_parquet(files:Iterable[Path], path:Path):
     pa, pq = _arrow()
-    schema = pa.schema(list(zip(COLUMNS, (pa.string(), pa.int32(), pa.string(), pa.float64(), pa.string()))))
+    schema = pa.schema(list(zip(TAG_COLUMNS, (pa.string(), pa.int32(), pa.string(), pa.float64(), pa.string()))))
     with pq.ParquetWriter(path, schema) as f:
         for o in files: f.write_table(pa.Table.from_pandas(_read_part(o), schema, preserve_index=False))
 
@@ -215,6 +221,7 @@ def _plan(predictor, source, out, k, min_score, bs:int, chunk:int, resume:bool, 
         if not isinstance(o, int) or o < 1: raise CatalogError(f'{name}={o}, expected 1 or more')
     out, found = _checked_out(out), find_pictures(source)
     parts, options = out.with_name(f'{out.name}.parts'), dict(k=k, min_score=min_score) | options
+    predictor.predict([], **options)    # a wrong option is told before a picture is opened
     _begin(parts, _facts(predictor, found, options | dict(bs=bs, chunk=chunk)), resume)
     pictures, n = list(found.items()), ceil(len(found)/chunk)
     todo = {i: pictures[i*chunk:(i + 1)*chunk] for i in range(n) if not _part(parts, i).exists()}
@@ -225,7 +232,7 @@ def _plan(predictor, source, out, k, min_score, bs:int, chunk:int, resume:bool, 
 def tag_many(
     predictor,                       # A `Predictor`, or what has its `prep`, `space`, `model` and `predict`
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`
-    out:str|Path,                    # File to write, `.csv` or `.parquet`; columns as in `COLUMNS`
+    out:str|Path,                    # File to write, `.csv` or `.parquet`; columns as in `TAG_COLUMNS`
     *, k:int|None=3,                 # Most tags of a picture
     min_score:float=0.,              # Least score of a free tag
     bs:int=32,                       # Pictures that go through the model together

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from catalog_tagger import batch
-from catalog_tagger.batch import COLUMNS, find_pictures, tag_many, tag_many_ray
+from catalog_tagger.batch import TAG_COLUMNS, find_pictures, tag_many, tag_many_ray
 from catalog_tagger.core import CatalogError, atomic_path, rng
 from catalog_tagger.images import Prep
 from catalog_tagger.labels import LabelSpace
@@ -139,7 +139,7 @@ def test_rows_are_those_of_predict(shop, predictor, tmp_path, how, ask):
     n, rejected = tag_many(predictor, shop, tmp_path/'t.csv', **how, **ask)
     df = pd.read_csv(tmp_path/'t.csv'); good = df[df['reason'].isna()]
     want = predictor.predict(usable(shop), **ask)
-    assert list(df) == COLUMNS and n == len(want) == good['image'].nunique()
+    assert list(df) == TAG_COLUMNS and n == len(want) == good['image'].nunique()
     assert good[['image', 'rank', 'tag']].values.tolist() == [[im, i, t] for im, o in zip(usable(shop), want) for i, (t, _) in enumerate(o, 1)]
     assert np.allclose(good['score'], [s for o in want for _, s in o], atol=1e-5)
 
@@ -183,8 +183,8 @@ def test_csv_and_parquet_alike(shop, predictor, tmp_path):
     pytest.importorskip('pyarrow', reason='Parquet needs pyarrow')
     for f in ('t.csv', 't.parquet'): tag_many(predictor, shop, tmp_path/f, **HOW)
     a, b = pd.read_csv(tmp_path/'t.csv'), pd.read_parquet(tmp_path/'t.parquet')
-    assert list(b) == COLUMNS and str(b['score'].dtype) == 'float64'
-    for c in COLUMNS: assert [None if pd.isna(o) else o for o in a[c]] == [None if pd.isna(o) else o for o in b[c]], c
+    assert list(b) == TAG_COLUMNS and str(b['score'].dtype) == 'float64'
+    for c in TAG_COLUMNS: assert [None if pd.isna(o) else o for o in a[c]] == [None if pd.isna(o) else o for o in b[c]], c
     tag_many(predictor, shop, tmp_path/'t.parquet', **HOW)    # its own file from another time is replaced
 
 def test_parquet_without_pyarrow(shop, predictor, tmp_path, monkeypatch):
@@ -208,6 +208,11 @@ def test_empty_sources(predictor, tmp_path):
         with pytest.raises(CatalogError, match='no picture in'): tag_many(predictor, o, tmp_path/'t.csv')
     with pytest.raises(CatalogError, match="no column 'image'"): tag_many(predictor, pd.DataFrame({'file': ['a']}), tmp_path/'t.csv')
     assert os.listdir(tmp_path) == ['void']
+
+@pytest.mark.parametrize('how, says', [(dict(k=0), 'k=0, expected 1'), (dict(min_score=float('nan')), 'min_score=nan, expected 0 to 1'), (dict(bs=0), 'bs=0, expected 1'), (dict(chunk=2.5), 'chunk=2.5, expected 1')], ids=str)
+def test_wrong_options_are_told_first(shop, predictor, tmp_path, how, says):
+    with pytest.raises(CatalogError, match=says): tag_many(predictor, shop, tmp_path/'t.csv', **how)
+    assert os.listdir(tmp_path) == []
 
 # ---- going on ----
 

@@ -35,11 +35,11 @@ def names(requirements): return {re.match(r'[\w-]+', o)[0].lower() for o in requ
 
 def test_requirements(metadata, settings):
     reqs = metadata.get_all('Requires-Dist')
-    dev = [o for o in reqs if re.search(r'extra == .dev.', o)]
-    assert names(set(reqs) - set(dev)) == names(settings['requirements'].split())
-    assert not names(set(reqs) - set(dev)) & developers
-    assert developers <= names(dev) == names(settings['dev_requirements'].split())
-    assert 'dev' in metadata.get_all('Provides-Extra')
+    always = [o for o in reqs if 'extra ==' not in o]
+    assert names(always) == names(settings['requirements'].split()) and not names(always) & developers
+    extras = {k.removesuffix('_requirements'): names(v.split()) for k, v in settings.items() if k.endswith('_requirements')}
+    assert {k: names(o for o in reqs if re.search(f'extra == .{k}.', o)) for k in metadata.get_all('Provides-Extra')} == extras
+    assert developers <= extras['dev']
 
 def test_wheel_holds_the_library_alone(wheel):
     held = {o for o in wheel.namelist() if '.dist-info/' not in o}
@@ -55,7 +55,7 @@ def test_version(metadata, settings):
 
 def test_imports():
     "Serving must not wait for fastai: these come first, in a process that has imported nothing, then all others."
-    light = ['catalog_tagger.' + o for o in ('core', 'images', 'models', 'predict')]
+    light = ['catalog_tagger.' + o for o in ('core', 'images', 'models', 'predict', 'batch')]
     rest = ['.'.join(p.relative_to(root).with_suffix('').parts) for p in sorted(lib.rglob('[!_]*.py'))]
     code = (f'import sys\nfrom importlib import import_module\nfor o in {light}:\n    import_module(o)\n'
             f'    assert "fastai" not in sys.modules, f"{{o}} imports fastai"\nfor o in {rest}: import_module(o)')
