@@ -178,6 +178,7 @@ def test_names_that_csv_must_quote(predictor, tmp_path):
     assert pd.read_csv(tmp_path/'t.csv')['image'].tolist() == list(find_pictures(odd))
     (odd/os.fsdecode(b'\xff.png')).write_bytes(b'')
     assert 'not a usable path' in tag_many(predictor, odd, tmp_path/'t.csv')[1]['reason'].iloc[0]
+    assert tag_many(predictor, pd.DataFrame({'image': [os.fsdecode(b'\xff.png'), None, 7]}), tmp_path/'t.csv')[1]['reason'].tolist() == ['missing: no such file']*3
 
 def test_csv_and_parquet_alike(shop, predictor, tmp_path):
     pytest.importorskip('pyarrow', reason='Parquet needs pyarrow')
