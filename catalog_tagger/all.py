@@ -21,9 +21,12 @@ from catalog_tagger.checkpoint import *
 from catalog_tagger.training import *
 from catalog_tagger.cache import *
 from catalog_tagger.predict import *
+from catalog_tagger.decide import *
 from catalog_tagger.tagger import *
+from catalog_tagger.batch import *
 from catalog_tagger.run import *
 from catalog_tagger.compare import *
 from catalog_tagger.viz import *
+from catalog_tagger.label_issues import *
 from catalog_tagger.check import *
 from catalog_tagger.tour import *

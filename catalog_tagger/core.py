@@ -164,7 +164,7 @@ def progress(
     total:int=None,  # Number of items, when `items` does not know it
 )->Iterator:
     "`items` with a bar when somebody is looking, in silence otherwise."
-    return iter(items) if not interactive() else iter(tqdm(items, desc=desc, total=total, leave=False))
+    return iter(items) if not interactive() else iter(tqdm(items, desc=desc, total=total, leave=False, delay=1))
 
 # %% ../nbs/00_core.ipynb #2066e483
 def reuse_memory()->None:

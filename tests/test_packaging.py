@@ -55,7 +55,7 @@ def test_version(metadata, settings):
 
 def test_imports():
     "Serving must not wait for fastai: these come first, in a process that has imported nothing, then all others."
-    light = ['catalog_tagger.' + o for o in ('core', 'images', 'models', 'predict', 'tagger')]
+    light = ['catalog_tagger.' + o for o in ('core', 'images', 'models', 'predict', 'tagger', 'batch')]
     rest = ['.'.join(p.relative_to(root).with_suffix('').parts) for p in sorted(lib.rglob('[!_]*.py'))]
     code = (f'import sys\nfrom importlib import import_module\nfor o in {light}:\n    import_module(o)\n'
             f'    assert "fastai" not in sys.modules, f"{{o}} imports fastai"\nfor o in {rest}: import_module(o)')

@@ -1,0 +1,361 @@
+"""Tagging many: the rows are those of `predict`, a killed run goes on, memory stays flat, and a cluster gives the same file.
+
+Run as a script, `test_batch.py kills FOLDER` or `test_batch.py memory FOLDER`, it tags in children of its own, which are killed where `KILLS` says or measured."""
+import json, os, signal, subprocess, sys, threading
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest, torch
+from PIL import Image
+from torch import nn
+
+from catalog_tagger import batch
+from catalog_tagger.batch import TAG_COLUMNS, find_pictures, tag_many, tag_many_ray
+from catalog_tagger.core import CatalogError, atomic_path, rng
+from catalog_tagger.images import Prep
+from catalog_tagger.labels import LabelSpace
+from catalog_tagger.predict import Predictor
+
+KILLS = {  # name: where each process but the last dies
+    'unbroken': (),
+    'opening': ('open 30',),
+    'in the model': ('predict 6',),
+    'the very first': ('move 1',),
+    'writing a part': ('half 3',),
+    'before a part is moved': ('move 4',),
+    'after a part is moved': ('moved 4',),
+    'again and again': ('open 3', 'predict 4', 'half 2', 'moved 2', 'move 3', 'predict 3', 'join 1'),
+    'joining': ('join 1',),
+    'before the file is moved': ('move 10',),
+    'after the file is moved': ('moved 10',),
+    'removing the parts': ('remove 1',),
+}
+HOW = dict(k=2, bs=4, chunk=8)
+
+class Colours(nn.Module):
+    "Red and blue as the picture has them, and a sale where it is dark."
+    def __init__(self): super().__init__(); self.w = nn.Parameter(torch.zeros(1))
+    def forward(self, x): return torch.stack([x[:, 0].mean((1, 2)), x[:, 2].mean((1, 2)), -x.mean((1, 2, 3))], 1)
+
+SPACE = LabelSpace(vocab=['Red', 'Blue', 'sale'], exclusive={'colour': ['Red', 'Blue']}, parents={}, provenance={})
+
+def make_predictor(): return Predictor(Colours(), SPACE, Prep((8, 8), (.5,)*3, (.25,)*3))
+
+def make_shop(folder, n=60):
+    "`n` pictures of random colours, of which four cannot be used."
+    folder.mkdir(parents=True)
+    for i, c in enumerate(rng(0, 'batch').integers(256, size=(n, 3))): Image.new('RGB', (6 + i % 5, 9), tuple(map(int, c))).save(folder/f'{i:03}.png')
+    (folder/'001.png').write_bytes(b''); (folder/'017.png').write_text('<html>'); (folder/'040.png').write_bytes((folder/'041.png').read_bytes()[:50])
+    (folder/'059.png').unlink(); os.mkfifo(folder/'059.png')
+    return folder
+
+# ---- the script ----
+
+def die(): os.kill(os.getpid(), signal.SIGKILL)
+
+def counting(f, n, before=None, after=None):
+    "`f`, with `before` in its `n`-th call's place or `after` behind it."
+    count, lock = [0], threading.Lock()
+    def run(*args, **kw):
+        with lock: count[0] += 1; now = count[0] == n
+        if now and before: before(*args, **kw)
+        res = f(*args, **kw)
+        if now and after: after()
+        return res
+    return run
+
+def half_part(parts, n, lines):
+    with atomic_path(batch._part(parts, n)) as p: p.write_text(lines[:len(lines)//2]); die()
+
+def half_join(files, path): path.write_bytes(files[0].read_bytes()); die()
+
+def half_removed(parts): next(parts.glob('*.csv')).unlink(); die()
+
+def dying(*args, **kw): die()
+
+def kill_at(moment):
+    what, n = moment.split(); n = int(n)
+    if what == 'open': batch._open = counting(batch._open, n, dying)
+    if what == 'predict': Predictor.predict = counting(Predictor.predict, n, dying)
+    if what == 'half': batch._write_part = counting(batch._write_part, n, half_part)
+    if what == 'move': os.replace = counting(os.replace, n, dying)
+    if what == 'moved': os.replace = counting(os.replace, n, after=die)
+    if what == 'join': batch._join_csv = half_join
+    if what == 'remove': batch._remove = half_removed
+
+def in_child(f, *args):
+    "The signal that ended `f` in a process of its own, and the most memory it held, bytes."
+    if not (pid := os.fork()):
+        code = 1
+        try: f(*args); code = 0
+        finally: os._exit(code)
+    _, status, usage = os.wait4(pid, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status), usage.ru_maxrss*1024
+
+def tag_logged(folder, name, moment):
+    "Tag the shop, with a line in a log for each part whose pictures are tagged."
+    def logged(parts, n, lines):
+        with open(folder/f'{name}.log', 'a') as f: f.write(f'{n}\n')
+        write(parts, n, lines)
+    if moment: kill_at(moment)
+    write, batch._write_part = batch._write_part, logged
+    tag_many(make_predictor(), folder/'shop', folder/f'{name}.csv', **HOW)
+
+def run_kills(folder):
+    make_shop(folder/'shop')
+    ends = {name: [in_child(tag_logged, folder, name, o)[0] for o in (*moments, None)] for name, moments in KILLS.items()}
+    (folder/'ends.json').write_text(json.dumps(ends))
+
+class Constant:
+    "Answers at once, so that what is measured is the way there."
+    model, prep, space = Colours(), Prep((8, 8), (.5,)*3, (.25,)*3), SPACE
+    def predict(self, items, **options): return [[('Red', .5), ('sale', .25)]]*len(items)
+
+def run_memory(folder, few=2000, many=20000):
+    Image.new('RGB', (8, 8), 'red').save(folder/'one.png')
+    peaks = []
+    for n in (few, many):
+        shop = folder/f'{n} pictures'; shop.mkdir()
+        for i in range(n): os.link(folder/'one.png', shop/f'{i:07}.png')
+        peaks.append(in_child(tag_many, Constant(), shop, folder/f'{n}.csv'))
+    (folder/'peaks.json').write_text(json.dumps(peaks))
+
+def call_script(*argv):
+    r = subprocess.run([sys.executable, __file__, *map(str, argv)], env=os.environ | dict(OMP_NUM_THREADS='1'), text=True, capture_output=True)
+    assert r.returncode == 0, r.stderr
+
+# ---- rows ----
+
+@pytest.fixture(scope='module')
+def shop(tmp_path_factory): return make_shop(tmp_path_factory.mktemp('batch')/'shop')
+
+@pytest.fixture
+def predictor(): return make_predictor()
+
+def usable(shop): return [str(o) for o in sorted(shop.iterdir()) if o.name not in ('001.png', '017.png', '040.png', '059.png')]
+
+@pytest.mark.parametrize('how', [dict(bs=1, chunk=1), dict(bs=7, chunk=10), dict(bs=64, chunk=1000, workers=4)], ids=str)
+@pytest.mark.parametrize('ask', [dict(), dict(k=1), dict(k=None, min_score=.6)], ids=str)
+def test_rows_are_those_of_predict(shop, predictor, tmp_path, how, ask):
+    n, rejected = tag_many(predictor, shop, tmp_path/'t.csv', **how, **ask)
+    df = pd.read_csv(tmp_path/'t.csv'); good = df[df['reason'].isna()]
+    want = predictor.predict(usable(shop), **ask)
+    assert list(df) == TAG_COLUMNS and n == len(want) == good['image'].nunique()
+    assert good[['image', 'rank', 'tag']].values.tolist() == [[im, i, t] for im, o in zip(usable(shop), want) for i, (t, _) in enumerate(o, 1)]
+    assert np.allclose(good['score'], [s for o in want for _, s in o], atol=1e-5)
+
+def test_bad_pictures_are_rows_in_their_place(shop, predictor, tmp_path):
+    _, rejected = tag_many(predictor, shop, tmp_path/'t.csv', **HOW)
+    df = pd.read_csv(tmp_path/'t.csv')
+    assert df['image'].drop_duplicates().tolist() == sorted(str(o) for o in shop.iterdir())
+    bad = df[df['reason'].notna()]
+    assert bad[['rank', 'tag', 'score']].isna().all(axis=None) and bad['reason'].tolist() == rejected['reason'].tolist()
+    assert rejected['row'].tolist() == [1, 17, 40, 59]
+    assert [o.split(':')[0] for o in rejected['reason']] == ['empty file', 'not an image', 'damaged or truncated', 'not a file but a folder, a pipe or a device']
+
+def test_missing_pictures_are_rows_and_missing_folders_an_error(shop, predictor, tmp_path):
+    n, rejected = tag_many(predictor, [shop/'000.png', shop/'gone.jpg'], tmp_path/'t.csv')
+    assert n == 1 and rejected['reason'].tolist() == ['missing: no such file']
+    with pytest.raises(CatalogError, match='gone is not there'): tag_many(predictor, [shop/'gone'], tmp_path/'u.csv')
+    assert tag_many(predictor, pd.DataFrame({'image': [str(shop/'gone.jpg')]}), tmp_path/'v.csv')[0] == 0
+
+def test_a_picture_without_an_answer_has_a_row(shop, tmp_path):
+    free = LabelSpace(vocab=['a', 'b', 'c'], exclusive={}, parents={}, provenance={})
+    predictor = make_predictor(); predictor.space = free
+    n, rejected = tag_many(predictor, shop, tmp_path/'t.csv', min_score=1.)
+    df = pd.read_csv(tmp_path/'t.csv')
+    assert (n, len(rejected), len(df)) == (56, 4, 60) and df['tag'].isna().all() and df['reason'].notna().sum() == 4
+
+def test_every_picture_is_opened_once(shop, predictor, tmp_path, monkeypatch):
+    opened, open_one = [], batch._open
+    monkeypatch.setattr(batch, '_open', lambda prep, image, why: opened.append(image) or open_one(prep, image, why))
+    tag_many(predictor, [shop, shop/'003.png', str(shop)], tmp_path/'t.csv', **HOW)
+    assert sorted(opened) == sorted(str(o) for o in shop.iterdir())
+
+def test_names_that_csv_must_quote(predictor, tmp_path):
+    odd = tmp_path/'odd'; odd.mkdir()
+    for name in ('a,b.png', 'a"b.png', 'a\nb.png', 'größe 红.png', ' a.png', 'NA.png', "=cmd.png"): Image.new('RGB', (4, 4), 'red').save(odd/name)
+    tag_many(predictor, odd, tmp_path/'t.csv', k=1)
+    assert pd.read_csv(tmp_path/'t.csv')['image'].tolist() == list(find_pictures(odd))
+    (odd/os.fsdecode(b'\xff.png')).write_bytes(b'')
+    assert 'not a usable path' in tag_many(predictor, odd, tmp_path/'t.csv')[1]['reason'].iloc[0]
+    assert tag_many(predictor, pd.DataFrame({'image': [os.fsdecode(b'\xff.png'), None, 7]}), tmp_path/'t.csv')[1]['reason'].tolist() == ['missing: no such file']*3
+
+def test_csv_and_parquet_alike(shop, predictor, tmp_path):
+    pytest.importorskip('pyarrow', reason='Parquet needs pyarrow')
+    for f in ('t.csv', 't.parquet'): tag_many(predictor, shop, tmp_path/f, **HOW)
+    a, b = pd.read_csv(tmp_path/'t.csv'), pd.read_parquet(tmp_path/'t.parquet')
+    assert list(b) == TAG_COLUMNS and str(b['score'].dtype) == 'float64'
+    for c in TAG_COLUMNS: assert [None if pd.isna(o) else o for o in a[c]] == [None if pd.isna(o) else o for o in b[c]], c
+    tag_many(predictor, shop, tmp_path/'t.parquet', **HOW)    # its own file from another time is replaced
+
+def test_parquet_without_pyarrow(shop, predictor, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    with pytest.raises(CatalogError, match='pip install pyarrow, or give a name that ends in .csv'): tag_many(predictor, shop, tmp_path/'t.parquet')
+
+@pytest.mark.parametrize('name, content, says', [
+    ('t.csv', 'id,price\n1,2\n', 'no table of tags'), ('t.csv', '\0\xff junk', 'no table of tags'), ('t.parquet', 'junk', 'no table of tags'),
+    ('t.txt', None, 'expected a file that ends in .csv or .parquet'), ('', None, 'expected a file that ends'), ('t.csv.parts/mine.txt', 'thesis', 'they are not ours')])
+def test_what_is_something_else_is_left_alone(shop, predictor, tmp_path, name, content, says):
+    if name.endswith('parquet'): pytest.importorskip('pyarrow', reason='Parquet needs pyarrow')
+    f = tmp_path/name
+    if content: f.parent.mkdir(exist_ok=True); f.write_text(content)
+    out = f.parent.with_suffix('') if '/' in name else f if name else ''
+    with pytest.raises(CatalogError, match=says): tag_many(predictor, shop, out)
+    if content: assert f.read_text() == content and len(os.listdir(tmp_path)) == 1
+
+def test_empty_sources(predictor, tmp_path):
+    (tmp_path/'void').mkdir()
+    for o in (tmp_path/'void', [], pd.DataFrame({'image': []})):
+        with pytest.raises(CatalogError, match='no picture in'): tag_many(predictor, o, tmp_path/'t.csv')
+    with pytest.raises(CatalogError, match="no column 'image'"): tag_many(predictor, pd.DataFrame({'file': ['a']}), tmp_path/'t.csv')
+    assert os.listdir(tmp_path) == ['void']
+
+@pytest.mark.parametrize('how, says', [(dict(k=0), 'k=0, expected 1'), (dict(min_score=float('nan')), 'min_score=nan, expected 0 to 1'), (dict(bs=0), 'bs=0, expected 1'), (dict(chunk=2.5), 'chunk=2.5, expected 1')], ids=str)
+def test_wrong_options_are_told_first(shop, predictor, tmp_path, how, says):
+    with pytest.raises(CatalogError, match=says): tag_many(predictor, shop, tmp_path/'t.csv', **how)
+    assert os.listdir(tmp_path) == []
+
+# ---- going on ----
+
+@pytest.fixture(scope='module')
+def killed(tmp_path_factory):
+    d = tmp_path_factory.mktemp('kills'); call_script('kills', d)
+    return d
+
+@pytest.mark.parametrize('name', [o for o in KILLS if KILLS[o]])
+def test_a_killed_run_ends_as_an_unbroken_one(killed, name):
+    assert json.loads((killed/'ends.json').read_text())[name] == [signal.SIGKILL]*len(KILLS[name]) + [0]
+    assert (killed/f'{name}.csv').read_bytes() == (killed/'unbroken.csv').read_bytes()
+    made = (killed/f'{name}.log').read_text().split()
+    lost = sum(o.startswith(('half', 'remove')) or o in ('move 3', 'move 4') for o in KILLS[name])    # parts that were tagged and were no longer, or not yet, on disk
+    assert set(made) == set(map(str, range(8))) and len(made) == 8 + lost
+    assert not (killed/f'{name}.csv.parts').exists()
+
+def test_the_unbroken_one_is_whole(killed):
+    assert pd.read_csv(killed/'unbroken.csv')['image'].nunique() == 60
+
+class Stops(Predictor):
+    calls = 0
+    def predict(self, *args, **kw):
+        Stops.calls += 1
+        if Stops.calls == 6: raise MemoryError
+        return super().predict(*args, **kw)
+
+@pytest.fixture
+def stopped(tmp_path):
+    "A shop and the parts of a run that was stopped in it."
+    shop = make_shop(tmp_path/'shop'); p = make_predictor()
+    stops = Stops(p.model, p.space, p.prep); Stops.calls = 0
+    with pytest.raises(MemoryError): tag_many(stops, shop, tmp_path/'t.csv', workers=1, **HOW)
+    assert len(list((tmp_path/'t.csv.parts').glob('*.csv'))) == 2 and not (tmp_path/'t.csv').exists()
+    return shop, tmp_path/'t.csv', p
+
+def altered(shop, p, what):
+    "Arguments of a run that differs in `what` from the one that was stopped."
+    how = dict(HOW)
+    if what == 'a new picture': Image.new('RGB', (4, 4)).save(shop/'new.png')
+    if what == 'one less': (shop/'050.png').unlink()
+    if what == 'another content': Image.new('RGB', (4, 4)).save(shop/'002.png')
+    if what == 'another model': p.model.w.data += 1
+    if what == 'another size': p.prep = Prep((16, 16), (.5,)*3, (.25,)*3)
+    if what == 'other labels': p.space = LabelSpace(vocab=['Red', 'Green', 'sale'], exclusive={'colour': ['Red', 'Green']}, parents={}, provenance={})
+    if what == 'more tags': how['k'] = 3
+    if what == 'other parts': how['chunk'] = 16
+    return how
+
+SAYS = {'a new picture': 'pictures was 60, is 61; source has changed', 'one less': 'pictures was 60, is 59', 'another content': 'source has changed', 'another model': 'model has changed',
+        'another size': 'model has changed', 'other labels': 'model has changed', 'more tags': 'k was 2, is 3', 'other parts': 'chunk was 8, is 16'}
+
+@pytest.mark.parametrize('what', SAYS)
+def test_what_has_changed_is_told(stopped, what):
+    shop, out, p = stopped
+    how = altered(shop, p, what)
+    with pytest.raises(CatalogError, match=SAYS[what]): tag_many(p, shop, out, **how)
+    assert not out.exists()
+    n, rejected = tag_many(p, shop, out, resume=False, **how)
+    assert n + len(rejected) == len(list(shop.iterdir())) and not Path(f'{out}.parts').exists()
+
+def test_a_broken_model_is_told_and_mended(shop, predictor, tmp_path):
+    predictor.model.register_buffer('nan', torch.tensor(float('nan'))); forward = predictor.model.forward
+    predictor.model.forward = lambda x: forward(x) + predictor.model.nan
+    with pytest.raises(CatalogError, match='not finite; the model is broken'): tag_many(predictor, shop, tmp_path/'t.csv')
+    predictor.model.nan.zero_()
+    assert tag_many(predictor, shop, tmp_path/'t.csv')[0] == 56
+
+# ---- memory ----
+
+def test_memory_stays_flat(tmp_path):
+    call_script('memory', tmp_path)
+    (end, few), (end2, many) = json.loads((tmp_path/'peaks.json').read_text())
+    assert (end, end2) == (0, 0)
+    assert (many - few)/18_000 < 50e6/90_000, f'{(many - few)/1e6:.1f} MB more for 18,000 pictures'
+    assert sum(1 for _ in open(tmp_path/'20000.csv')) == 40_001
+
+# ---- a cluster ----
+
+@pytest.fixture(scope='module')
+def ray(tmp_path_factory):
+    "A cluster of two processors on this machine."
+    ray = pytest.importorskip('ray', reason='needs Ray: pip install "catalog_tagger[ray]"')
+    pytest.importorskip('pyarrow', reason='Ray Data needs pyarrow')
+    os.environ |= dict(RAY_USAGE_STATS_ENABLED='0', RAY_DATA_DISABLE_PROGRESS_BARS='1', RAY_DEDUP_LOGS='1')
+    ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False, logging_level='ERROR', address='local')
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])    # the workers do not know this file
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield ray
+    ray.shutdown()
+
+def test_a_cluster_gives_the_same_file(ray, shop, predictor, tmp_path):
+    local, there = tag_many(predictor, shop, tmp_path/'local.csv', **HOW), tag_many_ray(make_predictor, shop, tmp_path/'ray.csv', actors=2, **HOW)
+    assert (tmp_path/'ray.csv').read_bytes() == (tmp_path/'local.csv').read_bytes()
+    assert there[0] == local[0] == 56 and there[1].equals(local[1])
+
+def test_a_killed_actor_loses_no_row(ray, shop, predictor, tmp_path):
+    flag = tmp_path/'died'
+    def load():
+        class Dies(Predictor):
+            def predict(self, items, **options):
+                if any(o.getpixel((0, 0)) == marked for o in items) and not flag.exists(): flag.touch(); os.kill(os.getpid(), signal.SIGKILL)
+                return super().predict(items, **options)
+        p = make_predictor()
+        return Dies(p.model, p.space, p.prep)
+    marked = predictor.prep.picture(shop/'033.png').getpixel((0, 0))
+    tag_many(predictor, shop, tmp_path/'local.csv', **HOW)
+    tag_many_ray(load, shop, tmp_path/'ray.csv', actors=2, **HOW)
+    assert flag.exists() and (tmp_path/'ray.csv').read_bytes() == (tmp_path/'local.csv').read_bytes()
+
+def test_a_cluster_goes_on_where_one_machine_stopped(ray, stopped):
+    shop, out, p = stopped
+    tag_many(p, shop, out.with_name('local.csv'), **HOW)
+    tag_many_ray(make_predictor, shop, out, actors=1, **HOW)
+    assert out.read_bytes() == out.with_name('local.csv').read_bytes()
+
+def test_without_ray_it_says_so(shop, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ray', None)
+    with pytest.raises(CatalogError, match=r'needs Ray: pip install "catalog_tagger\[ray\]"'): tag_many_ray(make_predictor, shop, tmp_path/'t.csv')
+
+# ---- several cards ----
+
+DISTRIBUTED = '''
+import sys
+from fastai.distributed import *
+from catalog_tagger.all import *
+cfg = RunConfig(sys.argv[1], sys.argv[2], size=48, bs=16)
+ready = rank0_first(prepare, cfg)
+learn = build_learner(cfg, ready.df, ready.space)
+with learn.distrib_ctx(): learn.fine_tune(1, 4e-3)
+if not rank_distrib(): learn.export(Path(sys.argv[2])/'learner.pkl')
+'''
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU: distributed training of fastai is CUDA only')
+def test_training_on_several_cards(tmp_path):
+    pytest.importorskip('accelerate', reason='needs accelerate: pip install accelerate')
+    from catalog_tagger.demo import demo_styles
+    demo_styles(tmp_path/'shop', n=120); (tmp_path/'run').mkdir(); (tmp_path/'train.py').write_text(DISTRIBUTED)
+    n = torch.cuda.device_count()
+    r = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', *(['--multi_gpu'] if n > 1 else []), '--num_processes', str(n), tmp_path/'train.py', tmp_path/'shop', tmp_path/'run'],
+                       text=True, capture_output=True)
+    assert r.returncode == 0, r.stderr
+    assert (tmp_path/'run'/'learner.pkl').stat().st_size > 0
+
+if __name__ == '__main__': {'kills': run_kills, 'memory': run_memory}[sys.argv[1]](Path(sys.argv[2]))
