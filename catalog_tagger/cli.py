@@ -80,10 +80,10 @@ def _compare(a):
     from catalog_tagger.compare import compare
     compare(_config(a), a.archs, a.scratch)
 
-def _out_file(path:str, suffix:str)->Path:
-    "`path` if a file may be written there: it ends in `suffix`, and nothing else stands there than a file."
+def _out_file(path:str, *suffixes:str)->Path:
+    "`path` if a file may be written there: it ends in one of `suffixes`, and nothing else stands there than a file."
     p = Path(path)
-    if p.suffix.lower() != suffix: raise CatalogError(f'--out {path!r}: expected a file that ends in {suffix}')
+    if p.suffix.lower() not in suffixes: raise CatalogError(f'--out {path!r}: expected a file that ends in {" or ".join(suffixes)}')
     if p.exists() and not p.is_file(): raise CatalogError(f'--out {path!r} is there and is no file')
     return p
 
@@ -94,15 +94,27 @@ def _evaluate(a):
     res = evaluate_run(a.run, a.source, where=a.where, trust=a.trust)
     if a.out is not None: write_json(a.out, res)
 
+def _bundle(run:str)->str:
+    "The bundle that workers on other machines load."
+    for o in (Path(run), Path(run)/'tagger'):
+        if (o/'tagger.json').is_file(): return str(o.resolve())
+    raise CatalogError(f'--engine ray needs a bundle, and {run} has none')
+
 def _tag(a):
     "give pictures their tags"
-    out = _out_file(a.out, '.csv')
-    from catalog_tagger.run import load_run, tag_pictures
-    tags, rejected = tag_pictures(load_run(a.run, trust=a.trust), a.paths, k=a.k, min_score=a.min_score)
-    if tags.empty: raise CatalogError(f'none of {len(rejected)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
-    write_table(out, tags)
-    print(f'{tags["image"].nunique()} pictures tagged in {out}; {len(rejected)} could not be used{":" if len(rejected) else ""}')
-    for o in rejected.itertuples(): print(f'  {o.image}: {o.reason}')
+    out = _out_file(a.out, '.csv', '.parquet')
+    review = None if a.review is None else _out_file(a.review, '.csv')
+    from catalog_tagger.batch import tag_many, tag_many_ray
+    from catalog_tagger.run import load_run, review_pictures
+    tagger = load_run(a.run, trust=a.trust)
+    how = dict(k=3 if a.k is None and not getattr(tagger, 'decision', None) else a.k, min_score=a.min_score, resume=a.resume) | (dict(mode=a.mode) if a.mode else {})
+    n, rejected = tag_many(tagger, a.paths, out, **how) if a.engine == 'local' else tag_many_ray(_bundle(a.run), a.paths, out, **how)
+    if not n: raise CatalogError(f'none of {len(rejected)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
+    print(f'{n} pictures tagged in {out}; {len(rejected)} could not be used{":" if len(rejected) else ""}')
+    for o in rejected.head(20).itertuples(): print(f'  {o.image}: {o.reason}')
+    if review is None: return
+    queue = review_pictures(tagger, a.paths); write_table(review, queue)
+    print(f'{n - len(queue)} can be published unseen, {len(queue)} are for a person to look at: {review}')
 
 # %% ../nbs/60_cli.ipynb #3cdeb67c
 _EXAMPLES = '''examples:
@@ -113,10 +125,10 @@ _EXAMPLES = '''examples:
   catalog_tagger compare shop --arch efficientnet_lite0 --scratch resnet18 mobilenetv3_small_050 --out runs
   catalog_tagger train shop --out run --resume                            # after it was stopped
   catalog_tagger models "convnext*"
-  catalog_tagger evaluate run other_shop --trust --out scores.json
-  catalog_tagger tag run new_photos/ --trust --k 3 --out tags.csv
+  catalog_tagger evaluate run other_shop --out scores.json
+  catalog_tagger tag run new_photos/ --out tags.csv --mode high_precision --review queue.csv
 '''
-_TRUST = 'learner.pkl is a pickle: loading it runs any code in it; say so if you made it or trust who did'
+_TRUST = 'load learner.pkl where a run has no bundle: it is a pickle, and loading it runs any code in it'
 
 def _sub(subs, func, name:str, *positional:tuple):
     "A subcommand whose help is the docstring of `func`."
@@ -147,9 +159,13 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--points', action='store_true', help='list the split points of one backbone, for --unfreeze')
     p = _sub(subs, _evaluate, 'evaluate', run, source, trust, ('--where', 'choose rows by a condition on the columns', {}), ('--out', 'JSON file for the scores', {}))
     p = _sub(subs, _tag, 'tag', run, ('paths', 'pictures, and folders of pictures', dict(nargs='+', metavar='PATH')), trust)
-    p.add_argument('--k', type=int, default=3, help='most tags of a picture, parents included (default: 3)')
-    p.add_argument('--min-score', type=float, default=0., help='least score of a free tag; exclusive groups are always answered (default: 0)')
-    p.add_argument('--out', required=True, help='CSV file with columns image, rank, tag, score')
+    p.add_argument('--k', type=int, help='most tags of a picture, parents included (default: as many as the mode gives; 3 for top_k and without thresholds)')
+    p.add_argument('--mode', help='how to decide: balanced (default), high_precision, high_recall, micro_f1, macro_f1 or top_k')
+    p.add_argument('--engine', choices=('local', 'ray'), default='local', help='where to work: this process, or a Ray cluster (default: local)')
+    p.add_argument('--resume', action=argparse.BooleanOptionalAction, default=True, help='go on with a file that was begun (default: --resume)')
+    p.add_argument('--review', help='CSV file for the pictures that a person should look at, what pays most first')
+    p.add_argument('--min-score', type=float, default=0., help='least score of a free tag where the model has no thresholds (default: 0)')
+    p.add_argument('--out', required=True, help='CSV or Parquet file with columns image, rank, tag, score, reason; a file that was begun is gone on with')
     return parser
 
 # %% ../nbs/60_cli.ipynb #44c57d32

@@ -17,9 +17,11 @@ from fastcore.foundation import L
 
 from .config import *
 from .core import *
+from .batch import *
 from .cache import *
 from .checkpoint import *
 from .data import *
+from .decide import *
 from .decoded import *
 from .images import *
 from .ingest import *
@@ -28,14 +30,15 @@ from .learner import *
 from .metrics import *
 from .models import *
 from .predict import *
+from .tagger import *
 from .training import *
 from .source import *
 from .split import *
 from .text import *
 
 # %% auto #0
-__all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'score_pictures', 'run_metrics', 'save_run', 'train_run', 'load_run',
-           'tag_pictures', 'evaluate_run']
+__all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'fit_tagger', 'score_pictures', 'run_metrics', 'save_run', 'train_run',
+           'load_run', 'review_pictures', 'evaluate_run']
 
 # %% ../nbs/32_run.ipynb #2e1c5533
 def build_learner(
@@ -85,17 +88,31 @@ def fit_learner(
     for name, stage, fit in _stages(learn, cfg, lr): fit() if checkpoints is None else fit_stage(stage, name, fit, checkpoints, config=settings, say=say)
     return lr
 
+# %% ../nbs/32_run.ipynb #33b52bb3
+def fit_tagger(
+    learn:Learner,
+    df:pd.DataFrame,  # From `prepare`
+)->Tagger:
+    "The tagger of a trained learner: thresholds, calibration and what it calls unlike its catalog are fitted on valid."
+    tagger = Tagger.from_learner(learn); tagger.arch = learn.arch
+    train, valid = (df[df['split'] == o] for o in ('train', 'valid'))
+    outside = fit_outside(tagger.features(train['image']), tagger.features(valid['image']))
+    tagger.decision = fit_decision(tagger.scores(valid['image']), tagger.space.one_hot(valid['labels']), tagger.space, outside=outside)
+    return tagger
+
 # %% ../nbs/32_run.ipynb #087e57f9
 def score_pictures(
     predictor:Predictor,
     df:pd.DataFrame,       # A catalog with `image` and `labels`
     *, k:int=3,            # How many labels a picture is given in recall@k
-    min_score:float=.5,    # Least score of a free tag that counts as answered
+    min_score:float=.5,    # Least score of a free tag that counts as answered, where the model has no thresholds of its own
 )->tuple[pd.DataFrame, pd.DataFrame]:  # `score_table` with floors, and `label_table`
     "Score a model as it serves: through `Prep`, and for sets of labels on decoded answers."
     space = predictor.space
     scores, targs = predictor.scores(df['image']), space.one_hot(df['labels'])
-    pred = as_matrix(decode(scores, space, k=None, min_score=min_score), space)
+    decision = getattr(predictor, 'decision', None)
+    answers = decide(scores, space, decision) if decision else decode(scores, space, k=None, min_score=min_score)
+    pred = as_matrix(answers, space)
     table = score_table(scores, targs, counts=space.counts, groups=space.group_columns, parents=space.parent_columns, k=k, pred=pred)
     return add_intervals(table, picture_scores(scores, targs, pred, k=k, groups=space.group_columns)), label_table(scores, pred, targs, space.vocab, space.counts)
 
@@ -107,13 +124,13 @@ def _json_rows(df:pd.DataFrame, orient:str):
 def _versions()->dict[str, str]:
     return dict(python=platform.python_version()) | {o: importlib.metadata.version(o) for o in ('catalog_tagger', 'fastai', 'torch', 'torchvision', 'timm', 'pillow')}
 
-def run_metrics(learn:Learner, df:pd.DataFrame)->dict:
+def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
     "What goes into `metrics.json`: scores of each fold with their floors, of train on as many of its pictures as valid has; a row for each label, parameters, versions. The one look at test."
-    predictor, res, n_valid = Predictor.from_learner(learn), {}, (df['split'] == 'valid').sum()
+    res, n_valid = {}, (df['split'] == 'valid').sum()
     for fold in SPLITS:
         rows = df[df['split'] == fold]
         if fold == 'train': rows = rows.sample(min(n_valid, len(rows)), random_state=0)
-        table, labels = score_pictures(predictor, rows.reset_index(drop=True))
+        table, labels = score_pictures(tagger, rows.reset_index(drop=True))
         res[fold] = _json_rows(table, 'index')
     return dict(res, labels=_json_rows(labels, 'records'), pictures=df['split'].value_counts().to_dict(),
                 parameters=sum(o.numel() for o in learn.model.parameters()), road=road(learn), versions=_versions())
@@ -172,8 +189,12 @@ def train_run(
     last = learn.history.rows[-1]
     say(f'road: {road(learn)}')
     say(f'{len(learn.history.rows)} epochs of {cfg.arch} at {cfg.size} px, rate {lr:.2g}: valid loss {last["valid_loss"]:.4f}')
-    metrics = run_metrics(learn, df) | dict(split=split_summary(df, ready.audit), lr=lr, seconds=round(time.perf_counter() - start, 1))
+    tagger = fit_tagger(learn, df)
+    metrics = run_metrics(learn, tagger, df) | dict(split=split_summary(df, ready.audit), lr=lr, seconds=round(time.perf_counter() - start, 1))
     save_run(cfg, learn, ready, metrics)
+    facts = dict(catalog=Path(cfg.source).name, pictures=len(df), training=metrics['road'], epochs=len(learn.history.rows), seed=cfg.seed)
+    try: save_bundle(tagger, Path(cfg.out)/'tagger', facts=facts, metrics=metrics['test'], decision=tagger.decision, words=ready.words)
+    except CatalogError as e: say(f'no bundle was saved, learner.pkl is whole: {e}')
     clear_checkpoints(unfinished)
     say('\nOn the test fold, beside the floors of predicting nothing and of always giving the commonest labels:')
     _tell_scores(pd.DataFrame(metrics['test']).T, say)
@@ -182,10 +203,12 @@ def train_run(
 
 # %% ../nbs/32_run.ipynb #7cb242ae
 def load_run(
-    run:str|Path,      # Folder of the run
-    *, trust:bool=False,  # Say that `learner.pkl` comes from you or from somebody you trust
+    run:str|Path,         # Folder of a run, or of a bundle
+    *, trust:bool=False,  # Where there is no bundle: say that `learner.pkl` comes from you or from somebody you trust
 )->Predictor:
-    "The predictor of a run. `learner.pkl` is a pickle, and loading a pickle runs whatever code is in it."
+    "The tagger of a run, from its bundle, in which no code is; else from `learner.pkl`, a pickle, and loading a pickle runs whatever code is in it."
+    for o in (Path(run), Path(run)/'tagger'):
+        if (o/'tagger.json').is_file(): return Tagger.load(o)
     path = Path(run)/'learner.pkl'
     if not path.is_file(): raise CatalogError(f'{path} is not there; {run} is no folder of a run')
     if not trust: raise CatalogError(f'loading {path} runs any code that is in it: say trust=True (--trust) if you made it or trust who did')
@@ -197,26 +220,15 @@ def load_run(
     learn.model.to(memory_format=torch.channels_last)
     return Predictor.from_learner(learn)
 
-# %% ../nbs/32_run.ipynb #240f96bc
-def _pictures(path:Path)->list[tuple[str, str|None]]:
-    "The picture at `path` or those below it, with the reason against a link that leads out or a name that is no text."
-    if not path.exists(): raise CatalogError(f'{path} is not there')
-    root, files = (path, [o for o in find_files(path) if o.suffix.lower() in SUFFIXES]) if path.is_dir() else ('/', [path])
-    found = [(o, *located(root, o.absolute())) for o in files]
-    return [(name if why else str(o), why) for o, name, why in found]
-
-def tag_pictures(
-    predictor:Predictor,
-    paths:Sequence[str|Path],   # Pictures, and folders of pictures
-    *, k:int|None=3,            # Most tags of a picture
-    min_score:float=0.,         # Least score of a free tag
-)->tuple[pd.DataFrame, pd.DataFrame]:  # `image`, `rank`, `tag`, `score`, one row a tag; and the `rejected` table
-    "Tag pictures; those that cannot be used are told apart, with the reason."
-    found = list(dict.fromkeys(o for p in paths for o in _pictures(Path(p))))
-    if not found: raise CatalogError(f'no picture in {", ".join(map(str, paths))}; looked for {" ".join(SUFFIXES)}')
-    outside = rejected_table((im, i, why) for i, (im, why) in enumerate(found) if why)
-    df, unusable = audit_images(pd.DataFrame([(im, i) for i, (im, why) in enumerate(found) if not why], columns=['image', 'row']))
-    return tag_table(df['image'], predictor.predict(df['image'], k=k, min_score=min_score)), pd.concat([outside, unusable], ignore_index=True)
+# %% ../nbs/32_run.ipynb #53ed7f38
+def review_pictures(
+    tagger:Tagger,
+    paths:str|Path|Sequence[str|Path],  # Pictures and folders of them, as in `find_pictures`
+)->pd.DataFrame:                        # As of `review_queue`
+    "The pictures that cannot be published unseen, in the order in which a person's look pays."
+    if getattr(tagger, 'decision', None) is None: raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
+    df, _ = audit_images(pd.DataFrame({'image': [str(o) for o, why in find_pictures(paths).items() if not why]}))
+    return review_queue(df, tagger.scores(df['image']), tagger.space, tagger.decision, features=tagger.features(df['image']))
 
 # %% ../nbs/32_run.ipynb #6235b97b
 def evaluate_run(

@@ -15,6 +15,7 @@ def place(tmp_path_factory):
     demo_styles(p/'catalog', n=90, faults=('empty',))
     r = call('train', 'catalog', '--out', 'run', '--size', 48, '--freeze-epochs', 2, '--epochs', 0, '--label-columns', 'articleType', 'baseColour', '--where', 'year > 0', cwd=p)
     assert r.returncode == 0, r.stderr
+    (p/'pickled').mkdir(); shutil.copy(p/'run'/'learner.pkl', p/'pickled')
     return p, r
 
 def test_train_tells_and_keeps(place):
@@ -24,14 +25,16 @@ def test_train_tells_and_keeps(place):
 
 def test_tag(place):
     p, _ = place
-    r = call('tag', 'run', 'catalog/images', '--trust', '--k', 1, '--out', 'tags.csv', cwd=p)
+    r = call('tag', 'run', 'catalog/images', '--k', 1, '--out', 'tags.csv', '--review', 'queue.csv', cwd=p)
     assert r.returncode == 0 and 'empty file' in r.stdout
     tags = pd.read_csv(p/'tags.csv')
-    assert list(tags) == ['image', 'rank', 'tag', 'score'] and len(tags) == 90 and tags['score'].between(0, 1).all()
+    good = tags[tags['reason'].isna()]
+    assert list(tags) == ['image', 'rank', 'tag', 'score', 'reason'] and len(tags) == 91 and len(good) == 90 and good['score'].between(0, 1).all()
+    assert set(pd.read_csv(p/'queue.csv')) == {'image', 'worth', 'outside', 'ask', 'score', 'instead', 'tags'}
 
 def test_evaluate(place):
     p, _ = place
-    r = call('evaluate', 'run', 'catalog', '--trust', '--out', 'scores.json', cwd=p)
+    r = call('evaluate', 'run', 'catalog', '--out', 'scores.json', cwd=p)
     assert r.returncode == 0 and 'left out' in r.stdout
     assert json.loads((p/'scores.json').read_text())['scores']['recall@3']['score'] > 0
 
@@ -42,16 +45,19 @@ def test_help_is_quick_and_teaches():
     for sub in ('demo', 'train', 'evaluate', 'tag'): assert call(sub, '--help').returncode == 0
 
 @pytest.mark.parametrize('argv, says', [
-    (['tag', 'run', 'catalog', '--out', 't.csv'], '--trust'),
+    (['tag', 'pickled', 'catalog', '--out', 't.csv'], '--trust'),
+    (['tag', 'run', 'catalog', '--mode', 'bold', '--out', 't.csv'], "mode='bold', expected one of"),
+    (['tag', 'pickled', 'catalog', '--trust', '--engine', 'ray', '--out', 't.csv'], 'needs a bundle'),
+    (['tag', 'run', 'catalog', '--review', 'q.txt', '--out', 't.csv'], 'expected a file that ends in .csv'),
     (['tag', 'catalog', 'catalog', '--trust', '--out', 't.csv'], 'no folder of a run'),
-    (['tag', 'run', 'gone.jpg', '--trust', '--out', 't.csv'], 'gone.jpg is not there'),
+    (['tag', 'run', 'gone.jpg', '--trust', '--out', 't.csv'], 'gone.jpg'),
     (['tag', 'run', 'catalog', '--trust', '--k', '0', '--out', 't.csv'], 'k=0, expected 1 or more'),
     (['tag', 'run', 'catalog', '--trust', '--out', 'catalog/images'], "expected a file that ends in .csv"),
     (['tag', 'run', 'catalog', '--trust', '--out', 'run/learner.pkl'], "expected a file that ends in .csv"),
     (['tag', 'run', 'catalog', '--trust', '--out', ''], "expected a file that ends in .csv"),
     (['tag', 'run', 'catalog', '--trust', '--min-score', 'nan', '--out', 't.csv'], 'min_score=nan, expected 0 to 1'),
     (['tag', 'run', 'catalog/styles.csv', '--trust', '--out', 't.csv'], 'none of 1 pictures could be used'),
-    (['evaluate', 'run', 'catalog', '--trust', '--out', 'run/learner.pkl'], "expected a file that ends in .json"),
+    (['evaluate', 'run', 'catalog', '--out', 'run/learner.pkl'], "expected a file that ends in .json"),
     (['train', 'catalog', '--out', 'catalog/run'], 'lies in the catalog'),
     (['train', 'catalog', '--out', ''], 'out is empty'),
     (['train', 'catalog', '--out', 'r', '--where', "year.to_csv('stolen.csv') == 1"], 'is not allowed'),
