@@ -4,7 +4,7 @@
     python benchmarks/decide.py RUN DATA [--outside FOLDER] [--halves]
 
 SCORES.npz holds valid_scores, valid_targs, test_scores, test_targs and, for the last table, valid_features, test_features and outside_features; LABELS.json is the `labels.json` of the run.
-RUN is the folder of a run and DATA its catalog; its `learner.pkl` is loaded, so give one that you trust. Everything is fitted on valid and told of test; `--halves` looks at valid alone, fitted
+RUN is the folder of a run and DATA its catalog; its bundle is loaded. Everything is fitted on valid and told of test; `--halves` looks at valid alone, fitted
 on one half and told of the other, as one does while still choosing. Intervals hold 95 %, by drawing the pictures again.
 """
 import argparse
@@ -25,7 +25,7 @@ def from_run(run:str, data:str, outside:str|None)->tuple[dict, object]:
     import torch
     from catalog_tagger.images import SUFFIXES
     from catalog_tagger.run import load_run
-    predictor, df = load_run(run, trust=True), read_table(Path(run)/'split.csv')
+    predictor, df = load_run(run), read_table(Path(run)/'split.csv')
     def pooled(images):
         x = (torch.from_numpy(np.stack([predictor.prep(o) for o in images[i:i + 64]])) for i in range(0, len(images), 64))
         with torch.inference_mode(): return torch.cat([predictor.model[0](o).mean((2, 3)) for o in x]).numpy()

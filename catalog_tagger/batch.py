@@ -219,6 +219,7 @@ def _plan(predictor, source, out, k, min_score, bs:int, chunk:int, resume:bool, 
     "Find the pictures, let `work` make the lines of the parts that are missing, put them together."
     for name, o in dict(bs=bs, chunk=chunk).items():
         if not isinstance(o, int) or o < 1: raise CatalogError(f'{name}={o}, expected 1 or more')
+    if not 0 <= min_score <= 1: raise CatalogError(f'min_score={min_score}, expected 0 to 1')
     out, found = _checked_out(out), find_pictures(source)
     parts, options = out.with_name(f'{out.name}.parts'), dict(k=k, min_score=min_score) | options
     predictor.predict([], **options)    # a wrong option is told before a picture is opened

@@ -53,7 +53,7 @@ def _check(a):
     from catalog_tagger.check import check_catalog, find_groups, save_check, tell_facts
     from catalog_tagger.source import prepare
     cfg = _config(a)
-    if a.out is not None: clear_for(a.out, 'facts.json', a.source)
+    if a.out is not None: clear_for(a.out, 'facts.json', source=a.source)
     facts = check_catalog(cfg, ready := prepare(cfg))
     if a.suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
     print(json.dumps(facts, indent=1, ensure_ascii=False)) if a.json else tell_facts(facts)

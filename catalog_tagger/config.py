@@ -73,7 +73,7 @@ class RunConfig:
     mix:str|None = None                  # Blend training pictures with each other: mixup or cutmix
     balance:float = 1.                   # Show rare labels more often: a picture at most this many times as often as the commonest; 1 for all alike
     ema:float = 0.                       # Average the weights over the steps of the unfrozen stage, each keeping this share of the average; 0 for the last weights
-    tta:int = 1                          # Views of a picture whose scores are averaged: 1 plain, 2 and its mirror image, up to 4
+    tta:int = 2                          # Views of a picture whose scores are averaged: 1 plain, 2 and its mirror image, up to 4
     monitor:str|None = None              # Keep the epoch that is best by this loss or metric, such as valid_loss or recall@3, of each stage; the last when not given
     patience:int|None = None             # Stop a stage after this many epochs that are no better by monitor
     keep_epochs:bool = False             # Keep the weights of each epoch, in the folder epochs

@@ -26,7 +26,8 @@ def rejected_table(
     rows:Iterable[tuple]=(),  # `(image, row, reason)`; `row` counts from 0 in the source
 )->pd.DataFrame:              # Columns `image`, `row` and `reason`
     "The table of pictures that cannot be used, with where they stood and why."
-    return pd.DataFrame(list(rows), columns=['image', 'row', 'reason'])
+    rows = [(str(image).encode('utf-8', 'backslashreplace').decode(), row, why) for image, row, why in rows]   # a name may be no text, and pandas with pyarrow takes none
+    return pd.DataFrame(rows, columns=['image', 'row', 'reason'])
 
 # %% ../nbs/00_core.ipynb #f299c753
 SPLITS = ('train', 'valid', 'test')

@@ -183,7 +183,7 @@ def test_grouped_round_trip(shop, tmp_path):
     df, space = shop
     y = torch.tensor(space.one_hot(df['labels'])); first, *_ = space.group_columns.values()
     assert (y[:, first].sum(1) == 0).any() and 'new' in space.vocab
-    learn = learner(shop, 'grouped', opt_func=find_optimiser('sgd')); learn.path = tmp_path
+    learn = learner(shop, 'grouped', opt='sgd'); learn.path = tmp_path
     learn.fit(1, 1e-2, cbs=MixUp())
     scores, targs = learn.get_preds()
     for o in space.group_columns.values(): torch.testing.assert_close(scores[:, o].sum(1), torch.ones(len(scores)))
@@ -203,7 +203,7 @@ def test_grouped_round_trip(shop, tmp_path):
 
 @pytest.mark.parametrize('name', ['weighted', 'asymmetric'])
 def test_other_losses_train(shop, name):
-    learn = learner(shop, name, opt_func=find_optimiser('rmsprop')); learn.fit(1, 1e-3)
+    learn = learner(shop, name, opt='rmsprop'); learn.fit(1, 1e-3)
     assert Predictor.from_learner(learn).activation == 'sigmoid'
 
 @pytest.mark.parametrize('name', ['cross_entropy', 'smooth'])

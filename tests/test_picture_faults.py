@@ -225,7 +225,7 @@ def test_nothing_outside_of_the_root_is_read(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('path', ['a\0b.jpg', 'a\ud800.jpg', 'x'*5000])
 def test_a_name_that_cannot_be(path, tmp_path):
-    good, rejected = audit_images(pd.DataFrame({'image': [str(tmp_path/path)]}))
+    good, rejected = audit_images(pd.DataFrame({'image': [str(tmp_path/path)]}, dtype=object))
     assert len(good) == 0 and 'unreadable' in rejected['reason'][0]
 
 @pytest.mark.filterwarnings('ignore::UserWarning:PIL')

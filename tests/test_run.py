@@ -129,11 +129,12 @@ def test_trained_pictures_are_known_by_content(run, shop, tmp_path):
 
 def test_a_failed_run_leaves_the_old_one(run, monkeypatch):
     out, _, _ = run
-    before = {o.name: o.read_bytes() for o in out.iterdir()}
+    def files(): return {str(o.relative_to(out)): o.read_bytes() for o in out.rglob('*') if o.is_file() and o.parent.name != 'unfinished'}
+    before = files()
     def full(*args, **kwargs): raise OSError('No space left on device')
     monkeypatch.setattr('catalog_tagger.run.write_table', full)
     with pytest.raises(OSError): train_run(replace(load_config(out/'config.json'), size=32, freeze_epochs=1, epochs=0), lambda o: None)
-    assert {o.name: o.read_bytes() for o in out.iterdir()} == before
+    assert files() == before
 
 def test_same_seed_same_weights(tmp_path):
     cfg = RunConfig(str(demo_styles(tmp_path/'c', n=90)), str(tmp_path/'r'), size=32, bs=16, freeze_epochs=1, epochs=1)
