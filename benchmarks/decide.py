@@ -23,7 +23,7 @@ def from_file(scores:str, labels:str)->tuple[dict, object]: return dict(np.load(
 def from_run(run:str, data:str, outside:str|None)->tuple[dict, object]:
     "Scores and features of the folds of a run."
     import torch
-    from catalog_tagger.images import SUFFIXES
+    from catalog_tagger.ingest import SUFFIXES
     from catalog_tagger.run import load_run
     predictor, df = load_run(run), read_table(Path(run)/'split.csv')
     def pooled(images):
