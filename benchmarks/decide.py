@@ -22,19 +22,14 @@ def from_file(scores:str, labels:str)->tuple[dict, object]: return dict(np.load(
 
 def from_run(run:str, data:str, outside:str|None)->tuple[dict, object]:
     "Scores and features of the folds of a run."
-    import torch
     from catalog_tagger.ingest import SUFFIXES
     from catalog_tagger.run import load_run
-    predictor, df = load_run(run), read_table(Path(run)/'split.csv')
-    def pooled(images):
-        x = (torch.from_numpy(np.stack([predictor.prep(o) for o in images[i:i + 64]])) for i in range(0, len(images), 64))
-        with torch.inference_mode(): return torch.cat([predictor.model[0](o).mean((2, 3)) for o in x]).numpy()
-    res = {}
+    tagger, df, res = load_run(run), read_table(Path(run)/'split.csv'), {}
     for fold in ('valid', 'test'):
         rows = df[df['split'] == fold]; images = [str(Path(data)/o) for o in rows['image']]
-        res |= {f'{fold}_scores': predictor.scores(images), f'{fold}_targs': predictor.space.one_hot(rows['labels']), f'{fold}_features': pooled(images)}
-    if outside: res['outside_features'] = pooled([str(o) for o in sorted(Path(outside).rglob('*')) if o.suffix.lower() in SUFFIXES])
-    return res, predictor.space
+        res |= {f'{fold}_scores': tagger.scores(images), f'{fold}_targs': tagger.space.one_hot(rows['labels']), f'{fold}_features': tagger.features(images)}
+    if outside: res['outside_features'] = tagger.features([str(o) for o in sorted(Path(outside).rglob('*')) if o.suffix.lower() in SUFFIXES])
+    return res, tagger.space
 
 def in_halves(d:dict)->dict:
     "The valid fold alone: one half to fit, the other to be told of."

@@ -6,7 +6,7 @@
 from __future__ import annotations
 from pathlib import Path
 
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
 
 from .config import *
@@ -16,6 +16,7 @@ from .recipe import *
 from .run import *
 from .source import *
 from .split import *
+from .tagger import *
 from .viz import *
 
 # %% auto #0
@@ -84,19 +85,13 @@ def tell_facts(
     for o in facts.get('groups', [])[:8]: say(f'may belong together: {", ".join(o["tags"])} ({o["source"]}: {o["reason"]})')
 
 # %% ../nbs/53_check.ipynb #94a13280
-@torch.inference_mode()
 def frozen_features(
     cfg:RunConfig,
     ready:Prepared,
     *, bs:int=64,     # Pictures at a time
 )->np.ndarray:        # Shape (pictures, channels)
     "Mean features of each picture by the backbone of `cfg` as it comes, before any training."
-    learn = build_learner(cfg, ready.df, ready.space)
-    body, images, res = learn.model[0].eval(), ready.df['image'].tolist(), []
-    for i in progress(range(0, len(images), bs), 'features'):
-        x = torch.from_numpy(np.stack([learn.prep(o) for o in images[i:i + bs]])).to(learn.dls.device)
-        res.append(body(x).mean((2, 3)).cpu().numpy())
-    return np.concatenate(res)
+    return Tagger.from_learner(build_learner(cfg, ready.df, ready.space)).features(ready.df['image'], bs)
 
 def find_groups(cfg:RunConfig, ready:Prepared)->pd.DataFrame:  # As of `suggest_groups`
     "Labels that may belong together, pictures of a frozen backbone among the sources; of two label columns none belong together."

@@ -96,9 +96,9 @@ def _evaluate(a):
 
 def _bundle(run:str)->str:
     "The bundle that workers on other machines load."
-    for o in (Path(run), Path(run)/'tagger'):
-        if (o/'tagger.json').is_file(): return str(o.resolve())
-    raise CatalogError(f'--engine ray needs a bundle, and {run} has none')
+    from catalog_tagger.run import find_bundle
+    if (bundle := find_bundle(run)) is None: raise CatalogError(f'--engine ray needs a bundle, and {run} has none')
+    return str(bundle.resolve())
 
 def _tag(a):
     "give pictures their tags"

@@ -38,7 +38,7 @@ from .text import *
 
 # %% auto #0
 __all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'fit_tagger', 'score_pictures', 'run_metrics', 'save_run', 'train_run',
-           'load_run', 'review_pictures', 'evaluate_run']
+           'find_bundle', 'load_run', 'review_pictures', 'evaluate_run']
 
 # %% ../nbs/32_run.ipynb #2e1c5533
 def build_learner(
@@ -202,13 +202,16 @@ def train_run(
     return metrics
 
 # %% ../nbs/32_run.ipynb #7cb242ae
+def find_bundle(run:str|Path)->Path|None:
+    "The folder of the bundle that `run` is or holds, None where there is none."
+    return next((o for o in (Path(run), Path(run)/'tagger') if (o/'tagger.json').is_file()), None)
+
 def load_run(
     run:str|Path,         # Folder of a run, or of a bundle
     *, trust:bool=False,  # Where there is no bundle: say that `learner.pkl` comes from you or from somebody you trust
 )->Predictor:
     "The tagger of a run, from its bundle, in which no code is; else from `learner.pkl`, a pickle, and loading a pickle runs whatever code is in it."
-    for o in (Path(run), Path(run)/'tagger'):
-        if (o/'tagger.json').is_file(): return Tagger.load(o)
+    if bundle := find_bundle(run): return Tagger.load(bundle)
     path = Path(run)/'learner.pkl'
     if not path.is_file(): raise CatalogError(f'{path} is not there; {run} is no folder of a run')
     if not trust: raise CatalogError(f'loading {path} runs any code that is in it: say trust=True (--trust) if you made it or trust who did')
