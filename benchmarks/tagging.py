@@ -24,7 +24,7 @@ def read_products(data:str|None, folder:Path, n:int)->tuple[Path, str]:
 
 def make_learner(source:Path, out:Path)->tuple:
     "A learner of the catalog before it has learned anything, and the usable pictures."
-    cfg = RunConfig(str(source), str(out), cache=False)
+    cfg = RunConfig(str(source), str(out), tta=1, cache=False)    # one view, as get_preds and predict take
     ready = prepare(cfg)
     return build_learner(cfg, ready.df, ready.space), ready.df['image'].tolist()
 
