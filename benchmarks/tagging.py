@@ -31,7 +31,7 @@ def make_learner(source:Path, out:Path)->tuple:
 def make_ways(learn, images:list[str], bs:int, out:Path)->dict:
     "Name → (what to run, how many pictures it handles)."
     predictor = Predictor.from_learner(learn)
-    predictor.model = net = deepcopy(learn.model).eval().to(memory_format=torch.channels_last)    # the learner keeps its own as fastai made it
+    net = deepcopy(learn.model).eval().to(memory_format=torch.channels_last)    # the learner keeps its own as fastai made it
     batches = [as_input([predictor.prep.picture(o) for o in images[i:i+bs]], predictor.prep) for i in range(0, len(images), bs)]
     @torch.inference_mode()
     def bare():
@@ -69,7 +69,7 @@ def main(data:str|None, n:int, turns:int, bs:int)->None:
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('data', nargs='?', default=os.environ.get('CATALOG_TAGGER_DATA'), help='folder of the data sets')
-    p.add_argument('--pictures', type=int, default=1024, metavar='N', help='pictures to tag (1024)')
+    p.add_argument('--pictures', type=int, default=4096, metavar='N', help='pictures to tag (4096)')
     p.add_argument('--turns', type=int, default=5, metavar='N', help='turns that each way takes (5)')
     p.add_argument('--bs', type=int, default=32, metavar='N', help='pictures that go through the model together (32)')
     p.add_argument('--threads', type=int, metavar='N', help='threads of torch')

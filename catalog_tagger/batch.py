@@ -231,7 +231,7 @@ def _plan(predictor, source, out, k, min_score, bs:int, chunk:int, resume:bool, 
 
 # %% ../nbs/31a_batch.ipynb #31c7c781
 def tag_many(
-    predictor,                       # A `Predictor`, or what has its `prep`, `space`, `model` and `predict`
+    predictor,                       # A `Predictor`, or what has its `prep`, `model`, `predict` and `for_serving`
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`
     out:str|Path,                    # File to write, `.csv` or `.parquet`; columns as in `TAG_COLUMNS`
     *, k:int|None=3,                 # Most tags of a picture
@@ -244,8 +244,8 @@ def tag_many(
 )->tuple[int, pd.DataFrame]:         # How many pictures were tagged, and the `rejected` table of those that could not be
     "Give every picture of `source` its tags and write them to `out`: each picture once, each with at least one row, in the order of `source`."
     threads = torch.get_num_threads(); workers = workers or min(threads, 4)
-    predictor.model.to(memory_format=torch.channels_last)
-    def work(todo, options): return ((i, _as_csv(rows)) for i, rows in _tag_parts(predictor, todo, bs, workers, options))
+    fast = predictor.for_serving()
+    def work(todo, options): return ((i, _as_csv(rows)) for i, rows in _tag_parts(fast, todo, bs, workers, options))
     with _threads_each(max(1, threads//workers)), warnings.catch_warnings():
         warnings.filterwarnings('ignore', module='PIL')    # on damage that ends as a reason
         return _plan(predictor, source, out, k, min_score, bs, chunk, resume, options, work)
@@ -260,8 +260,7 @@ def _load(load:Callable|str|Path):
 class _Worker:
     "A predictor in a process of its own, which makes one part at a time."
     def __init__(self, load, bs:int, options:dict):
-        self.predictor, self.bs, self.options = _load(load), bs, options
-        self.predictor.model.to(memory_format=torch.channels_last)
+        self.predictor, self.bs, self.options = _load(load).for_serving(), bs, options
         warnings.filterwarnings('ignore', module='PIL')
 
     def __call__(self, row:dict)->dict:

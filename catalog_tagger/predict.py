@@ -4,11 +4,14 @@
 
 # %% ../nbs/30_predict.ipynb #194d4b5c
 from __future__ import annotations
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy, deepcopy
 from dataclasses import dataclass
 
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .core import *
 from .images import *
@@ -147,15 +150,17 @@ class Predictor:
         activation = self.activation or ('softmax' if self.space.is_single else 'sigmoid')
         return torch.stack([to_scores(self.model(o), self.space, activation) for o in _views(x, self.tta)]).mean(0)
 
+    def batches(self, items:Iterable, bs:int=64, desc:str='tag')->Iterator[torch.Tensor]:
+        "`items` opened and brought to the model's device, `bs` at a time."
+        items, device = list(items), next(self.model.parameters()).device
+        self.model.eval()
+        for i in progress(range(0, len(items), bs), desc): yield as_input([self.prep.picture(o) for o in items[i:i+bs]], self.prep, device)
+
     @torch.inference_mode()
     def scores(self, items:Iterable, bs:int=64)->np.ndarray:  # Shape (pictures, labels), from 0 to 1
         "Scores of pictures, `bs` at a time: shares of the classes where a picture has one label, else a probability of each label, or what `activation` says."
-        items, device = list(items), next(self.model.parameters()).device
-        self.model.eval(); res = [np.empty((0, len(self.space.vocab)), np.float32)]
-        for i in progress(range(0, len(items), bs), 'tag'):
-            x = as_input([self.prep.picture(o) for o in items[i:i+bs]], self.prep, device)
-            res.append(self.score_batch(x).cpu().numpy())
-        return np.concatenate(res)
+        none = np.empty((0, len(self.space.vocab)), np.float32)
+        return np.concatenate([none] + [self.score_batch(x).cpu().numpy() for x in self.batches(items, bs)])
 
     def predict(
         self,
@@ -168,3 +173,33 @@ class Predictor:
         several = is_several(items)
         answers = decode(self.scores(items if several else [items], bs), self.space, k=k, min_score=min_score)
         return answers if several else answers[0]
+
+# %% ../nbs/30_predict.ipynb #be477100
+def _norms_after_convs(model:nn.Module, x:torch.Tensor)->list[tuple[nn.Module, nn.Module]]:
+    "Each BatchNorm that `x` enters straight from a convolution, with that convolution."
+    made, pairs = {}, []
+    def watch(m, inputs, out):
+        if isinstance(m, nn.Conv2d): made[id(out)] = m, out    # out is kept, so that no other tensor gets its id
+        elif id(inputs[0]) in made: pairs.append((made[id(inputs[0])][0], m))
+    hooks = [m.register_forward_hook(watch) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
+    try: model(x)
+    finally:
+        for o in hooks: o.remove()
+    return pairs
+
+@torch.inference_mode()
+def _fold_norms(model:nn.Module, x:torch.Tensor)->nn.Module:
+    "A copy of `model` that answers the batch `x` alike with fewer layers: each BatchNorm becomes part of the convolution before it."
+    folded = deepcopy(model).eval(); name = {m: n for n, m in folded.named_modules()}
+    for conv, norm in _norms_after_convs(folded, x):
+        folded.set_submodule(name[conv], fuse_conv_bn_eval(conv, norm))
+        folded.set_submodule(name[norm], getattr(norm, 'act', nn.Identity()))    # timm's norms bring their activation along
+    return folded if torch.allclose(folded(x), model.eval()(x), rtol=1e-3, atol=1e-4) else deepcopy(model)
+
+# %% ../nbs/30_predict.ipynb #d105a0bf
+@patch
+def for_serving(self:Predictor)->Predictor:
+    "The same with a model of its own that is faster on a CPU: norms folded into convolutions, channels last in memory; scores differ by less than 1e-4."
+    p = next(self.model.parameters()); x = torch.randn(2, 3, *self.prep.size, generator=torch.Generator().manual_seed(0)).to(p.device, p.dtype)
+    res = copy(self); res.model = _fold_norms(self.model, x).to(memory_format=torch.channels_last)
+    return res

@@ -96,8 +96,9 @@ def fit_tagger(
     "The tagger of a trained learner: thresholds, calibration and what it calls unlike its catalog are fitted on valid."
     tagger = Tagger.from_learner(learn); tagger.arch = learn.arch
     train, valid = (df[df['split'] == o] for o in ('train', 'valid'))
-    outside = fit_outside(tagger.features(train['image']), tagger.features(valid['image']))
-    tagger.decision = fit_decision(tagger.scores(valid['image']), tagger.space.one_hot(valid['labels']), tagger.space, outside=outside)
+    scores, features = tagger.scores_and_features(valid['image'])
+    outside = fit_outside(tagger.features(train['image']), features)
+    tagger.decision = fit_decision(scores, tagger.space.one_hot(valid['labels']), tagger.space, outside=outside)
     return tagger
 
 # %% ../nbs/32_run.ipynb #087e57f9
@@ -231,7 +232,8 @@ def review_pictures(
     "The pictures that cannot be published unseen, in the order in which a person's look pays."
     if getattr(tagger, 'decision', None) is None: raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
     df, _ = audit_images(pd.DataFrame({'image': [str(o) for o, why in find_pictures(paths).items() if not why]}))
-    return review_queue(df, tagger.scores(df['image']), tagger.space, tagger.decision, features=tagger.features(df['image']))
+    scores, features = tagger.scores_and_features(df['image'])
+    return review_queue(df, scores, tagger.space, tagger.decision, features=features)
 
 # %% ../nbs/32_run.ipynb #6235b97b
 def evaluate_run(

@@ -60,6 +60,8 @@ class Tagger(Predictor):
         return answers if several else answers[0]
 
 # %% ../nbs/31_tagger.ipynb #19012bc0
+def _pooled(x:torch.Tensor)->torch.Tensor: return x.mean((2, 3)) if x.ndim == 4 else x
+
 @patch
 @torch.inference_mode()
 def features(
@@ -68,12 +70,19 @@ def features(
     bs:int=64,     # Pictures at a time
 )->np.ndarray:     # Shape (pictures, features)
     "What the body sees in each picture, averaged over its surface: what `fit_outside` measures distances in."
-    items, device, res = list(items), next(self.model.parameters()).device, []
-    body = self.model.eval()[0]
-    for i in progress(range(0, len(items), bs), 'features'):
-        x = body(torch.from_numpy(np.stack([self.prep(o) for o in items[i:i+bs]])).to(device))
-        res.append((x.mean((2, 3)) if x.ndim == 4 else x).cpu().numpy())
-    return np.concatenate(res)
+    return np.concatenate([_pooled(self.model[0](x)).cpu().numpy() for x in self.batches(items, bs, 'features')])
+
+@patch
+@torch.inference_mode()
+def scores_and_features(self:Tagger, items, bs:int=64)->tuple[np.ndarray, np.ndarray]:
+    "`scores` and `features` in one pass: each picture is opened once and goes through the body once for each view."
+    seen, scores, features = [], [], []
+    hook = self.model[0].register_forward_hook(lambda m, inputs, out: seen.append(out))
+    try:
+        for x in self.batches(items, bs):
+            seen.clear(); scores.append(self.score_batch(x).cpu().numpy()); features.append(_pooled(seen[0]).cpu().numpy())    # the first view is the plain one
+    finally: hook.remove()
+    return np.concatenate(scores), np.concatenate(features)
 
 # %% ../nbs/31_tagger.ipynb #c186b225
 def _cell(o)->str:
