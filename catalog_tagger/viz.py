@@ -24,7 +24,7 @@ __all__ = ['readable', 'captioned_grid', 'picture_grid', 'neighbour_sheet', 'fla
 # %% ../nbs/50_viz.ipynb #4e145032
 _GREY = '#767676'   # as far from white as from black
 _LINES = ('#0072b2', '#d55e00', '#009e73', '#b5651d', '#cc79a7', '#56a0d3')
-_STYLE = {'text.color': _GREY, 'axes.labelcolor': _GREY, 'axes.edgecolor': _GREY, 'xtick.color': _GREY, 'ytick.color': _GREY, 'axes.titlecolor': 'auto', 'hatch.color': _GREY, 'axes.facecolor': 'none', 'figure.facecolor': 'none',
+_STYLE = {'text.color': _GREY, 'axes.labelcolor': _GREY, 'axes.edgecolor': _GREY, 'xtick.color': _GREY, 'ytick.color': _GREY, 'axes.titlecolor': 'auto', 'hatch.color': 'white', 'axes.facecolor': 'none', 'figure.facecolor': 'none',
           'savefig.facecolor': 'none', 'legend.frameon': False, 'axes.prop_cycle': plt.cycler(color=_LINES), 'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 9,
           'image.cmap': 'cividis'}
 
