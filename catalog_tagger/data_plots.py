@@ -153,7 +153,7 @@ def transformed(
     from fastai.torch_core import no_random    # here, because no other plot needs fastai
     if not 0 <= i < len(dls.train_ds): raise CatalogError(f'i={i}, expected a training picture from 0 to {len(dls.train_ds) - 1}')
     with no_random():
-        dl = dls.train.new(get_idxs=lambda: [i]*n, bs=n, shuffle=False, num_workers=0)
+        dl = dls.train.new(get_idxs=lambda: [i]*n, bs=n, shuffle=False, drop_last=False, num_workers=0)
         x = dl.decode(dl.one_batch())[0]
     return x.cpu().numpy().clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 

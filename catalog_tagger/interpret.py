@@ -62,16 +62,26 @@ def group_confusion(
     return pd.DataFrame(table[:n], names, [*names, 'unsure']).loc[:, lambda o: o.columns.isin(names) | (o != 0).any()]
 
 # %% ../nbs/51_interpret.ipynb #a4923c84
+def _most_confused(counts:pd.DataFrame, n:int)->list[int]:
+    "Rows of the `n` labels that are taken for others, or others for them, most often, in their order."
+    wrong = counts.to_numpy(float).copy(); np.fill_diagonal(wrong, 0)
+    return sorted(np.argsort(-(wrong.sum(1) + wrong[:, :len(wrong)].sum(0)), kind='stable')[:n].tolist())
+
+_UNITS = {None: 'pictures', 'true': 'share of what is true', 'pred': 'share of what was said', 'all': 'share of all'}
+
 def confusion_plot(
-    table:pd.DataFrame,   # From `group_confusion`
+    df:pd.DataFrame,      # A catalog with `labels`
+    scores:np.ndarray,    # As in `group_confusion`
+    space:LabelSpace,
+    group:str,            # One of `space.exclusive`
+    *, normalise:str='true',  # As in `group_confusion`
     n:int=45,             # Most labels shown, those with most confusions; at 10 inches more have letters too small to read
-    name:str='share of the true label\'s pictures',  # What the numbers are
 )->plt.Figure:
-    "A confusion matrix as colours; of many labels those that are confused most, in their order."
-    wrong = table.to_numpy(float).copy(); d = range(len(table)); wrong[d, d] = 0
-    most = np.sort(np.argsort(-(wrong.sum(1) + wrong[:, :len(table)].sum(0)), kind='stable')[:n])
+    "The confusion matrix of a group as colours."
+    table = group_confusion(df, scores, space, group, normalise=normalise)
+    most = _most_confused(group_confusion(df, scores, space, group), n)
     shown = table.iloc[most, [*most, *range(len(table), table.shape[1])]]
-    return matrix_plot(shown, name, rows='true', columns='said', title=f'the {n} most confused of {len(table)}' if len(table) > n else '')
+    return matrix_plot(shown, _UNITS[normalise], rows='true', columns='said', title=f'{group}: the {n} most confused of {len(table)}' if len(table) > n else group)
 
 # %% ../nbs/51_interpret.ipynb #fd1d8cd8
 def _confusions(df:pd.DataFrame, scores:np.ndarray, targs:np.ndarray, space:LabelSpace, group:str)->pd.DataFrame:
@@ -102,7 +112,7 @@ def confused_grid(
 )->plt.Figure:
     "A row of pictures for each pair: what it is, and what was said instead."
     rows = [[*o[:n], *[None]*(n - len(o))] for o in pairs['images'][:k]]
-    names = [f'{a}\n→ {b}' for a, b in pairs[[pairs.columns[1], pairs.columns[2]]].head(k).values]
+    names = [f'{a}\n→ {b}' for a, b in pairs[['true', 'said']].head(k).values]
     return captioned_grid([im for o in rows for im in o], [c if im is not None else '' for c, o in zip(names, rows) for im in o], ncols=n)
 
 # %% ../nbs/51_interpret.ipynb #4b889e8d
@@ -127,9 +137,9 @@ def label_confusion(
 def label_confusion_plot(
     table:pd.DataFrame,   # From `label_confusion`
 )->plt.Figure:
-    "For each label how often it was right, missed and wrong, the most mistakes first."
-    order = (table['missed'] + table['wrong']).sort_values(ascending=False, kind='stable').index
-    return bar_columns(table.loc[order, ['right', 'missed', 'wrong']], 'the most mistakes first', xlabel='pictures')
+    "For each label how often it was missed and how often it was said wrongly, the most mistakes first; before its name stands how often it was right."
+    o = table.loc[(table['missed'] + table['wrong']).sort_values(ascending=False, kind='stable').index]
+    return bar_columns(o[['missed', 'wrong']].set_axis([f'{n:,} ✓ {l}' for l, n in o['right'].items()]), xlabel='pictures')
 
 # %% ../nbs/51_interpret.ipynb #d98c447f
 def instead_table(
@@ -137,7 +147,7 @@ def instead_table(
     pred:np.ndarray,      # What was answered, 0 or 1, from `as_matrix`; shape (pictures, labels)
     space:LabelSpace,
     *, k:int=20,          # Most pairs
-)->pd.DataFrame:          # `group` ('' for free tags), `missed`, `instead`, `n`, `share` of the times it was missed, `images`
+)->pd.DataFrame:          # As of `confused_pairs`, `group` '' for free tags, `share` of the times that the true label was missed
     "Which label was said where another was missed: pairs of one group, or of free tags, the commonest first."
     pred, targs = _truth(df, pred, space, 'pred'); known, images = scored_cells(targs, space), df['image'].to_numpy()
     missed, wrong, rows = targs & (pred == 0), (pred > 0) & ~targs & known, []
@@ -145,7 +155,7 @@ def instead_table(
         both = missed[:, cols].T.astype(int) @ wrong[:, cols]
         rows += [(g, cols[a], cols[b], both[a, b], both[a, b]/missed[:, cols[a]].sum()) for a, b in zip(*np.nonzero(both))]
     rows = sorted(rows, key=lambda o: (-o[3], -o[4]))[:k]
-    return pd.DataFrame([(g, space.vocab[a], space.vocab[b], n, s, images[missed[:, a] & wrong[:, b]].tolist()) for g, a, b, n, s in rows], columns=['group', 'missed', 'instead', 'n', 'share', 'images'])
+    return pd.DataFrame([(g, space.vocab[a], space.vocab[b], n, s, images[missed[:, a] & wrong[:, b]].tolist()) for g, a, b, n, s in rows], columns=['group', 'true', 'said', 'n', 'share', 'images'])
 
 # %% ../nbs/51_interpret.ipynb #58f33bdc
 def loss_cells(
@@ -224,12 +234,14 @@ def error_plot(
     facts:pd.DataFrame,   # A column for each thing that may matter, from `picture_facts`
     *, bins:int=5,        # As in `error_table`
 )->plt.Figure:
-    "Share of pictures answered wrongly over each of the `facts`, with 95 % intervals; the dotted line is that of all."
-    fig, axs = plt.subplots(1, facts.shape[1], figsize=(2.5*facts.shape[1], 2.6), sharey=True, squeeze=False, layout='constrained')
-    for ax, c in zip(axs[0], facts):
-        o = error_table(wrong, facts[c], bins=bins)
+    "Share of pictures answered wrongly over each of the `facts` that is not the same for all, with 95 % intervals; the dotted line is that of all."
+    tables = {c: o for c in facts if len(o := error_table(wrong, facts[c], bins=bins)) > 1}
+    if not tables: raise CatalogError(f'{", ".join(facts)}: each is much the same for all pictures, so errors cannot depend on it')
+    fig, axs = plt.subplots(1, len(tables), figsize=(max(2.5*len(tables), 3.5), 2.6), sharey=True, squeeze=False, layout='constrained')
+    for ax, (c, o) in zip(axs[0], tables.items()):
         ax.errorbar(o['value'], o['share'], [o['share'] - o['low'], o['high'] - o['share']], marker='o', ms=4, lw=1.5, elinewidth=1)
         ax.axhline(np.mean(wrong), ls=':', color=plt.rcParams['text.color']); ax.set(xlabel=c)
+        if (o['least'] == o['most']).all(): ax.set_xticks(o['value'])
     axs[0, 0].set(ylabel='answered wrongly', ylim=(0, None))
     return fig
 
@@ -256,12 +268,13 @@ def share_bars(
     return fig
 
 # %% ../nbs/51_interpret.ipynb #95f0c250
+def _body(model:nn.Module)->nn.Module: return model[0] if isinstance(model, nn.Sequential) else model
+
 def named_layers(
     model:nn.Module,                  # Body and head, of a `Predictor` or a learner
 )->dict[str, nn.Module]:
     "Every layer of the body by the name that its library gives it."
-    body = model[0] if isinstance(model, nn.Sequential) else model
-    return {f'{name}.{k}' if k else name: m for name, child in body_children(body) for k, m in child.named_modules()}
+    return {f'{name}.{k}' if k else name: m for name, child in body_children(_body(model)) for k, m in child.named_modules()}
 
 def find_layer(model:nn.Module, name:str)->nn.Module:
     "The layer `name` of the body; raise `CatalogError` with the nearest names if there is none."
@@ -303,7 +316,7 @@ class _Maps(nn.Module):
 # %% ../nbs/51_interpret.ipynb #fbebc610
 def _maps_of(model:nn.Module, layer:nn.Module)->_Maps:
     "The way from what `layer` gives to maps."
-    net = getattr(model[0], 'model', model[0]) if isinstance(model, nn.Sequential) else model
+    net = getattr(_body(model), 'model', _body(model))   # timm's net stands in its body as `model`
     return _Maps(getattr(net, 'output_fmt', 'NCHW') == 'NHWC' and not isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)))
 
 @contextmanager
@@ -346,7 +359,7 @@ def activation_plot(
 # %% ../nbs/51_interpret.ipynb #6344bcd5
 def _last_maps(model:nn.Module)->nn.Module:
     "The last layer whose every place has a say: the body, or in a net that pools by itself the first norm of its last block, else its last norm."
-    if not isinstance(model, nn.Sequential) or getattr(model[0], 'needs_pool', True): return model[0] if isinstance(model, nn.Sequential) else model
+    if getattr(_body(model), 'needs_pool', True): return _body(model)
     names = [k for k in named_layers(model) if re.fullmatch(r'blocks\.\d+\.norm1|norm', k)]
     blocks = [k for k in names if k != 'norm'] or names
     if not blocks: raise CatalogError('this net pools by itself; say by layer= where to look, one of named_layers(model)')

@@ -37,7 +37,7 @@ def readable(
 # %% ../nbs/50_viz.ipynb #d626188a
 def _broken(line:str, most:int)->str:
     "`line` in lines of at most `most` letters, broken after a space or a = where there is one."
-    return '\n   '.join(o.strip() for o in re.findall(rf'.{{1,{most - 3}}}(?:[ =]|$)|.{{1,{most - 3}}}', line)) if len(line) > most else line
+    return '\n   '.join(o.strip() for o in re.findall(rf'.{{1,{most - 4}}}(?:[ =]|$)|.{{1,{most - 3}}}', line)) if len(line) > most else line
 
 @readable
 def captioned_grid(
@@ -124,6 +124,8 @@ def flat_map(
 # %% ../nbs/50_viz.ipynb #32d30ec7
 _MARKS = 'osD^vP'
 
+def _short(name:str, most:int=32)->str: return name if len(name) <= most else name[:most - 1] + '…'
+
 def _apart(xy:np.ndarray, gap:float, most:int)->list[int]:
     "The first rows, at most `most`, whose squares of side `gap` do not overlap."
     kept = []
@@ -162,16 +164,14 @@ def embedding_map(
         ax.imshow(im, extent=(xy[i, 0] - w, xy[i, 0] + w, xy[i, 1] - h, xy[i, 1] + h), zorder=2)
     for (name, rows), marker in zip(_kinds(labels, len(xy)).items(), _MARKS):
         style = dict(marker=marker, color=_GREY if name == 'others' else None, edgecolors='white', linewidths=.4)
-        at = ax.scatter(*xy[rows].T, s=16, label=name, zorder=1, **style)
+        at = ax.scatter(*xy[rows].T, s=16, label=_short(name), zorder=1, **style)
         corner = np.intersect1d(rows, shown).astype(int)    # a picture hides its mark, so it stands again at its corner
         ax.scatter(*(xy[corner] + gap/2).T, s=16, zorder=3, **style | dict(color=at.get_facecolor()))
     ax.set_axis_off(); ax.set(xlim=(-gap, 1 + gap), ylim=(-gap, .7 + gap), aspect='equal')
-    if labels is not None: ax.legend(loc='upper center', bbox_to_anchor=(.5, 0), ncols=6)
+    if labels is not None: ax.legend(loc='upper center', bbox_to_anchor=(.5, 0), ncols=3)
     return fig
 
 # %% ../nbs/50_viz.ipynb #0f1b6169
-def _short(name:str, most:int=32)->str: return name if len(name) <= most else name[:most - 1] + '…'
-
 def _stack(ax, table:pd.DataFrame, n:int):
     "The rows of `table` as horizontal bars, its columns end to end, on an axis with room for `n`."
     left = np.zeros(len(table))
@@ -195,7 +195,7 @@ def bar_columns(
     fig = fig or plt.figure(figsize=(width, bars_height(len(table))), layout='constrained')
     axs = fig.subplots(1, ncols, squeeze=False, sharex=True)[0]
     for i, ax in enumerate(axs): _stack(ax, table[i*n:(i + 1)*n], n)
-    if table.shape[1] > 1: axs[-1].legend(loc='lower right', fontsize=7)
+    if table.shape[1] > 1: fig.legend(*axs[0].get_legend_handles_labels(), loc='outside upper right', ncols=table.shape[1], fontsize=7)
     fig.suptitle(title, fontsize=9); fig.supxlabel(xlabel, fontsize=9)
     return fig
 
@@ -205,9 +205,10 @@ def bars_height(n:int)->float:
 
 # %% ../nbs/50_viz.ipynb #7cefd8da
 def _numbers_in(ax, table:np.ndarray, top:float):
-    "Write the numbers into the cells, dark on light and light on dark."
+    "Write the numbers into the cells, dark on light and light on dark; 0 and nan are left out."
+    whole = (np.nan_to_num(table) % 1 == 0).all()
     for (i, j), o in np.ndenumerate(table):
-        if o == o: ax.text(j, i, f'{o:.2g}' if top <= 1 else f'{o:.0f}', ha='center', va='center', fontsize=7, color='black' if o > .55*top else 'white')
+        if o > 0: ax.text(j, i, f'{o:.0f}' if whole else f'{o:.2f}' if o >= .005 else '<.01', ha='center', va='center', fontsize=7, color='black' if o > .46*top else 'white')
 
 @readable
 def matrix_plot(
