@@ -5,7 +5,7 @@
 # %% ../nbs/51_interpret.ipynb #4ced80ec
 from __future__ import annotations
 import difflib, re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
@@ -116,7 +116,7 @@ def confused_grid(
     return captioned_grid([im for o in rows for im in o], [c if im is not None else '' for c, o in zip(names, rows) for im in o], ncols=n)
 
 # %% ../nbs/51_interpret.ipynb #4b889e8d
-def _questions(space:LabelSpace)->list[list[int]]:
+def _alternatives(space:LabelSpace)->list[list[int]]:
     "The columns of each exclusive group, and of all free tags together: labels that can stand for one another."
     grouped = {i for o in space.group_columns.values() for i in o}
     return [o for o in (*space.group_columns.values(), [i for i in range(len(space.vocab)) if i not in grouped]) if o]
@@ -128,7 +128,7 @@ def label_confusion(
 )->pd.DataFrame:          # Index: label; `right` (true positives), `missed` (false negatives), `wrong` (false positives), `neither` (true negatives)
     "The 2×2 of each label by scikit-learn; a group counts the pictures that have a label of it."
     pred, targs = _truth(df, pred, space, 'pred'); res = np.zeros((len(space.vocab), 4), int); known = scored_cells(targs, space)
-    for cols in _questions(space):
+    for cols in _alternatives(space):
         rows = known[:, cols[0]]; t, p = (np.pad(o[rows][:, cols], ((0, 0), (0, 1))) for o in (targs, pred > 0))   # with a column more, so that one alone is no question of two classes
         res[cols] = multilabel_confusion_matrix(t, p)[:-1].reshape(-1, 4)
     return pd.DataFrame(res, space.vocab, ['neither', 'wrong', 'missed', 'right'])[['right', 'missed', 'wrong', 'neither']]
@@ -151,7 +151,7 @@ def instead_table(
     "Which label was said where another was missed: pairs of one group, or of free tags, the commonest first."
     pred, targs = _truth(df, pred, space, 'pred'); known, images = scored_cells(targs, space), df['image'].to_numpy()
     missed, wrong, rows = targs & (pred == 0), (pred > 0) & ~targs & known, []
-    for g, cols in zip([*space.exclusive, ''], _questions(space)):
+    for g, cols in zip([*space.exclusive, ''], _alternatives(space)):
         both = missed[:, cols].T.astype(int) @ wrong[:, cols]
         rows += [(g, cols[a], cols[b], both[a, b], both[a, b]/missed[:, cols[a]].sum()) for a, b in zip(*np.nonzero(both))]
     rows = sorted(rows, key=lambda o: (-o[3], -o[4]))[:k]
