@@ -15,7 +15,8 @@ import numpy as np
 from .core import *
 
 # %% auto #0
-__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'told_of', 'strict_json', 'read_array']
+__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'told_of', 'strict_json', 'read_array', 'unit_vectors', 'check_ids',
+           'read_vectors']
 
 # %% ../nbs/00a_sealed.ipynb #6ca4d255
 SUMS = 'SHA256SUMS'   # The file of sums, as `sha256sum -c` reads it
@@ -101,3 +102,28 @@ def read_array(
     if len(shape) != ndim or min(shape) < 1 or len(data) - f.tell() != dtype.itemsize*int(np.prod(shape, dtype=object)):
         raise CatalogError(f'its array has shape {repr(shape)[:80]}, which is not {ndim} axes of the {len(data) - f.tell():,} bytes that follow')
     return np.frombuffer(data, dtype, offset=f.tell()).reshape(shape)
+
+# %% ../nbs/00a_sealed.ipynb #4761917a
+def unit_vectors(
+    vectors,            # Shape (n, dimensions), each of length 1
+    eps:float=.01,      # How far a length may be from 1
+    block:int=1 << 14,
+)->np.ndarray:          # float16 as it came, anything else as float32
+    "`vectors` as an array, if each has length 1."
+    v = np.asarray(vectors); v = v if v.dtype == np.float16 else v.astype(np.float32, copy=False)
+    if v.ndim != 2 or not v.size: raise CatalogError(f'vectors have shape {v.shape}, expected (pictures, dimensions)')
+    for i in range(0, len(v), block):
+        length = np.linalg.norm(v[i:i+block].astype(np.float32, copy=False), axis=1); bad = ~(np.abs(length - 1) < eps)
+        if bad.any(): raise CatalogError(f'vector {i + bad.argmax()} has length {length[bad.argmax()]:.4g}, expected 1: divide each by its length')
+    return v
+
+def check_ids(ids, n:int)->list[str]:
+    "`ids` if they are `n` different texts."
+    if not isinstance(ids, list) or len(ids) != n or not all(isinstance(o, str) and o for o in ids): raise CatalogError(f'ids are not {n} texts, one for each vector')
+    if len(set(ids)) < n: raise CatalogError('an id stands twice')
+    return ids
+
+def read_vectors(files:Mapping[str, bytes])->tuple[np.ndarray, list[str]]:
+    "The vectors of `vectors.npy` and the id of each from `ids.json`."
+    vectors = unit_vectors(read_array(files['vectors.npy']))
+    return vectors, check_ids(strict_json(files['ids.json']), len(vectors))
