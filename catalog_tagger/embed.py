@@ -26,8 +26,7 @@ from .tagger import *
 
 # %% auto #0
 __all__ = ['LAYERS', 'EMBEDDING_FILES', 'Embedder', 'make_embedder', 'fit_projection', 'project', 'with_projection',
-           'EmbeddingsError', 'write_embedder', 'read_rejected', 'read_embedder', 'Embeddings', 'embed_catalog',
-           'load_embeddings']
+           'write_embedder', 'read_rejected', 'read_embedder', 'Embeddings', 'embed_catalog', 'load_embeddings']
 
 # %% ../nbs/40_embed.ipynb #45646c5b
 @dataclass
@@ -126,8 +125,6 @@ def with_projection(embedder:Embedder, layer:nn.Linear)->Embedder:
 
 # %% ../nbs/40_embed.ipynb #4b3740ec
 EMBEDDING_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30, 'rejected.csv': 1 << 30, SUMS: 4096}   # And the most bytes of each
-
-class EmbeddingsError(CatalogError): "Embeddings or an index that cannot be loaded; the message says which and why."
 
 def write_embedder(embedder:Embedder, folder:str|Path)->None:
     "`embedder.json` and `model.safetensors` in `folder`."

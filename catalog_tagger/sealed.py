@@ -15,8 +15,8 @@ import numpy as np
 from .core import *
 
 # %% auto #0
-__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'told_of', 'strict_json', 'read_array', 'unit_vectors', 'check_ids',
-           'read_vectors']
+__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'told_of', 'strict_json', 'read_array', 'EmbeddingsError',
+           'unit_vectors', 'check_ids', 'read_vectors']
 
 # %% ../nbs/00a_sealed.ipynb #6ca4d255
 SUMS = 'SHA256SUMS'   # The file of sums, as `sha256sum -c` reads it
@@ -104,6 +104,8 @@ def read_array(
     return np.frombuffer(data, dtype, offset=f.tell()).reshape(shape)
 
 # %% ../nbs/00a_sealed.ipynb #4761917a
+class EmbeddingsError(CatalogError): "Embeddings or an index that cannot be loaded; the message says which and why."
+
 def unit_vectors(
     vectors,            # Shape (n, dimensions), each of length 1
     eps:float=.01,      # How far a length may be from 1

@@ -4,14 +4,22 @@
 
 # %% ../nbs/41_similar.ipynb #41b755ec
 from __future__ import annotations
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np, pandas as pd
+from fastcore.basics import patch
 
 from .core import *
+from .ingest import choose_rows
+from .sealed import *
 
 # %% auto #0
-__all__ = ['rarity', 'query_scores', 'retrieval_scores']
+__all__ = ['KINDS', 'LARGE', 'INDEX_FORMAT', 'INDEX_FILES', 'rarity', 'query_scores', 'retrieval_scores', 'exact_neighbours',
+           'SimilarIndex']
 
 # %% ../nbs/41_similar.ipynb #e4c5fc93
 def _positions(rows, n:int, name:str)->np.ndarray:
@@ -24,14 +32,6 @@ def _positions(rows, n:int, name:str)->np.ndarray:
     if rows.ndim != 1 or rows.dtype.kind not in 'iu' or rows.min() < 0 or rows.max() >= n: raise CatalogError(f'{name} holds something else than row numbers below {n}')
     return rows
 
-def _unit(vectors, eps:float=.01)->np.ndarray:
-    "`vectors` as float32, if each has length 1."
-    v = np.asarray(vectors, np.float32)
-    if v.ndim != 2 or not v.size: raise CatalogError(f'vectors have shape {v.shape}, expected (pictures, dimensions)')
-    length = np.sqrt(np.einsum('ij,ij->i', v, v)); bad = ~(np.abs(length - 1) < eps)
-    if bad.any(): raise CatalogError(f'vector {bad.argmax()} has length {length[bad.argmax()]:.4g}, expected 1: divide each by its length')
-    return v
-
 def _codes(values, n:int, name:str)->np.ndarray:
     "Numbers in place of `values`, -1 for a missing one."
     if len(values) != n: raise CatalogError(f'{name} has {len(values)} values, expected {n}: one for each vector')
@@ -40,7 +40,7 @@ def _codes(values, n:int, name:str)->np.ndarray:
 # %% ../nbs/41_similar.ipynb #9ea50641
 def _top(x:np.ndarray, k:int)->np.ndarray:
     "Columns of the `k` largest of each row, largest first."
-    if k < x.shape[1]: cols = np.argpartition(-x, k - 1, axis=1)[:, :k]
+    if k < x.shape[1]: cols = np.argpartition(x, x.shape[1] - k, axis=1)[:, -k:]
     else: cols = np.tile(np.arange(x.shape[1]), (len(x), 1))
     return np.take_along_axis(cols, np.argsort(-np.take_along_axis(x, cols, 1), axis=1, kind='stable'), 1)
 
@@ -82,7 +82,7 @@ def query_scores(
     block:int=256,       # Queries at a time
 )->pd.DataFrame:         # A row for each query, its number as index; columns (`score` or `random`, metric)
     "What each query gets from its `k` nearest neighbours, and what it would get from a random order of its candidates."
-    v, Y = _unit(vectors), np.asarray(Y, np.float32); n = len(v)
+    v, Y = unit_vectors(vectors).astype(np.float32, copy=False), np.asarray(Y, np.float32); n = len(v)
     if len(Y) != n or Y.ndim != 2: raise CatalogError(f'Y has shape {Y.shape}, expected ({n}, labels)')
     if k < 1: raise CatalogError(f'k is {k}, expected 1 or more')
     w = np.ones(Y.shape[1], np.float32) if weights is None else np.asarray(weights, np.float32)
@@ -114,3 +114,420 @@ def retrieval_scores(
 )->pd.DataFrame:         # A row for each metric (`precision@k`, `recall@k`, `mAP@k`, `nDCG@k`); columns `score` and `random`
     "`query_scores`, mean over the queries that have something to find."
     return query_scores(vectors, Y, queries, answers, **kwargs).mean().unstack(0, sort=False)
+
+# %% ../nbs/41_similar.ipynb #47279c36
+def exact_neighbours(
+    vectors,            # Of length 1, shape (n, dimensions)
+    queries,            # Of length 1, shape (queries, dimensions)
+    k:int=10,           # Answers of a query
+    rows=None,          # Numbers of the rows that may be answers; None for all
+    block:int=1 << 14,  # Rows at a time
+)->tuple[np.ndarray, np.ndarray]:  # Cosines, best first, -inf where there are fewer than `k`; and rows, -1 there; both (queries, k)
+    "The `k` nearest rows of each query by comparing it with all of them, in blocks, so that memory stays small."
+    q, rows = np.asarray(queries, np.float32), np.arange(len(vectors)) if rows is None else np.asarray(rows)
+    score, at = np.full((len(q), k), -np.inf, np.float32), np.full((len(q), k), -1)
+    for i in progress(range(0, len(rows), block), 'compare'):
+        some = rows[i:i+block]; v = np.asarray(vectors[some], np.float32)
+        for j in (slice(o, o + 1024) for o in range(0, len(q), 1024)):
+            s = q[j] @ v.T; top = _top(s, min(k, len(some)))
+            s, p = np.hstack([score[j], np.take_along_axis(s, top, 1)]), np.hstack([at[j], some[top]])
+            best = _top(s, k); score[j], at[j] = np.take_along_axis(s, best, 1), np.take_along_axis(p, best, 1)
+    return score, at
+
+# %% ../nbs/41_similar.ipynb #198a9b07
+KINDS = ('exact', 'flat', 'hnsw', 'ivf_sq8', 'ivf_pq')   # Structures of an index: numpy, and four of FAISS
+
+def _faiss(kind:str='this index'):
+    try: import faiss
+    except ImportError: raise CatalogError(f'{kind} needs FAISS: pip install "catalog_tagger[faiss]", or build the index with kind=\'exact\'') from None
+    return faiss
+
+def _start_settings(kind:str, n:int, d:int)->dict[str, int]:
+    "How a structure for `n` vectors of `d` numbers is made, and the least effort of a search in it."
+    if kind == 'hnsw': return dict(m=32, effort=16)
+    if kind not in ('ivf_sq8', 'ivf_pq'): return {}
+    cells = dict(cells=max(1, min(2**round(np.log2(2*np.sqrt(n))), n//39)), effort=1)
+    if kind == 'ivf_sq8': return cells | dict(refine=4)
+    if n < 256: raise CatalogError(f'ivf_pq learns 256 codes and there are {n} vectors; use exact')
+    return cells | dict(refine=20, m=next(o for o in range(max(1, d//4), 0, -1) if d % o == 0))
+
+def _recipe(kind:str, settings:Mapping[str, int])->str:
+    "The name that FAISS has for it."
+    return dict(flat='Flat', hnsw='HNSW{m},Flat', ivf_sq8='IVF{cells},SQ8', ivf_pq='IVF{cells},PQ{m}')[kind].format(**settings)
+
+# %% ../nbs/41_similar.ipynb #157f90a0
+def _blocks(vectors, block:int=1 << 15)->Iterator[np.ndarray]: return (np.ascontiguousarray(vectors[i:i+block], np.float32) for i in range(0, len(vectors), block))
+
+def _train(structure, vectors, centroids, cells:int, seed:int):
+    "Partition the space by k-means on some of the vectors, or as `centroids` say, and learn the codes."
+    rows = np.sort(rng(seed, 'cells').choice(len(vectors), min(len(vectors), max(64*cells, 16384)), replace=False))
+    structure.cp.max_points_per_centroid, structure.cp.min_points_per_centroid = 64, 1
+    if hasattr(structure, 'pq'): structure.pq.cp.min_points_per_centroid = 1
+    if centroids is not None: structure.quantizer.add(np.ascontiguousarray(centroids))
+    structure.train(np.ascontiguousarray(vectors[rows], np.float32))
+
+def _make_structure(kind:str, settings:Mapping[str, int], vectors, centroids=None, seed:int=42):
+    "The structure of FAISS over `vectors`; None for `exact`. The same vectors and centroids make the same one."
+    if kind == 'exact': return None
+    faiss = _faiss(kind); structure = faiss.index_factory(vectors.shape[1], _recipe(kind, settings), faiss.METRIC_INNER_PRODUCT)
+    threads = faiss.omp_get_max_threads()
+    if 'cells' in settings: _train(structure, vectors, centroids, settings['cells'], seed)
+    if kind == 'hnsw': faiss.omp_set_num_threads(1)    # several threads would link the nodes in the order of their chance
+    try:
+        for o in _blocks(vectors): structure.add(o)
+    finally: faiss.omp_set_num_threads(threads)
+    return structure
+
+def _set_effort(kind:str, structure, effort:int):
+    if kind == 'hnsw': structure.hnsw.efSearch = effort
+    else: structure.nprobe = effort
+
+# %% ../nbs/41_similar.ipynb #9ede3966
+LARGE = 50_000   # Vectors from which on an index is not exact by default
+
+def _check_table(table, n:int)->pd.DataFrame:
+    "A table with `image` for `n` vectors, from one or from ids."
+    if not isinstance(table, pd.DataFrame): table = pd.DataFrame({'image': [str(o) for o in table]})
+    check_ids(check_table(table)['image'].tolist(), n)
+    return table
+
+@dataclass
+class SimilarIndex:
+    "The vectors of a catalog with its table, and what finds the nearest of them."
+    vectors:np.ndarray         # Of length 1, float32 or float16, shape (n, dimensions)
+    table:pd.DataFrame         # A row for each: `image` is its id; `group`, `labels` and any other column
+    embedder:object = None     # From pictures to vectors: `Embedder`, or whatever is called with a list of pictures
+    rejected:pd.DataFrame = field(default_factory=rejected_table)   # Pictures that have no vector, with reasons
+    kind:str = 'exact'         # One of `KINDS`
+    settings:dict = field(default_factory=dict)   # Of its structure: `cells`, `m`, `refine`, and the `effort` of a search
+    recall:float = 1.          # Share of the true `k` nearest that it finds, measured when it was built
+    structure:object = None    # Of FAISS
+    centroids:np.ndarray = None   # Of the cells, of those that have any
+
+    def __len__(self)->int: return len(self.vectors)
+    def __repr__(self)->str: return f'SimilarIndex({len(self):,} x {self.vectors.shape[1]} {self.vectors.dtype}, {self.kind} {self.settings or ""}, recall {self.recall:.3f})'
+
+# %% ../nbs/41_similar.ipynb #0aa30d0c
+@patch
+def nearest(
+    self:SimilarIndex,
+    queries,       # Of length 1, shape (queries, dimensions)
+    k:int=10,      # Answers of a query
+    rows=None,     # Numbers of the rows that may be answers: compared one by one; None for all
+)->tuple[np.ndarray, np.ndarray]:  # As from `exact_neighbours`
+    "The `k` nearest rows of each query and their cosines; all searches end here."
+    if np.ndim(queries) != 2 or queries.shape[1] != self.vectors.shape[1]: raise CatalogError(f'queries have shape {np.shape(queries)}, expected (queries, {self.vectors.shape[1]})')
+    if k < 1: raise CatalogError(f'k is {k}, expected 1 or more')
+    if self.structure is None or rows is not None: return exact_neighbours(self.vectors, queries, k, rows)
+    if 'effort' in self.settings: _set_effort(self.kind, self.structure, max(self.settings['effort'], k if self.kind == 'hnsw' else 1))
+    parts = [self._find(o, k) for o in _blocks(queries, 1024)]
+    return tuple(np.concatenate(o) for o in zip(*parts))
+
+@patch
+def _find(self:SimilarIndex, q:np.ndarray, k:int)->tuple[np.ndarray, np.ndarray]:
+    "`nearest` by the structure: its candidates, compared again where it knows them coarsely."
+    refine = self.settings.get('refine', 1)
+    score, at = self.structure.search(q, min(k*refine, len(self)))
+    if refine > 1: score = np.where(at >= 0, np.matmul(self.vectors[at].astype(np.float32, copy=False), q[:, :, None])[:, :, 0], -np.inf)
+    score, at = np.where(at >= 0, score, -np.inf), np.pad(at, ((0, 0), (0, max(0, k - at.shape[1]))), constant_values=-1)
+    best = _top(score := np.pad(score, ((0, 0), (0, at.shape[1] - score.shape[1])), constant_values=-np.inf), k)
+    return np.take_along_axis(score, best, 1).astype(np.float32), np.take_along_axis(at, best, 1)
+
+# %% ../nbs/41_similar.ipynb #c06cbea4
+@patch
+def measure(
+    self:SimilarIndex,
+    k:int=10,          # Answers of a query
+    most:int=500,      # Rows that are asked about, drawn by `seed`
+    seed:int=42,
+)->float:
+    "Recall@k against an exact search: which share of the true `k` nearest of a row are found, itself aside."
+    return self._measure(*self._truth(k, most, seed), k)
+
+@patch
+def _truth(self:SimilarIndex, k:int, most:int, seed:int)->tuple[np.ndarray, np.ndarray]:
+    "Rows, and the cosine of the `k`-th nearest of each by exact search, itself aside."
+    rows = rng(seed, 'recall').choice(len(self), min(len(self), most), replace=False)
+    score, at = exact_neighbours(self.vectors, self.vectors[rows], k + 1)
+    return rows, _without(score, at == rows[:, None], k)[0][:, -1]
+
+@patch
+def _measure(self:SimilarIndex, rows:np.ndarray, least:np.ndarray, k:int)->float:
+    score, at = self.nearest(self.vectors[rows], k + 1)
+    score, _ = _without(score, at == rows[:, None], k)
+    return float(((score >= least[:, None] - 1e-5) & (score > -np.inf)).sum()/max(1, len(rows)*min(k, len(self) - 1)))
+
+def _without(score:np.ndarray, out:np.ndarray, k:int)->tuple[np.ndarray, np.ndarray]:
+    "The first `k` scores of each row that are not `out`, and their columns."
+    score = np.where(out, -np.inf, score); cols = np.argsort(-score, axis=1, kind='stable')[:, :k]
+    return np.take_along_axis(score, cols, 1), cols
+
+# %% ../nbs/41_similar.ipynb #3b16ba90
+def _tune(index:SimilarIndex, target:float, k:int, seed:int):
+    "Double the effort of a search until its recall reaches `target`, or no more effort is possible."
+    truth, most = index._truth(k, 500, seed), index.settings.get('cells', 1024)
+    index.recall = index._measure(*truth, k)
+    while index.recall < target and index.settings.get('effort', most) < most:
+        index.settings['effort'] = min(2*index.settings['effort'], most)
+        index.recall = index._measure(*truth, k)
+
+@patch(cls_method=True)
+def build(
+    cls:SimilarIndex,
+    vectors,              # Of length 1, float32 or float16, shape (n, dimensions)
+    table,                # A table with `image` for each vector, or just their ids
+    *, kind:str=None,     # One of `KINDS`; None is `exact` up to 50,000 vectors and `ivf_sq8` beyond
+    target:float=.95,     # Recall that a search must reach; more takes more time
+    k:int=10,             # Answers of a query that the recall is measured on
+    embedder=None,        # From pictures to vectors
+    rejected:pd.DataFrame=None,   # Pictures that have no vector
+    seed:int=42,
+)->SimilarIndex:
+    "An index over `vectors`, with its recall measured and its effort chosen by that."
+    vectors = unit_vectors(vectors); kind = kind or ('exact' if len(vectors) <= LARGE else 'ivf_sq8')
+    if kind not in KINDS: raise CatalogError(f'kind={kind!r}, expected one of {", ".join(KINDS)}')
+    if not 0 < target <= 1: raise CatalogError(f'target={target}, expected above 0 and at most 1')
+    res = cls(vectors, _check_table(table, len(vectors)), embedder, rejected_table() if rejected is None else rejected, kind, _start_settings(kind, *vectors.shape))
+    res.structure = _make_structure(kind, res.settings, vectors, seed=seed)
+    if 'cells' in res.settings: res.centroids = res.structure.quantizer.reconstruct_n(0, res.settings['cells'])
+    if kind not in ('exact', 'flat'): _tune(res, target, k, seed)
+    return res
+
+@patch(cls_method=True)
+def from_embeddings(
+    cls:SimilarIndex,
+    e,                         # `Embeddings`
+    table:pd.DataFrame=None,   # A catalog; rows are found by `image`
+    **kwargs,                  # As `build` takes them
+)->SimilarIndex:
+    "An index over what `embed_catalog` made, with the columns of the catalog."
+    if table is None: table = pd.DataFrame({'image': e.ids})
+    else:
+        at = pd.Series(range(len(table)), index=check_table(table)['image']).reindex(e.ids)
+        if at.isna().any(): raise CatalogError(f'the table has no row for {at.index[at.isna()][0]}')
+        table = table.iloc[at.astype(int)].reset_index(drop=True)
+    return cls.build(e.vectors, table, embedder=e.embedder, rejected=e.rejected, **kwargs)
+
+# %% ../nbs/41_similar.ipynb #546b605d
+@patch
+def _groups(self:SimilarIndex)->np.ndarray:
+    "A number for the group of each row; its own where it has none."
+    codes = _codes(self.table['group'], len(self), 'group') if 'group' in self.table else np.full(len(self), -1)
+    return np.where(codes < 0, len(self) + np.arange(len(self)), codes)
+
+@patch
+def neighbours(
+    self:SimilarIndex,
+    rows=None,      # Numbers of the rows that ask; None for all
+    k:int=10,       # Answers of each
+    among=None,     # Numbers of the rows that may be answers; None for all
+)->tuple[np.ndarray, np.ndarray]:  # As from `exact_neighbours`
+    "The `k` nearest rows of rows of the index, without those of their own group."
+    rows, own = _positions(rows, len(self), 'rows'), self._groups()
+    more = pd.Series(own).value_counts()[own[rows]].max()
+    score, at = self.nearest(self.vectors[rows], k + int(more), among)
+    score, cols = _without(score, own[at] == own[rows][:, None], k)
+    return score, np.where(score > -np.inf, np.take_along_axis(at, cols, 1), -1)
+
+# %% ../nbs/41_similar.ipynb #00e607c4
+@patch
+def _row(self:SimilarIndex, query)->int|None:
+    "The row whose id `query` is."
+    found = np.flatnonzero((self.table['image'] == query).to_numpy()) if isinstance(query, str) else ()
+    return int(found[0]) if len(found) else None
+
+@patch
+def _vector(self:SimilarIndex, query)->np.ndarray:
+    "The vector of a picture, or `query` if it is one."
+    if isinstance(query, np.ndarray) and query.ndim == 1: return unit_vectors(query[None])
+    if isinstance(query, (str, Path)) and not Path(query).exists(): raise CatalogError(f'{str(query)!r} is no id of this index and no picture')
+    if self.embedder is None: raise CatalogError('this index has no embedder, so it knows no picture but its own: ask by id or by vector')
+    return unit_vectors(self.embedder([query]))
+
+@patch
+def _answer(self:SimilarIndex, query, k:int, among)->pd.DataFrame:
+    row = self._row(query)
+    score, at = self.neighbours([row], k, among) if row is not None else self.nearest(self._vector(query), k, among)
+    found = at[0] >= 0
+    res = self.table.iloc[at[0][found]].reset_index(drop=True)
+    res.insert(1, 'score', score[0][found])
+    return res
+
+@patch
+def search(
+    self:SimilarIndex,
+    query,              # An id of the index, a picture (path, PIL image, bytes, array (h, w, 3)), or a vector
+    k:int=10,           # Answers
+    *, where:str=None,  # Condition on the table's columns, as in `choose_rows`
+)->pd.DataFrame:        # Rows of the table with `score`, the cosine, best first
+    "The `k` pictures most like `query`; for an id none of its own group."
+    return self._answer(query, k, None if where is None else choose_rows(self.table, where).index.to_numpy())
+
+# %% ../nbs/41_similar.ipynb #9f87c0d5
+def _tag_column(table:pd.DataFrame)->str:
+    column = next((o for o in ('labels', 'tags') if o in table), None)
+    if column is None: raise CatalogError(f'the table has no labels and no tags; its columns are {", ".join(table)}')
+    return column
+
+@patch
+def find(
+    self:SimilarIndex,
+    tags:Sequence[str],   # All of which a picture must carry
+    near=None,            # What it should be like, as for `search`; None is the middle of all that carry them
+    k:int=10,             # Answers
+    *, where:str=None,    # As in `search`
+)->pd.DataFrame:          # As from `search`
+    "Pictures with these tags, those most like `near` first; without it the most typical ones."
+    labels = choose_rows(self.table, where)[_tag_column(self.table)]
+    known = {t for o in labels for t in o}
+    for t in tags:
+        if t not in known: raise CatalogError(f'no picture carries {t!r}{"".join(f"; did you mean {o!r}?" for o in difflib.get_close_matches(t, known, 1))}')
+    among = labels.index[[set(tags) <= set(o) for o in labels]].to_numpy()
+    if not len(among): raise CatalogError(f'no picture carries all of {", ".join(tags)}')
+    if near is None: near = (middle := self.vectors[among].mean(0, dtype=np.float64))/max(np.linalg.norm(middle), 1e-9)
+    return self._answer(near, k, among)
+
+# %% ../nbs/41_similar.ipynb #87a3ee49
+@patch
+def neighbour_scores(
+    self:SimilarIndex,
+    queries,      # Vectors, shape (queries, dimensions)
+    space,        # `LabelSpace`: labels of the columns
+    k:int=10,     # Neighbours that are asked
+)->np.ndarray:    # From 0 to 1, shape (queries, labels)
+    "For each query the share of its `k` nearest that carry a label, each counted by its cosine."
+    score, at = self.nearest(queries, k)
+    Y, weight = space.one_hot(self.table[_tag_column(self.table)]), np.where(at >= 0, np.maximum(score, 1e-6), 0)
+    return np.einsum('qk,qkl->ql', weight/weight.sum(1, keepdims=True), Y[at])
+
+# %% ../nbs/41_similar.ipynb #24a651e7
+@patch
+def duplicates(
+    self:SimilarIndex,
+    threshold:float=.98,   # Least cosine of two that count as alike
+    k:int=10,              # Neighbours of each that are looked at
+)->pd.DataFrame:           # Columns `image`, `other`, `score`, each pair once, closest first
+    "Pairs of pictures that look alike."
+    score, at = self.nearest(self.vectors, k + 1)
+    row = np.repeat(np.arange(len(self)), k + 1); pairs = pd.DataFrame(dict(a=np.minimum(row, at.ravel()), b=np.maximum(row, at.ravel()), score=score.ravel()))
+    pairs = pairs[(pairs['a'] >= 0) & (pairs['a'] != pairs['b']) & (pairs['score'] >= threshold)].drop_duplicates(['a', 'b']).sort_values('score', ascending=False, kind='stable')
+    image = self.table['image'].to_numpy()
+    return pd.DataFrame(dict(image=image[pairs['a']], other=image[pairs['b']], score=pairs['score'].to_numpy()))
+
+# %% ../nbs/41_similar.ipynb #a8329471
+@patch
+def add(
+    self:SimilarIndex,
+    vectors,    # Of length 1, as those of the index
+    table,      # Their table with the columns of the index, or ids
+)->SimilarIndex:
+    "Put more pictures in."
+    vectors, table = unit_vectors(vectors), _check_table(table, len(vectors))
+    if vectors.shape[1] != self.vectors.shape[1]: raise CatalogError(f'vectors have {vectors.shape[1]} dimensions, expected {self.vectors.shape[1]}')
+    if lacks := [o for o in self.table if o not in table]: raise CatalogError(f'the table has no column {lacks[0]!r}, which the index has')
+    if len(both := np.intersect1d(self.table['image'], table['image'])): raise CatalogError(f'{both[0]!r} is in the index already; remove it first')
+    self.vectors = np.concatenate([self.vectors, vectors.astype(self.vectors.dtype)])
+    self.table = pd.concat([self.table, table[list(self.table)]], ignore_index=True)
+    if self.structure is not None:
+        for o in _blocks(self.vectors[-len(vectors):]): self.structure.add(o)
+    return self
+
+@patch
+def remove(
+    self:SimilarIndex,
+    ids:Sequence[str],
+)->SimilarIndex:
+    "Take pictures out; the structure is filled anew, which takes about as long as loading the index."
+    gone = self.table['image'].isin(list(ids))
+    if unknown := set(ids) - set(self.table['image'][gone]): raise CatalogError(f'{min(unknown)!r} is not in the index')
+    if gone.all(): raise CatalogError('nothing would be left in the index')
+    keep = ~gone.to_numpy()
+    self.vectors, self.table = self.vectors[keep], self.table[keep].reset_index(drop=True)
+    self.structure = _make_structure(self.kind, self.settings, self.vectors, self.centroids)
+    return self
+
+# %% ../nbs/41_similar.ipynb #7b0f31a1
+INDEX_FORMAT = 1
+INDEX_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'index.json': 16 << 30, 'centroids.npy': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30, 'rejected.csv': 1 << 30, SUMS: 4096}   # And the most bytes of each
+
+def _columns(table:pd.DataFrame)->dict[str, list]:
+    "The columns beside `image` as plain JSON, a missing value as None."
+    plain = {c: table[c].astype(object).where(table[c].notna(), None).tolist() for c in table if c != 'image'}
+    for c, o in plain.items():
+        if not isinstance(c, str) or not all(map(_is_cell, o)): raise CatalogError(f'column {c!r} cannot be saved: its cells are no text, number, truth value or list of texts')
+    return plain
+
+def _is_cell(o)->bool:
+    return o is None or type(o) in (str, int, bool) or type(o) is float and np.isfinite(o) or isinstance(o, list) and all(isinstance(t, str) for t in o)
+
+@patch
+def save(
+    self:SimilarIndex,
+    folder:str|Path,   # Where it shall stand
+)->Path:
+    "Write the index as arrays and JSON; the structure of FAISS is made again when it is loaded."
+    folder = clear_for(folder, 'index.json', 'embedder.json'); columns = _columns(self.table)
+    with atomic_files(folder) as d:
+        np.save(d/'vectors.npy', self.vectors, allow_pickle=False); write_json(d/'ids.json', self.table['image'].tolist())
+        write_json(d/'index.json', dict(format=INDEX_FORMAT, kind=self.kind, settings=self.settings, recall=self.recall, columns=columns))
+        write_table(d/'rejected.csv', self.rejected)
+        if self.centroids is not None: np.save(d/'centroids.npy', self.centroids, allow_pickle=False)
+        if self.embedder is not None: self._save_embedder(d)
+        seal(d, INDEX_FILES)
+        for o in INDEX_FILES:
+            if not (d/o).exists(): (folder/o).unlink(missing_ok=True)   # of an index that stood here before
+    return folder
+
+@patch
+def _save_embedder(self:SimilarIndex, folder:Path):
+    from catalog_tagger.embed import write_embedder
+    write_embedder(self.embedder, folder)
+
+# %% ../nbs/41_similar.ipynb #e961cae2
+_SETTINGS = dict(exact=(), flat=(), hnsw=('m', 'effort'), ivf_sq8=('cells', 'effort', 'refine'), ivf_pq=('cells', 'effort', 'refine', 'm'))
+
+def _read_facts(data:bytes, n:int)->dict:
+    "`index.json`, each value of its kind."
+    d = strict_json(data)
+    if not isinstance(d, dict) or d.get('format') != INDEX_FORMAT or type(d['format']) is not int: raise CatalogError(f'index.json is of no format that this version of catalog_tagger reads, which is {INDEX_FORMAT}')
+    if set(d) != {'format', 'kind', 'settings', 'recall', 'columns'}: raise CatalogError('index.json must have format, kind, settings, recall and columns')
+    if d['kind'] not in KINDS or not isinstance(d['settings'], dict) or set(d['settings']) != set(_SETTINGS[d['kind']]): raise CatalogError(f'index.json has kind {repr(d["kind"])[:40]} with settings {repr(d["settings"])[:80]}, which do not belong together')
+    for k, v in d['settings'].items():
+        if type(v) is not int or not 1 <= v <= (64 if k == 'm' and d['kind'] == 'hnsw' else max(n, 1024)): raise CatalogError(f'{k} is {repr(v)[:40]} in index.json, which is of no use')
+    if type(d['recall']) not in (int, float) or not 0 <= d['recall'] <= 1: raise CatalogError(f'recall is {repr(d["recall"])[:40]} in index.json, expected 0 to 1')
+    return d
+
+def _read_columns(columns, ids:list[str])->pd.DataFrame:
+    "The table that `_columns` told."
+    if not isinstance(columns, dict) or 'image' in columns: raise CatalogError('columns of index.json is no object, or has image')
+    for c, o in columns.items():
+        if not isinstance(o, list) or len(o) != len(ids) or not all(map(_is_cell, o)): raise CatalogError(f'column {c!r:.80} of index.json does not hold a value for each of {len(ids)} ids')
+    return check_table(pd.DataFrame({'image': ids, **columns}))
+
+def _read_centroids(files:Mapping[str, bytes], settings:dict, d:int)->np.ndarray|None:
+    "The centroids, where the index has cells and only there."
+    if ('centroids.npy' in files) != ('cells' in settings): raise CatalogError('centroids.npy and cells belong together')
+    if 'cells' not in settings: return None
+    res = read_array(files['centroids.npy'])
+    if res.dtype != np.float32 or res.shape != (settings['cells'], d) or not np.isfinite(res).all(): raise CatalogError(f'centroids.npy has {res.dtype} of shape {res.shape}, expected finite float32 of ({settings["cells"]}, {d})')
+    return res
+
+# %% ../nbs/41_similar.ipynb #a463533b
+def _read_embedder(files:Mapping[str, bytes], d:int):
+    "The embedder of an index that has one."
+    if ('embedder.json' in files) != ('model.safetensors' in files): raise CatalogError('embedder.json and model.safetensors belong together')
+    if 'embedder.json' not in files: return None
+    from catalog_tagger.embed import read_embedder
+    return read_embedder(files, d)
+
+@patch(cls_method=True)
+def load(cls:SimilarIndex, folder:str|Path)->SimilarIndex:
+    "The index that `save` left in `folder`; whatever is wrong with it ends in `EmbeddingsError`, and no code in it is run."
+    with told_of(folder, EmbeddingsError):
+        files = read_sealed(folder, INDEX_FILES, 'an index', ('centroids.npy', 'embedder.json', 'model.safetensors'))
+        vectors, ids = read_vectors(files)
+        facts = _read_facts(files['index.json'], len(vectors)); centroids = _read_centroids(files, facts['settings'], vectors.shape[1])
+        table, rejected = _read_columns(facts['columns'], ids), read_table(BytesIO(files['rejected.csv']))
+        embedder = _read_embedder(files, vectors.shape[1])
+        structure = _make_structure(facts['kind'], facts['settings'], vectors, centroids)
+        return cls(vectors, table, embedder, rejected, facts['kind'], facts['settings'], facts['recall'], structure, centroids)
