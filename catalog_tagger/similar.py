@@ -153,7 +153,7 @@ def _start_settings(kind:str, n:int, d:int)->dict[str, int]:
 
 def _recipe(kind:str, settings:Mapping[str, int])->str:
     "The name that FAISS has for it."
-    return dict(flat='Flat', hnsw='HNSW{m},Flat', ivf_sq8='IVF{cells},SQ8', ivf_pq='IVF{cells},PQ{m}')[kind].format(**settings)
+    return dict(flat='Flat', hnsw='HNSW{m},Flat', ivf_sq8='IVF{cells},SQ8', ivf_pq='IVF{cells},PQ{m}np')[kind].format(**settings)
 
 # %% ../nbs/41_similar.ipynb #157f90a0
 def _blocks(vectors, block:int=1 << 15)->Iterator[np.ndarray]: return (np.ascontiguousarray(vectors[i:i+block], np.float32) for i in range(0, len(vectors), block))
