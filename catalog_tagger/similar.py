@@ -146,7 +146,7 @@ def _start_settings(kind:str, n:int, d:int)->dict[str, int]:
     "How a structure for `n` vectors of `d` numbers is made, and the least effort of a search in it."
     if kind == 'hnsw': return dict(m=32, effort=16)
     if kind not in ('ivf_sq8', 'ivf_pq'): return {}
-    cells = dict(cells=max(1, min(2**round(np.log2(2*np.sqrt(n))), n//39)), effort=1)
+    cells = dict(cells=max(1, min(2**round(np.log2(4*np.sqrt(n))), n//39)), effort=1)
     if kind == 'ivf_sq8': return cells | dict(refine=4)
     if n < 256: raise CatalogError(f'ivf_pq learns 256 codes and there are {n} vectors; use exact')
     return cells | dict(refine=20, m=next(o for o in range(max(1, d//4), 0, -1) if d % o == 0))
@@ -160,7 +160,7 @@ def _blocks(vectors, block:int=1 << 15)->Iterator[np.ndarray]: return (np.ascont
 
 def _train(structure, vectors, centroids, cells:int, seed:int):
     "Partition the space by k-means on some of the vectors, or as `centroids` say, and learn the codes."
-    rows = np.sort(rng(seed, 'cells').choice(len(vectors), min(len(vectors), max(64*cells, 16384)), replace=False))
+    rows = np.sort(rng(seed, 'cells').choice(len(vectors), min(len(vectors), max(40*cells, 16384)), replace=False))
     structure.cp.max_points_per_centroid, structure.cp.min_points_per_centroid = 64, 1
     if hasattr(structure, 'pq'): structure.pq.cp.min_points_per_centroid = 1
     if centroids is not None: structure.quantizer.add(np.ascontiguousarray(centroids))
