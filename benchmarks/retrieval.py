@@ -3,7 +3,7 @@
     python benchmarks/retrieval.py RUN [--keep FOLDER] [--more NAME=FILE.npy ...] [--columns COLUMN ...] [--k K] [--out FILE.csv]
 
 The pictures are those of RUN's catalog in its three folds, as `prepare` gives them; each picture of test asks, those of train and valid answer. nDCG counts in how many of COLUMN (five by default) query and answer agree, precision and mAP an
-answer of the same article type. Random order is the floor. EfficientNet-Lite0 with its pretrained weights at RUN's size and RUN's tagger are embedded at several layers, each also with whitened principal components that were fitted on the answers. Vectors
+answer of the same article type. A query's own group (copies of it) is no answer; the split keeps groups whole, so none of it is among them anyway. Random order is the floor. EfficientNet-Lite0 with its pretrained weights at RUN's size and RUN's tagger are embedded at several layers, each also with whitened principal components that were fitted on the answers. Vectors
 of other methods come as `.npy`, a row for each row of `prepare`'s table; they need not have length 1. With --keep the embeddings stay in FOLDER and are not made again.
 """
 import argparse, tempfile, warnings
@@ -41,18 +41,13 @@ def ways(run:Path, df:pd.DataFrame, size, keep:Path, more:list[str], dims:int):
         name, path = o.split('=', 1)
         yield name, unit(np.load(path, allow_pickle=False).astype(np.float32))
 
-def row_of(v:np.ndarray, Y:np.ndarray, df:pd.DataFrame, k:int)->dict:
-    "The scores of one way: all neighbours, and without those of the query's own group; nDCG with the rarer labels weighing more."
-    test = (df['split'] == 'test').to_numpy(); kw = dict(queries=test, answers=~test, relevant=df['articleType'], k=k)
-    plain, apart = query_scores(v, Y, **kw), query_scores(v, Y, group=df['group'], **kw)
+def row_of(v:np.ndarray, Y:np.ndarray, df:pd.DataFrame, k:int)->tuple[dict, dict]:
+    "The scores of one way and of random order, with the bootstrap interval of nDCG, and nDCG with the rarer values weighing more."
+    test = (df['split'] == 'test').to_numpy(); kw = dict(queries=test, answers=~test, relevant=df['articleType'], group=df['group'], k=k)
+    plain, rare = query_scores(v, Y, **kw), query_scores(v, Y, weights=rarity(Y[~test]), **kw)[[('score', f'nDCG@{k}'), ('random', f'nDCG@{k}')]].mean()
     low, high = bootstrap_interval(plain['score'][f'nDCG@{k}'])
-    rare = query_scores(v, Y, weights=rarity(Y[~test]), **kw)['score'][f'nDCG@{k}'].mean()
-    mean = plain['score'].mean()
-    row = {f'nDCG@{k}': mean[f'nDCG@{k}'], 'from': low, 'to': high, f'precision@{k}': mean[f'precision@{k}'], f'mAP@{k}': mean[f'mAP@{k}'], 'rare nDCG': rare,
-           'nDCG, other groups': apart['score'][f'nDCG@{k}'].mean(), 'precision, other groups': apart['score'][f'precision@{k}'].mean()}
-    chance = plain['random'].mean(), apart['random'].mean()
-    floor = {f'nDCG@{k}': chance[0][f'nDCG@{k}'], f'precision@{k}': chance[0][f'precision@{k}'], f'mAP@{k}': chance[0][f'mAP@{k}'], 'nDCG, other groups': chance[1][f'nDCG@{k}'], 'precision, other groups': chance[1][f'precision@{k}']}
-    return dict(row=row, floor=floor)
+    score, chance = (plain[o].mean().to_dict() | {'rare nDCG': rare[o].iloc[0]} for o in ('score', 'random'))
+    return score | {'from': low, 'to': high}, chance
 
 def main(run:Path, keep:Path, more:list[str], columns:list[str], k:int, dims:int, out:str|None)->None:
     cfg = load_config(run/'config.json'); ready = prepare(cfg); df = ready.df
@@ -60,9 +55,9 @@ def main(run:Path, keep:Path, more:list[str], columns:list[str], k:int, dims:int
     print(f'{len(df):,} pictures, {Y.shape[1]} values of {", ".join(columns)}; {(df["split"] == "test").sum()} of test ask, the others answer')
     rows = {}
     for name, v in ways(run, df, cfg.size, keep, more, dims):
-        res = row_of(v, Y, df, k); rows.setdefault('random order', res['floor']); rows[name] = res['row']
-        print(pd.DataFrame([rows[name]], index=[f'{name} ({v.shape[1]})']).round(4).to_string(), flush=True)
-    table = pd.DataFrame(rows).T
+        rows[name], chance = row_of(v, Y, df, k); rows.setdefault('random order', chance)
+        print(f'{name}, {v.shape[1]} numbers: nDCG@{k} {rows[name][f"nDCG@{k}"]:.4f}', flush=True)
+    table = pd.DataFrame(rows).T[[f'nDCG@{k}', 'from', 'to', f'precision@{k}', f'recall@{k}', f'mAP@{k}', 'rare nDCG']]
     print(); print(table.map(lambda o: '–' if pd.isna(o) else f'{o:.3f}').to_string())
     if out: table.to_csv(out)
 

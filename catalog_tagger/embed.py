@@ -4,7 +4,7 @@
 
 # %% ../nbs/40_embed.ipynb #aaa3baa8
 from __future__ import annotations
-import json, warnings
+import json, shutil, warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -203,6 +203,7 @@ def _finish(embedder:Embedder, files:list[Path], found:list[str], out:Path, dtyp
         sample = _sample(files, len(ids))
         layer = fit_projection(sample, dims or min(sample.shape), whiten=whiten)
         embedder = with_projection(embedder, layer)
+    for o in out.glob('.*.tmp'): shutil.rmtree(o, ignore_errors=True)   # of a job that was killed here
     with atomic_files(out) as d:
         _assemble(files, d/'vectors.npy', len(ids), dtype, layer)
         write_json(d/'ids.json', ids); write_table(d/'rejected.csv', rejected); write_embedder(embedder, d)
