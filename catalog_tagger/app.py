@@ -8,6 +8,7 @@ import asyncio, csv, json, socket
 from base64 import b64encode
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from io import BytesIO, StringIO
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,15 +17,16 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np, pandas as pd
-from fasthtml.components import (Article, Button, Datalist, Dd, Details, Div, Dl, Dt, Fieldset, Figcaption, Figure, Footer, Form, H1, H2, H3, Header, Img, Input, Label, Legend, Li, Link, Main, Meta, Meter,
+from fasthtml.components import (Article, Button, Datalist, Dd, Details, Div, Dl, Dt, Fieldset, Figcaption, Figure, Footer, Form, H1, H2, Header, Img, Input, Label, Legend, Li, Link, Main, Meta, Meter,
                                  Noscript, Ol, Option, Output, P, Progress, Script, Section, Select, Small, Span, Strong, Summary, Title)
 from fasthtml.core import FastHTML
+from fastcore.xml import to_xml
 from PIL import Image
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, State
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from .core import *
 from .decide import *
@@ -88,7 +90,7 @@ def _corrections(groups:dict, space:LabelSpace):
     "What a person says instead."
     exclusive = [_group_field(i, g, groups[g]) for i, g in enumerate(space.exclusive)]
     free = [_free_fields(len(exclusive), groups[''])] if len(space.vocab) > sum(map(len, space.exclusive.values())) else []
-    return Details(Summary('Correct'), *exclusive, *free, P(cls='odd', role='alert'), cls='correct')
+    return Details(Summary('Correct'), P('Say what is right; what is empty stays as it is.', cls='dim'), *exclusive, *free, P(cls='odd', role='alert'), cls='correct')
 
 # %% ../nbs/61_app.ipynb #b80ceb39
 def _thumbnail(item, side:int=256)->bytes:
@@ -99,12 +101,13 @@ def _thumbnail(item, side:int=256)->bytes:
 
 def _card(said:Answer, thumbnail:str, tagger:Tagger, similar:bool):
     "All that is said of one picture; the page adds its name."
+    said = said._replace(tags=[(t, round(s, 6)) for t, s in said.tags])
     groups, (kind, sentence) = _by_group(said.tags, tagger.space), _flag(said.look) if tagger.decision else ('', '')
-    rows = [(i, t, round(s, 6), '', kind) for i, (t, s) in enumerate(said.tags, 1)] or [('', '', '', '', kind)]
+    rows = [(i, t, s, '', kind) for i, (t, s) in enumerate(said.tags, 1)] or [('', '', '', '', kind)]
     tags = [o for g, ts in groups.items() if ts for o in (Dt(g or 'tags'), *(_tag(t, s, g) for t, s in ts))]
-    more = Div(Button('Similar products', type='button', cls='similar'), Div(cls='found', aria_live='polite')) if similar else ''
-    return Article(Figure(Img(src=thumbnail, alt=''), Figcaption('Press a tag to see where the model sees it.', aria_live='polite')),
-                   Div(H3(), P(sentence, cls='flag'), Dl(*tags), _corrections(groups, tagger.space), more), cls=f'card {kind}', data_rows=json.dumps(rows))
+    more = Details(Summary('Similar products'), Div('Looking …', aria_live='polite'), cls='similar') if similar else ''
+    return Article(Figure(Img(src=thumbnail, alt=''), Figcaption(aria_live='polite')),
+                   Div(H2(), P(sentence, cls='flag'), Dl(*tags), _corrections(groups, tagger.space), more), cls=f'card {kind}', data_rows=json.dumps(rows))
 
 # %% ../nbs/61_app.ipynb #5a5fad18
 def heat_picture(
@@ -184,7 +187,7 @@ _SENDING = r'''
 const $ = (q, at = document) => at.querySelector(q), $$ = (q, at = document) => [...at.querySelectorAll(q)]
 const page = JSON.parse($('main').dataset.page), files = new WeakMap(), todo = []
 const built = html => { const t = document.createElement('template'); t.innerHTML = html; return t.content.firstElementChild }
-const put = (card, file) => { files.set(card, file); $('h3', card).textContent = file.name; return card }
+const put = (card, file) => { files.set(card, file); $('h2', card).textContent = file.name; return card }
 
 async function post(path, asked, body) {
   const r = await fetch(path + '?' + new URLSearchParams(asked), {method: 'POST', body, headers: {'content-type': 'application/octet-stream'}})
@@ -195,7 +198,7 @@ async function post(path, asked, body) {
 }
 
 function failed(why) {
-  const card = built('<article class="card failed"><div><h3></h3><p class="flag"></p></div></article>')
+  const card = built('<article class="card failed"><div><h2></h2><p class="flag"></p></div></article>')
   $('.flag', card).textContent = 'Could not be used: ' + why
   card.dataset.rows = JSON.stringify([['', '', '', why, '']])
   return card
@@ -213,7 +216,7 @@ async function work() {
 
 function add(chosen) {
   const fit = chosen.slice(0, Math.max(0, page.files - $$('.card').length))
-  const cards = fit.map(o => put(built('<article class="card waiting"><div><h3></h3><p>Waiting …</p></div></article>'), o))
+  const cards = fit.map(o => put(built('<article class="card waiting"><div><h2></h2><p>Waiting …</p></div></article>'), o))
   $('#note').textContent = fit.length < chosen.length ? `${chosen.length - fit.length} were left out: this page takes ${page.files} pictures. For more there is the command catalog_tagger tag.` : ''
   $('#cards').prepend(...cards); start(cards)
 }
@@ -237,10 +240,9 @@ async function showHeat(card, button) {
   img.src = src; text.textContent = words
 }
 
-async function showSimilar(card, button) {
-  button.disabled = true
-  const found = await post('/similar', {}, files.get(card)).then(r => r.text()).then(built).catch(e => e.message)
-  $('.found', card).replaceChildren(found); button.disabled = false
+async function showSimilar(card, at) {
+  if ($('ol', at)) return
+  at.replaceChildren(await post('/similar', {}, files.get(card)).then(r => r.text()).then(built).catch(e => e.message))
 }
 '''
 
@@ -265,6 +267,8 @@ function correct(card, field) {
   for (let p = page.parents[word]; p; p = page.parents[p]) { const o = fieldOf(card, p); if (o) o.value = p == o.dataset.said ? '' : p }
   const odd = fields(card).map(o => [o, page.parents[now(o)]]).filter(([o, p]) => p && fieldOf(card, p) && ![p, ''].includes(now(fieldOf(card, p))))
   fields(card).forEach(o => o.ariaInvalid = odd.some(([q]) => q == o))
+  const n = corrections(card).length
+  $('.correct summary', card).textContent = n ? `Corrected (${n})` : 'Correct'
   $('.odd', card).textContent = odd.map(([o, p]) => `${now(o)} goes with ${p}, not with ${now(fieldOf(card, p))}.`).join(' ')
 }
 '''
@@ -299,10 +303,8 @@ $('#how').addEventListener('change', () => {
   if ($('#how').reportValidity()) { cards.forEach(o => o.classList.add('waiting')); start(cards) }
 })
 $('#how').addEventListener('submit', e => e.preventDefault())
-$('#cards').addEventListener('click', e => {
-  const card = e.target.closest('.card'), button = e.target.closest('button')
-  if (button) (button.dataset.tag ? showHeat : showSimilar)(card, button)
-})
+$('#cards').addEventListener('click', e => { if (e.target.dataset.tag) showHeat(e.target.closest('.card'), e.target) })
+$('#cards').addEventListener('toggle', e => { if (e.target.open && e.target.matches('.similar')) showSimilar(e.target.closest('.card'), $('div', e.target)) }, true)
 $('#cards').addEventListener('change', e => { correct(e.target.closest('.card'), e.target); kept = false; tell() })
 addEventListener('beforeunload', e => { if (!kept) e.preventDefault() })
 for (const [kind, on] of [['dragenter', true], ['dragover', true], ['dragleave', false], ['drop', false]]) $('.drop').addEventListener(kind, () => $('.drop').classList.toggle('over', on))
@@ -319,26 +321,27 @@ _COLOURS = '''
 body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif }
 main { max-width: 72rem; margin: auto; padding: 1.5rem 1rem 3rem }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .3rem }
-h2, h3 { font-size: 1rem; line-height: 1.3; margin: 0; overflow-wrap: anywhere }
-p { margin: .3rem 0 }
+h2 { font-size: 1rem; line-height: 1.3; margin: 0; overflow-wrap: anywhere }
+p { margin: .3rem 0; text-wrap: pretty }
 small, figcaption, footer, .dim { color: var(--dim); font-size: .875rem }
 :focus-visible, .drop:focus-within { outline: 3px solid var(--mark); outline-offset: 2px }
-button, input, select { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: .4rem; padding: .35rem .6rem; max-width: 100% }
+button, input, select { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: .4rem; padding: .35rem .6rem; max-width: 100%; min-height: 2.4rem }
+[type=checkbox] { min-height: 0 }
 button { cursor: pointer } button:hover:enabled { border-color: var(--mark) } button:disabled { opacity: .5; cursor: default }
 '''
 
 _LAYOUT = '''
-.drop { position: relative; display: grid; place-items: center; gap: .2rem; min-height: 8.5rem; margin: 1rem 0; padding: 1rem; text-align: center; background: var(--card); border: 2px dashed var(--dim); border-radius: .8rem }
+.drop { position: relative; display: grid; place-items: center; align-content: center; gap: .2rem; min-height: 7.5rem; margin: 1rem 0; padding: 1rem; text-align: center; background: var(--card); border: 2px dashed var(--dim); border-radius: .8rem }
 .drop input { position: absolute; inset: 0; width: 100%; height: 100%; opacity: 0; cursor: pointer }
 .drop.over, .drop:hover { border-color: var(--mark) }
 form, #tools { display: flex; flex-wrap: wrap; gap: .6rem 1rem; align-items: end; margin: .8rem 0 }
 form label { display: grid; gap: .15rem; min-width: 0 } form input { width: 7rem } #tools[hidden] { display: none }
-#tools output { flex: 1 1 100%; font-weight: 600 } progress { width: 100%; accent-color: var(--mark) }
+#tools output, #tools p { flex: 1 1 100%; margin: 0 } #tools output { font-weight: 600 } #tools { align-items: center } progress { width: 100%; accent-color: var(--mark) }
 .box { display: inline-flex; gap: .4rem; align-items: center }
 #cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 1rem; align-items: start }
 .card { display: flex; gap: 1rem; min-width: 0; padding: 1rem; background: var(--card); border: 1px solid var(--line); border-radius: .8rem }
 .card > div { flex: 1; min-width: 0 } .waiting { opacity: .55 }
-figure { margin: 0; width: 9rem; flex: none } figure img { width: 100%; border-radius: .4rem; display: block; background: #fff }
+figure { margin: 0; width: 9rem; flex: none } figcaption { margin-top: .3rem; line-height: 1.35 } figure img { width: 100%; border-radius: .4rem; display: block; background: #fff }
 :has(#only:checked) .card:is(.fine, .failed) { display: none }
 footer { margin-top: 2rem; max-width: 60rem }
 @media (max-width: 30rem) { .card { flex-direction: column; gap: .7rem } figure { width: auto; display: flex; gap: .8rem; align-items: end } figure img { width: 7rem } form label, form select { width: 100% } }
@@ -356,16 +359,16 @@ dd button, .unsure { justify-self: start; min-height: 1.9rem; padding: .15rem .6
 meter { appearance: none; width: 100%; height: .5rem; border: 0; border-radius: 1rem; overflow: hidden; background: var(--line) }
 meter::-webkit-meter-bar { background: var(--line); border: 0; height: .5rem } meter::-webkit-meter-optimum-value { background: var(--mark) } meter::-moz-meter-bar { background: var(--mark) }
 small { text-align: right; font-variant-numeric: tabular-nums }
-summary { cursor: pointer; color: var(--mark); width: fit-content } details label:not(.box) { display: grid; grid-template-columns: 8.5rem 1fr; gap: .6rem; align-items: center; margin: .4rem 0; overflow-wrap: anywhere }
+details { margin-top: .45rem } summary { cursor: pointer; color: var(--mark); width: fit-content } details label:not(.box) { display: grid; grid-template-columns: 8.5rem 1fr; gap: .6rem; align-items: center; margin: .4rem 0; overflow-wrap: anywhere }
 details input:not([type]) { width: 100% } fieldset { border: 0; margin: 0; padding: 0 } legend { padding: 0 } fieldset .box { margin-right: 1rem }
 .odd { color: var(--bad); font-size: .9rem } [aria-invalid=true] { border-color: var(--bad); border-width: 2px }
-.similar { margin-top: .5rem } ol { list-style: none; margin: .6rem 0 0; padding: 0; display: grid; grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)); gap: .5rem }
+ ol { list-style: none; margin: .6rem 0 0; padding: 0; display: grid; grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)); gap: .5rem }
 li { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere } li img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #fff; border-radius: .3rem }
 '''
 
 # %% ../nbs/61_app.ipynb #66aee798
-_MODE_TEXTS = dict(balanced='balanced: the best of both', high_precision='high precision: unsure rather than wrong', high_recall='high recall: a tag too many rather than one too few',
-                   micro_f1='micro F1: one threshold for all tags', macro_f1='macro F1: one threshold, rare tags count alike', top_k='top k: the best tags, whatever their score')
+_MODE_TEXTS = dict(balanced='balanced', high_precision='high precision: rather unsure than wrong', high_recall='high recall: rather a tag too many',
+                   micro_f1='micro F1: one threshold for all tags', macro_f1='macro F1: one threshold, rare tags weigh alike', top_k='top k: the best tags, whatever their score')
 
 def _settings(tagger:Tagger):
     "How pictures are tagged."
@@ -380,7 +383,7 @@ def _drop_zone():
 def _tools():
     return Section(Output(id='told', role='status'), Progress(hidden=True, aria_label='pictures tagged'), Button('Download tags (CSV)', id='tags', type='button'),
                    Button('Download corrections (CSV)', id='corrections', type='button'), Label(Input(type='checkbox', id='only'), 'only those to look at', cls='box'),
-                   Button('Remove all', id='clear', type='button'), id='tools', hidden=True, aria_label='results')
+                   Button('Remove all', id='clear', type='button'), P('Press a tag to see where the model sees it.', cls='dim'), id='tools', hidden=True, aria_label='results')
 
 # %% ../nbs/61_app.ipynb #b8c73f66
 def _notes(tagger:Tagger)->str:
@@ -406,7 +409,7 @@ def _page(state):
     return (Title(f'Tags by {state.name}'),
             Main(Header(H1('Tags for product pictures'), P(f'Drop pictures of products: each gets its tags from the model {state.name} ({len(space.vocab)} labels), with scores and a word on whether a person should look at it.')),
                  Noscript(P('This page needs JavaScript.')), _drop_zone(), _settings(state.tagger), P(id='note', role='alert', cls='odd'), _tools(),
-                 H2('Pictures', cls='hidden'), Section(id='cards', aria_label='pictures'), *_lists(space), Footer(P(_notes(state.tagger))), data_page=json.dumps(_facts(space))))
+                 Section(id='cards', aria_label='pictures'), *_lists(space), Footer(P(_notes(state.tagger))), data_page=json.dumps(_facts(space))))
 
 # %% ../nbs/61_app.ipynb #266899c4
 def _in_turn(state, f, *args)->Future:
@@ -414,14 +417,16 @@ def _in_turn(state, f, *args)->Future:
     return asyncio.wrap_future(state.pool.submit(f, state, *args))
 
 def _number(k:str)->int|None:
-    if k and not k.isdecimal(): raise CatalogError(f'k={k!r}, expected a number from 1 on, or nothing')
-    return int(k) if k else None
+    try: return int(k) if k else None
+    except ValueError: raise CatalogError(f'k={k[:20]!r}, expected a number from 1 on, or nothing') from None
+
+def _part(part)->HTMLResponse: return HTMLResponse(to_xml(part, indent=False))    # FastHTML makes a page of whatever is not told to be a part
 
 def _answer(state, data:bytes, mode:str|None, k:int|None):
     "The card of the picture in `data`."
     picture = state.tagger.prep.picture(data)
     with state.lock: said = answer_picture(state.fast, picture, mode=mode, k=k)
-    return _card(said, f'data:image/jpeg;base64,{b64encode(_thumbnail(data)).decode()}', state.tagger, state.index is not None)
+    return _part(_card(said, f'data:image/jpeg;base64,{b64encode(_thumbnail(data)).decode()}', state.tagger, state.index is not None))
 
 def _heat(state, data:bytes, tag:str)->Response:
     "The heat map of `tag` as a PNG."
@@ -434,7 +439,7 @@ def _similar(state, data:bytes):
     if state.index is None: raise CatalogError('there is no index of products; start the page with --index')
     with state.lock: found = state.index.search(data, k=10)
     def words(o): return ', '.join(o.labels) if isinstance(getattr(o, 'labels', None), list) else ''
-    return Ol(*(Li(Img(src=f'/thumb/{state.rows[o.image]}', alt='', loading='lazy'), Strong(Path(o.image).stem), f' {o.score:.2f} {words(o)}') for o in found.itertuples()))
+    return _part(Ol(*(Li(Img(src=f'/thumb/{state.rows[o.image]}', alt='', loading='lazy'), Strong(Path(o.image).stem), f' {o.score:.2f} {words(o)}') for o in found.itertuples())))
 
 # %% ../nbs/61_app.ipynb #38906674
 async def _get_page(req, state): return _page(state)
@@ -472,8 +477,8 @@ def make_app(
     head = (Meta(charset='utf-8'), Meta(name='viewport', content='width=device-width, initial-scale=1'), Link(rel='icon', href='data:,'), Link(rel='stylesheet', href='/app.css'), Script(src='/app.js', defer=True))
     app = FastHTML(default_hdrs=False, hdrs=head, htmlkw=dict(lang='en'), canonical=False, sess_cls=None, secret_key='there is no session',   # without a key FastHTML writes one into the current folder
                    middleware=[Middleware(_Guard, names=names)], exception_handlers={CatalogError: _told, ClientDisconnect: _gone})
-    vars(app.state)['_state'].update(tagger=tagger, fast=tagger.for_serving(), index=index, name=name, lock=Lock(), pool=ThreadPoolExecutor(2),
-                                     rows={} if index is None else {o: i for i, o in enumerate(index.table['image'])})
+    app.state = State(dict(tagger=tagger, fast=tagger.for_serving(), index=index, name=name, lock=Lock(), pool=ThreadPoolExecutor(2),
+                           rows={} if index is None else {o: i for i, o in enumerate(index.table['image'])}))
     for (method, path), f in _ROUTES.items(): app.route(path, methods=method)(f)
     return app
 
@@ -496,12 +501,12 @@ def serve_app(
     *, index:str|Path=None,  # Folder of an index, for similar products
     host:str='127.0.0.1',    # Address to listen at; 0.0.0.0 lets everybody on the network in
     port:int=8000,           # 0 takes a free one
-    say=print,               # Takes the line with the address
+    say=partial(print, flush=True),   # Takes the line with the address
 ):
     "Serve the page until Ctrl-C."
     import uvicorn
     tagger = Tagger.load(Path(run)/'tagger' if (Path(run)/'tagger').is_dir() else run)
     app = make_app(tagger, index=_load_index(index), name=Path(run).resolve().name, hosts=(host,))
     with _listen(host, port) as s, suppress(KeyboardInterrupt):
-        say(f'http://{_address(*s.getsockname()[:2])}/ shows the page; Ctrl-C ends it', flush=True)
+        say(f'http://{_address(*s.getsockname()[:2])}/ shows the page; Ctrl-C ends it')
         uvicorn.Server(uvicorn.Config(app, log_level='warning', limit_concurrency=64, timeout_graceful_shutdown=2)).run(sockets=[s])

@@ -136,6 +136,12 @@ def _export(a):
     df = read_split(a.run, a.source)
     print(f'{quantise_onnx(tagger, out, df["image"][df["split"] == "train"][:64].tolist())}: 8 bits a number, scores of its own')
 
+def _app(a):
+    "serve a page on which pictures are dropped, tagged, corrected and taken away as CSV"
+    try: from catalog_tagger.app import serve_app
+    except ModuleNotFoundError as e: raise CatalogError(f'the web page needs {e.name}: pip install "catalog_tagger[app]"') from None
+    serve_app(a.run, index=a.index, host=a.host, port=a.port)
+
 # %% ../nbs/60_cli.ipynb #3cdeb67c
 _EXAMPLES = '''examples:
   catalog_tagger demo
@@ -148,6 +154,7 @@ _EXAMPLES = '''examples:
   catalog_tagger evaluate run other_shop --out scores.json
   catalog_tagger tag run new_photos/ --out tags.csv --mode high_precision --review queue.csv
   catalog_tagger export run --out tagger.onnx                             # needs pip install "catalog_tagger[onnx]"
+  catalog_tagger app run                                                  # then open http://127.0.0.1:8000/
   catalog_tagger issues run --out issues.csv --grid issues.png            # needs pip install "catalog_tagger[cleanlab]"
 '''
 _TRUST = 'load learner.pkl where a run has no bundle: it is a pickle, and loading it runs any code in it'
@@ -193,6 +200,8 @@ def make_parser()->argparse.ArgumentParser:
              ('--whole', 'judge the train fold too, by probes fitted on other folds', dict(action='store_true')), source_moved)
     _sub(subs, _export, 'export', run, trust, ('--out', 'file to write, ends in .onnx; the other two lie beside it', dict(required=True)),
          ('--int8', 'write a smaller and faster graph, too, calibrated on pictures of train', dict(action='store_true')), source_moved)
+    p = _sub(subs, _app, 'app', run, ('--index', 'folder of an index, for similar products', {}), ('--port', 'where to listen; 0 takes a free one (default: 8000)', dict(type=int, default=8000)))
+    p.add_argument('--host', default='127.0.0.1', help='address to listen at; 0.0.0.0 lets in whoever is on the network (default: 127.0.0.1)')
     return parser
 
 # %% ../nbs/60_cli.ipynb #44c57d32
