@@ -93,9 +93,9 @@ def _corrections(groups:dict, space:LabelSpace):
     return Details(Summary('Correct'), P('Say what is right; what is empty stays as it is.', cls='dim'), *exclusive, *free, P(cls='odd', role='alert'), cls='correct')
 
 # %% ../nbs/61_app.ipynb #b80ceb39
-def _thumbnail(item, side:int=256)->bytes:
-    "`item` as a JPEG of at most `side` px."
-    im = open_image(item, draft=(side, side)); im.thumbnail((side, side)); b = BytesIO()
+def _thumbnail(im:Image.Image)->bytes:
+    "`im` as a small JPEG."
+    im = im.copy(); im.thumbnail((256, 256)); b = BytesIO()
     im.save(b, 'JPEG', quality=85)
     return b.getvalue()
 
@@ -424,9 +424,9 @@ def _part(part)->HTMLResponse: return HTMLResponse(to_xml(part, indent=False))  
 
 def _answer(state, data:bytes, mode:str|None, k:int|None):
     "The card of the picture in `data`."
-    picture = state.tagger.prep.picture(data)
+    im = open_image(data, draft=state.tagger.prep.size); picture = state.tagger.prep.picture(im)    # opened once, as `prep` opens it
     with state.lock: said = answer_picture(state.fast, picture, mode=mode, k=k)
-    return _part(_card(said, f'data:image/jpeg;base64,{b64encode(_thumbnail(data)).decode()}', state.tagger, state.index is not None))
+    return _part(_card(said, f'data:image/jpeg;base64,{b64encode(_thumbnail(im)).decode()}', state.tagger, state.index is not None))
 
 def _heat(state, data:bytes, tag:str)->Response:
     "The heat map of `tag` as a PNG."
@@ -457,7 +457,7 @@ async def _post_csv(req, kind:str):
 async def _get_thumb(req, state, row:int):
     "The picture in that row of the index's table, drawn anew: no file is served as it is, and none by its name."
     if state.index is None or not 0 <= row < len(state.index.table): raise HTTPException(404, 'there is no such product')
-    return Response(await _in_turn(state, lambda s: _thumbnail(s.index.table['image'].iloc[row])), media_type='image/jpeg')
+    return Response(await _in_turn(state, lambda s: _thumbnail(open_image(s.index.table['image'].iloc[row], draft=(256, 256)))), media_type='image/jpeg')
 
 # %% ../nbs/61_app.ipynb #00bae361
 _ROUTES = {('get', '/'): _get_page, ('get', '/app.js'): _get_script, ('get', '/app.css'): _get_style, ('get', '/thumb/{row}'): _get_thumb,
