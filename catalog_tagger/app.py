@@ -17,10 +17,10 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np, pandas as pd
+from fastcore.xml import to_xml
 from fasthtml.components import (Article, Button, Datalist, Dd, Details, Div, Dl, Dt, Fieldset, Figcaption, Figure, Footer, Form, H1, H2, Header, Img, Input, Label, Legend, Li, Link, Main, Meta, Meter,
                                  Noscript, Ol, Option, Output, P, Progress, Script, Section, Select, Small, Span, Strong, Summary, Title)
 from fasthtml.core import FastHTML
-from fastcore.xml import to_xml
 from PIL import Image
 from starlette.datastructures import Headers, MutableHeaders, State
 from starlette.exceptions import HTTPException
@@ -322,7 +322,7 @@ body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.5 sy
 main { max-width: 72rem; margin: auto; padding: 1.5rem 1rem 3rem }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .3rem }
 h2 { font-size: 1rem; line-height: 1.3; margin: 0; overflow-wrap: anywhere }
-p { margin: .3rem 0; text-wrap: pretty }
+p { margin: .3rem 0; text-wrap: pretty } header p { max-width: 42rem }
 small, figcaption, footer, .dim { color: var(--dim); font-size: .875rem }
 :focus-visible, .drop:focus-within { outline: 3px solid var(--mark); outline-offset: 2px }
 button, input, select { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: .4rem; padding: .35rem .6rem; max-width: 100%; min-height: 2.4rem }
@@ -341,7 +341,7 @@ form label { display: grid; gap: .15rem; min-width: 0 } form input { width: 7rem
 #cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 1rem; align-items: start }
 .card { display: flex; gap: 1rem; min-width: 0; padding: 1rem; background: var(--card); border: 1px solid var(--line); border-radius: .8rem }
 .card > div { flex: 1; min-width: 0 } .waiting { opacity: .55 }
-figure { margin: 0; width: 9rem; flex: none } figcaption { margin-top: .3rem; line-height: 1.35 } figure img { width: 100%; border-radius: .4rem; display: block; background: #fff }
+figure { margin: 0; width: 9rem; flex: none } figcaption { margin-top: .3rem; line-height: 1.35 } figure img { width: 100%; max-height: 14rem; object-fit: contain; border-radius: .4rem; display: block; background: #fff }
 :has(#only:checked) .card:is(.fine, .failed) { display: none }
 footer { margin-top: 2rem; max-width: 60rem }
 @media (max-width: 30rem) { .card { flex-direction: column; gap: .7rem } figure { width: auto; display: flex; gap: .8rem; align-items: end } figure img { width: 7rem } form label, form select { width: 100% } }

@@ -1,10 +1,12 @@
 "The web page: what it answers, what it refuses, and a person at it in a browser."
-import csv, http.client, json, os, re, signal, socket, subprocess, sys, tempfile, time
+import csv, http.client, json, os, re, signal, socket, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO, StringIO
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pandas as pd, pytest
@@ -171,17 +173,8 @@ def stop(p):
     out, err = p.communicate(timeout=20)
     return p.returncode, out, err
 
-@pytest.fixture(scope='module')
-def served(place):
-    "Address of the page, served by the command."
-    p, url = start(place)
-    yield url
-    assert stop(p) == (0, '', '')
-
-def connect(url): return http.client.HTTPConnection('127.0.0.1', int(re.search(r':(\d+)', url)[1]), timeout=20)
-
 def test_the_command_serves_and_ends(place, pictures, capsys):
-    p, url = start(place); c = connect(url)
+    p, url = start(place); c = http.client.HTTPConnection('127.0.0.1', int(re.search(r':(\d+)', url)[1]), timeout=20)
     try:
         c.request('POST', '/tag', pictures[0].read_bytes(), BYTES); assert c.getresponse().read().startswith(b'<article')
         c.close(); c.request('POST', '/tag', b'x'*(50 << 20), BYTES); r = c.getresponse(); assert (r.status, r.read()) == (413, b'too large: the limit is 32 MB')
@@ -200,6 +193,19 @@ def test_a_wrong_call_is_one_line(place, argv, says, capsys, monkeypatch):
     err = capsys.readouterr().err; assert says in err and err.count('\n') == 1
 
 # A person at it
+
+@contextmanager
+def serving(app):
+    "Address of `app`, served in a thread."
+    import uvicorn
+    with socket.create_server(('127.0.0.1', 0)) as s:
+        server = uvicorn.Server(uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=1)); thread = Thread(target=server.run, args=([s],)); thread.start()
+        try: yield f'http://127.0.0.1:{s.getsockname()[1]}/'
+        finally: server.should_exit = True; thread.join()
+
+@pytest.fixture(scope='module')
+def served(tagger):
+    with serving(make_app(tagger, name='run')) as url: yield url
 
 def drop(page, files):
     "Choose files and wait for the answers."
@@ -279,8 +285,33 @@ def test_bad_files_and_many(browser, served, pictures, tmp_path):
     page.get_by_role('button', name='Remove all').click(); assert page.locator('.card').count() == 0
     page.close(); other.close()
 
-def test_a_server_that_has_gone(browser, place, pictures):
-    p, url = start(place); page = browser.new_page(); page.goto(url); drop(page, pictures[:1]); stop(p)
+def test_a_server_that_has_gone(browser, tagger, pictures):
+    page = browser.new_page()
+    with serving(make_app(tagger)) as url: page.goto(url); drop(page, pictures[:1])
     drop(page, pictures[1:2]); assert 'the server has ended' in page.inner_text('.failed')
     page.locator('[data-tag]').first.click(); page.wait_for_selector('figcaption:has-text("the server has ended")')
     page.close()
+
+def test_free_tags_and_rude_ones(page, tagger, pictures):
+    "Struck out, added; and whatever a label is called, nothing of it runs: the fixture fails on an error of the console, and on a refusal of the page's policy."
+    page.on('dialog', lambda o: pytest.fail(o.message))
+    labels = ['<img src=x onerror=alert(1)>', "' onfocus='alert(2)", '=1+1']; n = len(tagger.space.vocab)
+    rude = replace(tagger, space=LabelSpace([*labels, *(f'label {i}' for i in range(n - 3))], {}, {}, {}), decision=None)
+    with serving(make_app(rude, name='<script>alert(3)</script>')) as url:
+        page.goto(url); page.get_by_label('Most tags').fill(str(n)); page.get_by_label('Most tags').press('Tab'); drop(page, pictures[:1])
+        page.get_by_text('Correct', exact=True).click()
+        for o in labels[::2]: page.locator('.box', has_text=o).locator('input').uncheck()
+        page.get_by_label('one more').fill('</label><script>alert(4)</script>'); page.get_by_label('one more').press('Enter')
+        rows = saved(page, 'Download corrections')
+    assert rows[['said', 'correct']].values.tolist() == [[labels[0], ''], ["'=1+1", ''], ['', '</label><script>alert(4)</script>']]
+
+def test_similar_products_and_heat_for_a_person(page, tagger, pictures):
+    table = pd.DataFrame({'image': [str(o) for o in pictures[:12]], 'labels': [['Tops']]*12})
+    with serving(make_app(tagger, index=SimpleNamespace(table=table, search=lambda data, k: table[:k].assign(score=.5)))) as url:
+        page.goto(url); drop(page, pictures[:1]); plain = page.locator('figure img').get_attribute('src')
+        page.get_by_text('Similar products').click(); page.wait_for_selector('.similar li')
+        assert page.locator('.similar li').count() == 10 and page.locator('.similar li').first.inner_text() == f'{pictures[0].stem} 0.50 Tops'
+        tag = page.locator('[data-tag]').first; tag.click(); page.wait_for_selector('figcaption:not(:empty)')
+        if 'captum' not in page.inner_text('figcaption'): assert page.locator('figure img').get_attribute('src').startswith('blob:') and tag.get_attribute('aria-pressed') == 'true'
+        tag.click(); tag.click(); page.wait_for_selector('[aria-pressed=true]'); tag.click(); page.wait_for_selector('figcaption:empty', state='attached')
+        assert page.locator('figure img').get_attribute('src') == plain
