@@ -136,6 +136,12 @@ def _export(a):
     df = read_split(a.run, a.source)
     print(f'{quantise_onnx(tagger, out, df["image"][df["split"] == "train"][:64].tolist())}: 8 bits a number, scores of its own')
 
+def _app(a):
+    "serve a page on which pictures are dropped, tagged, corrected and taken away as CSV"
+    try: from catalog_tagger.app import serve_app
+    except ModuleNotFoundError as e: raise CatalogError(f'the web page needs {e.name}: pip install "catalog_tagger[app]"') from None
+    serve_app(a.run, index=a.index, host=a.host, port=a.port)
+
 # %% ../nbs/60_cli.ipynb #e3e3640d
 def _embed(a):
     "give pictures their vectors, from a trained model or a backbone as it comes"
@@ -176,6 +182,7 @@ _EXAMPLES = '''examples:
   catalog_tagger evaluate run other_shop --out scores.json
   catalog_tagger tag run new_photos/ --out tags.csv --mode high_precision --review queue.csv
   catalog_tagger export run --out tagger.onnx                             # needs pip install "catalog_tagger[onnx]"
+  catalog_tagger app run                                                  # then open http://127.0.0.1:8000/
   catalog_tagger issues run --out issues.csv --grid issues.png            # needs pip install "catalog_tagger[cleanlab]"
   catalog_tagger index run shop --out shop_index                          # or a backbone's name instead of a run: efficientnet_lite0
   catalog_tagger similar shop_index photo.jpg --k 10 --where "articleType == 'Tshirts' and year > 2012" --out like.csv
@@ -248,6 +255,8 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--tags', nargs='+', metavar='TAG', help='tags that all answers carry; without a picture the most typical come first')
     p.add_argument('--duplicates', type=float, metavar='COSINE', help='list pairs at least this close instead, such as 0.98')
     p.add_argument('--out', help='CSV file with all columns, instead of printing')
+    p = _sub(subs, _app, 'app', run, ('--index', 'folder of an index, for similar products', {}), ('--port', 'where to listen; 0 takes a free one (default: 8000)', dict(type=int, default=8000)))
+    p.add_argument('--host', default='127.0.0.1', help='address to listen at; 0.0.0.0 lets in whoever is on the network (default: 127.0.0.1)')
     return parser
 
 # %% ../nbs/60_cli.ipynb #44c57d32
