@@ -105,9 +105,8 @@ def run_kills(folder):
     ends = {name: [in_child(tag_logged, folder, name, o)[0] for o in (*moments, None)] for name, moments in KILLS.items()}
     (folder/'ends.json').write_text(json.dumps(ends))
 
-class Constant:
+class Constant(Predictor):
     "Answers at once, so that what is measured is the way there."
-    model, prep, space = Colours(), Prep((8, 8), (.5,)*3, (.25,)*3), SPACE
     def predict(self, items, **options): return [[('Red', .5), ('sale', .25)]]*len(items)
 
 def run_memory(folder, few=2000, many=20000):
@@ -116,7 +115,7 @@ def run_memory(folder, few=2000, many=20000):
     for n in (few, many):
         shop = folder/f'{n} pictures'; shop.mkdir()
         for i in range(n): os.link(folder/'one.png', shop/f'{i:07}.png')
-        peaks.append(in_child(tag_many, Constant(), shop, folder/f'{n}.csv'))
+        peaks.append(in_child(tag_many, Constant(Colours(), SPACE, Prep((8, 8), (.5,)*3, (.25,)*3)), shop, folder/f'{n}.csv'))
     (folder/'peaks.json').write_text(json.dumps(peaks))
 
 def call_script(*argv):
