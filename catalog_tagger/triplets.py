@@ -137,7 +137,7 @@ class MultiLabelSupCon(nn.Module):
         w = self.weights(targs).masked_fill(own, 0); total = w.sum(1)
         if not (total > 0).any(): return emb.sum()*0
         log_p = (emb @ emb.T/self.temperature).masked_fill(own, -torch.inf).log_softmax(1).masked_fill(own, 0)
-        return -((w*log_p).sum(1)/total)[total > 0].mean()
+        return -((w*log_p).sum(1)[total > 0]/total[total > 0]).mean()
 
 # %% ../nbs/42_triplets.ipynb #657bdec0
 def triplet_accuracy(
@@ -158,6 +158,7 @@ def embedding_health(
 )->dict[str, float]:  # `similarity` and `rank`
     "Mean cosine of two different pictures, and how many directions the embeddings fill."
     e = F.normalize(torch.as_tensor(emb).as_subclass(Tensor).detach().float()); n = len(e)
+    if n < 2 or not e.isfinite().all(): raise CatalogError(f'embeddings of {n} pictures {"hold NaN or infinity" if n > 1 else "cannot be compared"}, expected two or more of finite numbers')
     p = torch.linalg.svdvals(e); p = p/p.sum()
     return dict(similarity=((e.sum(0).square().sum() - n)/(n*(n - 1))).item(), rank=torch.special.entr(p).sum().exp().item())
 
@@ -165,22 +166,24 @@ def embedding_health(
 class CollapsedError(CatalogError): "Embeddings of different pictures became the same."
 
 class CollapseGuard(_Plain):
-    "Look at the embeddings of valid after each epoch; where they have fallen together end the fit with `CollapsedError`, or warn."
+    "Look at the embeddings of valid after each epoch; where they stay fallen together end the fit with `CollapsedError`, or warn."
     order = 62  # after the recorder and the history
     def __init__(self,
         max_similarity:float=.95,  # Mean cosine above which all is one
         min_rank:float=2.,         # Effective rank below which it is
+        patience:int=3,            # Epochs in a row that have to be so
         stop:bool=True,            # End the fit? Else a warning each epoch
     ):
         store_attr(); self.rows = []
 
-    def before_fit(self): self.run, self.collapsed = is_training(self.learn), None
+    def before_fit(self): self.run, self.together, self.collapsed = is_training(self.learn), 0, None
     def before_validate(self): self.seen = []
     def after_pred(self):
         if not self.training: self.seen.append(self.learn.pred.detach().cpu())
     def after_epoch(self):
         self.rows.append(health := embedding_health(torch.cat(self.seen)))
-        if health['similarity'] <= self.max_similarity and health['rank'] >= self.min_rank: return
+        self.together = self.together + 1 if health['similarity'] > self.max_similarity or health['rank'] < self.min_rank else 0
+        if self.together < self.patience: return
         self.collapsed = CollapsedError(f'embeddings collapsed in epoch {self.epoch + 1}: two pictures have a mean cosine of {health["similarity"]:.2f} and all fill {health["rank"]:.1f} directions; '
                                         'try a lower rate, random or semihard instead of hard negatives, a margin above 0, or start from a trained body')
         if self.stop: raise CancelFitException
