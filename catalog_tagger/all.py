@@ -2,6 +2,7 @@
 from fastai.vision.all import *
 
 from catalog_tagger.core import *
+from catalog_tagger.sealed import *
 from catalog_tagger.ingest import *
 from catalog_tagger.images import *
 from catalog_tagger.decoded import *
@@ -22,6 +23,7 @@ from catalog_tagger.training import *
 from catalog_tagger.cache import *
 from catalog_tagger.predict import *
 from catalog_tagger.decide import *
+from catalog_tagger.parts import *
 from catalog_tagger.tagger import *
 from catalog_tagger.batch import *
 from catalog_tagger.run import *
