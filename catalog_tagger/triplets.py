@@ -4,31 +4,27 @@
 
 # %% ../nbs/42_triplets.ipynb #7c1d4c92
 from __future__ import annotations
-import json, warnings
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import MethodType
 
-import numpy as np, pandas as pd, torch
+import numpy as np, torch
 from fastai.vision.all import *
-from safetensors.torch import load as load_tensors, save_file
 
-from .core import *
 from .checkpoint import _Plain
-from .images import *
+from .core import *
 from .learner import *
 from .models import *
 from .predict import *
-from .tagger import _check_tensors, _digest, _read_part, _read_prep, _told_of
+from .similar import *
 
 # %% auto #0
 __all__ = ['MINING', 'overlap', 'jaccard', 'SharedRule', 'mine_triplets', 'TripletLoss', 'label_shares', 'MultiLabelSupCon',
-           'triplet_accuracy', 'embedding_health', 'CollapsedError', 'CollapseGuard', 'overlap_sampling',
-           'embedding_learner', 'Embedder']
+           'triplet_accuracy', 'NDCGAtK', 'embedding_health', 'CollapsedError', 'CollapseGuard', 'overlap_sampling',
+           'embedding_learner']
 
 # %% ../nbs/42_triplets.ipynb #60161bce
 def _multi_hot(targs)->Tensor:
@@ -152,6 +148,12 @@ def triplet_accuracy(
     a, p, n = mine_triplets(dist, grades(targs), 'all')
     return (dist[a, p] + margin < dist[a, n]).float().mean().item()
 
+# %% ../nbs/42_triplets.ipynb #cd464cbf
+def NDCGAtK(k:int=10)->AccumMetric:
+    "How well valid finds its own: nDCG@`k` of `retrieval_scores` among the pictures of valid, gain the shared labels."
+    def ndcg(emb, targs): return retrieval_scores(F.normalize(emb), _multi_hot(targs), k=k).loc[f'nDCG@{k}', 'score']
+    return AccumMetric(ndcg, flatten=False, name=f'nDCG@{k}')
+
 # %% ../nbs/42_triplets.ipynb #2255a6cf
 def embedding_health(
     emb,              # Embeddings, shape (n, d), of any length
@@ -236,75 +238,17 @@ def embedding_learner(
     projection:str='linear',  # From pooled features to embedding: one layer ('linear'), or fastai's head with a hidden one ('fastai')
     dropout:float=0.,        # Share dropped before the last layer
     m:int=4,                 # As in `overlap_sampling`; 1 leaves the order to chance
-    metrics=triplet_accuracy,
+    metrics=None,            # None takes `triplet_accuracy` and `NDCGAtK()`
     cbs=None,                # Callbacks beside those of `catalog_learner` and `CollapseGuard`
     **kwargs
 )->Learner:                  # As `catalog_learner` makes it, its body frozen when pretrained
-    "A fastai `Learner` whose model gives embeddings."
+    "A fastai `Learner` whose model gives vectors of length 1."
     if start is not None and start.prep != dls.prep: raise CatalogError(f'start was trained on pictures of {start.prep}, the data has {dls.prep}; build the data with start.prep')
     arch = arch if start is None else start.arch
     head = catalog_model(find_arch(arch), dim, head=projection, dropout=dropout)[1]
+    head = nn.Sequential(*getattr(head, 'main', head), UnitLength())   # Inception's auxiliary output comes by itself
+    metrics = [triplet_accuracy, NDCGAtK()] if metrics is None else metrics
     learn = catalog_learner(dls, arch, weights=weights if start is None else None, head=head, loss=loss, metrics=metrics, cbs=[CollapseGuard(), *L(cbs)], **kwargs)
     if start is not None: _start_from(learn, start)
     if m > 1: overlap_sampling(dls.train, dls.space.one_hot(dls.train_ds.items['labels']), m=m)
     return learn
-
-# %% ../nbs/42_triplets.ipynb #5e00b505
-_EMBEDDER = ('format', 'arch', 'head', 'prep', 'sha256')
-
-@dataclass
-class Embedder:
-    "A model from pictures to embeddings, with its way in."
-    model:nn.Module   # Body and projection: (n, 3, height, width) → (n, dim)
-    prep:Prep         # From a picture to the model's input
-    arch:str          # Its backbone, as in `find_arch`
-
-    @classmethod
-    def from_learner(cls, learn:Learner)->Embedder:
-        "The embedder of a learner from `embedding_learner`."
-        return cls(learn.model, learn.prep, learn.arch)
-
-    @property
-    def dim(self)->int: return self.model[1][-1].out_features
-
-    @torch.inference_mode()
-    def features(self,
-        items:Iterable,  # Pictures: paths, PIL images, bytes or arrays
-        bs:int=64,       # Pictures at a time
-    )->np.ndarray:       # float32, shape (pictures, dim), each of length 1
-        "The embeddings of pictures."
-        items, device = list(items), next(self.model.parameters()).device
-        self.model.eval(); res = [np.empty((0, self.dim), np.float32)]
-        for i in progress(range(0, len(items), bs), 'embed'):
-            x = as_input([self.prep.picture(o) for o in items[i:i+bs]], self.prep, device)
-            res.append(F.normalize(self.model(x)).cpu().numpy())
-        return np.concatenate(res)
-
-# %% ../nbs/42_triplets.ipynb #66437738
-def _named(a:Arch, head:list[dict])->tuple[nn.Module, dict[str, str]]:
-    "The model of a body and a head, shapes without numbers, and the plain names of its tensors."
-    with torch.device('meta'): return build_model(a, head)
-
-@patch
-def save(self:Embedder, folder:str|Path)->Path:
-    "Write `embedder.json` and `model.safetensors`, both or none."
-    head = describe_layers(self.model[1]); state, names = self.model.state_dict(), _named(find_arch(self.arch), head)[1]
-    prep = asdict(self.prep) | dict(opening=OPENING_VERSION)
-    with atomic_files(folder) as tmp:
-        save_file({names[k]: v.detach().cpu().contiguous() for k, v in state.items()}, tmp/'model.safetensors')
-        write_json(tmp/'embedder.json', dict(format=1, arch=self.arch, head=head, prep=prep, sha256=_digest((tmp/'model.safetensors').read_bytes())))
-    return Path(folder)
-
-@patch(cls_method=True)
-def load(cls:Embedder, folder:str|Path)->Embedder:
-    "The embedder that `save` left; whatever is wrong with the files ends in `BundleError`, and no code in them is run."
-    folder = Path(folder)
-    with _told_of(folder):
-        d, data = json.loads(_read_part(folder/'embedder.json', 1 << 20)), _read_part(folder/'model.safetensors', 4 << 30)
-        if not isinstance(d, dict) or set(d) != set(_EMBEDDER) or d['format'] != 1: raise CatalogError(f'embedder.json holds no embedder of format 1: expected {", ".join(_EMBEDDER)}')
-        if _digest(data) != d['sha256']: raise CatalogError('model.safetensors is not what embedder.json says; it was changed or damaged: fetch both again')
-        got, (shapes, names) = load_tensors(data), _named(a := find_arch(d['arch']), d['head'])
-        _check_tensors({names[k]: v for k, v in shapes.state_dict().items()}, got)
-        with torch.random.fork_rng([]): model, _ = build_model(a, d['head'])
-        model.load_state_dict({k: got[o] for k, o in names.items()})
-        return cls(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), _read_prep(d['prep']), d['arch'])
