@@ -78,7 +78,7 @@ MINING = ('all', 'hard', 'semihard', 'random')
 def mine_triplets(
     dist:Tensor,         # Distances, shape (n, n)
     grades:Tensor,       # How alike each two are, shape (n, n); nan: of no use as a pair
-    how:str='hard',      # Which negatives of each anchor and positive: 'all'; or one, the 'hard', 'semihard' or a 'random' one
+    how:str='semihard',  # Which negatives of each anchor and positive: 'all'; or one, the 'hard', 'semihard' or a 'random' one
     margin:float=.2,     # By how much a negative of grade 0 shall be farther than a positive of grade 1
 )->tuple[Tensor, Tensor, Tensor]:  # Rows of anchors, positives and negatives, as pytorch-metric-learning takes them
     "Triplets of a batch whose anchor and positive have a grade, and one above that of anchor and negative."
@@ -99,7 +99,7 @@ class TripletLoss(nn.Module):
     def __init__(self,
         margin:float=.2,           # For a difference of 1
         *, grades:Callable=jaccard,  # From targets to grades: `jaccard`, a `SharedRule()`, or your own
-        how:str='hard',            # As in `mine_triplets`
+        how:str='semihard',        # As in `mine_triplets`
         distance=None,             # Of pytorch-metric-learning; None is Euclidean on vectors of length 1
         reducer=None,              # Likewise; None is the mean over the triplets that are not right yet
     ):

@@ -142,7 +142,7 @@ def test_contrast_loops(seed, weights, by_hand, temperature):
     assert len(terms) == len(emb) - 2      # the last two have nobody
     assert MultiLabelSupCon(temperature, weights=weights)(emb, targs).item() == pytest.approx(np.mean(terms), rel=1e-4)
 
-LOSSES = dict(graded=TripletLoss, rule=lambda: TripletLoss(.5, grades=SharedRule(), how='semihard'), all=lambda: TripletLoss(how='all'), contrast=MultiLabelSupCon, contrast_jaccard=lambda: MultiLabelSupCon(weights=jaccard))
+LOSSES = dict(graded=TripletLoss, hard=lambda: TripletLoss(how='hard'), rule=lambda: TripletLoss(.5, grades=SharedRule()), all=lambda: TripletLoss(how='all'), contrast=MultiLabelSupCon, contrast_jaccard=lambda: MultiLabelSupCon(weights=jaccard))
 
 @pytest.mark.parametrize('name', LOSSES)
 class TestLosses:
