@@ -2,7 +2,7 @@
 import math, sys, warnings
 
 import numpy as np, pandas as pd, pytest, torch
-from fastai.vision.all import Tensor, set_seed
+from fastai.vision.all import Tensor, TensorImage, set_seed
 from PIL import Image
 from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss
 from safetensors import safe_open
@@ -134,18 +134,16 @@ def test_pictures_are_normalised_for_the_backbone_whatever_the_loader_says(plain
 
 def test_the_views_are_drawn_one_by_one(plain):
     view = SimCLR(PREP).view
-    from fastai.vision.all import TensorImage
     x = TensorImage(torch.full((32, 3, 16, 16), 128, dtype=torch.uint8))
     set_seed(0); first, second = view(x.clone()), view(x.clone())
     assert not torch.equal(first, second) and first[:, 0, 8, 8].unique().numel() > 10
 
 def test_all_of_it_learns_from_the_given_weights(plain):
     learn = learner(plain, 'efficientnet_lite0', weights='bundled')
-    body = learn.model[0].model.state_dict()
-    before = {k: v.clone() for k, v in body.items()}
-    assert all(torch.equal(v, bundled_weights()[k]) for k, v in body.items())
+    body, start = learn.model[0].model.state_dict(), bundled_weights()
+    assert all(torch.equal(v, start[k]) for k, v in body.items())
     learn.fit_one_cycle(1, 1e-3)
-    moved = [k for k, v in body.items() if not torch.equal(v, before[k])]
+    moved = [k for k, v in body.items() if not torch.equal(v, start[k])]
     assert len(moved) == len(body)
     row, = learn.history.rows
     assert row['stage'] == 'unfrozen' and {'twin_accuracy', 'embedding_std', 'effective_rank'} < set(row)
