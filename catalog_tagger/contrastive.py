@@ -44,8 +44,12 @@ def nt_xent(
 # %% ../nbs/43_contrastive.ipynb #ca24d21e
 class TwoCropsDL(DataLoader):
     "Batches of decoded pictures, each cropped at random twice: two uint8 tensors of shape (n, 3, height, width)."
-    def __init__(self, pictures:ndarray, crop:RandomResizedCrop, **kwargs):
-        super().__init__(pictures, **kwargs); self.crop = crop
+    def __init__(
+        self,
+        pictures:ndarray,        # uint8, shape (n, height, width, 3)
+        crop:RandomResizedCrop,  # How each is cropped
+        **kwargs
+    ): super().__init__(pictures, **kwargs); self.crop = crop
     def create_batches(self, samps):
         for idxs in chunked(samps, self.bs, self.drop_last):
             x = torch.from_numpy(self.dataset[np.array(idxs)]).permute(0, 3, 1, 2)
@@ -96,12 +100,18 @@ def twin_accuracy(
     z = F.normalize(z)
     return (of[(z @ z.T).fill_diagonal_(-2).argmax(1)] == of).float().mean()
 
-def embedding_std(z:Tensor, of:Tensor=None)->Tensor:
-    "Standard deviation of the normalised embeddings `z`, mean over features, times the root of their number: 1 is spread evenly, 0 collapsed."
+def embedding_std(
+    z:Tensor,        # Embeddings, shape (n, features)
+    of:Tensor=None,  # Of no effect; fastai gives it to every metric
+)->Tensor:           # 1 is spread evenly, 0 collapsed
+    "Standard deviation of each feature of the normalised embeddings, its mean, times the root of their number."
     return F.normalize(z).std(0).mean()*z.shape[1]**.5
 
-def effective_rank(z:Tensor, of:Tensor=None)->Tensor:
-    "In how many directions the normalised embeddings `z` differ, from 1 to the number of features."
+def effective_rank(
+    z:Tensor,        # Embeddings, shape (n, features)
+    of:Tensor=None,  # Of no effect; fastai gives it to every metric
+)->Tensor:           # From 1 to the number of features
+    "In how many directions the normalised embeddings differ."
     s = torch.linalg.svdvals(F.normalize(z))
     return torch.special.entr(s/s.sum()).sum().exp()
 
