@@ -96,7 +96,7 @@ def _evaluate(a):
 
 def _bundle(run:str)->str:
     "The bundle that workers on other machines load."
-    from catalog_tagger.run import find_bundle
+    from catalog_tagger.tagger import find_bundle
     if (bundle := find_bundle(run)) is None: raise CatalogError(f'--engine ray needs a bundle, and {run} has none')
     return str(bundle.resolve())
 
