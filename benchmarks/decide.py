@@ -1,7 +1,7 @@
 """What deciding does on real scores: thresholds, calibration, consistent answers, coverage, pictures from outside.
 
     python benchmarks/decide.py SCORES.npz LABELS.json [--halves]
-    python benchmarks/decide.py RUN DATA [--outside FOLDER] [--halves]
+    python benchmarks/decide.py RUN DATA [--outside FOLDER] [--halves] [--plots FOLDER]
 
 SCORES.npz holds valid_scores, valid_targs, test_scores, test_targs and, for the last table, valid_features, test_features and outside_features; LABELS.json is the `labels.json` of the run.
 RUN is the folder of a run and DATA its catalog; its bundle is loaded. Everything is fitted on valid and told of test; `--halves` looks at valid alone, fitted
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
-from catalog_tagger.core import CatalogError, read_table, rng
-from catalog_tagger.decide import MODES, calibration_error, coverage_curve, decide, fit_decision, fit_outside, inconsistent_share, publish_limit, scored_cells, share_bounds
+from catalog_tagger.core import CatalogError, rng
+from catalog_tagger.decide import MODES, calibration_error, coverage_curve, decide, fit_decision, fit_outside, inconsistent_share, publish_limit, reliability_table, scored_cells, share_bounds
 from catalog_tagger.labels import load_labels
 from catalog_tagger.metrics import bootstrap_interval, f1
 from catalog_tagger.predict import as_matrix, decode
@@ -23,11 +23,11 @@ def from_file(scores:str, labels:str)->tuple[dict, object]: return dict(np.load(
 def from_run(run:str, data:str, outside:str|None)->tuple[dict, object]:
     "Scores and features of the folds of a run."
     from catalog_tagger.ingest import SUFFIXES
-    from catalog_tagger.run import load_run
-    tagger, df, res = load_run(run), read_table(Path(run)/'split.csv'), {}
+    from catalog_tagger.run import load_run, read_split
+    tagger, df, res = load_run(run), read_split(run, data), {}
     for fold in ('valid', 'test'):
-        rows = df[df['split'] == fold]; images = [str(Path(data)/o) for o in rows['image']]
-        res |= {f'{fold}_scores': tagger.scores(images), f'{fold}_targs': tagger.space.one_hot(rows['labels']), f'{fold}_features': tagger.features(images)}
+        rows = df[df['split'] == fold]; scores, features = tagger.scores_and_features(rows['image'])
+        res |= {f'{fold}_scores': scores, f'{fold}_targs': tagger.space.one_hot(rows['labels']), f'{fold}_features': features}
     if outside: res['outside_features'] = tagger.features([str(o) for o in sorted(Path(outside).rglob('*')) if o.suffix.lower() in SUFFIXES])
     return res, tagger.space
 
@@ -107,6 +107,15 @@ def promise_table(d, space, times:int=20)->pd.DataFrame:
     df = pd.DataFrame(rows, columns=['of', 'published', 'precision', 'surely below'])
     return df.groupby('of', sort=False).agg(published=('published', 'mean'), precision=('precision', 'mean'), lowest=('precision', 'min'), promised=('precision', 'count'), below=('precision', lambda o: int((o < .95).sum())), surely_below=('surely below', 'sum')).round(3)
 
+def draw(d, space, decision, folder:Path)->None:
+    "What scores are worth on test before and after calibration, and what valid lets be published."
+    from catalog_tagger.viz import coverage_plot, reliability_plot, save_figure
+    folder.mkdir(parents=True, exist_ok=True)
+    before, after = (reliability_table(o, d['test_targs'], space) for o in (d['test_scores'], decision.calibration.apply(d['test_scores'], space)))
+    save_figure(reliability_plot(before, after), folder/'reliability.png')
+    curve = coverage_curve(decision.calibration.apply(d['valid_scores'], space), d['valid_targs'], space, precision=decision.promise['precision'], min_score=decision.thresholds['balanced'])
+    save_figure(coverage_plot(curve, decision.promise['precision']), folder/'coverage.png')
+
 def main(a)->None:
     d, space = from_run(a.scores, a.labels, a.outside) if Path(a.scores).is_dir() else from_file(a.scores, a.labels)
     if a.halves: d = in_halves(d)
@@ -116,11 +125,13 @@ def main(a)->None:
     if 'outside_features' in d: tables['Called outside'] = outside_table(d)
     print(f'{len(d["valid_scores"])} pictures to fit on, {len(d["test_scores"])} told of, {len(space.vocab)} labels')
     for name, table in tables.items(): print(f'\n{name}\n{table.to_string()}')
+    if a.plots: draw(d, space, decision, Path(a.plots))
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('scores', metavar='SCORES.npz|RUN'); p.add_argument('labels', metavar='LABELS.json|DATA')
     p.add_argument('--outside', metavar='FOLDER', help='with a run: pictures that belong to no label')
+    p.add_argument('--plots', metavar='FOLDER', help='leave reliability.png and coverage.png there')
     p.add_argument('--halves', action='store_true', help='look at valid alone')
     p.add_argument('--splits', type=int, default=20, metavar='N', help='how often the pictures are dealt anew (20)')
     try: main(p.parse_args())

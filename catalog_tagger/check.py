@@ -20,7 +20,7 @@ from .tagger import *
 from .viz import *
 
 # %% auto #0
-__all__ = ['check_catalog', 'tell_facts', 'frozen_features', 'find_groups', 'save_check']
+__all__ = ['check_catalog', 'tell_facts', 'find_groups', 'save_check']
 
 # %% ../nbs/53_check.ipynb #74d062e8
 def _rows(df:pd.DataFrame)->list[dict]: return df.to_dict('records')
@@ -85,17 +85,9 @@ def tell_facts(
     for o in facts.get('groups', [])[:8]: say(f'may belong together: {", ".join(o["tags"])} ({o["source"]}: {o["reason"]})')
 
 # %% ../nbs/53_check.ipynb #94a13280
-def frozen_features(
-    cfg:RunConfig,
-    ready:Prepared,
-    *, bs:int=64,     # Pictures at a time
-)->np.ndarray:        # Shape (pictures, channels)
-    "Mean features of each picture by the backbone of `cfg` as it comes, before any training."
-    return Tagger.from_learner(build_learner(cfg, ready.df, ready.space)).features(ready.df['image'], bs)
-
 def find_groups(cfg:RunConfig, ready:Prepared)->pd.DataFrame:  # As of `suggest_groups`
     "Labels that may belong together, pictures of a frozen backbone among the sources; of two label columns none belong together."
-    return suggest_groups(ready.df.assign(tags=ready.df['labels']), frozen_features(cfg, ready), apart=ready.space.exclusive)
+    return suggest_groups(ready.df.assign(tags=ready.df['labels']), frozen_features(cfg, ready.df, ready.space), apart=ready.space.exclusive)
 
 # %% ../nbs/53_check.ipynb #64a031df
 def _near_grid(near:pd.DataFrame)->plt.Figure:

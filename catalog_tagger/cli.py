@@ -116,6 +116,26 @@ def _tag(a):
     queue = review_pictures(tagger, a.paths); write_table(review, queue)
     print(f'{n - len(queue)} can be published unseen, {len(queue)} are for a person to look at: {review}')
 
+def _issues(a):
+    "tell which labels of a run's catalog look wrong, forgotten or doubtful"
+    out, grid = _out_file(a.out, '.csv'), None if a.grid is None else _out_file(a.grid, '.png')
+    from catalog_tagger.label_issues import issue_grid, run_issues
+    from catalog_tagger.viz import save_figure
+    issues = run_issues(a.run, a.source, whole=a.whole, trust=a.trust); write_table(out, issues)
+    print(f'{len(issues)} labels of {issues["image"].nunique()} pictures in {out}: {", ".join(f"{n} {k}" for k, n in issues["kind"].value_counts().items()) or "nothing looks wrong"}')
+    if grid and len(issues): save_figure(issue_grid(issues), grid)
+
+def _export(a):
+    "write the model of a run as ONNX, for programs without torch, with its tag table and the rules of its input"
+    out = _out_file(a.out, '.onnx')
+    from catalog_tagger.run import load_run, read_split
+    from catalog_tagger.tagger import export_onnx, quantise_onnx
+    tagger = load_run(a.run, trust=a.trust); gap = export_onnx(tagger, out)
+    print(f'{out}, {out.stem}.json and selected_tags.csv; {"not compared with torch, for want of onnxruntime" if gap is None else f"scores within {gap:.1g} of those of torch"}')
+    if not a.int8: return
+    df = read_split(a.run, a.source)
+    print(f'{quantise_onnx(tagger, out, df["image"][df["split"] == "train"][:64].tolist())}: 8 bits a number, scores of its own')
+
 # %% ../nbs/60_cli.ipynb #3cdeb67c
 _EXAMPLES = '''examples:
   catalog_tagger demo
@@ -127,6 +147,8 @@ _EXAMPLES = '''examples:
   catalog_tagger models "convnext*"
   catalog_tagger evaluate run other_shop --out scores.json
   catalog_tagger tag run new_photos/ --out tags.csv --mode high_precision --review queue.csv
+  catalog_tagger export run --out tagger.onnx                             # needs pip install "catalog_tagger[onnx]"
+  catalog_tagger issues run --out issues.csv --grid issues.png            # needs pip install "catalog_tagger[cleanlab]"
 '''
 _TRUST = 'load learner.pkl where a run has no bundle: it is a pickle, and loading it runs any code in it'
 
@@ -141,6 +163,7 @@ def make_parser()->argparse.ArgumentParser:
     "The parser of the command with its subcommands."
     parser = _Parser(prog='catalog_tagger', description='From a product catalog to a tagger you can trust.', epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     subs = parser.add_subparsers(metavar='COMMAND', required=True)
+    source_moved = '--source', 'folder of the catalog, if it has moved', {}
     run, source, trust = ('run', 'folder that train left', {}), ('source', 'folder of the catalog', {}), ('--trust', _TRUST, dict(action='store_true'))
     p = _sub(subs, _demo, 'demo', ('--out', 'new folder for everything (default: demo_run)', dict(default='demo_run')))
     p.add_argument('--pictures', type=int, default=600, help='products to draw (default: 600)')
@@ -166,6 +189,10 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--review', help='CSV file for the pictures that a person should look at, what pays most first')
     p.add_argument('--min-score', type=float, default=0., help='least score of a free tag where the model has no thresholds (default: 0)')
     p.add_argument('--out', required=True, help='CSV or Parquet file with columns image, rank, tag, score, reason; a file that was begun is gone on with')
+    p = _sub(subs, _issues, 'issues', run, trust, ('--out', 'CSV file for the issues, the surest first', dict(required=True)), ('--grid', 'PNG file for the first of them as pictures', {}),
+             ('--whole', 'judge the train fold too, by probes fitted on other folds', dict(action='store_true')), source_moved)
+    _sub(subs, _export, 'export', run, trust, ('--out', 'file to write, ends in .onnx; the other two lie beside it', dict(required=True)),
+         ('--int8', 'write a smaller and faster graph, too, calibrated on pictures of train', dict(action='store_true')), source_moved)
     return parser
 
 # %% ../nbs/60_cli.ipynb #44c57d32

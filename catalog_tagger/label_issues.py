@@ -5,6 +5,7 @@
 # %% ../nbs/51a_label_issues.ipynb #b82bd2dc
 from __future__ import annotations
 from importlib import import_module
+from pathlib import Path
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from sklearn.decomposition import PCA
@@ -12,12 +13,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
+from .config import *
 from .core import *
 from .labels import *
+from .run import *
+from .split import cross_folds
 from .viz import picture_grid
 
 # %% auto #0
-__all__ = ['out_of_fold_scores', 'label_issues', 'issue_grid']
+__all__ = ['out_of_fold_scores', 'label_issues', 'run_issues', 'issue_grid']
 
 # %% ../nbs/51a_label_issues.ipynb #d58e4c51
 def _probe(features:np.ndarray, y:np.ndarray, C:float):
@@ -97,6 +101,30 @@ def label_issues(
     res = pd.concat([*found, _free_issues(scores[:, free], targs[:, free], names[free])], ignore_index=True).astype(dict(row=int, score=float))
     order = res['kind'].map(dict(wrong=0, missing=0, doubtful=1)); res = res.assign(order=order).sort_values(['order', 'score'], kind='stable', ignore_index=True)[:k]
     return pd.DataFrame(dict(image=df['image'].to_numpy()[res['row']], **res[_COLUMNS[1:]], labels=df['labels'].to_numpy()[res['row']]))
+
+# %% ../nbs/51a_label_issues.ipynb #eab1d9ea
+def _held_out_scores(run:str|Path, df:pd.DataFrame, trust:bool)->np.ndarray:
+    "Scores of pictures by the tagger of `run`, calibrated where it is."
+    tagger = load_run(run, trust=trust); scores, decision = tagger.scores(df['image']), getattr(tagger, 'decision', None)
+    return decision.calibration.apply(scores, tagger.space) if decision else scores
+
+def _probe_run(run:str|Path, df:pd.DataFrame, space:LabelSpace)->np.ndarray:
+    "Scores of all pictures of a run, out of fold."
+    features = frozen_features(load_config(Path(run)/'config.json'), df, space)
+    return out_of_fold_scores(features, space.one_hot(df['labels']), space, cross_folds(df)['fold'])
+
+def run_issues(
+    run:str|Path,          # Folder of a run
+    source:str|Path=None,  # Where its catalog stands now; None for where it stood
+    *, whole:bool=False,   # Judge train too: all pictures, by probes on the backbone as it came, each fitted on the other folds
+    k:int=None,            # Most issues; None for all
+    trust:bool=False,      # As in `load_run`
+)->pd.DataFrame:           # As from `label_issues`
+    "What looks wrong in the labels of a run: on valid and test, which its model was not trained on, or on all pictures."
+    df, space = read_split(run, source), load_labels(Path(run)/'labels.json')
+    if not whole: df = df[df['split'] != 'train'].reset_index(drop=True)
+    scores = _probe_run(run, df, space) if whole else _held_out_scores(run, df, trust)
+    return label_issues(df, scores, space, k=k)
 
 # %% ../nbs/51a_label_issues.ipynb #06e9bd53
 def issue_grid(

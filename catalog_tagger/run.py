@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import pandas as pd, torch
+import numpy as np, pandas as pd, torch
 from fastai.learner import Learner, load_learner
 from fastai.torch_core import set_seed
 from fastcore.basics import noop
@@ -37,8 +37,8 @@ from .split import *
 from .text import *
 
 # %% auto #0
-__all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'fit_tagger', 'score_pictures', 'run_metrics', 'save_run', 'train_run',
-           'find_bundle', 'load_run', 'review_pictures', 'evaluate_run']
+__all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'fit_tagger', 'frozen_features', 'score_pictures', 'run_metrics',
+           'save_run', 'train_run', 'find_bundle', 'load_run', 'read_split', 'review_pictures', 'evaluate_run']
 
 # %% ../nbs/32_run.ipynb #2e1c5533
 def build_learner(
@@ -100,6 +100,16 @@ def fit_tagger(
     outside = fit_outside(tagger.features(train['image']), features)
     tagger.decision = fit_decision(scores, tagger.space.one_hot(valid['labels']), tagger.space, outside=outside)
     return tagger
+
+# %% ../nbs/32_run.ipynb #88d19aeb
+def frozen_features(
+    cfg:RunConfig,
+    df:pd.DataFrame,    # From `prepare`
+    space:LabelSpace,   # Likewise
+    *, bs:int=64,       # Pictures at a time
+)->np.ndarray:          # Shape (pictures, channels)
+    "Mean features of each picture by the backbone of `cfg` as it comes, before any training."
+    return Tagger.from_learner(build_learner(cfg, df, space)).features(df['image'], bs)
 
 # %% ../nbs/32_run.ipynb #087e57f9
 def score_pictures(
@@ -223,6 +233,19 @@ def load_run(
     except Exception as e: raise CatalogError(f'{path} cannot be loaded: {type(e).__name__}: {e}') from None
     learn.model.to(memory_format=torch.channels_last)
     return Predictor.from_learner(learn)
+
+# %% ../nbs/32_run.ipynb #b86417e9
+def read_split(
+    run:str|Path,          # Folder of a run
+    source:str|Path=None,  # Where its catalog stands now; None for where it stood
+)->pd.DataFrame:           # As of `split.csv`, with `image` resolved
+    "The pictures that a run used, with their folds and labels."
+    root, df = Path(source or load_config(Path(run)/'config.json').source), read_table(Path(run)/'split.csv')
+    if df.empty or not {'digest', 'split', 'labels'} <= set(df): raise CatalogError(f'{run}/split.csv does not tell which pictures were trained on; restore it')
+    df['image'] = [str(inside(root, o)) for o in df['image']]
+    gone = [o for o in df['image'] if not Path(o).is_file()]
+    if gone: raise CatalogError(f'{len(gone)} of {len(df)} pictures of {run} are not there, the first is {gone[0]}; name the folder where its catalog stands now')
+    return df
 
 # %% ../nbs/32_run.ipynb #53ed7f38
 def review_pictures(

@@ -38,11 +38,25 @@ def test_evaluate(place):
     assert r.returncode == 0 and 'left out' in r.stdout
     assert json.loads((p/'scores.json').read_text())['scores']['recall@3']['score'] > 0
 
+def test_export_and_issues(place):
+    pytest.importorskip('onnxruntime', reason='needs onnxruntime: pip install "catalog_tagger[onnx]"')
+    p, _ = place; p = p.rename(p.with_name('moved shop'))
+    try:
+        r = call('export', 'run', '--out', 'onnx/t.onnx', '--int8', '--source', 'catalog', cwd=p)
+        assert r.returncode == 0 and 'of those of torch' in r.stdout, r.stderr
+        assert {o.name for o in (p/'onnx').iterdir()} == {'t.onnx', 't.json', 'selected_tags.csv', 't.int8.onnx'}
+        assert len(pd.read_csv(p/'onnx'/'selected_tags.csv')) == len(json.loads((p/'run'/'labels.json').read_text())['vocab'])
+        r = call('issues', 'run', '--out', 'issues.csv', '--grid', 'issues.png', '--whole', '--source', 'catalog', cwd=p)
+        assert r.returncode == 0 and list(pd.read_csv(p/'issues.csv')) == ['image', 'kind', 'tag', 'instead', 'score', 'labels'], r.stderr
+        r = call('issues', 'run', '--out', 'issues.csv', cwd=p)
+        assert r.returncode == 2 and 'name the folder where its catalog stands now' in r.stderr
+    finally: p.rename(p.with_name('my shop'))
+
 def test_help_is_quick_and_teaches():
     code = 'import sys; from catalog_tagger.cli import make_parser; h = make_parser().format_help(); assert "torch" not in sys.modules and "fastai" not in sys.modules; print(h)'
     r = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)
     assert r.returncode == 0 and 'catalog_tagger train shop --out run' in r.stdout
-    for sub in ('demo', 'train', 'evaluate', 'tag'): assert call(sub, '--help').returncode == 0
+    for sub in ('demo', 'train', 'evaluate', 'tag', 'issues', 'export'): assert call(sub, '--help').returncode == 0
 
 @pytest.mark.parametrize('argv, says', [
     (['tag', 'pickled', 'catalog', '--out', 't.csv'], '--trust'),
