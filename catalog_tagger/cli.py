@@ -136,6 +136,12 @@ def _export(a):
     df = read_split(a.run, a.source)
     print(f'{quantise_onnx(tagger, out, df["image"][df["split"] == "train"][:64].tolist())}: 8 bits a number, scores of its own')
 
+def _report(a):
+    "write a run as one HTML page, or set several side by side"
+    out = _out_file(a.out, '.html')
+    from catalog_tagger.report import write_report
+    print(f'saved in {write_report(a.runs, out, a.source)}')
+
 # %% ../nbs/60_cli.ipynb #3cdeb67c
 _EXAMPLES = '''examples:
   catalog_tagger demo
@@ -147,6 +153,7 @@ _EXAMPLES = '''examples:
   catalog_tagger models "convnext*"
   catalog_tagger evaluate run other_shop --out scores.json
   catalog_tagger tag run new_photos/ --out tags.csv --mode high_precision --review queue.csv
+  catalog_tagger report run --out report.html                             # several runs are compared: report run1 run2
   catalog_tagger export run --out tagger.onnx                             # needs pip install "catalog_tagger[onnx]"
   catalog_tagger issues run --out issues.csv --grid issues.png            # needs pip install "catalog_tagger[cleanlab]"
 '''
@@ -193,6 +200,7 @@ def make_parser()->argparse.ArgumentParser:
              ('--whole', 'judge the train fold too, by probes fitted on other folds', dict(action='store_true')), source_moved)
     _sub(subs, _export, 'export', run, trust, ('--out', 'file to write, ends in .onnx; the other two lie beside it', dict(required=True)),
          ('--int8', 'write a smaller and faster graph, too, calibrated on pictures of train', dict(action='store_true')), source_moved)
+    _sub(subs, _report, 'report', ('runs', 'folder that train left; several are compared, the others with the first', dict(nargs='+', metavar='RUN')), ('--out', 'HTML file (default: report.html)', dict(default='report.html')), source_moved)
     return parser
 
 # %% ../nbs/60_cli.ipynb #44c57d32
