@@ -27,6 +27,8 @@ from catalog_tagger.batch import *
 from catalog_tagger.run import *
 from catalog_tagger.compare import *
 from catalog_tagger.viz import *
+from catalog_tagger.data_plots import *
+from catalog_tagger.interpret import *
 from catalog_tagger.label_issues import *
 from catalog_tagger.check import *
 from catalog_tagger.tour import *

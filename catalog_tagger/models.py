@@ -19,8 +19,8 @@ from .images import *
 
 # %% auto #0
 __all__ = ['IMAGENET', 'BUNDLED', 'TORCHVISION', 'Arch', 'find_arch', 'arch_prep', 'own_classifier', 'create_net',
-           'InceptionBody', 'AuxHead', 'TimmFeatures', 'cut_body', 'ConcatPool', 'describe_layers', 'build_layers',
-           'build_model', 'bundled_weights', 'check_weights', 'read_weights', 'list_archs']
+           'InceptionBody', 'AuxHead', 'TimmFeatures', 'cut_body', 'body_children', 'ConcatPool', 'describe_layers',
+           'build_layers', 'build_model', 'bundled_weights', 'check_weights', 'read_weights', 'list_archs']
 
 # %% ../nbs/22_models.ipynb #c4cac7af
 IMAGENET = ((.485, .456, .406), (.229, .224, .225))  # Mean and std, R, G, B in 0..1
@@ -129,6 +129,19 @@ def cut_body(
     if a.library == 'timm': return TimmFeatures(net)
     if a.net == 'inception_v3': return InceptionBody(net)
     return net.features if hasattr(net, 'features') else nn.Sequential(*list(net.children())[:-2])
+
+# %% ../nbs/22_models.ipynb #172dc42a
+_RESNET = ('conv1', 'bn1', 'relu', 'maxpool', 'layer1', 'layer2', 'layer3', 'layer4')
+
+def body_children(
+    body:nn.Module,  # From `cut_body`, or as fastai cuts it
+)->list[tuple[str, nn.Module]]:
+    "The modules that a body is made of, by the names that the users of its library know: where the cut left numbers, they get their names back."
+    if isinstance(body, InceptionBody): return [*body.lower.named_children(), *body.upper.named_children()]
+    kids = list(getattr(body, 'model', body).named_children())   # timm's net stands in its body as `model`
+    if not kids or kids[0][0] != '0': return kids
+    names = _RESNET if len(kids) == 8 and type(kids[-1][1]) is nn.Sequential else [f'features.{n}' for n, _ in kids]
+    return [(n, m) for n, (_, m) in zip(names, kids)]
 
 # %% ../nbs/22_models.ipynb #7d5ef325
 class ConcatPool(nn.Module):
