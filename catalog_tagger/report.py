@@ -226,8 +226,8 @@ def _labels(left:RunFiles)->list:
     "What became of every raw tag, by which rule."
     space = left.space; dropped = {t: o['rule'] for t, o in space.provenance.items() if o['label'] is None}
     steps = [Li(f'{c or "all tags"}: ', Code(shorten(json.dumps(s, ensure_ascii=False), 300, placeholder=' …'))) for c, o in space.recipe.items() for s in o]
-    return [P(f'{len(space.provenance):,} raw tags became {len(space.vocab):,} labels: {len(space.exclusive)} groups of which a picture has one ({_text(list(space.exclusive))}), '
-              f'{len(space.vocab) - sum(map(len, space.exclusive.values())):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
+    groups = f'{len(space.exclusive)} groups of which a picture has one label ({_text(list(space.exclusive))})' if space.exclusive else 'no exclusive group'
+    return [P(f'{len(space.provenance):,} raw tags became {len(space.vocab):,} labels: {groups}, {len(space.vocab) - sum(map(len, space.exclusive.values())):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
             P('The steps of the recipe, fitted on train alone:') if steps else None, Ul(*steps) if steps else None,
             _table(_counted((o['rule'] for o in space.provenance.values()), 'rule'), 'How many raw tags came to what end, and by which rule'),
             Details(Summary('How common they are'), _plot(label_bars(space.provenance, dict(zip(space.vocab, space.counts.tolist()))), 'pictures of each raw tag and of each label in train')) if len(space.provenance) <= 500 else None,
@@ -296,6 +296,10 @@ def judge_test(
     answers = decide(scores, space, decision)
     return Judged(df, space, decision, scores, features, decision.calibration.apply(scores, space), answers, as_matrix(answers, space), space.one_hot(df['labels']))
 
+def _known_groups(j:Judged)->list[str]:
+    "The groups of which test has a label."
+    return [g for g, cols in j.space.group_columns.items() if j.targs[:, cols].any()]
+
 # %% ../nbs/52_report.ipynb #e9ee68e9
 def _examples(j:Judged, k:int=10)->list:
     "Pictures from all over test, with what is true of them."
@@ -303,18 +307,23 @@ def _examples(j:Judged, k:int=10)->list:
     return [P('Some of test, with what is true:', cls='caption'), Div(*(_card(o.image, _text(o.labels)) for o in rows.itertuples()), cls='cards')]
 
 # %% ../nbs/52_report.ipynb #59c84f3a
-def _pair_table(pairs:pd.DataFrame, columns:dict[str, str])->pd.DataFrame:
+def _pair_table(pairs:pd.DataFrame)->pd.DataFrame:
     "Pairs of labels with their first pictures."
-    return pairs.assign(pictures=[Div(*map(_thumbnail, o[:4]), cls='pair') for o in pairs['images']])[[*columns, 'n', 'share', 'pictures', 'group']].rename(columns=columns)
+    return pairs.assign(pictures=[Div(*map(_thumbnail, o[:4]), cls='pair') for o in pairs['images']])[['true', 'said', 'n', 'share', 'pictures', 'group']]
 
-def _confusion(j:Judged)->list:
-    "The confusion matrix of each exclusive group, and what is taken for what."
-    said = j.p*j.pred    # a score where something is said, 0 elsewhere
-    groups = [g for g, cols in j.space.group_columns.items() if j.targs[:, cols].any()]
-    plots = [x for g in groups for x in (H3(g), _plot(confusion_plot(group_confusion(j.df, said, j.space, g, normalise='true')), f'confusion of {g}: true labels down, answers across'))]
+def _pairs(j:Judged, said:np.ndarray)->list:
+    "What is taken for what, with pictures."
     pairs, instead = confused_pairs(j.df, said, j.space, k=12), instead_table(j.df, j.pred, j.space, k=None).query('group == ""').head(12)
-    return [*plots, _table(_pair_table(pairs, dict(true='true', said='said')), 'The most confused pairs; share of the true label\'s pictures') if len(pairs) else None,
-            _table(_pair_table(instead, dict(missed='missed', instead='said')).drop(columns='group'), 'Free tags: what was said where another was missed') if len(instead) else None]
+    return [_table(_pair_table(pairs), 'The most confused pairs; share of the true label\'s pictures') if len(pairs) else None,
+            _table(_pair_table(instead).drop(columns='group'), 'Free tags: what was said where another was missed; share of the times it was missed') if len(instead) else None]
+
+def _confusion(j:Judged, most:int=120)->list:
+    "The confusion matrix of each exclusive group, hits and misses of free tags, and what is taken for what."
+    said, free = j.p*j.pred, [l for l in j.space.vocab if not any(l in o for o in j.space.exclusive.values())]    # a score where something is said, 0 elsewhere
+    plots = [_plot(confusion_plot(j.df, said, j.space, g), f'confusion of {g}: true labels down, answers across') for g in _known_groups(j)]
+    cells = label_confusion(j.df, j.pred, j.space).loc[free]
+    worst = cells.loc[(cells['missed'] + cells['wrong']).nlargest(most).index]
+    return [*plots, _plot(label_confusion_plot(worst), 'how often each free tag was right, missed and wrong') if free else None, *_pairs(j, said)]
 
 # %% ../nbs/52_report.ipynb #e04582c7
 def _worst(j:Judged, k:int=10)->list:
@@ -326,7 +335,7 @@ def _worst(j:Judged, k:int=10)->list:
 def _doubtful(j:Judged, k:int=10)->list:
     "The beginning of the review queue, made without a look at the truth, which stands below."
     queue = review_queue(j.df, j.scores, j.space, j.decision, features=j.features); truth = dict(zip(j.df['image'], j.df['labels']))
-    def question(o): return f'unlike the catalog; {o.ask}?' if o.outside else f'{o.ask}? {o.score:.2f}' + (f', or {o.instead}' if o.instead else '')
+    def question(o): return f'{"unlike the catalog; " if o.outside else ""}{o.ask}? {o.score:.2f}{f", or {o.instead}" if o.instead else ""}' if o.ask else 'nothing is said'
     cards = [_card(o.image, Div(question(o), cls='about'), Div(_text(truth[o.image]))) for o in queue.head(k).itertuples()]
     return [P(f'{len(queue):,} of {len(j.df):,} pictures of test would go to a person, {int(queue["outside"].sum()):,} of them as unlike anything in the catalog. Where a look pays most: the question that ', Code('tag --review'), ' would put, and below it what is true.'), Div(*cards, cls='cards')]
 
@@ -348,15 +357,15 @@ def _curve(j:Judged, of:str|None)->FT:
     "The coverage of test; the upright line is the bundle's limit."
     promise, limit = j.decision.promise, j.decision.publish.get(of or '', 2.)
     curve = coverage_curve(j.p, j.targs, j.space, of=of, precision=promise['precision'], confidence=promise['confidence'], min_score=j.decision.thresholds['balanced'], step=.005)
+    if not len(curve): return P('Nothing is said of any picture.')
     return _plot(coverage_plot(curve.assign(holds=curve['limit'] >= limit), promise['precision']), f'precision over the share of {of or "whole pictures"} that is published')
 
 def _deciding(j:Judged)->list:
     "Promises, calibration and thresholds."
-    promise, known = j.decision.promise, [g for g, cols in j.space.group_columns.items() if j.targs[:, cols].any()]
-    table = publish_table(j)
+    promise, table = j.decision.promise, publish_table(j)
     return [P(f'Promised, on valid: {promise["precision"]:.0%} of what is published unseen is right, in {promise["confidence"]:.0%} of all fits. How that fared on test:'),
             _table(table.rename(columns={'n': 'published', 'low': 'right at least'}), 'What would be published of test, and how much of it is right; at least so much with 95 % confidence') if len(table) else P('Nothing can be promised: valid has too few pictures, or too many mistakes.'),
-            Div(*(Div(H3(of or 'whole pictures'), _curve(j, of)) for of in (None, *known)), cls='plots'),
+            Div(*(Div(H3(of or 'whole pictures'), _curve(j, of)) for of in (None, *_known_groups(j))), cls='plots'),
             H3('Calibration'), P('A score should say how often it is right; on the dotted line it does.'), _plot(reliability_plot(reliability_table(j.scores, j.targs, j.space), reliability_table(j.p, j.targs, j.space)), 'how often a score is right, before and after calibration'),
             Details(Summary('Every threshold'), _table(j.decision.table(j.space), 'The least score of each tag in each mode; support is valid\'s', sort=True, most=2000))]
 
