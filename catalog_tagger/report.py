@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import noop
-from fastcore.xml import A, Body, Button, Code, Dd, Details, Div, Dl, Dt, FT, Figcaption, Figure, H1, H2, H3, Head, Header, Html, Img, Li, Link, Main, Meta, Nav, P, Pre, Safe, Script, Section, Span, Style, Summary, Table, Tbody, Td, Th, Thead, Title, Tr, Ul, to_xml
+from fastcore.xml import (A, Body, Button, Code, Dd, Details, Div, Dl, Dt, FT, Figcaption, Figure, H1, H2, H3, Head, Header, Html, Img, Li, Link, Main, Meta, Nav, P, Pre, Safe, Script,
+                          Section, Span, Style, Summary, Table, Tbody, Td, Th, Thead, Title, Tr, Ul, to_xml)
 
 from .compare import *
 from .config import *
@@ -54,7 +55,9 @@ class _Sorted(NamedTuple):
     text:str
     value:float
 
-def _is_number(x)->bool: return isinstance(x, (_Sorted, int, float, np.number)) and not isinstance(x, bool) and (isinstance(x, _Sorted) or pd.notna(x))
+def _is_number(x)->bool:
+    value = x.value if isinstance(x, _Sorted) else x
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and not pd.isna(value)
 
 def _cell(x)->FT:
     "A cell of a table; a number remembers its value, by which it sorts."
@@ -91,10 +94,12 @@ def _plot(fig:plt.Figure, alt:str)->FT:
     return Div(Img(src=_uri(buf.getvalue(), 'svg+xml'), alt=alt, cls='plot'), cls='wide', tabindex=0, role='region', aria_label=alt)
 
 # %% ../nbs/52_report.ipynb #1c796cba
+def _line(sign:str, kind:str, text:str)->FT: return Div(Span(sign, cls=kind), Span(text), cls='line')
+
 def _marked(answer:list[tuple[str, float]], truth:Sequence[str])->list[FT]:
     "A line for each answer, ✓ right and ✗ wrong, then what was missed."
-    said = [Div(Span('✓', cls='right') if t in truth else Span('✗', cls='wrong'), f'\u00a0{t} {s:.2f}') for t, s in answer]
-    return said + [Div(f'–\u00a0{t}', cls='missed') for t in truth if t not in dict(answer)]
+    said = [_line('✓', 'right', f'{t} {s:.2f}') if t in truth else _line('✗', 'wrong', f'{t} {s:.2f}') for t, s in answer]
+    return said + [_line('–', 'missed', t) for t in truth if t not in dict(answer)]
 
 def _card(image, *lines)->FT: return Figure(_thumbnail(image), Figcaption(*lines))
 
@@ -112,7 +117,9 @@ p, li, dd { max-width: 46rem; overflow-wrap: anywhere } a { color: var(--link) }
 nav ul { display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: 0; list-style: none } nav a { display: inline-block; padding: .25rem 0 }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; margin: 1rem 0 } .tiles > div { background: var(--soft); padding: .5rem .75rem; border-radius: .4rem }
 .tiles dt { font-size: .85rem; overflow-wrap: anywhere } .tiles dd { margin: 0; font-size: 1.35rem } .tiles dd + dd { font-size: .85rem; color: var(--quiet) }
-.wide { overflow-x: auto; margin: 0 0 .75rem } .tall { max-height: 36rem; overflow-y: auto; width: fit-content; max-width: 100% } .tall thead th { position: sticky; top: 0; background: var(--ground) } :focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
+.wide { overflow-x: auto; margin: 0 0 .75rem }
+.tall { max-height: 36rem; overflow-y: auto; width: fit-content; max-width: 100% } .tall thead th { position: sticky; top: 0; background: var(--ground) }
+:focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
 .plot { display: block } .plots { display: flex; flex-wrap: wrap; gap: 0 1.5rem } .plots > div { max-width: 100% }
 '''
 
@@ -122,12 +129,16 @@ table { border-collapse: collapse; font-size: .9rem } th, td { padding: .2rem .6
 tbody th { font-weight: normal } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 th button { all: unset; cursor: pointer; padding: .2rem 0; white-space: nowrap } th button:focus-visible { outline: 2px solid var(--link) }
 th button::after { content: ' ↕'; color: var(--quiet) } [aria-sort=ascending] button::after { content: ' ▲' } [aria-sort=descending] button::after { content: ' ▼' }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(12rem, 44%), 1fr)); gap: 1.25rem 1rem } .cards img { height: 8rem; width: auto; max-width: 100%; object-fit: contain } figure { margin: 0; font-size: .85rem; overflow-wrap: anywhere }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(12rem, 44%), 1fr)); gap: 1.25rem 1rem }
+.cards img { height: 8rem; width: auto; max-width: 100%; object-fit: contain }
+figure { margin: 0; font-size: .8rem; overflow-wrap: anywhere } .line { display: flex; gap: .3rem }
 .pair { display: flex; gap: .4rem } .pair img { height: 4rem; width: auto }
 figcaption > .about { color: var(--ink) } .right { color: var(--right) } .wrong { color: var(--wrong) } summary { cursor: pointer; padding: .25rem 0; color: var(--link) }
 pre { background: var(--soft); padding: .75rem; border-radius: .4rem; white-space: pre-wrap; overflow-wrap: anywhere } dl.words dt { font-weight: bold } dl.words dd { margin: 0 0 .4rem }
 @page { margin: 14mm }
-@media print { body { font-size: 10pt } nav, summary, th button::after { display: none } .wide { overflow: visible; max-height: none } .plot { max-width: 100%; height: auto } figure, tr, .plot { break-inside: avoid } h2, h3, .caption { break-after: avoid } table { font-size: 8pt } a { color: inherit } }
+@media print {
+  body { font-size: 10pt } table { font-size: 8pt } nav, summary, th button::after { display: none } a { color: inherit }
+  .wide { overflow: visible; max-height: none } .plot { max-width: 100%; height: auto } figure, tr, .plot { break-inside: avoid } h2, h3, .caption { break-after: avoid } }
 '''
 
 # %% ../nbs/52_report.ipynb #a75ca387
@@ -205,9 +216,11 @@ def _data(left:RunFiles)->list:
     "What the data was, and what was rejected."
     cfg, rejected, n = left.cfg, left.rejected, left.metrics['pictures']
     where = [', rows where ', Code(cfg.where)] if cfg.where else []
-    res = [P(f'{sum(n.values()):,} pictures of ', Code(cfg.source), f', layout {cfg.layout}' if cfg.layout else '', *where, f': {n["train"]:,} in train to learn from, {n["valid"]:,} in valid to choose epochs, thresholds and calibration by, '
+    res = [P(f'{sum(n.values()):,} pictures of ', Code(cfg.source), f', layout {cfg.layout}' if cfg.layout else '', *where,
+             f': {n["train"]:,} in train to learn from, {n["valid"]:,} in valid to choose epochs, thresholds and calibration by, '
              f'{n["test"]:,} in test for the scores alone. Rejected: {len(rejected):,}.')]
-    if len(rejected): res += [_table(_counted(rejected['reason'], 'reason'), 'Why pictures were rejected'), Details(Summary('Which they were'), _table(rejected, 'Rejected pictures, and where they stood in the source'))]
+    if len(rejected): res += [_table(_counted(rejected['reason'], 'reason'), 'Why pictures were rejected'),
+                              Details(Summary('Which they were'), _table(rejected, 'Rejected pictures, and where they stood in the source'))]
     return res
 
 # %% ../nbs/52_report.ipynb #f4c3f412
@@ -227,10 +240,12 @@ def _labels(left:RunFiles)->list:
     space = left.space; dropped = {t: o['rule'] for t, o in space.provenance.items() if o['label'] is None}
     steps = [Li(f'{c or "all tags"}: ', Code(shorten(json.dumps(s, ensure_ascii=False), 300, placeholder=' …'))) for c, o in space.recipe.items() for s in o]
     groups = f'{len(space.exclusive)} groups of which a picture has one label ({_text(list(space.exclusive))})' if space.exclusive else 'no exclusive group'
-    return [P(f'{len(space.provenance):,} raw tags became {len(space.vocab):,} labels: {groups}, {len(space.vocab) - sum(map(len, space.exclusive.values())):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
+    return [P(f'{len(space.provenance):,} raw tags became {len(space.vocab):,} labels: {groups}, '
+              f'{len(space.vocab) - sum(map(len, space.exclusive.values())):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
             P('The steps of the recipe, fitted on train alone:') if steps else None, Ul(*steps) if steps else None,
             _table(_counted((o['rule'] for o in space.provenance.values()), 'rule'), 'How many raw tags came to what end, and by which rule'),
-            Details(Summary('How common they are'), _plot(label_bars(space.provenance, dict(zip(space.vocab, space.counts.tolist()))), 'pictures of each raw tag and of each label in train')) if len(space.provenance) <= 500 else None,
+            Details(Summary('How common they are'),
+                    _plot(label_bars(space.provenance, dict(zip(space.vocab, space.counts.tolist()))), 'pictures of each raw tag and of each label in train')) if len(space.provenance) <= 500 else None,
             Details(Summary('Every raw tag of train'), _table(provenance_table(space.provenance), 'What became of each raw tag of train', sort=True))]
 
 # %% ../nbs/52_report.ipynb #2d7d50d1
@@ -249,9 +264,15 @@ def _training(left:RunFiles)->list:
             Details(Summary('Every epoch'), _table(left.history, 'Losses and scores of each epoch'))]
 
 # %% ../nbs/52_report.ipynb #1c175091
-_MEANING = {'recall@': 'true labels among the first k answers, over how many there could be; mean over pictures', 'precision@': 'true labels among the first k answers, over k', 'dominant_recall': 'the two commonest true labels, parents aside, among the first answers',
-            'f1_micro': 'F1 over all answers together; frequent labels weigh most', 'f1_macro': 'mean of the F1 of each label; rare ones weigh as much as frequent ones', 'f1_samples': 'mean of the F1 of each picture',
-            'mAP': 'mean over labels of the average precision, over all thresholds', 'exact_match': 'pictures of which everything that is said is right, and nothing missing', 'accuracy/': 'pictures whose label of this group is right'}
+_MEANING = {'recall@': 'true labels among the first k answers, over how many there could be; mean over pictures',
+            'precision@': 'true labels among the first k answers, over k',
+            'dominant_recall': 'the two commonest true labels, parents aside, among the first answers',
+            'f1_micro': 'F1 over all answers together; frequent labels weigh most',
+            'f1_macro': 'mean of the F1 of each label; rare ones weigh as much as frequent ones',
+            'f1_samples': 'mean of the F1 of each picture',
+            'mAP': 'mean over labels of the average precision, over all thresholds',
+            'exact_match': 'pictures of which everything that is said is right, and nothing missing',
+            'accuracy/': 'pictures whose label of this group is right'}
 
 def _words(names:Sequence[str])->FT:
     "What each of the scores is."
@@ -261,8 +282,10 @@ def _words(names:Sequence[str])->FT:
 def _scores(left:RunFiles)->list:
     "Scores of the three folds, of test with floors and intervals; the levels one by one."
     m, test = left.metrics, left.metrics['test']
-    rows = [{'score': k, 'test (95 %)': _Sorted(_between(o['score'], o['low'], o['high']), o['score']), 'predict nothing': o['nothing'], 'the commonest': o['commonest'], 'valid': m['valid'][k]['score'], 'train': m['train'][k]['score']} for k, o in test.items()]
-    return [P('Each score of test stands beside what a model would get that never looks: one that says nothing, and one that always says the commonest labels. Where one level is nested in another, the upper ones come almost free: read the levels one by one.'),
+    rows = [{'score': k, 'test (95 %)': _Sorted(_between(o['score'], o['low'], o['high']), o['score']), 'predict nothing': o['nothing'], 'the commonest': o['commonest'],
+             'valid': m['valid'][k]['score'], 'train': m['train'][k]['score']} for k, o in test.items()]
+    return [P('Each score of test stands beside what a model would get that never looks: one that says nothing, and one that always says the commonest labels. '
+              'Where one level is nested in another, the upper ones come almost free: read the levels one by one.'),
             _table(pd.DataFrame(rows), f'Scores on {m["pictures"]["test"]:,} pictures of test, with floors; of train on as many as valid has'), _words(list(test))]
 
 def _label_scores(left:RunFiles)->list:
@@ -337,7 +360,8 @@ def _doubtful(j:Judged, k:int=10)->list:
     queue = review_queue(j.df, j.scores, j.space, j.decision, features=j.features); truth = dict(zip(j.df['image'], j.df['labels']))
     def question(o): return f'{"unlike the catalog; " if o.outside else ""}{o.ask}? {o.score:.2f}{f", or {o.instead}" if o.instead else ""}' if o.ask else 'nothing is said'
     cards = [_card(o.image, Div(question(o), cls='about'), Div(_text(truth[o.image]))) for o in queue.head(k).itertuples()]
-    return [P(f'{len(queue):,} of {len(j.df):,} pictures of test would go to a person, {int(queue["outside"].sum()):,} of them as unlike anything in the catalog. Where a look pays most: the question that ', Code('tag --review'), ' would put, and below it what is true.'), Div(*cards, cls='cards')]
+    return [P(f'{len(queue):,} of {len(j.df):,} pictures of test would go to a person, {int(queue["outside"].sum()):,} of them as unlike anything in the catalog. '
+              'Where a look pays most: the question that ', Code('tag --review'), ' would put, and below it what is true.'), Div(*cards, cls='cards')]
 
 # %% ../nbs/52_report.ipynb #1d3c01bc
 def publish_table(
@@ -364,9 +388,11 @@ def _deciding(j:Judged)->list:
     "Promises, calibration and thresholds."
     promise, table = j.decision.promise, publish_table(j)
     return [P(f'Promised, on valid: {promise["precision"]:.0%} of what is published unseen is right, in {promise["confidence"]:.0%} of all fits. How that fared on test:'),
-            _table(table.rename(columns={'n': 'published', 'low': 'right at least'}), 'What would be published of test, and how much of it is right; at least so much with 95 % confidence') if len(table) else P('Nothing can be promised: valid has too few pictures, or too many mistakes.'),
+            _table(table.rename(columns={'n': 'published', 'low': 'right at least'}), 'What would be published of test, and how much of it is right; at least so much with 95 % confidence')
+            if len(table) else P('Nothing can be promised: valid has too few pictures, or too many mistakes.'),
             Div(*(Div(H3(of or 'whole pictures'), _curve(j, of)) for of in (None, *_known_groups(j))), cls='plots'),
-            H3('Calibration'), P('A score should say how often it is right; on the dotted line it does.'), _plot(reliability_plot(reliability_table(j.scores, j.targs, j.space), reliability_table(j.p, j.targs, j.space)), 'how often a score is right, before and after calibration'),
+            H3('Calibration'), P('A score should say how often it is right; on the dotted line it does.'),
+            _plot(reliability_plot(reliability_table(j.scores, j.targs, j.space), reliability_table(j.p, j.targs, j.space)), 'how often a score is right, before and after calibration'),
             Details(Summary('Every threshold'), _table(j.decision.table(j.space), 'The least score of each tag in each mode; support is valid\'s', sort=True, most=2000))]
 
 # %% ../nbs/52_report.ipynb #4733158b
@@ -376,17 +402,20 @@ def _tiles(facts:dict[str, tuple[str, str]])->FT:
 
 def _first(left:RunFiles, j:Judged|None)->FT:
     "The figures of a run that a reader wants first."
-    m, name = left.metrics, main_score(left.space); o = m['test'][name]; n = m['pictures']
-    facts = {f'{name} on test': (_text(o['score']), f'{_between(o["score"], o["low"], o["high"]).partition(" ")[2] or "no interval"}, floor {o["commonest"]:.3f}')}
-    if 'exact_match' in m['test'] and name != 'exact_match': facts['exact match'] = (_text(m['test']['exact_match']['score']), f'floor {m["test"]["exact_match"]["commonest"]:.3f}')
-    if j is not None and len(o := publish_table(j)) and o['of'][0] == 'whole pictures': facts['publishable unseen'] = (f'{o["share"][0]:.0%}', f'of test, {o["right"][0]:.3f} right')
-    return _tiles(facts | {'pictures': (_text(sum(n.values())), f'{n["train"]:,} / {n["valid"]:,} / {n["test"]:,}'), 'labels': (_text(len(left.space.vocab)), f'{len(left.space.exclusive)} exclusive groups'),
+    m, name, exact = left.metrics, main_score(left.space), left.metrics['test']['exact_match']; o, n = m['test'][name], m['pictures']
+    facts = {f'{name} on test': (_text(o['score']), f'{_between(o["score"], o["low"], o["high"]).partition(" ")[2]}, floor {o["commonest"]:.3f}'),
+             'exact match': (_text(exact['score']), f'floor {exact["commonest"]:.3f}')}
+    whole = None if j is None else publish_table(j).query('of == "whole pictures"')
+    if whole is not None and len(whole): facts['publishable unseen'] = (f'{whole["share"].iloc[0]:.0%}', f'of test, {whole["right"].iloc[0]:.3f} right')
+    return _tiles(facts | {'pictures': (_text(sum(n.values())), f'{n["train"]:,} / {n["valid"]:,} / {n["test"]:,}'),
+                           'labels': (_text(len(left.space.vocab)), f'{len(left.space.exclusive)} exclusive groups'),
                            'seconds in all': (_text(round(m['seconds'])), f'{left.cfg.arch}, {left.cfg.size} px')})
 
 # %% ../nbs/52_report.ipynb #fdc708df
 def _repeat(left:RunFiles)->list:
     "How to make the run again, and all its settings."
-    settings = pd.DataFrame([(k, _text(v) if isinstance(v, (tuple, list, bool)) or v is None else str(v), 'changed' if k in _changed(left.cfg) else '') for k, v in asdict(left.cfg).items()], columns=['setting', 'value', 'default'])
+    changed = _changed(left.cfg)
+    settings = pd.DataFrame([(k, str(v) if isinstance(v, (int, float)) else _text(v), k in changed) for k, v in asdict(left.cfg).items()], columns=['setting', 'value', 'changed'])
     again = f'from catalog_tagger.all import *\ntrain_run(load_config({str(left.folder.resolve()/"config.json")!r}))'
     return [Pre(Code(repeat_command(left.cfg))), P('The same in Python, every setting told:'), Pre(Code(again)), Details(Summary('Every setting'), _table(settings, 'The settings of the run'))]
 
@@ -420,7 +449,7 @@ def _side_by_side(runs:dict[str, RunFiles], fold:str)->pd.DataFrame:
     "A row for each score that all runs have: the floor, each run, and how it stands against the first."
     (_, a), *others = runs.items(); rows = []
     for name, o in a.metrics[fold].items():
-        if not all(name in r.metrics[fold] for r in runs.values()): continue
+        if any(r.metrics[fold].get(name, {}).get('score') is None for r in runs.values()): continue
         row = {'score': name, 'the commonest': o['commonest']}
         for k, r in runs.items(): s = r.metrics[fold][name]; row[k] = _Sorted(_between(s['score'], s['low'], s['high']), s['score'])
         for k, r in others: more, how = _against(o, r.metrics[fold][name]); row |= {f'{k}: more': _Sorted(f'{more:+.3f}', more), f'{k}: intervals': how}
@@ -441,31 +470,42 @@ def _same_pictures(runs:dict[str, RunFiles])->bool:
     return len({frozenset(r.split['digest'][r.split['split'] == 'valid']) for r in runs.values()}) == 1
 
 # %% ../nbs/52_report.ipynb #345e6da2
-def _run_table(paths:list[Path], names:list[str])->pd.DataFrame:
+def _run_table(paths:dict[str, Path])->pd.DataFrame:
     "`compare_runs` of runs that are there, for a reader."
-    df = compare_runs(paths, noop)
+    df = compare_runs(list(paths.values()), noop)
     valid = [_Sorted(_between(o.valid, o.low, o.high), o.valid) for o in df.itertuples()]
-    res = df.assign(run=[*[None]*(len(df) - len(names)), *names], valid=valid)[['run', 'model', 'settings', 'road', 'n_labels', 'metric', 'valid', 'train', 'epochs', 'seconds']]
-    return res.assign(seconds=df['seconds'].round().astype('Int64')).rename(columns={'n_labels': 'labels', 'metric': 'score'})
+    df = df.assign(run=[*[None]*(len(df) - len(paths)), *paths], valid=valid, seconds=df['seconds'].round().astype('Int64')).rename(columns={'n_labels': 'labels', 'metric': 'score'})
+    return df[['run', 'model', 'settings', 'road', 'labels', 'score', 'valid', 'train', 'epochs', 'seconds']]
 
 def _each(runs:dict[str, RunFiles], f)->list: return [x for k, r in runs.items() for x in (H3(k), f(r))]
 
+def _named(runs:Sequence[str|Path])->dict[str, Path]:
+    "The folders of two runs or more by their names, or by their paths where names are alike."
+    paths = [Path(o).resolve() for o in runs]; names = [o.name for o in paths]
+    if len(set(paths)) < max(2, len(paths)): raise CatalogError(f'{", ".join(map(str, runs))}: to compare, name two runs or more, each once')
+    return dict(zip(names if len(set(names)) == len(names) else map(str, paths), paths))
+
+def _compared(runs:dict[str, RunFiles])->list:
+    "The scores of valid, side by side."
+    sides, same = _side_by_side(runs, 'valid'), _same_pictures(runs)
+    return [None if same else P('These runs were scored on different pictures, so a difference between them may be one of pictures.', cls='note'),
+            P(f'On valid. Whoever chooses among models by their test scores has no test left; those stand in the report of each run. Differences are to {next(iter(runs))}.'),
+            _table(sides, 'Scores of valid with 95 % intervals', sort=True), _words(list(sides['score']))]
+
+# %% ../nbs/52_report.ipynb #1b5645c9
 def compare_page(
     runs:Sequence[str|Path],  # Folders of two runs or more; the first is what the others are held against
 )->str:                       # HTML
     "The report of several runs, side by side; the scores are those of valid, so that a choice by them leaves test untouched."
-    paths = [Path(o).resolve() for o in runs]; names = [o.name for o in paths]
-    if len(set(paths)) < max(2, len(paths)): raise CatalogError(f'{", ".join(map(str, runs))}: to compare, name two runs or more, each once')
-    if len(set(names)) < len(names): names = list(map(str, paths))
-    left = {k: read_run(o) for k, o in zip(names, paths)}; table = _run_table(paths, names)
-    warn = None if _same_pictures(left) else P('These runs were scored on different pictures, so a difference between them may be one of pictures.', cls='note')
-    sides = _side_by_side(left, 'valid')
-    sections = {'Runs': [_table(table, 'The runs, and first the floor of their task; train and valid by the score that is named')],
-                'Scores': [warn, P(f'On valid. Whoever chooses among models by their test scores has no test left; those stand in the report of each run. Differences are to {names[0]}.'), _table(sides, 'Scores of valid with 95 % intervals', sort=True), _words(list(sides['score']))],
+    paths = _named(runs); left = {k: read_run(o) for k, o in paths.items()}
+    sections = {'Runs': [_table(_run_table(paths), 'The runs, and first the floor of their task; train and valid by the score that is named')],
+                'Scores': _compared(left),
                 'Each label': [P('F1 on test, the fold that is recorded label by label: to see where runs differ, not to choose by.'), _table(_label_sides(left), 'F1 of each label on test', sort=True, most=2000)],
-                'Training': _each(left, lambda r: _plot(history_plot(r.history), f'losses and scores of {r.folder.name}')), 'Speed': _each(left, lambda r: _table(_speed(r.history), 'Training')),
-                'Versions': _each(left, lambda r: _versions(r.metrics['versions'])), 'To repeat them': _each(left, lambda r: Pre(Code(repeat_command(r.cfg))))}
-    return _page(f'{len(names)} runs side by side', [P(', '.join(names))], sections)
+                'Training': _each(left, lambda r: _plot(history_plot(r.history), f'losses and scores of {r.folder.name}')),
+                'Speed': _each(left, lambda r: _table(_speed(r.history), 'Training')),
+                'Versions': _each(left, lambda r: _versions(r.metrics['versions'])),
+                'To repeat them': _each(left, lambda r: Pre(Code(repeat_command(r.cfg))))}
+    return _page(f'{len(left)} runs side by side', [P(', '.join(left))], sections)
 
 # %% ../nbs/52_report.ipynb #211f1a5e
 def write_report(
