@@ -41,5 +41,5 @@ docs: venv
 	$(PY) scripts/docs.py
 
 clean:
-	rm -rf demo_run build dist catalog_tagger.egg-info .pytest_cache
+	rm -rf _docs demo_run build dist catalog_tagger.egg-info .pytest_cache
 	find . -name .venv -prune -o -type d '(' -name __pycache__ -o -name .ipynb_checkpoints ')' -prune -exec rm -rf '{}' +

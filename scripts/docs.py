@@ -1,5 +1,5 @@
 "Build the documentation site into _docs/: a page of Markdown for each notebook, in which each exported name has its signature and its parameters, then mkdocs."
-import ast, base64, copy, io, json, logging, os, re, shutil, sys, tokenize
+import ast, base64, copy, io, json, logging, os, re, shutil, sys, tempfile, tokenize
 from pathlib import Path
 
 from mkdocs.commands.build import build
@@ -35,7 +35,8 @@ def remarks(src):
     tokens = tokenize.generate_tokens(io.StringIO(src).readline)
     return {o.start[0]: o.string.lstrip('# ') for o in tokens if o.type == tokenize.COMMENT}
 
-def unparse(o): return ast.unparse(o).strip("'") if o is not None else ''
+def unparse(o): return ast.unparse(o) if o is not None else ''
+def annotation(o): return unparse(o).strip("'")
 
 def arguments(f):
     "Parameters of a function with their defaults, in order."
@@ -50,15 +51,15 @@ def parameters(f, said):
         if o is None or o.arg in ('self', 'cls'): continue
         stars = '*'*(o is f.args.vararg) + '**'*(o is f.args.kwarg)
         last[(default or o).end_lineno] = len(rows)
-        rows.append([stars + o.arg, unparse(o.annotation), unparse(default), ''])
+        rows.append([stars + o.arg, annotation(o.annotation), unparse(default), ''])
     for line, i in last.items():
         if line != end: rows[i][-1] = said.get(line, '')
-    if f.returns: rows.append(['returns', unparse(f.returns), '', said.get(end, '') if f.body[0].lineno > end else ''])
+    if f.returns: rows.append(['returns', annotation(f.returns), '', said.get(end, '') if f.body[0].lineno > end else ''])
     return rows
 
 def fields(c, said):
     "The same of the fields of a dataclass, or of what makes an object of a class."
-    res = [[o.target.id, unparse(o.annotation), unparse(o.value), said.get(o.end_lineno, '')] for o in c.body if isinstance(o, ast.AnnAssign) and is_public(o.target.id)]
+    res = [[o.target.id, annotation(o.annotation), unparse(o.value), said.get(o.end_lineno, '')] for o in c.body if isinstance(o, ast.AnnAssign) and is_public(o.target.id)]
     make = next((o for o in c.body if isinstance(o, ast.FunctionDef) and o.name == '__init__'), None)
     return res or (parameters(make, said) if make else [])
 
@@ -90,9 +91,11 @@ class Site:
 
     def table(self, rows, page, name):
         "Parameters as a table."
-        known, cell = {o[0].strip('*') for o in rows} | {name}, lambda o: f'`{o}`' if o else ''
-        head = '| | type | default | |\n|---|---|---|---|\n'
-        return head + '\n'.join(f'| {cell(n) if n != "returns" else "*returns*"} | {cell(t)} | {cell(d)} | {self.link(w, page, known).replace("|", chr(92) + "|")} |' for n, t, d, w in rows)
+        known = {o[0].strip('*') for o in rows} | {name}
+        cells = [[f'`{o}`' if o and o != 'returns' else o for o in r[:3]] + [self.link(r[3], page, known).replace('|', r'\|')] for r in rows]
+        used = [i for i in range(4) if i in (0, 3) or any(r[i] for r in rows)]   # no empty columns of types and defaults
+        head = [('parameter', 'type', 'default', 'meaning')[i] for i in used]
+        return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, ['---']*len(head), *([r[i] for i in used] for r in cells)])
 
     def entry(self, name, o, src, page, level):
         "Heading, signature, docstring and parameters of one exported name."
@@ -156,7 +159,6 @@ def navigation(site):
 def make(out, to):
     "Write the pages of every notebook into `out`, and the site into `to`."
     site = Site(sorted(nbs.rglob('[!.]*.ipynb')))
-    shutil.rmtree(out, ignore_errors=True); out.mkdir(parents=True)
     for f in site.cells:
         path = (out/f).with_suffix('.md'); path.parent.mkdir(exist_ok=True)
         path.write_text('\n\n'.join(b for b in site.page(f, out) if b) + '\n', encoding='utf-8')
@@ -165,8 +167,9 @@ def make(out, to):
     build(load_config(str(root/'scripts'/'mkdocs.yml'), docs_dir=str(out), site_dir=str(to), nav=navigation(site)))
 
 if __name__ == '__main__':
-    to = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else root/'_docs'
+    to = Path(sys.argv[1] if len(sys.argv) > 1 else root/'_docs').resolve()
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
-    try: make(root/'_proc', to)
-    except Abort as e: sys.exit(f'the site was not built: {e}')
-    print(f'{to.name}/index.html; with search: {Path(sys.executable).name} -m http.server -d {to.name}')
+    with tempfile.TemporaryDirectory() as tmp:
+        try: make(Path(tmp), to)
+        except Abort as e: sys.exit(f'the site was not built: {e}')
+    print(f'{to.name}/index.html is built; its search needs a server: .venv/bin/python -m http.server -d {to.name}')
