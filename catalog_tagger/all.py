@@ -2,6 +2,7 @@
 from fastai.vision.all import *
 
 from catalog_tagger.core import *
+from catalog_tagger.sealed import *
 from catalog_tagger.ingest import *
 from catalog_tagger.images import *
 from catalog_tagger.decoded import *
@@ -22,11 +23,14 @@ from catalog_tagger.training import *
 from catalog_tagger.cache import *
 from catalog_tagger.predict import *
 from catalog_tagger.decide import *
+from catalog_tagger.parts import *
 from catalog_tagger.tagger import *
 from catalog_tagger.batch import *
 from catalog_tagger.run import *
 from catalog_tagger.compare import *
 from catalog_tagger.viz import *
+from catalog_tagger.data_plots import *
+from catalog_tagger.interpret import *
 from catalog_tagger.label_issues import *
 from catalog_tagger.check import *
 from catalog_tagger.tour import *

@@ -4,85 +4,22 @@
 
 # %% ../nbs/31a_batch.ipynb #3e4ee1da
 from __future__ import annotations
-import csv, hashlib, json, os, shutil, warnings
-from collections import deque
+import csv, json, shutil, warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import is_dataclass
 from io import StringIO
 from math import ceil
 from pathlib import Path
 
-import numpy as np, pandas as pd, torch
+import pandas as pd, torch
 
 from .core import *
-from .images import *
-from .ingest import SUFFIXES
+from .parts import *
 
 # %% auto #0
-__all__ = ['TAG_COLUMNS', 'find_pictures', 'tag_many', 'tag_many_ray']
-
-# %% ../nbs/31a_batch.ipynb #9351d52b
-def _below(folder:str)->Iterator[str]:
-    "Paths of the visible pictures below `folder`, each folder's sorted by name; a link to a folder is not followed."
-    for name in sorted(os.listdir(folder)):
-        path = f'{folder}/{name}'
-        if name.startswith('.'): continue
-        if os.path.isdir(path) and not os.path.islink(path): yield from _below(path)
-        elif name.lower().endswith(SUFFIXES): yield path
-
-def _named(path:Path)->Iterator[tuple[str, str|None]]:
-    "The picture at `path` or those below it, with the reason against a link that leads out or a name that is no text."
-    if not path.exists() and not path.name.lower().endswith(SUFFIXES): raise CatalogError(f'{path} is not there')
-    path = path.absolute()
-    root, files = (path, _below(str(path))) if path.is_dir() else ('/', [str(path)])
-    for o in files:
-        name, why = located(root, o)
-        yield (name if why else o), why
-
-# %% ../nbs/31a_batch.ipynb #8078c0c7
-def find_pictures(
-    source:str|Path|Sequence[str|Path]|pd.DataFrame,  # Pictures, folders of pictures, or a table whose column `image` holds resolved paths
-)->dict[str, str|None]:                               # Absolute paths in their order, each once; with the reason against one that must not be opened
-    "The pictures that `source` names."
-    if isinstance(source, pd.DataFrame): found = {str(o).encode('utf-8', 'backslashreplace').decode(): None for o in check_table(source)['image']}
-    else:
-        source = [source] if isinstance(source, (str, Path)) else list(source)
-        found = {name: why for o in source for name, why in _named(Path(o))}
-    if not found: raise CatalogError(f'no picture in {"the table" if isinstance(source, pd.DataFrame) else ", ".join(map(str, source))}; looked for {" ".join(SUFFIXES)}')
-    return found
-
-# %% ../nbs/31a_batch.ipynb #98122fdd
-def _ahead(
-    f:Callable, items:Iterable,
-    workers:int=1,     # Threads
-)->Iterator:
-    "`f` of each of `items` in their order, by threads that are never more than `workers + 1` items ahead of who takes them."
-    with ThreadPoolExecutor(workers) as pool:
-        todo = deque()
-        try:
-            for o in items:
-                todo.append(pool.submit(f, o))
-                if len(todo) > workers + 1: yield todo.popleft().result()
-            while todo: yield todo.popleft().result()
-        finally: pool.shutdown(wait=False, cancel_futures=True)
-
-# %% ../nbs/31a_batch.ipynb #7060d100
-@contextmanager
-def _threads_each(n:int):
-    "torch's threads that each of ours has to itself in the block."
-    old = torch.get_num_threads(); torch.set_num_threads(n)
-    try: yield
-    finally: torch.set_num_threads(old)
+__all__ = ['TAG_COLUMNS', 'tag_many', 'tag_many_ray']
 
 # %% ../nbs/31a_batch.ipynb #58f3df41
 TAG_COLUMNS = ['image', 'rank', 'tag', 'score', 'reason']  # Of the file: a row for each tag, or one with the reason against the picture
-
-def _open(prep:Prep, image:str, why:str|None):
-    "The picture as the model sees it, or the reason against it."
-    try: return why or prep.picture(image)
-    except ImageError as e: return str(e)
 
 def _rows(image:str, answer:str|list[tuple[str, float]])->list[tuple]:
     "The rows of one picture from its tags or the reason against it; where no tag fits a row says so by holding none."
@@ -102,54 +39,8 @@ def _tag_parts(
     bs:int, workers:int, options:dict,
 )->Iterator[tuple[int, list[tuple]]]:  # Number of the part and its rows
     "Tag part after part, `workers` batches at a time."
-    def work(batch): return _tag_batch(predictor, batch, [_open(predictor.prep, *o) for o in batch], options)
-    rows = _ahead(work, progress([o[i:i+bs] for o in parts.values() for i in range(0, len(o), bs)], 'tag'), workers)
-    for n, o in parts.items(): yield n, [r for _ in range(0, len(o), bs) for r in next(rows)]
-
-# %% ../nbs/31a_batch.ipynb #739b9684
-def _digest(chunks:Iterable[bytes])->str:
-    h = hashlib.sha256()
-    for o in chunks: h.update(o)
-    return h.hexdigest()[:32]
-
-def _states(images:Iterable[str])->Iterator[bytes]:
-    "What tells whether a picture is still the same, without opening it: name, size and time of its last change."
-    for o in images:
-        try: s = os.stat(o); yield f'{o}\0{s.st_size} {s.st_mtime_ns}\n'.encode()
-        except (OSError, ValueError): yield f'{o}\0\n'.encode()
-
-def _plain(o):
-    "What stands in JSON for an `o` that it does not know."
-    if isinstance(o, np.ndarray): return [o.shape, str(o.dtype), _digest([o.tobytes()])]
-    return vars(o) if is_dataclass(o) else repr(o)
-
-def _weights(predictor)->Iterator[bytes]:
-    "All that the answers depend on: what `predictor` holds beside its model, and the model's tensors."
-    yield json.dumps({k: v for k, v in vars(predictor).items() if k != 'model'}, default=_plain).encode()
-    for k, v in predictor.model.state_dict().items(): yield k.encode() + v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-def _facts(predictor, found:dict, options:dict)->dict:
-    "What the parts of one file have in common."
-    return dict(pictures=len(found), source=_digest(_states(found)), model=_digest(_weights(predictor)), **options)
-
-# %% ../nbs/31a_batch.ipynb #ab405674
-def _remove(parts:Path):
-    "Remove the parts; the manifest goes after them, for without it the folder would be nobody's."
-    for o in parts.glob('*.csv'): o.unlink()
-    shutil.rmtree(parts)
-
-def _begin(parts:Path, facts:dict, resume:bool):
-    "Make the folder `parts`, or go on in it if it was begun with the same `facts`."
-    made, f = parts.exists(), parts/'manifest.json'
-    if made and not f.is_file() and any(not o.startswith('.') for o in os.listdir(parts)):
-        raise CatalogError(f'{parts} holds files but no manifest.json, so they are not ours; remove it or give another name')
-    old = read_json(f) if f.is_file() else {}
-    if old == facts and resume: return
-    if resume and any(parts.glob('*.csv')):
-        other = [f'{k} was {old.get(k)}, is {facts.get(k)}' if k not in ('source', 'model') else f'{k} has changed' for k in {**facts, **old} if old.get(k) != facts.get(k)]
-        raise CatalogError(f'{parts} was begun otherwise: {"; ".join(other)}. Give the same as then, or start anew by resume=False')
-    if made: _remove(parts)
-    write_json(f, facts)
+    def work(batch): return _tag_batch(predictor, batch, [open_picture(predictor.prep, *o) for o in batch], options)
+    for n, rows in map_parts(work, parts, bs, workers, 'tag'): yield n, [r for o in rows for r in o]
 
 # %% ../nbs/31a_batch.ipynb #f8780db1
 def _as_csv(rows:list[tuple])->str:
@@ -161,10 +52,8 @@ def _read_part(path:Path)->pd.DataFrame:
     "The rows of a part."
     return pd.read_csv(path, names=TAG_COLUMNS, dtype=dict(image=str, rank='Int64', tag=str, score=float, reason=str), keep_default_na=False, na_values=[''])
 
-def _part(parts:Path, n:int)->Path: return parts/f'{n:07}.csv'
-
 def _write_part(parts:Path, n:int, lines:str):
-    with atomic_path(_part(parts, n)) as p: p.write_text(lines, encoding='utf-8', newline='')
+    with atomic_path(part_path(parts, n)) as p: p.write_text(lines, encoding='utf-8', newline='')
 
 # %% ../nbs/31a_batch.ipynb #807163fe
 def _arrow():
@@ -204,14 +93,14 @@ def _join_parquet(files:Iterable[Path], path:Path):
 
 def _finish(parts:Path, n:int, chunk:int, out:Path)->tuple[int, pd.DataFrame]:
     "Put `n` parts together; return how many pictures were tagged, and the `rejected` table."
-    files = [_part(parts, i) for i in range(n)]; tagged, rejected = 0, [rejected_table()]
+    files = [part_path(parts, i) for i in range(n)]; tagged, rejected = 0, [rejected_table()]
     with atomic_path(out) as p: (_join_csv if out.suffix.lower() == '.csv' else _join_parquet)(files, p)
     for i, f in enumerate(files):
         df = _read_part(f)
         df['row'] = i*chunk + pd.factorize(df['image'])[0]
         tagged += df['row'][df['reason'].isna()].nunique()
         if df['reason'].notna().any(): rejected.append(df[df['reason'].notna()][['image', 'row', 'reason']])
-    _remove(parts)
+    remove_parts(parts)
     return tagged, pd.concat(rejected, ignore_index=True) if len(rejected) > 1 else rejected[0]
 
 # %% ../nbs/31a_batch.ipynb #e27a35eb
@@ -223,11 +112,9 @@ def _plan(predictor, source, out, k, min_score, bs:int, chunk:int, resume:bool, 
     out, found = _checked_out(out), find_pictures(source)
     parts, options = out.with_name(f'{out.name}.parts'), dict(k=k, min_score=min_score) | options
     predictor.predict([], **options)    # a wrong option is told before a picture is opened
-    _begin(parts, _facts(predictor, found, options | dict(bs=bs, chunk=chunk)), resume)
-    pictures, n = list(found.items()), ceil(len(found)/chunk)
-    todo = {i: pictures[i*chunk:(i + 1)*chunk] for i in range(n) if not _part(parts, i).exists()}
-    for i, lines in work(todo, options): _write_part(parts, i, lines)
-    return _finish(parts, n, chunk, out)
+    begin_parts(parts, part_facts(predictor, found, options | dict(bs=bs, chunk=chunk)), resume)
+    for i, lines in work(missing_parts(parts, found, chunk), options): _write_part(parts, i, lines)
+    return _finish(parts, ceil(len(found)/chunk), chunk, out)
 
 # %% ../nbs/31a_batch.ipynb #31c7c781
 def tag_many(
@@ -246,7 +133,7 @@ def tag_many(
     threads = torch.get_num_threads(); workers = workers or min(threads, 4)
     fast = predictor.for_serving()
     def work(todo, options): return ((i, _as_csv(rows)) for i, rows in _tag_parts(fast, todo, bs, workers, options))
-    with _threads_each(max(1, threads//workers)), warnings.catch_warnings():
+    with threads_each(max(1, threads//workers)), warnings.catch_warnings():
         warnings.filterwarnings('ignore', module='PIL')    # on damage that ends as a reason
         return _plan(predictor, source, out, k, min_score, bs, chunk, resume, options, work)
 

@@ -17,23 +17,15 @@ from fastai.vision.all import *
 from .core import *
 from .decoded import *
 from .learner import *
+from .models import *
 
 # %% auto #0
 __all__ = ['split_points', 'split_at', 'Activations', 'ActivationDL', 'ActivationDLs', 'check_precision', 'cached_learner']
 
 # %% ../nbs/24_cache.ipynb #5b5ee5b3
-_RESNET = ('conv1', 'bn1', 'relu', 'maxpool', 'layer1', 'layer2', 'layer3', 'layer4')
-
-def _children(body:nn.Module)->list[tuple[str, nn.Module]]:
-    "Children of a body with their names; fastai numbers those of torchvision, which get their own names back."
-    kids = list(getattr(body, 'model', body).named_children())   # timm's net stands in its body as `model`
-    if not kids or kids[0][0] != '0': return kids
-    names = _RESNET if len(kids) == 8 and type(kids[-1][1]) is nn.Sequential else [f'features.{n}' for n, _ in kids]
-    return [(n, m) for n, (_, m) in zip(names, kids)]
-
 def _parts(body:nn.Module)->Iterator[tuple[str, nn.Module]]:
     "Children of a body, each `nn.Sequential` opened; its first module bears its name."
-    for name, m in _children(body):
+    for name, m in body_children(body):
         if type(m) is nn.Sequential: yield from ((f'{name}.{i}' if i else name, o) for i, o in enumerate(m))
         else: yield name, m
 

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 
 from .config import *
 from .core import *
+from .data_plots import *
 from .ingest import *
 from .recipe import *
 from .run import *

@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_core.ipynb #82aa8d69
 from __future__ import annotations
-import ctypes, csv, hashlib, json, os, shutil, sys
+import ctypes, csv, hashlib, json, os, re, shutil, sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +114,7 @@ def clear_for(
     out = Path(out)
     if source is not None and out.resolve().is_relative_to(Path(source).resolve()): raise CatalogError(f'{out} lies in the catalog {source}; give a folder outside by --out')
     if out.exists() and not out.is_dir(): raise CatalogError(f'{out} is a file; give another folder by --out')
-    if out.exists() and any(out.iterdir()) and not any((out/o).exists() for o in marks):
+    if out.exists() and any(not re.fullmatch(r'\.\d+\.tmp', o.name) for o in out.iterdir()) and not any((out/o).exists() for o in marks):   # such a folder is what a killed atomic_files leaves
         raise CatalogError(f'{out} holds files but no {" or ".join(marks)}, so they are not ours; give an empty or a new folder by --out')
     out.mkdir(parents=True, exist_ok=True)
     return out

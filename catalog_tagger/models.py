@@ -19,8 +19,9 @@ from .images import *
 
 # %% auto #0
 __all__ = ['IMAGENET', 'BUNDLED', 'TORCHVISION', 'Arch', 'find_arch', 'arch_prep', 'own_classifier', 'create_net',
-           'InceptionBody', 'AuxHead', 'TimmFeatures', 'cut_body', 'ConcatPool', 'describe_layers', 'build_layers',
-           'build_model', 'bundled_weights', 'check_weights', 'read_weights', 'list_archs']
+           'InceptionBody', 'AuxHead', 'TimmFeatures', 'cut_body', 'body_children', 'ConcatPool', 'UnitLength',
+           'describe_layers', 'build_layers', 'build_model', 'bundled_weights', 'check_weights', 'read_weights',
+           'list_archs']
 
 # %% ../nbs/22_models.ipynb #c4cac7af
 IMAGENET = ((.485, .456, .406), (.229, .224, .225))  # Mean and std, R, G, B in 0..1
@@ -130,16 +131,33 @@ def cut_body(
     if a.net == 'inception_v3': return InceptionBody(net)
     return net.features if hasattr(net, 'features') else nn.Sequential(*list(net.children())[:-2])
 
+# %% ../nbs/22_models.ipynb #172dc42a
+_RESNET = ('conv1', 'bn1', 'relu', 'maxpool', 'layer1', 'layer2', 'layer3', 'layer4')
+
+def body_children(
+    body:nn.Module,  # From `cut_body`, or as fastai cuts it
+)->list[tuple[str, nn.Module]]:
+    "The modules that a body is made of, by the names that the users of its library know: where the cut left numbers, they get their names back."
+    if isinstance(body, InceptionBody): return [*body.lower.named_children(), *body.upper.named_children()]
+    kids = list(getattr(body, 'model', body).named_children())   # timm's net stands in its body as `model`
+    if not kids or kids[0][0] != '0': return kids
+    names = _RESNET if len(kids) == 8 and type(kids[-1][1]) is nn.Sequential else [f'features.{n}' for n, _ in kids]
+    return [(n, m) for n, (_, m) in zip(names, kids)]
+
 # %% ../nbs/22_models.ipynb #7d5ef325
 class ConcatPool(nn.Module):
     "The maximum and the average of each map, side by side: fastai's `AdaptiveConcatPool2d`."
     def forward(self, x): return torch.cat([F.adaptive_max_pool2d(x, 1), F.adaptive_avg_pool2d(x, 1)], 1)
 
+class UnitLength(nn.Module):
+    "Each row divided by its length."
+    def forward(self, x): return F.normalize(x)
+
 def _is_size(o)->bool: return type(o) is int and 0 < o < 2**31
 def _is_share(o)->bool: return type(o) in (int, float) and 0 <= o <= 1
 def _is_flag(o)->bool: return type(o) is bool
 
-_LAYERS = {'ConcatPool': (ConcatPool, {}), 'AdaptiveAvgPool2d': (partial(nn.AdaptiveAvgPool2d, 1), {}), 'Flatten': (nn.Flatten, {}), 'Dropout': (nn.Dropout, dict(p=_is_share)),
+_LAYERS = {'ConcatPool': (ConcatPool, {}), 'UnitLength': (UnitLength, {}), 'AdaptiveAvgPool2d': (partial(nn.AdaptiveAvgPool2d, 1), {}), 'Flatten': (nn.Flatten, {}), 'Dropout': (nn.Dropout, dict(p=_is_share)),
            'Linear': (nn.Linear, dict(in_features=_is_size, out_features=_is_size, bias=_is_flag)), 'BatchNorm1d': (nn.BatchNorm1d, dict(num_features=_is_size, eps=_is_share)),
            **{o.__name__: (o, {}) for o in (nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Identity)}}
 
@@ -148,7 +166,7 @@ def _describe(m:nn.Module)->dict:
     "One layer of `describe_layers`."
     if isinstance(m, nn.Sequential): return dict(layer='Sequential', layers=describe_layers(m))
     name = {'AdaptiveConcatPool2d': 'ConcatPool'}.get(type(m).__name__, type(m).__name__)
-    known = type(m) is ConcatPool or type(m).__module__.split('.')[0] in ('torch', 'timm', 'fastai') and name in _LAYERS
+    known = type(m) in (ConcatPool, UnitLength) or type(m).__module__.split('.')[0] in ('torch', 'timm', 'fastai') and name in _LAYERS
     size = getattr(m, 'size' if name == 'ConcatPool' else 'output_size', 1)
     if not known or size not in (1, (1, 1)) or getattr(m, 'full', False):
         raise CatalogError(f'the head holds {m!r:.80}, which cannot be told in a list of layers; known are {", ".join(_LAYERS)}, pools to 1x1, in nn.Sequential')

@@ -187,7 +187,7 @@ def _norms_after_convs(model:nn.Module, x:torch.Tensor)->list[tuple[nn.Module, n
         for o in hooks: o.remove()
     return pairs
 
-@torch.inference_mode()
+@torch.no_grad()
 def _fold_norms(model:nn.Module, x:torch.Tensor)->nn.Module:
     "A copy of `model` that answers the batch `x` alike with fewer layers: each BatchNorm becomes part of the convolution before it."
     folded = deepcopy(model).eval(); name = {m: n for n, m in folded.named_modules()}

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
-import matplotlib.pyplot as plt, numpy as np, pandas as pd
+import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from .core import *
@@ -19,7 +19,7 @@ from .labels import *
 
 # %% auto #0
 __all__ = ['STEPS', 'BARE', 'COMPANY', 'MIN_SEEN', 'check_steps', 'balance', 'Recipe', 'fit_recipe', 'load_recipe',
-           'provenance_table', 'label_bars', 'recipe_report', 'suggest_groups']
+           'provenance_table', 'suggest_groups']
 
 # %% ../nbs/12a_recipe.ipynb #0f65614a
 def _respelt(step:str)->Callable:
@@ -291,28 +291,6 @@ def suspicious(self:Recipe)->pd.DataFrame:
     "The merges that were not made; a step's `allow` makes them."
     df = pd.DataFrame(self.merges, columns=['column', 'step', 'tag', 'to', 'pictures', 'to_pictures', 'why'])
     return df[df['why'] != ''].reset_index(drop=True)
-
-# %% ../nbs/12a_recipe.ipynb #608e66df
-def _bars(ax, counts:dict[str, int], title:str)->None:
-    tags = sorted(counts, key=lambda t: (-counts[t], t))
-    ax.bar(tags, [counts[t] for t in tags]); ax.margins(x=.01)
-    ax.set(title=f'{title}: {len(tags)}, worth {balance(counts.values())["effective"]:.0f}', ylabel='train pictures')
-    ax.tick_params(axis='x', rotation=90, labelsize=7)
-
-def label_bars(
-    provenance:dict[str, dict],  # Of a `Recipe` or a `LabelSpace`
-    pictures:dict[str, int],     # Label → train pictures
-    *, width:float=14.,          # Of the figure, inches
-)->plt.Figure:
-    "Pictures of each raw tag before, and of each label after; how many equal labels they are worth."
-    fig, axs = plt.subplots(2, 1, figsize=(width, 7), layout='constrained')
-    _bars(axs[0], {t: o['count'] for t, o in provenance.items() if o['count']}, 'Raw tags')
-    _bars(axs[1], pictures, 'Labels')
-    return fig
-
-def recipe_report(recipe:Recipe, **kwargs)->plt.Figure:
-    "`label_bars` of a recipe."
-    return label_bars(recipe.provenance, recipe.pictures, **kwargs)
 
 # %% ../nbs/12a_recipe.ipynb #f10aa761
 def _tag_matrix(df:pd.DataFrame)->tuple[list[str], np.ndarray]:

@@ -29,6 +29,7 @@ from .labels import *
 from .learner import *
 from .metrics import *
 from .models import *
+from .parts import *
 from .predict import *
 from .tagger import *
 from .training import *

@@ -4,9 +4,8 @@
 
 # %% ../nbs/31_tagger.ipynb #937d0243
 from __future__ import annotations
-import hashlib, importlib, importlib.metadata, json, math, platform, re, stat, tempfile
+import importlib, importlib.metadata, json, math, platform, re, tempfile
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 
@@ -19,14 +18,15 @@ from .images import *
 from .labels import *
 from .losses import *
 from .predict import *
+from .sealed import *
 
 # %% auto #0
-__all__ = ['BUNDLE_FORMAT', 'BUNDLE_FILES', 'ONNX_OPSET', 'BundleError', 'Tagger', 'save_bundle', 'tag_rows', 'export_onnx',
-           'quantise_onnx']
+__all__ = ['BUNDLE_FORMAT', 'BUNDLE_FILES', 'ONNX_OPSET', 'BundleError', 'Tagger', 'prep_json', 'plain_tensors', 'save_bundle',
+           'prep_from', 'read_model', 'tag_rows', 'export_onnx', 'quantise_onnx']
 
 # %% ../nbs/31_tagger.ipynb #ef962abd
 BUNDLE_FORMAT = 1   # Raised whenever an older version could not read what this one writes
-BUNDLE_FILES = {'model.safetensors': 4 << 30, 'tagger.json': 64 << 20, 'README.md': 1 << 20, 'SHA256SUMS': 4096}   # The files of a bundle and the most bytes of each
+BUNDLE_FILES = {'model.safetensors': 4 << 30, 'tagger.json': 64 << 20, 'README.md': 1 << 20, SUMS: 4096}   # The files of a bundle and the most bytes of each
 
 class BundleError(CatalogError): "A bundle that cannot be loaded; the message says which and why."
 
@@ -149,24 +149,30 @@ def _plain(o):
     "A dataclass or a thing with `to_dict` as plain JSON; everything else as it is."
     return o.to_dict() if hasattr(o, 'to_dict') else asdict(o) if is_dataclass(o) else o
 
+def prep_json(prep:Prep)->dict:
+    "The way in as plain JSON, with the version of the rules by which pictures are opened."
+    return dict(asdict(prep), size=list(prep.size), mean=list(prep.mean), std=list(prep.std), opening=OPENING_VERSION)
+
 def _manifest(t:Tagger, head:list[dict], facts:dict, metrics:dict, decision, words)->dict:
     "What goes into `tagger.json`."
     versions = {o: importlib.metadata.version(o) for o in ('catalog_tagger', 'torch', 'torchvision', 'timm', 'pillow')}
-    return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=dict(asdict(t.prep), size=list(t.prep.size), mean=list(t.prep.mean), std=list(t.prep.std), opening=OPENING_VERSION),
+    return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=prep_json(t.prep),
                 activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), tta=t.tta, space=asdict(t.space), words=_plain(words), decision=_plain(decision),
                 versions=dict(python=platform.python_version()) | versions, facts=facts, metrics=metrics)
 
-def _tensors(model:torch.nn.Module, a, head:list[dict])->dict[str, torch.Tensor]:
-    "The tensors of a body and a head under their plain names."
-    from catalog_tagger.models import build_model
+def plain_tensors(
+    model:torch.nn.Module,   # Body and head
+    arch:str,                # Of its body, as in `find_arch`
+    head:list[dict],         # Of its head, as from `describe_layers`
+)->dict[str, torch.Tensor]:
+    "The tensors of a body and a head under their plain names, as `read_model` takes them."
+    from catalog_tagger.models import build_model, find_arch
+    a = find_arch(arch); state = model.state_dict()
     with torch.device('meta'): names = build_model(a, head)[1]
-    state = model.state_dict()
     if set(state) != set(names): raise CatalogError(f'the model is not a {a.name} with its head: {sorted(set(state) ^ set(names))[0]} stands in one of them alone')
     return {names[k]: v.detach().cpu().contiguous() for k, v in state.items()}
 
 # %% ../nbs/31_tagger.ipynb #4eeea8b0
-def _digest(data:bytes)->str: return hashlib.sha256(data).hexdigest()
-
 def _check_alike(ours:torch.nn.Module, theirs:torch.nn.Module, size:tuple[int, int]):
     "Raise `CatalogError` unless both give the same logits for the same noise."
     device, x = next(theirs.parameters()).device, torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
@@ -183,70 +189,34 @@ def save_bundle(
     arrays:dict[str, np.ndarray]=None,  # What else belongs to the model
 )->Path:                 # `folder`
     "Write the bundle of `learn`, load it again and compare its answers; all of it or nothing."
-    from catalog_tagger.models import describe_layers, find_arch
+    from catalog_tagger.models import describe_layers
     if getattr(learn, 'arch', None) is None: raise CatalogError('the backbone is not known: save the learner itself, or a Tagger with `arch`')
     t = learn if isinstance(learn, Tagger) else Tagger.from_learner(learn)
     t.arch = learn.arch
     model = torch.nn.Sequential(t.model[0], getattr(t.model[1], 'main', t.model[1]))   # Inception's auxiliary output has no part in an answer
     d = _manifest(t, describe_layers(model[1]), facts, metrics, decision, words)
     arrays = (arrays or {}) | ({} if getattr(decision, 'outside', None) is None else decision.outside.arrays())
-    tensors = _tensors(model, find_arch(t.arch), d['head']) | {f'arrays.{k}': torch.from_numpy(np.ascontiguousarray(o)) for k, o in arrays.items()}
+    tensors = plain_tensors(model, t.arch, d['head']) | {f'arrays.{k}': torch.from_numpy(np.ascontiguousarray(o)) for k, o in arrays.items()}
     with atomic_files(folder) as tmp:
         save_file(tensors, tmp/'model.safetensors')
         write_json(tmp/'tagger.json', d)
         (tmp/'README.md').write_text(_card(d, t.space), encoding='utf-8')
-        (tmp/'SHA256SUMS').write_text(''.join(f'{_digest((tmp/o).read_bytes())}  {o}\n' for o in BUNDLE_FILES if o != 'SHA256SUMS'), encoding='utf-8')
+        seal(tmp, BUNDLE_FILES)
         _check_alike(Tagger.load(tmp).model, model, t.prep.size)
     return Path(folder)
 
-# %% ../nbs/31_tagger.ipynb #bf922992
-@contextmanager
-def _told_of(path:Path):
-    "Whatever goes wrong is a `BundleError` that names `path`: damage may raise anything."
-    try: yield
-    except Exception as e:
-        why = str(e) if isinstance(e, CatalogError) else f'{type(e).__name__}: {e}'
-        raise BundleError(f'{path} cannot be loaded: {" ".join(why.split())[:300]}') from e
-
-def _read_part(path:Path, most:int)->bytes:
-    "What stands in the file at `path`, which is a file and no link, and not larger than `most` bytes."
-    try: info = path.lstat()
-    except FileNotFoundError: raise CatalogError(f'{path.name} is missing') from None
-    if not stat.S_ISREG(info.st_mode): raise CatalogError(f'{path.name} is a link, a folder or a device, expected a file')
-    if info.st_size > most: raise CatalogError(f'{path.name} has {info.st_size:,} bytes, the limit is {most:,}')
-    return path.read_bytes()
-
-def _read_files(folder:Path)->dict[str, bytes]:
-    "The files of a bundle, whole and unchanged."
-    if not folder.is_dir(): raise CatalogError('it is no folder')
-    more = [o.name for o in folder.iterdir() if o.name not in BUNDLE_FILES and not re.fullmatch(r'\.\d+\.tmp', o.name)]   # such a folder is what a killed save_bundle leaves
-    if more: raise CatalogError(f'{min(more)!r} is no part of a bundle and was not opened; a bundle is {", ".join(BUNDLE_FILES)} and nothing else')
-    files = {o: _read_part(folder/o, most) for o, most in BUNDLE_FILES.items()}
-    want = ''.join(f'{_digest(files[o])}  {o}\n' for o in BUNDLE_FILES if o != 'SHA256SUMS').encode()
-    for told, real in zip(files['SHA256SUMS'].splitlines(), want.splitlines()):
-        if told != real: raise CatalogError(f'{real.split()[1].decode()} is not what SHA256SUMS says; it was changed or damaged: fetch the bundle again')
-    if files['SHA256SUMS'] != want: raise CatalogError('SHA256SUMS does not name the other three files, each once and in their order')
-    return files
-
 # %% ../nbs/31_tagger.ipynb #250de26e
-def _once(pairs:list[tuple])->dict:
-    "An object of JSON in which no key stands twice."
-    res = dict(pairs)
-    if len(res) < len(pairs): raise CatalogError('a key of tagger.json stands twice in one object')
-    return res
-
-def _no_number(o:str): raise CatalogError(f'tagger.json holds {o}, which is no JSON')
-
+def _is_arch(o)->bool: return isinstance(o, str) and re.fullmatch(r'\w[\w.]{0,99}', o) is not None
 def _is_map(o)->bool: return isinstance(o, dict)
 def _is_map_or_none(o)->bool: return o is None or isinstance(o, dict)
 
-_FIELDS = dict(format=lambda o: type(o) is int, arch=lambda o: isinstance(o, str) and re.fullmatch(r'\w[\w.]{0,99}', o), head=lambda o: isinstance(o, list), prep=_is_map,
+_FIELDS = dict(format=lambda o: type(o) is int, arch=_is_arch, head=lambda o: isinstance(o, list), prep=_is_map,
                activation=lambda o: o in ACTIVATIONS, tta=lambda o: type(o) is int and 1 <= o <= 4, space=_is_map, words=_is_map_or_none, decision=_is_map_or_none,
                versions=_is_map, facts=_is_map, metrics=_is_map)
 
 def _read_manifest(data:bytes)->dict:
     "`tagger.json`, each value of its kind."
-    d = json.loads(data.decode('utf-8'), object_pairs_hook=_once, parse_constant=_no_number)
+    d = strict_json(data)
     if not isinstance(d, dict) or type(d.get('format')) is not int: raise CatalogError('tagger.json holds no tagger')
     if d['format'] != BUNDLE_FORMAT: raise CatalogError(f'its format is {d["format"]}, this version of catalog_tagger reads {BUNDLE_FORMAT}; install the one it was made with')
     if odd := sorted(d.keys() ^ _FIELDS.keys()): raise CatalogError(f'{odd[0]!r:.80} {"is missing in" if odd[0] in _FIELDS else "is not known in"} tagger.json')
@@ -258,8 +228,9 @@ def _read_manifest(data:bytes)->dict:
 def _is_triple(o, least:float)->bool:
     return isinstance(o, list) and len(o) == 3 and all(type(v) in (int, float) and math.isfinite(v) and least <= v <= 1e4 for v in o)
 
-def _read_prep(o:dict)->Prep:
-    "The way in that `prep` of `tagger.json` tells."
+def prep_from(o:dict)->Prep:
+    "The way in that `prep_json` told, checked."
+    if not isinstance(o, dict): raise CatalogError(f'prep is {o!r:.80}, expected an object')
     if set(o) != {'size', 'mean', 'std', 'method', 'opening'}: raise CatalogError('prep must have size, mean, std, method and opening')
     if o['method'] not in METHODS or not _is_triple(o['mean'], -1e4) or not _is_triple(o['std'], 1e-6): raise CatalogError(f'prep is of no use: {repr(o)[:200]}')
     if o['opening'] != OPENING_VERSION: raise CatalogError(f'it was trained on pictures opened by the rules {o["opening"]!r:.20}, this version opens them by {OPENING_VERSION}; install the one it was made with')
@@ -280,16 +251,23 @@ def _check_tensors(want:dict[str, torch.Tensor], got:dict[str, torch.Tensor]):
 def _check_output(model:torch.nn.Module, size:tuple[int, int], n:int):
     "Does a picture of `size` come out of `model`, which has shapes and no numbers, as `n` logits?"
     with torch.device('meta'): shape = tuple(model.eval()(torch.zeros(2, 3, *size)).shape)
-    if shape != (2, n): raise CatalogError(f'the model gives {shape[1:]} for a picture, expected {n}: one for each label')
+    if shape != (2, n): raise CatalogError(f'the model gives {shape[1:]} for a picture, expected {n} numbers')
 
-def _read_model(d:dict, data:bytes, size:tuple[int, int])->tuple[torch.nn.Module, dict[str, np.ndarray]]:
-    "The model of a bundle, and the arrays beside it."
+def read_model(
+    arch:str,              # As in `find_arch`
+    head:list[dict],       # From `describe_layers`
+    data:bytes,            # A file of safetensors
+    size:tuple[int, int],  # Height and width of its pictures, px
+    n:int,                 # Numbers that it must give for a picture
+)->tuple[torch.nn.Module, dict[str, np.ndarray]]:
+    "The model that `arch` and `head` describe with the tensors of `data`, and the arrays beside it."
     from catalog_tagger.models import build_model, find_arch
-    a, got = find_arch(d['arch']), load_tensors(data)
-    with torch.device('meta'): shapes, names = build_model(a, d['head'])
+    if not _is_arch(arch): raise CatalogError(f'arch is {arch!r:.80}, which names no backbone')
+    a, got = find_arch(arch), load_tensors(data)
+    with torch.device('meta'): shapes, names = build_model(a, head)
     _check_tensors({names[k]: v for k, v in shapes.state_dict().items()}, got)
-    _check_output(shapes, size, len(d['space']['vocab']))
-    with torch.random.fork_rng([]): model, _ = build_model(a, d['head'])
+    _check_output(shapes, size, n)
+    with torch.random.fork_rng([]): model, _ = build_model(a, head)
     model.load_state_dict({k: got[o] for k, o in names.items()})
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), {k.removeprefix('arrays.'): v.numpy() for k, v in got.items() if k.startswith('arrays.')}
 
@@ -309,10 +287,10 @@ def _read_words(d:dict|None):
 @patch(cls_method=True)
 def load(cls:Tagger, path:str|Path)->Tagger:
     "The tagger that `save_bundle` left in the folder `path`; whatever is wrong with it ends in `BundleError`, and no code in it is run."
-    with _told_of(path):
-        files = _read_files(Path(path)); d = _read_manifest(files['tagger.json'])
-        space, prep = space_from(d['space'], 'space'), _read_prep(d['prep'])
-        model, arrays = _read_model(d, files['model.safetensors'], prep.size)
+    with told_of(path, BundleError):
+        files = read_sealed(path, BUNDLE_FILES, 'a bundle'); d = _read_manifest(files['tagger.json'])
+        space, prep = space_from(d['space'], 'space'), prep_from(d['prep'])
+        model, arrays = read_model(d['arch'], d['head'], files['model.safetensors'], prep.size, len(space.vocab))
         return cls(model, space, prep, d['activation'], d['tta'], d['arch'], _read_decision(d['decision'], space, arrays), _read_words(d['words']),
                    d['facts'], d['metrics'], arrays, files['README.md'].decode('utf-8'))
 

@@ -4,16 +4,60 @@
 
 # %% ../nbs/50_viz.ipynb #c9853862
 from __future__ import annotations
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt, pandas as pd
+import matplotlib.pyplot as plt, numpy as np, pandas as pd
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import Normalizer
 
 from .core import *
 from .images import *
 
 # %% auto #0
-__all__ = ['picture_grid', 'history_plot', 'rate_plot', 'reliability_plot', 'coverage_plot', 'save_figure', 'save_plots']
+__all__ = ['readable', 'captioned_grid', 'picture_grid', 'neighbour_sheet', 'flat_map', 'embedding_map', 'bar_columns',
+           'bars_height', 'matrix_plot', 'history_plot', 'rate_plot', 'reliability_plot', 'coverage_plot',
+           'save_figure', 'save_plots']
+
+# %% ../nbs/50_viz.ipynb #4e145032
+_GREY = '#767676'   # as far from white as from black
+_LINES = ('#0072b2', '#d55e00', '#009e73', '#b5651d', '#cc79a7', '#56a0d3')
+_STYLE = {'text.color': _GREY, 'axes.labelcolor': _GREY, 'axes.edgecolor': _GREY, 'xtick.color': _GREY, 'ytick.color': _GREY, 'axes.titlecolor': 'auto', 'hatch.color': 'white', 'axes.facecolor': 'none', 'figure.facecolor': 'none',
+          'savefig.facecolor': 'none', 'legend.frameon': False, 'axes.prop_cycle': plt.cycler(color=_LINES), 'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 9,
+          'image.cmap': 'cividis'}
+
+def readable(
+    plot:Callable,  # Draws with matplotlib
+)->Callable:
+    "Decorator: `plot` draws in greys and colours to be read on white and on black, on a transparent ground."
+    return plt.rc_context(_STYLE)(plot)
+
+# %% ../nbs/50_viz.ipynb #d626188a
+def _broken(line:str, most:int)->str:
+    "`line` in lines of at most `most` letters, broken after a space or a = where there is one."
+    return '\n   '.join(o.strip() for o in re.findall(rf'.{{1,{most - 4}}}(?:[ =]|$)|.{{1,{most - 3}}}', line)) if len(line) > most else line
+
+@readable
+def captioned_grid(
+    pictures:Sequence,        # Anything `open_image` takes; None leaves a place empty
+    captions:Sequence[str],   # Lines under each; a line that is too long is broken
+    *, ncols:int=6,           # Pictures a row
+    side:float=1.7,           # Width of a picture, inches
+)->plt.Figure:                # The axes of `fig.axes` stand in the order of `pictures`
+    "Pictures with lines of text below."
+    n = len(pictures)
+    if n == 0: raise CatalogError('no picture to show')
+    captions = ['\n'.join(_broken(o, int(16*side)) for o in c.split('\n')) for c in captions]
+    nrows, lines = -(-n//ncols), max(o.count('\n') + 1 for o in captions)
+    fig, axs = plt.subplots(nrows, ncols, figsize=(ncols*side, nrows*(side + .16*lines)), squeeze=False, layout='constrained')
+    fig.get_layout_engine().set(h_pad=.1)    # room for what one pass of the layout leaves over
+    for ax in axs.flat: ax.axis('off')
+    for ax, im, caption in zip(axs.flat, pictures, captions):
+        if im is not None: ax.imshow(open_image(im))
+        ax.set_title(caption, fontsize=7, loc='left', y=0, va='top', pad=-3)
+    return fig
 
 # %% ../nbs/50_viz.ipynb #99620af8
 def _caption(answer:list[tuple[str, float]]|None, truth:list[str]|None)->str:
@@ -32,83 +76,235 @@ def picture_grid(
     side:float=1.7,                                # Width of a picture, inches
 )->plt.Figure:
     "Pictures with what is true (–: missed) and what was answered (✓ right, ✗ wrong)."
-    n = len(images)
-    if n == 0: raise CatalogError('no picture to show')
-    captions = [_caption(answers[i] if answers is not None else None, truth[i] if truth is not None else None) for i in range(n)]
-    nrows, lines = -(-n//ncols), max(o.count('\n') + 1 for o in captions)
-    fig, axs = plt.subplots(nrows, ncols, figsize=(ncols*side, nrows*(side + .16*lines)), squeeze=False, layout='constrained')
-    for ax in axs.flat: ax.axis('off')
-    for ax, im, caption in zip(axs.flat, images, captions):
-        ax.imshow(open_image(im))
-        ax.set_title(caption, fontsize=7, loc='left', y=0, va='top', pad=-3)
+    captions = [_caption(answers[i] if answers is not None else None, truth[i] if truth is not None else None) for i in range(len(images))]
+    return captioned_grid(images, captions, ncols=ncols, side=side)
+
+# %% ../nbs/50_viz.ipynb #82c2df3a
+def _shared(score:float, labels:list[str]|None, asked:list[str]|None)->str:
+    "Lines under a picture that was found: how alike, and which of its labels are those of the picture that was asked for."
+    signs = [o if asked is None else f'{"✓" if o in asked else "✗"} {o}' for o in labels or []]
+    return '\n'.join([f'{score:.2f}', *signs])
+
+def neighbour_sheet(
+    queries:Sequence,                    # Pictures that were asked for, as `open_image` takes them
+    similar:Sequence[Sequence],          # Of each query the pictures found, the nearest first
+    scores:Sequence[Sequence[float]],    # How alike each of them is
+    labels:Sequence[list[str]]=None,     # Labels of each query
+    similar_labels:Sequence[Sequence[list[str]]]=None,  # Labels of each picture found
+    *, side:float=1.5,                   # Width of a picture, inches
+)->plt.Figure:
+    "A row for each query: itself, then what was found, how alike it is, and which labels it shares (✓) and which not (✗)."
+    if not len(queries) == len(similar) == len(scores): raise CatalogError(f'{len(queries)} queries, {len(similar)} lists of pictures and {len(scores)} of scores; expected one of each for a query')
+    ncols, pictures, captions = 1 + max(map(len, similar), default=0), [], []
+    for i, (q, found, s) in enumerate(zip(queries, similar, scores)):
+        asked, empty = None if labels is None else labels[i], ncols - 1 - len(found)
+        theirs = [None]*len(found) if similar_labels is None else similar_labels[i]
+        pictures += [q, *found, *[None]*empty]
+        captions += ['\n'.join(['asked for', *(asked or [])]), *map(_shared, s, theirs, [asked]*len(found)), *['']*empty]
+    return captioned_grid(pictures, captions, ncols=ncols, side=side)
+
+# %% ../nbs/50_viz.ipynb #28f97eb4
+def _umap(x:np.ndarray, seed:int)->np.ndarray:
+    "Two coordinates by UMAP, where it is installed."
+    try: from umap import UMAP
+    except ImportError: raise CatalogError("method='umap' needs umap-learn: pip install umap-learn, or take method='pca'") from None
+    return UMAP(metric='cosine', random_state=seed, n_jobs=1).fit_transform(x)
+
+def flat_map(
+    features:np.ndarray,   # Of each picture, shape (pictures, features)
+    *, method:str='pca',   # `pca`, or `umap` where umap-learn is installed
+    seed:int=42,           # For umap
+)->np.ndarray:             # Shape (pictures, 2)
+    "Features of many dimensions in two: by their main directions, or by UMAP, which keeps neighbours together and not distances."
+    if method not in ('pca', 'umap'): raise CatalogError(f'method={method!r}, expected pca or umap')
+    x = np.asarray(features, float)
+    if x.ndim != 2 or len(x) < 3 or not np.isfinite(x).all(): raise CatalogError(f'features of shape {x.shape}, expected (pictures, features), finite, of at least 3 pictures')
+    return PCA(2, random_state=seed).fit_transform(Normalizer().fit_transform(x)) if method == 'pca' else _umap(x, seed)
+
+# %% ../nbs/50_viz.ipynb #32d30ec7
+_MARKS = 'osD^vP'
+
+def _short(name:str, most:int=32)->str: return name if len(name) <= most else name[:most - 1] + '…'
+
+def _apart(xy:np.ndarray, gap:float, most:int)->list[int]:
+    "The first rows, at most `most`, whose squares of side `gap` do not overlap."
+    kept = []
+    for i, p in enumerate(xy):
+        if len(kept) == most: break
+        if not kept or (abs(xy[kept] - p) >= gap).any(1).all(): kept.append(i)
+    return kept
+
+def _spread(xy:np.ndarray, height:float)->np.ndarray:
+    "`xy` over a field 1 wide and `height` high."
+    low, high = xy.min(0), xy.max(0)
+    return (xy - low)/np.where(high > low, high - low, 1)*(1, height)
+
+def _kinds(labels:Sequence[str]|None, n:int)->dict[str, np.ndarray]:
+    "Rows of each of the five commonest labels, and of the others; with no labels all rows, without a name."
+    if labels is None: return {'': np.arange(n)}
+    common = [o for o, _ in Counter(labels).most_common(len(_MARKS) - 1)]
+    named = np.array([o if o in common else 'others' for o in labels], object)
+    return {o: np.flatnonzero(named == o) for o in [*common, 'others'] if (named == o).any()}
+
+# %% ../nbs/50_viz.ipynb #9fd34ef6
+@readable
+def embedding_map(
+    points:np.ndarray,           # Two coordinates of each picture, as from `flat_map`
+    images:Sequence=None,        # Pictures, as `open_image` takes them; None shows marks alone
+    labels:Sequence[str]=None,   # One label of each picture
+    *, most:int=120,             # Most pictures that are shown
+    side:float=10.,              # Width of the figure, inches
+)->plt.Figure:
+    "Pictures where their embeddings lie: as many as have room, and a mark for each, of a shape for each of the commonest labels."
+    xy = _spread(np.asarray(points, float), .7); gap = .05
+    fig, ax = plt.subplots(figsize=(side, .78*side), layout='constrained')
+    shown = _apart(xy, gap, most) if images is not None else []
+    for i in shown:
+        im = open_image(images[i]); w, h = gap*np.array(im.size)/max(im.size)/2
+        ax.imshow(im, extent=(xy[i, 0] - w, xy[i, 0] + w, xy[i, 1] - h, xy[i, 1] + h), zorder=2)
+    for (name, rows), marker in zip(_kinds(labels, len(xy)).items(), _MARKS):
+        style = dict(marker=marker, color=_GREY if name == 'others' else None, edgecolors='white', linewidths=.4)
+        at = ax.scatter(*xy[rows].T, s=16, label=_short(name), zorder=1, **style)
+        corner = np.intersect1d(rows, shown).astype(int)    # a picture hides its mark, so it stands again at its corner
+        ax.scatter(*(xy[corner] + gap/2).T, s=16, zorder=3, **style | dict(color=at.get_facecolor()))
+    ax.set_axis_off(); ax.set(xlim=(-gap, 1 + gap), ylim=(-gap, .7 + gap), aspect='equal')
+    if labels is not None: ax.legend(loc='upper center', bbox_to_anchor=(.5, 0), ncols=3)
+    return fig
+
+# %% ../nbs/50_viz.ipynb #0f1b6169
+def _stack(ax, table:pd.DataFrame, n:int):
+    "The rows of `table` as horizontal bars, its columns end to end, on an axis with room for `n`."
+    left = np.zeros(len(table))
+    for c, hatch in zip(table, ('', '////', '....', 'xxxx')):
+        bars = ax.barh(range(len(table)), table[c], .8, left=left, hatch=hatch, label=c, lw=0); left += table[c].to_numpy()
+    ax.bar_label(bars, [f'{o:,.5g}' for o in left], fontsize=6, padding=2)
+    ax.set_yticks(range(len(table)), [_short(o) for o in table.index], fontsize=7); ax.set_ylim(n - .5, -.5)
+    ax.margins(x=.12); ax.tick_params(axis='x', labelsize=7); ax.tick_params(axis='y', length=0)
+
+@readable
+def bar_columns(
+    table:pd.DataFrame,   # A row for each bar, named by the index; a column for each part of it, end to end
+    title:str='',
+    *, xlabel:str='',     # What is counted
+    fig=None,             # A figure or subfigure to draw into; None makes one
+    width:float=10.,      # Inches
+)->plt.Figure:
+    "Bars that lie, in up to three columns, so that 141 names fit beside each other."
+    if not len(table): raise CatalogError('the table has no row to show')
+    ncols = min(3, -(-len(table)//20)); n = -(-len(table)//ncols)
+    fig = fig or plt.figure(figsize=(width, bars_height(len(table))), layout='constrained')
+    axs = fig.subplots(1, ncols, squeeze=False, sharex=True)[0]
+    for i, ax in enumerate(axs): _stack(ax, table[i*n:(i + 1)*n], n)
+    if table.shape[1] > 1: fig.legend(*axs[0].get_legend_handles_labels(), loc='outside upper right', ncols=table.shape[1], fontsize=7)
+    fig.suptitle(title, fontsize=9); fig.supxlabel(xlabel, fontsize=9)
+    return fig
+
+def bars_height(n:int)->float:
+    "Inches that `n` bars of `bar_columns` need."
+    return .14*-(-n//min(3, -(-n//20))) + .9
+
+# %% ../nbs/50_viz.ipynb #7cefd8da
+def _numbers_in(ax, table:np.ndarray, top:float):
+    "Write the numbers into the cells, dark on light and light on dark; 0 and nan are left out."
+    whole = (np.nan_to_num(table) % 1 == 0).all()
+    for (i, j), o in np.ndenumerate(table):
+        if o > 0: ax.text(j, i, f'{o:.0f}' if whole else f'{o:.2f}' if o >= .005 else '<.01', ha='center', va='center', fontsize=7, color='black' if o > .46*top else 'white')
+
+@readable
+def matrix_plot(
+    table:pd.DataFrame,   # Numbers from 0; nan stays empty
+    name:str,             # What they are
+    *, rows:str='',       # What the rows are
+    columns:str='',       # What the columns are
+    title:str='',
+)->plt.Figure:
+    "A table as colours, light is much; with the numbers in it where it is small."
+    x, n = table.to_numpy(float), max(table.shape)
+    if not x.size: raise CatalogError('the table is empty')
+    side = min(7.2, max(2.4, .36*n)); size = min(7.5, 72*.8*side/n); top = np.nanmax(x) if np.isfinite(x).any() else 1
+    fig, ax = plt.subplots(figsize=(side + 2.8, side*len(table)/n + 2), layout='constrained')
+    im = ax.imshow(x, vmin=0, vmax=top or 1)
+    ax.set_xticks(range(table.shape[1]), [_short(o) for o in table.columns], rotation=90, fontsize=size)
+    ax.set_yticks(range(len(table)), [_short(o) for o in table.index], fontsize=size)
+    ax.set(xlabel=columns, ylabel=rows, title=title); ax.tick_params(length=0)
+    if n <= 16: _numbers_in(ax, x, top)
+    fig.colorbar(im, label=name, shrink=.6)
     return fig
 
 # %% ../nbs/50_viz.ipynb #1dac0e21
-_GREY = '#767676'   # as far from white as from black
-_LINES = ('#0072b2', '#d55e00', '#009e73', '#b5651d', '#cc79a7', '#56a0d3')
-_STYLE = {'text.color': _GREY, 'axes.labelcolor': _GREY, 'axes.edgecolor': _GREY, 'xtick.color': _GREY, 'ytick.color': _GREY, 'axes.facecolor': 'none', 'figure.facecolor': 'none',
-          'savefig.facecolor': 'none', 'legend.frameon': False, 'axes.prop_cycle': plt.cycler(color=_LINES), 'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 9}
+def _bounds(x:np.ndarray)->np.ndarray:
+    "Half-way between the values of `x`, and as far before the first and after the last."
+    half = np.diff(x)/2 if len(x) > 1 else np.array([.5])
+    return np.r_[x[0] - half[0], x[:-1] + half[:len(x) - 1], x[-1] + half[-1]]
 
-def _lines(ax, history:pd.DataFrame, columns:list[str], name:str):
-    "Draw `columns` over the epochs, with a mark at each."
-    for c, marker in zip(columns, 'osD^vP'*len(columns)): ax.plot(history['epoch'], pd.to_numeric(history[c]), marker=marker, ms=3.5, lw=1.5, label=c)
-    ax.set_ylabel(name); ax.legend()
-    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1); ax.set_xlim(history['epoch'].min() - .5, history['epoch'].max() + .5)
+def _lines(ax, x:np.ndarray, history:pd.DataFrame, columns:list[str], name:str):
+    "Draw `columns` over `x`, with a mark at each epoch."
+    for c, marker in zip(columns, 'osD^vP'*len(columns)): ax.plot(x, pd.to_numeric(history[c]), marker=marker, ms=3.5, lw=1.5, label=c)
+    ax.set(ylabel=name, xlim=_bounds(x)[[0, -1]]); ax.legend()
 
-def _stages(ax, history:pd.DataFrame, named:bool):
+def _stages(ax, x:np.ndarray, stages:pd.Series, named:bool):
     "A dotted line where a stage begins; the names of the stages stand above the axes if `named`."
-    first = history.groupby((history['stage'] != history['stage'].shift()).cumsum()).first()
-    for i, (epoch, stage) in enumerate(zip(first['epoch'], first['stage'])):
-        if i: ax.axvline(epoch - .5, color=_GREY, ls=':')
-        if named: ax.annotate(stage, (epoch - .5, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points')
+    for i in np.flatnonzero(stages != stages.shift()):
+        if i: ax.axvline(_bounds(x)[i], color=_GREY, ls=':')
+        if named: ax.annotate(stages.iloc[i], (_bounds(x)[i], 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points')
 
-# %% ../nbs/50_viz.ipynb #6f86bf57
+# %% ../nbs/50_viz.ipynb #c7c67376
+_NOT_METRICS = ('stage', 'epoch', 'pictures', 'train_loss', 'valid_loss', 'seconds')
+_OVER = dict(epoch='epoch', pictures='pictures processed')
+
+def _second_axis(ax, history:pd.DataFrame, over:str):
+    "Above `ax` the other of epoch and pictures, at no more than seven epochs."
+    top, at = ax.secondary_xaxis(1.1), history.iloc[::-(-len(history)//7)]
+    other, = _OVER.keys() - {over}
+    top.set_xticks(at[over], [f'{o:,}' for o in at[other]]); top.set_xlabel(_OVER[other])
+
+@readable
 def history_plot(
     history:pd.DataFrame,  # From `History.table` or `history.csv`: `stage`, `epoch`, `pictures`, `train_loss`, `valid_loss`, metrics
+    *, over:str='epoch',   # `epoch` or `pictures`: which of the two is the axis, and which stands above it
 )->plt.Figure:
-    "Losses above, metrics below, over the epochs of all stages and the pictures they went through."
+    "Losses above, metrics below, over the epochs of all stages or the pictures they went through."
     if not len(history): raise CatalogError('the history has no epoch to show')
-    metrics = [c for c in history if c not in ('stage', 'epoch', 'pictures', 'train_loss', 'valid_loss', 'seconds')]
-    with plt.rc_context(_STYLE):
-        fig, axs = plt.subplots(1 + bool(metrics), figsize=(7, 2.6*(1 + bool(metrics))), sharex=True, squeeze=False, layout='constrained')
-        for ax, columns, name in zip(axs[:, 0], (['train_loss', 'valid_loss'], metrics), ('loss', 'score on valid')):
-            _lines(ax, history, columns, name); _stages(ax, history, ax is axs[0, 0])
-        top = axs[0, 0].secondary_xaxis(1.1)
-        at = history.iloc[::-(-len(history)//7)]
-        top.set_xticks(at['epoch'], [f'{o:,}' for o in at['pictures']]); top.set_xlabel('pictures processed')
-        axs[-1, 0].set_xlabel('epoch')
+    if over not in _OVER: raise CatalogError(f'over={over!r}, expected epoch or pictures')
+    metrics, x = [c for c in history if c not in _NOT_METRICS], history[over].to_numpy(float)
+    fig, axs = plt.subplots(1 + bool(metrics), figsize=(7, 2.6*(1 + bool(metrics))), sharex=True, squeeze=False, layout='constrained')
+    for ax, columns, name in zip(axs[:, 0], (['train_loss', 'valid_loss'], metrics), ('loss', 'score on valid')):
+        _lines(ax, x, history, columns, name); _stages(ax, x, history['stage'], ax is axs[0, 0])
+    _second_axis(axs[0, 0], history, over)
+    axs[-1, 0].set_xlabel(_OVER[over]); axs[-1, 0].xaxis.set_major_formatter('{x:,.0f}'); axs[-1, 0].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return fig
 
 # %% ../nbs/50_viz.ipynb #1fe8c7ce
+@readable
 def rate_plot(
     curve:pd.DataFrame,  # `lr` and `loss` of each step, from `suggest_rate`
     rate:float,          # What was suggested
 )->plt.Figure:
     "The loss over the learning rate, with the suggested rate."
-    with plt.rc_context(_STYLE):
-        fig, ax = plt.subplots(figsize=(5, 2.6), layout='constrained')
-        first, fall = curve['loss'].iloc[0], curve['loss'].iloc[0] - curve['loss'].min()
-        ax.plot(curve['lr'], curve['loss'], lw=1.5)
-        ax.axvline(rate, ls=':', label=f'suggested: {rate:.2g}', color=_LINES[1])
-        ax.set(xscale='log', xlabel='learning rate', ylabel='loss, smoothed', ylim=(first - 1.2*fall, first + fall) if fall else None); ax.legend()
+    fig, ax = plt.subplots(figsize=(5, 2.6), layout='constrained')
+    first, fall = curve['loss'].iloc[0], curve['loss'].iloc[0] - curve['loss'].min()
+    ax.plot(curve['lr'], curve['loss'], lw=1.5)
+    ax.axvline(rate, ls=':', label=f'suggested: {rate:.2g}', color=_LINES[1])
+    ax.set(xscale='log', xlabel='learning rate', ylabel='loss, smoothed', ylim=(first - 1.2*fall, first + fall) if fall else None); ax.legend()
     return fig
 
 # %% ../nbs/50_viz.ipynb #da86da3f
+@readable
 def reliability_plot(
     before:pd.DataFrame,      # From `reliability_table`, of the scores as the model gives them
     after:pd.DataFrame=None,  # Of the calibrated scores
 )->plt.Figure:
     "How often a score is right, over what it says, with 95 % intervals: on the dotted line they agree."
-    with plt.rc_context(_STYLE):
-        fig, ax = plt.subplots(figsize=(4, 3.6), layout='constrained')
-        ax.plot([0, 1], [0, 1], color=_GREY, ls=':')
-        for df, name, marker, color in ((before, 'before', 's', _LINES[1]), (after, 'after', 'o', _LINES[0])):
-            if df is not None: ax.errorbar(df['score'], df['right'], [df['right'] - df['low'], df['high'] - df['right']], marker=marker, ms=4, lw=1.5, elinewidth=1, color=color, label=name if after is not None else None)
-        ax.set(xlabel='score', ylabel='share that is right', xlim=(-.02, 1.02), ylim=(-.02, 1.02))
-        if after is not None: ax.legend()
+    fig, ax = plt.subplots(figsize=(4, 3.6), layout='constrained')
+    ax.plot([0, 1], [0, 1], color=_GREY, ls=':')
+    for df, name, marker, color in ((before, 'before', 's', _LINES[1]), (after, 'after', 'o', _LINES[0])):
+        if df is not None: ax.errorbar(df['score'], df['right'], [df['right'] - df['low'], df['high'] - df['right']], marker=marker, ms=4, lw=1.5, elinewidth=1, color=color, label=name if after is not None else None)
+    ax.set(xlabel='score', ylabel='share that is right', xlim=(-.02, 1.02), ylim=(-.02, 1.02))
+    if after is not None: ax.legend()
     return fig
 
 # %% ../nbs/50_viz.ipynb #bd1dabf8
+@readable
 def coverage_plot(
     curve:pd.DataFrame,      # From `coverage_curve`
     precision:float=.95,     # What is promised
@@ -116,15 +312,14 @@ def coverage_plot(
     "The precision of the surest pictures over how many of them are published, and how many the promise allows."
     if not len(curve): raise CatalogError('the curve has no row to show')
     held = curve['share'][curve['holds']].max()
-    with plt.rc_context(_STYLE):
-        fig, ax = plt.subplots(figsize=(5, 3), layout='constrained')
-        ax.plot(curve['share'], curve['precision'], lw=1.5, label='right of those published')
-        ax.plot(curve['share'], curve['low'], lw=1.2, ls='--', color=_LINES[0], label='its lower bound')
-        ax.axhline(precision, color=_GREY, ls=':')
-        ax.annotate(f'promised: {precision:g}', (1, precision), (-2, 3), xycoords=('axes fraction', 'data'), textcoords='offset points', ha='right')
-        if held == held: ax.axvline(held, color=_LINES[1], lw=1.5, label=f'publishable: {held:.0%}')
-        low = curve.loc[curve['n'] >= min(30, curve['n'].max()), 'low'].min()
-        ax.set(xlabel='share published unseen', ylabel='precision', xlim=(0, 1.01), ylim=(min(low, precision) - .03, 1.005)); ax.legend(loc='lower left')
+    fig, ax = plt.subplots(figsize=(5, 3), layout='constrained')
+    ax.plot(curve['share'], curve['precision'], lw=1.5, label='right of those published')
+    ax.plot(curve['share'], curve['low'], lw=1.2, ls='--', color=_LINES[0], label='its lower bound')
+    ax.axhline(precision, color=_GREY, ls=':')
+    ax.annotate(f'promised: {precision:g}', (1, precision), (-2, 3), xycoords=('axes fraction', 'data'), textcoords='offset points', ha='right')
+    if held == held: ax.axvline(held, color=_LINES[1], lw=1.5, label=f'publishable: {held:.0%}')
+    low = curve.loc[curve['n'] >= min(30, curve['n'].max()), 'low'].min()
+    ax.set(xlabel='share published unseen', ylabel='precision', xlim=(0, 1.01), ylim=(min(low, precision) - .03, 1.005)); ax.legend(loc='lower left')
     return fig
 
 # %% ../nbs/50_viz.ipynb #36f7dc8b

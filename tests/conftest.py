@@ -1,5 +1,5 @@
 "What the tests share."
-import os
+import os, shutil
 from pathlib import Path
 
 import pytest
@@ -15,3 +15,23 @@ def data_root():
 def own_cache(tmp_path_factory):
     "Decoded pictures of tests lie in no user's cache."
     os.environ['CATALOG_TAGGER_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+
+@pytest.fixture(scope='module')
+def browser():
+    "A headless Chromium, driven by playwright; a module each, for its event loop would be in the way of other tests' loops."
+    drive = pytest.importorskip('playwright.sync_api', reason='needs playwright: pip install playwright').sync_playwright
+    path = os.environ.get('CHROMIUM') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+    if not path: pytest.skip('needs Chromium: install the package chromium, or set CHROMIUM to the path of one')
+    with drive() as p:
+        browser = p.chromium.launch(executable_path=path, args=['--no-sandbox'])   # its sandbox refuses to start for root, as in containers
+        yield browser
+        browser.close()
+
+@pytest.fixture
+def page(browser):
+    "A new page; an error on its console, or a script that fails, fails the test."
+    page, faults = browser.new_page(), []
+    page.on('console', lambda o: o.type == 'error' and faults.append(o.text)); page.on('pageerror', lambda o: faults.append(str(o)))
+    yield page
+    page.close()
+    assert not faults, faults

@@ -64,7 +64,7 @@ def counting(f, n, before=None, after=None):
     return run
 
 def half_part(parts, n, lines):
-    with atomic_path(batch._part(parts, n)) as p: p.write_text(lines[:len(lines)//2]); die()
+    with atomic_path(batch.part_path(parts, n)) as p: p.write_text(lines[:len(lines)//2]); die()
 
 def half_join(files, path): path.write_bytes(files[0].read_bytes()); die()
 
@@ -74,13 +74,13 @@ def dying(*args, **kw): die()
 
 def kill_at(moment):
     what, n = moment.split(); n = int(n)
-    if what == 'open': batch._open = counting(batch._open, n, dying)
+    if what == 'open': batch.open_picture = counting(batch.open_picture, n, dying)
     if what == 'predict': Predictor.predict = counting(Predictor.predict, n, dying)
     if what == 'half': batch._write_part = counting(batch._write_part, n, half_part)
     if what == 'move': os.replace = counting(os.replace, n, dying)
     if what == 'moved': os.replace = counting(os.replace, n, after=die)
     if what == 'join': batch._join_csv = half_join
-    if what == 'remove': batch._remove = half_removed
+    if what == 'remove': batch.remove_parts = half_removed
 
 def in_child(f, *args):
     "The signal that ended `f` in a process of its own, and the most memory it held, bytes."
@@ -105,9 +105,8 @@ def run_kills(folder):
     ends = {name: [in_child(tag_logged, folder, name, o)[0] for o in (*moments, None)] for name, moments in KILLS.items()}
     (folder/'ends.json').write_text(json.dumps(ends))
 
-class Constant:
+class Constant(Predictor):
     "Answers at once, so that what is measured is the way there."
-    model, prep, space = Colours(), Prep((8, 8), (.5,)*3, (.25,)*3), SPACE
     def predict(self, items, **options): return [[('Red', .5), ('sale', .25)]]*len(items)
 
 def run_memory(folder, few=2000, many=20000):
@@ -116,7 +115,7 @@ def run_memory(folder, few=2000, many=20000):
     for n in (few, many):
         shop = folder/f'{n} pictures'; shop.mkdir()
         for i in range(n): os.link(folder/'one.png', shop/f'{i:07}.png')
-        peaks.append(in_child(tag_many, Constant(), shop, folder/f'{n}.csv'))
+        peaks.append(in_child(tag_many, Constant(Colours(), SPACE, Prep((8, 8), (.5,)*3, (.25,)*3)), shop, folder/f'{n}.csv'))
     (folder/'peaks.json').write_text(json.dumps(peaks))
 
 def call_script(*argv):
@@ -166,8 +165,8 @@ def test_a_picture_without_an_answer_has_a_row(shop, tmp_path):
     assert (n, len(rejected), len(df)) == (56, 4, 60) and df['tag'].isna().all() and df['reason'].notna().sum() == 4
 
 def test_every_picture_is_opened_once(shop, predictor, tmp_path, monkeypatch):
-    opened, open_one = [], batch._open
-    monkeypatch.setattr(batch, '_open', lambda prep, image, why: opened.append(image) or open_one(prep, image, why))
+    opened, open_one = [], batch.open_picture
+    monkeypatch.setattr(batch, 'open_picture', lambda prep, image, why: opened.append(image) or open_one(prep, image, why))
     tag_many(predictor, [shop, shop/'003.png', str(shop)], tmp_path/'t.csv', **HOW)
     assert sorted(opened) == sorted(str(o) for o in shop.iterdir())
 

@@ -56,7 +56,7 @@ def test_help_is_quick_and_teaches():
     code = 'import sys; from catalog_tagger.cli import make_parser; h = make_parser().format_help(); assert "torch" not in sys.modules and "fastai" not in sys.modules; print(h)'
     r = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)
     assert r.returncode == 0 and 'catalog_tagger train shop --out run' in r.stdout
-    for sub in ('demo', 'train', 'evaluate', 'tag', 'issues', 'export'): assert call(sub, '--help').returncode == 0
+    for sub in ('demo', 'train', 'evaluate', 'tag', 'issues', 'export', 'embed', 'index', 'similar'): assert call(sub, '--help').returncode == 0
 
 @pytest.mark.parametrize('argv, says', [
     (['tag', 'pickled', 'catalog', '--out', 't.csv'], '--trust'),
@@ -94,6 +94,19 @@ def test_help_is_quick_and_teaches():
     (['evaluate', 'run', 'gone', '--trust'], 'gone is no folder'),
     (['demo', '--out', 'catalog/images'], 'holds files but no'),
     (['demo', '--pictures', '2', '--out', 'd'], 'expected at least 2 and 1'),
+    (['embed', 'run', 'gone', '--out', 'e'], 'gone is not there'),
+    (['embed', 'run', 'catalog/images', '--layer', 'middle', '--out', 'e'], "layer='middle', expected one of avg, concat"),
+    (['embed', 'run', 'catalog/images', '--dtype', 'int8', '--out', 'e'], "dtype='int8'"),
+    (['embed', 'resnet', 'catalog/images', '--out', 'e'], 'did you mean'),
+    (['embed', 'pickled', 'catalog/images', '--out', 'e'], '--trust'),
+    (['index', 'run', 'catalog', '--out', 'catalog/i'], 'lies in the catalog'),
+    (['index', 'run', 'catalog', '--kind', 'annoy', '--out', 'i'], "kind='annoy', expected one of exact"),
+    (['index', 'run', 'catalog', '--where', 'price < 5', '--out', 'i'], 'no condition on the columns'),
+    (['similar', 'run', 'a.jpg'], 'cannot be loaded'),
+    (['similar', 'gone', 'a.jpg'], 'it is no folder'),
+    (['similar', 'run'], 'give a picture, --tags or both, or --duplicates alone'),
+    (['similar', 'run', 'a.jpg', '--duplicates', '.9'], 'or --duplicates alone'),
+    (['similar', 'run', 'a.jpg', '--out', 'a.txt'], 'expected a file that ends in .csv'),
 ])
 def test_a_users_error_is_one_line(place, argv, says, capsys, monkeypatch):
     "In this process, for the time's sake; `test_one_error_from_outside` sees the whole way."
@@ -123,6 +136,23 @@ def test_check_tells_on_one_screen_and_leaves_plots(place, capsys, monkeypatch):
     assert main(['check', 'catalog', '--json', '--split-by', 'year', '--test-from', '2016']) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts['split']['pictures']['test'] > 0 and facts['suspicious'] == []
+
+def test_index_and_similar(place, capsys, monkeypatch):
+    from catalog_tagger.cli import main
+    p, _ = place
+    monkeypatch.chdir(p)
+    assert main(['index', 'run', 'catalog', '--out', 'my index', '--dims', '16', '--dtype', 'float16']) == 0
+    assert '90 x 16 float16' in (out := capsys.readouterr().out) and 'empty file' in out
+    one = str(next((p/'catalog'/'images').glob('1*.jpg')).resolve())
+    assert main(['similar', 'my index', one, '--k', '5', '--where', 'year > 2011', '--out', 'like.csv']) == 0
+    like = pd.read_csv(p/'like.csv')
+    assert len(like) == 5 and (like['year'] > 2011).all() and one not in set(like['image']) and like['score'].is_monotonic_decreasing
+    tag = json.loads(like['labels'][0])[-1]
+    assert main(['similar', 'my index', one, '--tags', tag, '--k', '1', '--out', 'tagged.csv']) == 0 and tag in json.loads(pd.read_csv(p/'tagged.csv')['labels'][0])
+    assert main(['similar', 'my index', '--duplicates', '0.9']) == 0
+    assert main(['embed', 'run', 'catalog/images', '--layer', 'hidden', '--out', 'vectors']) == 0 and '90 vectors of 512 numbers' in capsys.readouterr().out
+    assert main(['index', 'run', 'catalog', '--out', 'my index', '--where', "baseColour != 'Blue'"]) == 0    # an older index is replaced
+    shutil.rmtree(p/'my index')
 
 def test_one_error_from_outside(place):
     p, _ = place

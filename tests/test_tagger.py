@@ -142,7 +142,7 @@ def test_what_cannot_be_saved_says_so_and_leaves_what_was_there(tmp_path):
     refused('is not a resnet18 with its head', body(), 'resnet18')
     broken = body(); broken[1][2].bias.data[0] = torch.nan
     refused('head.2.bias holds NaN', broken)
-    refused('expected 6: one for each label', build_model(find_arch(ARCH), linear(288, 5))[0])
+    refused('expected 6 numbers', build_model(find_arch(ARCH), linear(288, 5))[0])
     hooked = body(); hooked[1].register_forward_hook(lambda m, x, y: y + 1)
     refused('answers otherwise than the one in memory', hooked)
     with pytest.raises(ValueError): save(make_tagger(), d, metrics={'a': dict(score=float('nan'))})
@@ -214,3 +214,9 @@ def test_eight_bits_are_smaller_and_a_failure_leaves_what_was_there(trained, gra
     before = small.read_bytes()
     with pytest.raises(CatalogError, match='missing'): quantise_onnx(tagger, path, ['nowhere.jpg'])
     assert small.read_bytes() == before and {o.name for o in path.parent.iterdir()} == {'tagger.onnx', 'tagger.int8.onnx', 'tagger.json', 'selected_tags.csv'}
+
+def test_serving_from_a_model_in_memory():
+    "Its weights lie otherwise than those of a bundle, and its folded ones must work outside of the block that made them."
+    t = make_tagger(); fast = t.for_serving()
+    np.testing.assert_allclose(fast.scores(noise(2)), t.scores(noise(2)), atol=1e-4)
+    for ours, alone in zip(fast.scores_and_features(noise(2)), (t.scores(noise(2)), t.features(noise(2)))): np.testing.assert_allclose(ours, alone, atol=1e-3)

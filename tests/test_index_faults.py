@@ -1,0 +1,190 @@
+"Index folders that are damaged, forged or out to do harm: each ends in one `EmbeddingsError`, runs nothing, reads nothing outside and changes nothing."
+import hashlib, json, os, pickle, shutil, struct, sys
+from io import BytesIO
+from pathlib import Path
+from random import Random
+
+import numpy as np, pandas as pd, pytest, torch
+from safetensors.torch import load_file, save_file
+
+from catalog_tagger.embed import Embedder, load_embeddings, write_embedder
+from catalog_tagger.core import write_json, write_table, rejected_table
+from catalog_tagger.images import Prep
+from catalog_tagger.models import build_model, find_arch
+from catalog_tagger.sealed import EmbeddingsError, seal
+from catalog_tagger.similar import INDEX_FILES, SimilarIndex
+
+faiss = pytest.importorskip('faiss', reason='the index under test has cells of FAISS')
+ARCH, N, D = 'mobilenetv3_small_050', 120, 6
+HEAD = [dict(layer='AdaptiveAvgPool2d'), dict(layer='Flatten'), dict(layer='Linear', in_features=288, out_features=D, bias=True), dict(layer='UnitLength')]
+SIGNED = [o for o in INDEX_FILES if o != 'SHA256SUMS']
+
+class Bomb:
+    "Unpickled, it writes a file."
+    def __init__(self, path): self.path = str(path)
+    def __reduce__(self): return (open, (self.path, 'w'))
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "An index with cells, a table and a model."
+    torch.manual_seed(0)
+    v = np.random.default_rng(0).normal(size=(N, D)); v = (v/np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32)
+    table = pd.DataFrame(dict(image=[f'{i:03}.jpg' for i in range(N)], year=[2010 + i % 9 for i in range(N)], colour=['Red', 'Blue', None]*(N//3), labels=[['Shoe', 'Red'], [], ['Bag']]*(N//3)))
+    embedder = Embedder(build_model(find_arch(ARCH), HEAD)[0].eval(), Prep((32, 32), (.5,)*3, (.25,)*3), ARCH)
+    return SimilarIndex.build(v, table, kind='ivf_sq8', embedder=embedder).save(tmp_path_factory.mktemp('whole')/'index')
+
+# Every open, unpickled name and process that Python sees while `heard` is a list
+heard = None
+def _listen(event, args):
+    if heard is not None and event in ('open', 'pickle.find_class', 'subprocess.Popen', 'os.system', 'socket.connect'): heard.append((event, str(args[0])))
+sys.addaudithook(_listen)
+
+# Mutations: name → what it does to a copy of the index. Those under `signed` get right sums afterwards.
+plain, signed = {}, {}
+
+def cut(name, share): return lambda d: (d/name).write_bytes((data := (d/name).read_bytes())[:int(len(data)*share)])
+def flip(name, seed):
+    def do(d):
+        data = bytearray((d/name).read_bytes()); data[Random(f'{name}{seed}').randrange(len(data))] ^= 1 << seed
+        (d/name).write_bytes(data)
+    return do
+def linked(name):
+    def do(d): shutil.move(d/name, d.parent/'outside'/name); (d/name).symlink_to(d.parent/'outside'/name)
+    return do
+def folder(name): return lambda d: ((d/name).unlink(), (d/name).mkdir())
+def planted(name): return lambda d: (d/name).write_bytes(pickle.dumps(Bomb(d.parent/'exploded')))
+
+for name in INDEX_FILES:
+    plain |= {f'{name} is {why}': f for why, f in dict(missing=lambda d, name=name: (d/name).unlink(), linked=linked(name), a_folder=folder(name)).items()}
+    plain |= {f'{name} cut at {share}': cut(name, share) for share in (0, .5, .999)}
+    plain |= {f'{name} bit {seed}': flip(name, seed) for seed in range(3)}
+    plain |= {f'{name} and more': lambda d, name=name: (d/name).write_bytes((d/name).read_bytes() + b'\n')}
+if hasattr(os, 'mkfifo'): plain['a pipe'] = lambda d: ((d/'ids.json').unlink(), os.mkfifo(d/'ids.json'))
+plain |= {f'planted {o}': planted(o) for o in ('index.pkl', 'index.faiss', 'vectors.npz', 'model.pt', '.hidden.pkl', 'evil.py', '__init__.py', 'index.json.bak')}
+signed |= {f'{o} is a signed pickle': planted(o) for o in SIGNED if o != 'rejected.csv'}
+plain['a folder beside'] = lambda d: (d/'code').mkdir()
+
+def sums(change): return lambda d: (d/'SHA256SUMS').write_text(change((d/'SHA256SUMS').read_text()))
+plain |= {f'sums {k}': sums(f) for k, f in {
+    'upwards': lambda s: s.replace('ids.json', '../ids.json'), 'absolute': lambda s: s.replace('ids.json', '/etc/passwd'), 'twice': lambda s: s + s, 'reversed': lambda s: '\n'.join(s.split('\n')[::-1]),
+    'short': lambda s: s[:64], 'of nothing': lambda s: '0'*64 + s[64:], 'with one more': lambda s: s + '0'*64 + '  x.pkl\n'}.items()}
+plain['vectors swapped'] = lambda d: np.save(d/'vectors.npy', np.load(d/'vectors.npy')[::-1].copy())
+plain['a model without its sum'] = lambda d: (d/'SHA256SUMS').write_text(''.join(o for o in (d/'SHA256SUMS').read_text().splitlines(True) if 'model' not in o))
+
+def array(name, change):
+    def do(d):
+        a = change(np.load(d/name)); f = BytesIO()
+        np.save(f, a, allow_pickle=True); (d/name).write_bytes(f.getvalue())
+    return do
+def poked(value):
+    def change(a): a = a.copy(); a[-1, 2] = value; return a
+    return change
+ARRAYS = {'short': lambda a: a[:-1], 'long': lambda a: np.concatenate([a, a[:1]]), 'narrow': lambda a: a[:, :-1], 'flat': np.ravel, 'cube': lambda a: a[None], 'empty': lambda a: a[:0], 'double': lambda a: a.astype('f8'), 'whole numbers': lambda a: a.astype(int),
+          'big endian': lambda a: a.astype('>f4'), 'fortran': np.asfortranarray, 'complex': lambda a: a.astype('c8'), 'objects': lambda a: a.astype(object), 'text': lambda a: a.astype(str), 'records': lambda a: a.view('f4,f4'),
+          'nan': poked(np.nan), 'infinite': poked(np.inf)}
+signed |= {f'{name} {k}': array(name, f) for name in ('vectors.npy', 'centroids.npy') for k, f in ARRAYS.items()}
+signed |= {f'vectors {k}': array('vectors.npy', f) for k, f in {'doubled': lambda a: a*2, 'zero': lambda a: a*0, 'one zero': poked(5)}.items()}
+
+def npy_header(change, name='vectors.npy'):
+    def do(d):
+        data = (d/name).read_bytes(); n, = struct.unpack('<H', data[8:10]); head = change(data[10:10+n].decode('latin1')).encode('latin1')
+        (d/name).write_bytes(data[:8] + struct.pack('<H', len(head)) + head + data[10+n:])
+    return do
+signed |= {f'npy header {k}': npy_header(f) for k, f in {
+    'code': lambda s: "__import__('os').system('touch exploded')\n", 'terabyte': lambda s: s.replace(f'({N}, {D})', f'({2**40}, {D})'), 'negative': lambda s: s.replace(f'({N}, {D})', f'(-{N}, -{D})'), 'overflow': lambda s: s.replace(f'({N}, {D})', f'({2**62}, 4)'),
+    'empty': lambda s: '', 'junk': lambda s: s[::-1], 'deep': lambda s: '('*5000, 'one more key': lambda s: s.replace('{', "{'x': 1, "), 'descr': lambda s: s.replace('<f4', '|O'), 'strange': lambda s: s.replace("'<f4'", "'os.system'")}.items()}
+signed['npy of version 2'] = lambda d: (d/'vectors.npy').write_bytes((data := (d/'vectors.npy').read_bytes())[:6] + b'\x02\x00' + data[8:])
+
+def text(name, change): return lambda d: (d/name).write_bytes(change((d/name).read_text()).encode('utf-8', 'surrogatepass'))
+signed |= {f'{name} {k}': text(name, f) for name in ('ids.json', 'index.json', 'embedder.json') for k, f in {
+    'deep': lambda s: '['*10**5, 'empty': lambda s: '', 'null': lambda s: 'null', 'a word': lambda s: '"x"', 'cut': lambda s: s[:len(s)//2], 'two': lambda s: s + s, 'nan': lambda s: '[NaN]', 'marked': lambda s: '\ufeff' + s}.items()}
+signed |= {'twice': text('index.json', lambda s: s.replace('"format": 1', '"format": 1, "format": 1')), 'long number': text('index.json', lambda s: s.replace('"format": 1', '"format": ' + '9'*10**5))}
+
+def ids(change): return lambda d: (d/'ids.json').write_text(json.dumps(change(json.loads((d/'ids.json').read_text()))))
+signed |= {f'ids {k}': ids(f) for k, f in {'short': lambda o: o[:-1], 'long': lambda o: o + ['x'], 'twice': lambda o: o[:-1] + o[:1], 'numbers': lambda o: list(range(N)), 'one empty': lambda o: [''] + o[1:], 'one list': lambda o: [[]] + o[1:], 'an object': lambda o: dict.fromkeys(o)}.items()}
+
+def at(value, *keys, name='index.json'):
+    "Set what stands in `name` under `keys`; without a value it goes away."
+    def do(d):
+        whole = o = json.loads((d/name).read_text())
+        for k in keys[:-1]: o = o[k]
+        if value is at: del o[keys[-1]]
+        else: o[keys[-1]] = value
+        (d/name).write_text(json.dumps(whole))
+    return do
+
+WRONG = {
+    ('format',): ['1', 1.0, True, 0, 2, None], ('kind',): [None, 1, [], {}, 'exact', 'flat', 'hnsw', 'ivf_pq', 'os.system', 'IVF3,SQ8'], ('settings',): [None, [], {}, {'cells': 3}, 'x'],
+    ('settings', 'cells'): [0, -1, 2, 4, 10**9, '3', 3.0, True, None, []], ('settings', 'effort'): [0, -1, 10**6, '1', 1.5, None, True], ('settings', 'refine'): [0, 10**9, None, '4'], ('settings', 'seed'): [1],
+    ('recall',): [None, '1', 2, -1, [], True], ('columns',): [None, [], 'x', {'image': ['x']*N}], ('columns', 'year'): [None, [], [2010], {}, 'x', [[]]*N + [[]], [{}]*N, [[1]]*N],
+    ('columns', 'labels'): [['Shoe']*N, [None]*N, [['']]*N, [[1]]*N], ('columns', 'split'): [['best']*N], ('columns', 'tags'): [[None]*N], ('path',): ['../outside'],
+}
+EMBEDDER = {
+    ('arch',): [None, 7, '', [], '../../etc/passwd', 'hf-hub:timm/resnet18', 'resnet18', 'x'*10**6], ('head',): [None, {}, [], 'fastai', HEAD[:-1], HEAD[:2] + HEAD[3:], HEAD + HEAD, [{'layer': 'os.system'}]],
+    ('head', 2, 'out_features'): [7, 2**30, 2**62, '6'], ('prep',): [None, [], 'x', {}], ('prep', 'size'): [32, [0, 32], [10**9, 10**9]], ('prep', 'std'): [[0, 0, 0], None], ('prep', 'opening'): [2, None], ('file',): ['/etc/passwd'],
+}
+for name, wrong in (('index.json', WRONG), ('embedder.json', EMBEDDER)):
+    signed |= {f'{name} {".".join(map(str, keys))} = {repr(o)[:60]}': at(o, *keys, name=name) for keys, values in wrong.items() for o in values}
+    signed |= {f'{name} no {keys[0]}': at(at, keys[0], name=name) for keys in wrong if len(keys) == 1 and keys[0] not in ('path', 'file')}
+
+def tensors(change): return lambda d: save_file({k: v.contiguous() for k, v in change(load_file(d/'model.safetensors'), 'body.conv_stem.weight').items()}, d/'model.safetensors')
+signed |= {f'tensors {k}': tensors(f) for k, f in {
+    'missing': lambda t, k: {o: v for o, v in t.items() if o != k}, 'extra': lambda t, k: t | {'body.more': torch.zeros(1)}, 'arrays': lambda t, k: t | {'arrays.more': torch.zeros(1)}, 'half': lambda t, k: t | {k: t[k].half()},
+    'nan': lambda t, k: t | {k: t[k]*torch.nan}, 'flat': lambda t, k: t | {k: t[k].flatten()}}.items()}
+signed |= {'centroids without cells': lambda d: (at('flat', 'kind')(d), at({}, 'settings')(d)), 'a model without embedder.json': lambda d: (d/'embedder.json').unlink(), 'embedder.json without a model': lambda d: (d/'model.safetensors').unlink(),
+           'cells without centroids': lambda d: (d/'centroids.npy').unlink(), 'rejected is no table': lambda d: (d/'rejected.csv').write_bytes(b'"\xff\x00')}
+
+MUTATIONS = [pytest.param(f, re_sign, id=k.encode('ascii', 'replace').decode()) for d, re_sign in ((plain, False), (signed, True)) for k, f in d.items()]
+
+def snapshot(root:Path):
+    "Everything below `root`: kind, and what it holds."
+    return {str(o): os.readlink(o) if o.is_symlink() else o.read_bytes() if o.is_file() else o.lstat().st_mode for o in sorted(root.rglob('*'))}
+
+def test_there_are_many(): assert len(MUTATIONS) >= 100
+
+def test_the_index_is_good(whole):
+    index = SimilarIndex.load(whole)
+    assert index.kind == 'ivf_sq8' and index.search('000.jpg', k=3, where="colour == 'Blue'")['colour'].tolist() == ['Blue']*3
+
+@pytest.mark.parametrize('mutate, re_sign', MUTATIONS)
+def test_one_error_and_nothing_else(mutate, re_sign, whole, tmp_path):
+    global heard
+    d, outside = tmp_path/'index', tmp_path/'outside'; outside.mkdir()
+    shutil.copytree(whole, d); mutate(d)
+    if re_sign: seal(d, INDEX_FILES)
+    before, state, heard = snapshot(tmp_path), torch.get_rng_state(), []
+    try:
+        with pytest.raises(EmbeddingsError) as e: SimilarIndex.load(d)
+    finally: events, heard = heard, None
+    assert type(e.value) is EmbeddingsError and '\n' not in str(e.value) and str(e.value).startswith(f'{d} cannot be loaded: ')
+    assert snapshot(tmp_path) == before and torch.equal(torch.get_rng_state(), state)
+    assert not (tmp_path/'exploded').exists()
+    assert {o for o, _ in events} <= {'open'}
+    assert {Path(o).resolve() for _, o in events if str(tmp_path) in o} <= {d/o for o in INDEX_FILES}
+    assert not any('passwd' in o for _, o in events)
+
+def test_the_canary_would_sing(tmp_path):
+    "What the mutations plant does run when it is unpickled, and is heard."
+    global heard
+    heard = []
+    try: pickle.loads(pickle.dumps(Bomb(tmp_path/'exploded')))
+    finally: events, heard = heard, None
+    assert (tmp_path/'exploded').exists() and any(o == 'pickle.find_class' for o, _ in events)
+
+@pytest.fixture(scope='module')
+def embeddings(whole, tmp_path_factory):
+    d = tmp_path_factory.mktemp('whole')/'embeddings'; d.mkdir()
+    index = SimilarIndex.load(whole)
+    np.save(d/'vectors.npy', index.vectors); write_json(d/'ids.json', index.table['image'].tolist()); write_table(d/'rejected.csv', rejected_table())
+    write_embedder(index.embedder, d); seal(d, INDEX_FILES)
+    return d
+
+OF_EMBEDDINGS = {k: f for k, f in signed.items() if k.startswith(('vectors', 'npy', 'ids', 'embedder.json', 'tensors')) and 'no embedder' not in k}
+
+@pytest.mark.parametrize('mutate', [pytest.param(f, id=k.encode('ascii', 'replace').decode()) for k, f in list(OF_EMBEDDINGS.items())[::3]])
+def test_embeddings_go_through_the_same_checks(mutate, embeddings, tmp_path):
+    d = tmp_path/'e'
+    shutil.copytree(embeddings, d); mutate(d); seal(d, INDEX_FILES)
+    with pytest.raises(EmbeddingsError, match='cannot be loaded'): load_embeddings(d)
+
+def test_the_embeddings_are_good(embeddings): assert load_embeddings(embeddings).vectors.shape == (N, D)
