@@ -2,12 +2,14 @@
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 PY := .venv/bin/python
 
-.PHONY: help venv demo test notebooks clean
+.PHONY: help venv demo test notebooks tutorials docs clean
 
 help:
 	@echo 'make demo       install into .venv, then train and tag the demo catalog into demo_run/'
 	@echo 'make test       install into .venv, then run every check: notebooks, exports, README, pytest'
 	@echo 'make notebooks  clean the notebooks, export the modules, write README.md'
+	@echo 'make tutorials  run the tutorials at full size and store their outputs; on real data where CATALOG_TAGGER_DATA names it'
+	@echo 'make docs       build the documentation site into _docs/'
 	@echo 'make clean      remove what the others made, .venv excepted'
 	@echo 'Needs Python 3.11 or newer; another one: make PYTHON=/path/to/python test'
 
@@ -32,6 +34,12 @@ notebooks: venv
 	$(PY) -c 'from nbdev.doclinks import nbdev_export; nbdev_export()'
 	$(PY) scripts/readme.py
 
+tutorials: venv
+	$(PY) scripts/tutorials.py
+
+docs: venv
+	$(PY) scripts/docs.py
+
 clean:
-	rm -rf demo_run build dist catalog_tagger.egg-info .pytest_cache
+	rm -rf _docs demo_run build dist catalog_tagger.egg-info .pytest_cache
 	find . -name .venv -prune -o -type d '(' -name __pycache__ -o -name .ipynb_checkpoints ')' -prune -exec rm -rf '{}' +

@@ -37,5 +37,6 @@ from catalog_tagger.viz import *
 from catalog_tagger.data_plots import *
 from catalog_tagger.interpret import *
 from catalog_tagger.label_issues import *
+from catalog_tagger.report import *
 from catalog_tagger.check import *
 from catalog_tagger.tour import *

@@ -4,19 +4,19 @@
 
 # %% ../nbs/03_demo.ipynb #6c66a922
 from __future__ import annotations
-import io, json, os
-from collections.abc import Sequence
+import io, json, os, tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np, pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
 from .core import CatalogError, atomic_path, progress, rng, write_json
-from .ingest import encode_rle, join_tags
+from .ingest import encode_rle, find_layout, join_tags
 
 # %% auto #0
 __all__ = ['ARTICLES', 'COLOURS', 'PATTERNS', 'FAULTS', 'FORMS', 'draw_product', 'demo_products', 'demo_styles', 'demo_folders',
-           'demo_onehot', 'demo_tags', 'demo_posts', 'demo_imaterialist', 'demo_feidegger']
+           'demo_onehot', 'demo_tags', 'demo_posts', 'demo_imaterialist', 'demo_feidegger', 'study_data']
 
 # %% ../nbs/03_demo.ipynb #fd16c4ba
 def _mirror(left):
@@ -640,3 +640,24 @@ def demo_feidegger(
     rows = [dict(url=f'https://img.example/shop/{o}.jpg?width=300', descriptions=_five(seed, i, language), split=i % 10) for i, o in enumerate(df.id)]
     write_json(root/'FEIDEGGER_demo.json', rows)
     return root
+
+# %% ../nbs/03_demo.ipynb #8fd296c1
+def study_data(
+    name:str,                  # Folder of the real files, such as 'fashion-product-images'
+    draw:Callable[..., Path],  # Draws the demo catalog in their layout, such as `demo_styles`
+    path:str|Path=None,        # Where the real files are; None looks for `name` in the folder that `CATALOG_TAGGER_DATA` names
+    *, say=print,              # Takes the line that tells which of the two it is
+    **kwargs,                  # For `draw`
+)->Path:                       # Folder of a catalog
+    "The real files of a study where they are at hand, else the demo catalog in their layout, drawn into a temporary folder."
+    data = os.environ.get('CATALOG_TAGGER_DATA')
+    real = Path(path) if path else Path(data)/name if data else None
+    if path: find_layout(real)   # raises where there is none
+    if real and (path or _has_layout(real)):
+        say(f'real files: {real.name}'); return real
+    say(f'the drawn demo catalog, in the layout of {name}')
+    return draw(Path(tempfile.mkdtemp())/name, **kwargs)
+
+def _has_layout(path):
+    try: return bool(find_layout(path))
+    except CatalogError: return False
