@@ -50,7 +50,7 @@ def jaccard(
 class SharedRule:
     "Grades of pairs: 1 for pictures that share more than `more_than` labels, 0 for those that share none, nan for all between."
     def __init__(self,
-        more_than:int=3,   # Labels that a positive shares at the least and one more; for an anchor that has none fewer, step by step
+        more_than:int=3,   # A positive shares more labels than this with its anchor; where an anchor has none one fewer will do, and so on
     ):
         self.more_than, self.needed = more_than, Counter()
 
