@@ -129,7 +129,7 @@ table { border-collapse: collapse; font-size: .9rem } th, td { padding: .2rem .6
 tbody th { font-weight: normal } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 th button { all: unset; cursor: pointer; padding: .2rem 0; white-space: nowrap } th button:focus-visible { outline: 2px solid var(--link) }
 th button::after { content: ' ↕'; color: var(--quiet) } [aria-sort=ascending] button::after { content: ' ▲' } [aria-sort=descending] button::after { content: ' ▼' }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(12rem, 44%), 1fr)); gap: 1.25rem 1rem }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(12rem, 44%), 1fr)); gap: 1.25rem .5rem }
 .cards img { height: 8rem; width: auto; max-width: 100%; object-fit: contain }
 figure { margin: 0; font-size: .8rem; overflow-wrap: anywhere } .line { display: flex; gap: .3rem }
 .pair { display: flex; gap: .4rem } .pair img { height: 4rem; width: auto }
