@@ -64,7 +64,8 @@ def fields(c, said):
     return res or (parameters(make, said) if make else [])
 
 def signature(name, o):
-    "A call of a function as one writes it, without types."
+    "A call of a function as one writes it, without types; of a property its name."
+    if re.search(r'\bproperty|as_prop=True', ' '.join(map(ast.unparse, o.decorator_list))): return name
     f = copy.deepcopy(o)
     for a, _ in arguments(f):
         if a: a.annotation = None
@@ -93,7 +94,7 @@ class Site:
         "Parameters as a table."
         known = {o[0].strip('*') for o in rows} | {name}
         cells = [[f'`{o}`' if o and o != 'returns' else o for o in r[:3]] + [self.link(r[3], page, known).replace('|', r'\|')] for r in rows]
-        used = [i for i in range(4) if i in (0, 3) or any(r[i] for r in rows)]   # no empty columns of types and defaults
+        used = [i for i in range(4) if any(r[i] for r in rows)]   # no empty columns
         head = [('parameter', 'type', 'default', 'meaning')[i] for i in used]
         return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, ['---']*len(head), *([r[i] for i in used] for r in cells)])
 
