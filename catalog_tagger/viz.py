@@ -226,7 +226,7 @@ def matrix_plot(
     im = ax.imshow(x, vmin=0, vmax=top or 1)
     ax.set_xticks(range(table.shape[1]), [_short(o) for o in table.columns], rotation=90, fontsize=size, parse_math=False)
     ax.set_yticks(range(len(table)), [_short(o) for o in table.index], fontsize=size, parse_math=False)
-    ax.set(xlabel=columns, ylabel=rows, title=title); ax.tick_params(length=0)
+    ax.set(xlabel=columns, ylabel=rows); ax.set_title(title, parse_math=False); ax.tick_params(length=0)
     if n <= 16: _numbers_in(ax, x, top)
     fig.colorbar(im, label=name, shrink=.6)
     return fig
