@@ -53,9 +53,9 @@ def main(run:Path, keep:Path, more:list[str], columns:list[str], k:int, dims:int
     cfg = load_config(run/'config.json'); ready = prepare(cfg); df = ready.df
     Y = np.concatenate([pd.get_dummies(df[c]).to_numpy() for c in columns], 1)
     print(f'{len(df):,} pictures, {Y.shape[1]} values of {", ".join(columns)}; {(df["split"] == "test").sum()} of test ask, the others answer')
-    rows = {}
+    rows = {'random order': None}
     for name, v in ways(run, df, cfg.size, keep, more, dims):
-        rows[name], chance = row_of(v, Y, df, k); rows.setdefault('random order', chance)
+        rows[name], rows['random order'] = row_of(v, Y, df, k)
         print(f'{name}, {v.shape[1]} numbers: nDCG@{k} {rows[name][f"nDCG@{k}"]:.4f}', flush=True)
     table = pd.DataFrame(rows).T[[f'nDCG@{k}', 'from', 'to', f'precision@{k}', f'recall@{k}', f'mAP@{k}', 'rare nDCG']]
     print(); print(table.map(lambda o: '–' if pd.isna(o) else f'{o:.3f}').to_string())

@@ -28,9 +28,15 @@ from catalog_tagger.tagger import *
 from catalog_tagger.batch import *
 from catalog_tagger.run import *
 from catalog_tagger.compare import *
+from catalog_tagger.embed import *
+from catalog_tagger.similar import *
+from catalog_tagger.triplets import *
+from catalog_tagger.contrastive import *
+from catalog_tagger.search import *
 from catalog_tagger.viz import *
 from catalog_tagger.data_plots import *
 from catalog_tagger.interpret import *
 from catalog_tagger.label_issues import *
+from catalog_tagger.report import *
 from catalog_tagger.check import *
 from catalog_tagger.tour import *

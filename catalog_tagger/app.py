@@ -505,7 +505,7 @@ def serve_app(
 ):
     "Serve the page until Ctrl-C."
     import uvicorn
-    tagger = Tagger.load(Path(run)/'tagger' if (Path(run)/'tagger').is_dir() else run)
+    tagger = Tagger.load(find_bundle(run) or run)
     app = make_app(tagger, index=_load_index(index), name=Path(run).resolve().name, hosts=(host,))
     with _listen(host, port) as s, suppress(KeyboardInterrupt):
         say(f'http://{_address(*s.getsockname()[:2])}/ shows the page; Ctrl-C ends it')

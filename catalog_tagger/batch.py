@@ -16,10 +16,10 @@ from .core import *
 from .parts import *
 
 # %% auto #0
-__all__ = ['TAG_COLUMNS', 'tag_many', 'tag_many_ray']
+__all__ = ['ANSWER_COLUMNS', 'tag_many', 'tag_many_ray']
 
 # %% ../nbs/31a_batch.ipynb #58f3df41
-TAG_COLUMNS = ['image', 'rank', 'tag', 'score', 'reason']  # Of the file: a row for each tag, or one with the reason against the picture
+ANSWER_COLUMNS = ['image', 'rank', 'tag', 'score', 'reason']  # Of the file: a row for each tag, or one with the reason against the picture
 
 def _rows(image:str, answer:str|list[tuple[str, float]])->list[tuple]:
     "The rows of one picture from its tags or the reason against it; where no tag fits a row says so by holding none."
@@ -50,7 +50,7 @@ def _as_csv(rows:list[tuple])->str:
 
 def _read_part(path:Path)->pd.DataFrame:
     "The rows of a part."
-    return pd.read_csv(path, names=TAG_COLUMNS, dtype=dict(image=str, rank='Int64', tag=str, score=float, reason=str), keep_default_na=False, na_values=[''])
+    return pd.read_csv(path, names=ANSWER_COLUMNS, dtype=dict(image=str, rank='Int64', tag=str, score=float, reason=str), keep_default_na=False, na_values=[''])
 
 def _write_part(parts:Path, n:int, lines:str):
     with atomic_path(part_path(parts, n)) as p: p.write_text(lines, encoding='utf-8', newline='')
@@ -75,19 +75,19 @@ def _checked_out(out:str|Path)->Path:
     if out.suffix.lower() not in ('.csv', '.parquet'): raise CatalogError(f'out {str(out)!r}: expected a file that ends in .csv or .parquet')
     if out.suffix.lower() == '.parquet': _arrow()
     if out.exists() and not out.is_file(): raise CatalogError(f'out {str(out)!r} is there and is no file')
-    if out.exists() and out.stat().st_size and _columns(out) != TAG_COLUMNS: raise CatalogError(f'{out} is there and is no table of tags; give another name, or remove it')
+    if out.exists() and out.stat().st_size and _columns(out) != ANSWER_COLUMNS: raise CatalogError(f'{out} is there and is no table of tags; give another name, or remove it')
     return out
 
 # %% ../nbs/31a_batch.ipynb #1ece9a12
 def _join_csv(files:Iterable[Path], path:Path):
     with open(path, 'wb') as f:
-        f.write(_as_csv([TAG_COLUMNS]).encode())
+        f.write(_as_csv([ANSWER_COLUMNS]).encode())
         for o in files:
             with open(o, 'rb') as part: shutil.copyfileobj(part, f)
 
 def _join_parquet(files:Iterable[Path], path:Path):
     pa, pq = _arrow()
-    schema = pa.schema(list(zip(TAG_COLUMNS, (pa.string(), pa.int32(), pa.string(), pa.float64(), pa.string()))))
+    schema = pa.schema(list(zip(ANSWER_COLUMNS, (pa.string(), pa.int32(), pa.string(), pa.float64(), pa.string()))))
     with pq.ParquetWriter(path, schema) as f:
         for o in files: f.write_table(pa.Table.from_pandas(_read_part(o), schema, preserve_index=False))
 
@@ -120,7 +120,7 @@ def _plan(predictor, source, out, k, min_score, bs:int, chunk:int, resume:bool, 
 def tag_many(
     predictor,                       # A `Predictor`, or what has its `prep`, `model`, `predict` and `for_serving`
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`
-    out:str|Path,                    # File to write, `.csv` or `.parquet`; columns as in `TAG_COLUMNS`
+    out:str|Path,                    # File to write, `.csv` or `.parquet`; columns as in `ANSWER_COLUMNS`
     *, k:int|None=3,                 # Most tags of a picture
     min_score:float=0.,              # Least score of a free tag
     bs:int=32,                       # Pictures that go through the model together

@@ -96,7 +96,7 @@ def _evaluate(a):
 
 def _bundle(run:str)->str:
     "The bundle that workers on other machines load."
-    from catalog_tagger.run import find_bundle
+    from catalog_tagger.tagger import find_bundle
     if (bundle := find_bundle(run)) is None: raise CatalogError(f'--engine ray needs a bundle, and {run} has none')
     return str(bundle.resolve())
 
@@ -142,6 +142,12 @@ def _app(a):
     except ModuleNotFoundError as e: raise CatalogError(f'the web page needs {e.name}: pip install "catalog_tagger[app]"') from None
     serve_app(a.run, index=a.index, host=a.host, port=a.port)
 
+def _report(a):
+    "write a run as one HTML page, or set several side by side"
+    out = _out_file(a.out, '.html')
+    from catalog_tagger.report import write_report
+    print(f'saved in {write_report(a.runs, out, a.source)}')
+
 # %% ../nbs/60_cli.ipynb #e3e3640d
 def _embed(a):
     "give pictures their vectors, from a trained model or a backbone as it comes"
@@ -181,6 +187,7 @@ _EXAMPLES = '''examples:
   catalog_tagger models "convnext*"
   catalog_tagger evaluate run other_shop --out scores.json
   catalog_tagger tag run new_photos/ --out tags.csv --mode high_precision --review queue.csv
+  catalog_tagger report run --out report.html                             # several runs are compared: report run1 run2
   catalog_tagger export run --out tagger.onnx                             # needs pip install "catalog_tagger[onnx]"
   catalog_tagger app run                                                  # then open http://127.0.0.1:8000/
   catalog_tagger issues run --out issues.csv --grid issues.png            # needs pip install "catalog_tagger[cleanlab]"
@@ -257,6 +264,7 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--out', help='CSV file with all columns, instead of printing')
     p = _sub(subs, _app, 'app', run, ('--index', 'folder of an index, for similar products', {}), ('--port', 'where to listen; 0 takes a free one (default: 8000)', dict(type=int, default=8000)))
     p.add_argument('--host', default='127.0.0.1', help='address to listen at; 0.0.0.0 lets in whoever is on the network (default: 127.0.0.1)')
+    _sub(subs, _report, 'report', ('runs', 'folder that train left; several are compared, the others with the first', dict(nargs='+', metavar='RUN')), ('--out', 'HTML file (default: report.html)', dict(default='report.html')), source_moved)
     return parser
 
 # %% ../nbs/60_cli.ipynb #44c57d32

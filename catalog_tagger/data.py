@@ -16,7 +16,8 @@ from .images import *
 from .labels import *
 
 # %% auto #0
-__all__ = ['CatalogImage', 'OpenImage', 'FitImage', 'train_tfms', 'label_block', 'catalog_block', 'DecodedDL', 'catalog_dls']
+__all__ = ['CatalogImage', 'OpenImage', 'FitImage', 'train_tfms', 'label_block', 'crop_size', 'catalog_block', 'DecodedDL',
+           'random_crops', 'catalog_dls']
 
 # %% ../nbs/13_data.ipynb #750015a9
 class CatalogImage(PILImage):
@@ -74,7 +75,10 @@ def _folds(df:pd.DataFrame):
     "Rows of train and of valid; test stays out, nobody looks at it by accident."
     return [np.flatnonzero(df['split'] == o).tolist() for o in ('train', 'valid')]
 
-def _crop_size(size:tuple[int, int], min_scale:float)->tuple[int, int]:
+def crop_size(
+    size:tuple[int, int],  # Height and width of a crop, px
+    min_scale:float,       # Smallest share of a picture that is cropped
+)->tuple[int, int]:        # Height and width, px
     "Size of a picture of which `min_scale` is cropped at `size`; at most twice `size`, so smaller crops are enlarged."
     return tuple(math.ceil(o/math.sqrt(max(min_scale, .25))) for o in size)
 
@@ -88,7 +92,7 @@ def catalog_block(
 )->DataBlock:                       # Over a catalog with `image`, `labels` and `split`
     "A fastai `DataBlock` from the catalog table to normalised pictures and targets."
     crop = [RandomResizedCrop(prep.size, min_scale=min_scale, split_idx=0)] if item_tfms is None else item_tfms
-    opened = OpenImage(_crop_size(prep.size, min_scale) if item_tfms is None else None, prep.size)
+    opened = OpenImage(crop_size(prep.size, min_scale) if item_tfms is None else None, prep.size)
     return DataBlock(blocks=(TransformBlock(opened, batch_tfms=IntToFloatTensor), label_block(space)),
                      get_x=ColReader('image'), get_y=_Labels(space.is_single), splitter=_folds,
                      item_tfms=[*crop, FitImage(prep)],
@@ -119,8 +123,11 @@ def _targets(space:LabelSpace, labels:Iterable[list[str]])->TensorBase:
     y = torch.from_numpy(space.one_hot(labels))
     return TensorCategory(y.argmax(1)) if space.is_single else TensorMultiCategory(y.float())
 
-def _crops(x:Tensor, crop:RandomResizedCrop)->Tensor:
-    "A crop of each of `x`, uint8 of shape (n, 3, height, width), drawn as `crop` draws it and resized as Pillow does, faster."
+def random_crops(
+    x:Tensor,                # Pictures, uint8, shape (n, 3, height, width)
+    crop:RandomResizedCrop,  # How each is cropped
+)->Tensor:                   # uint8, each as large as `crop` makes it
+    "A crop of each of `x`, drawn as `crop` draws it and resized as Pillow does, faster."
     res = []
     for o in x:
         crop.before_call(o, 0); (left, top), (w, h) = crop.tl, crop.cp_size
@@ -135,7 +142,7 @@ def do_item(self:DecodedDL, i): return (i or 0) if self.dataset.split_idx == sel
 def do_batch(self:DecodedDL, b):
     if self.dataset.split_idx != self.fold: return TfmdDL.do_batch(self, b)
     x = torch.from_numpy(self.pictures[b]).permute(0, 3, 1, 2)
-    if self.crop is not None: x = _crops(x, self.crop)
+    if self.crop is not None: x = random_crops(x, self.crop)
     return TensorImage(x.contiguous()), self.targets[b]    # normalising channels_last costs more than turning it
 
 # %% ../nbs/13_data.ipynb #f68d3604
@@ -146,7 +153,7 @@ def _cached(dls:DataLoaders, df:pd.DataFrame, folder:str|Path, *, item_tfms=None
         return DecodedDL.over(dl, pictures, _targets(dls.space, df['labels'].iloc[rows]), crop)
     prep, (train, valid) = dls.prep, _folds(df)
     dls.valid = over(dls.valid, valid, prep)
-    if item_tfms is None: dls.train = over(dls.train, train, replace(prep, size=_crop_size(prep.size, min_scale)), RandomResizedCrop(prep.size, min_scale=min_scale))
+    if item_tfms is None: dls.train = over(dls.train, train, replace(prep, size=crop_size(prep.size, min_scale)), RandomResizedCrop(prep.size, min_scale=min_scale))
     return dls
 
 # %% ../nbs/13_data.ipynb #a457ce29

@@ -18,8 +18,8 @@ from .core import *
 from .labels import *
 
 # %% auto #0
-__all__ = ['STEPS', 'BARE', 'COMPANY', 'MIN_SEEN', 'check_steps', 'balance', 'Recipe', 'fit_recipe', 'load_recipe',
-           'provenance_table', 'suggest_groups']
+__all__ = ['STEPS', 'COMPANY', 'MIN_SEEN', 'check_steps', 'balance', 'Recipe', 'fit_recipe', 'load_recipe', 'provenance_table',
+           'suggest_groups']
 
 # %% ../nbs/12a_recipe.ipynb #0f65614a
 def _respelt(step:str)->Callable:
@@ -92,7 +92,7 @@ def _doubt_senses(wn, a:str, b:str)->str:
     return f'WordNet makes {base} of it' if base not in (a, b) else ''
 
 # %% ../nbs/12a_recipe.ipynb #272cf869
-BARE = .05      # Least share of a lemma itself in the pictures of lemma and form, to be what the form is called
+_BARE = .05      # Least share of a lemma itself in the pictures of lemma and form, to be what the form is called
 COMPANY = .2    # Least likeness of the tags that two forms of a word stand with
 MIN_SEEN = 20   # Fewest pictures of a form whose company tells anything
 
@@ -103,7 +103,7 @@ def _likeness(a:Counter, b:Counter)->float:
 
 def _doubt_form(a:str, b:str, counts:Counter, company:dict, wn, told:bool)->str:
     "Why `a` may be no form of its lemma `b`, or ''. `told`: the name is the user's, who may give one that train does not have."
-    rarer = counts[a] and counts[b] < BARE*(counts[a] + counts[b])
+    rarer = counts[a] and counts[b] < _BARE*(counts[a] + counts[b])
     if rarer and (counts[b] or not told): return f'{b} is far rarer: {counts[b]} pictures to {counts[a]}'
     if wn and (why := _doubt_senses(wn, a, b)): return why
     seen = min(counts[a], counts[b]) >= MIN_SEEN

@@ -39,7 +39,7 @@ from .text import *
 
 # %% auto #0
 __all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'fit_tagger', 'frozen_features', 'score_pictures', 'run_metrics',
-           'save_run', 'train_run', 'find_bundle', 'load_run', 'read_split', 'review_pictures', 'evaluate_run']
+           'save_run', 'train_run', 'load_run', 'read_split', 'review_pictures', 'evaluate_run']
 
 # %% ../nbs/32_run.ipynb #2e1c5533
 def build_learner(
@@ -214,10 +214,6 @@ def train_run(
     return metrics
 
 # %% ../nbs/32_run.ipynb #7cb242ae
-def find_bundle(run:str|Path)->Path|None:
-    "The folder of the bundle that `run` is or holds, None where there is none."
-    return next((o for o in (Path(run), Path(run)/'tagger') if (o/'tagger.json').is_file()), None)
-
 def load_run(
     run:str|Path,         # Folder of a run, or of a bundle
     *, trust:bool=False,  # Where there is no bundle: say that `learner.pkl` comes from you or from somebody you trust

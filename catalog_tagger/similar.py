@@ -148,8 +148,7 @@ def _start_settings(kind:str, n:int, d:int)->dict[str, int]:
     if kind not in ('ivf_sq8', 'ivf_pq'): return {}
     cells = dict(cells=max(1, min(2**round(np.log2(4*np.sqrt(n))), n//39)), effort=1)
     if kind == 'ivf_sq8': return cells | dict(refine=4)
-    if n < 256: raise CatalogError(f'ivf_pq learns 256 codes and there are {n} vectors; use exact')
-    return cells | dict(refine=20, m=next(o for o in range(max(1, d//4), 0, -1) if d % o == 0))
+    return cells | dict(refine=20, m=next(o for o in range(min(64, max(1, d//4)), 0, -1) if d % o == 0))
 
 def _recipe(kind:str, settings:Mapping[str, int])->str:
     "The name that FAISS has for it."
@@ -169,6 +168,7 @@ def _train(structure, vectors, centroids, cells:int, seed:int):
 def _make_structure(kind:str, settings:Mapping[str, int], vectors, centroids=None, seed:int=42):
     "The structure of FAISS over `vectors`; None for `exact`. The same vectors and centroids make the same one."
     if kind == 'exact': return None
+    if kind == 'ivf_pq' and len(vectors) < 256: raise CatalogError(f'ivf_pq learns 256 codes and there are {len(vectors)} vectors; use exact')
     faiss = _faiss(kind); structure = faiss.index_factory(vectors.shape[1], _recipe(kind, settings), faiss.METRIC_INNER_PRODUCT)
     threads = faiss.omp_get_max_threads()
     if 'cells' in settings: _train(structure, vectors, centroids, settings['cells'], seed)
@@ -441,9 +441,9 @@ def remove(
     gone = self.table['image'].isin(list(ids))
     if unknown := set(ids) - set(self.table['image'][gone]): raise CatalogError(f'{min(unknown)!r} is not in the index')
     if gone.all(): raise CatalogError('nothing would be left in the index')
-    keep = ~gone.to_numpy()
-    self.vectors, self.table = self.vectors[keep], self.table[keep].reset_index(drop=True)
-    self.structure = _make_structure(self.kind, self.settings, self.vectors, self.centroids)
+    left = self.vectors[~gone.to_numpy()]
+    self.structure = _make_structure(self.kind, self.settings, left, self.centroids)
+    self.vectors, self.table = left, self.table[~gone].reset_index(drop=True)
     return self
 
 # %% ../nbs/41_similar.ipynb #7b0f31a1
@@ -486,14 +486,16 @@ def _save_embedder(self:SimilarIndex, folder:Path):
 # %% ../nbs/41_similar.ipynb #e961cae2
 _SETTINGS = dict(exact=(), flat=(), hnsw=('m', 'effort'), ivf_sq8=('cells', 'effort', 'refine'), ivf_pq=('cells', 'effort', 'refine', 'm'))
 
-def _read_facts(data:bytes, n:int)->dict:
+def _read_facts(data:bytes)->dict:
     "`index.json`, each value of its kind."
     d = strict_json(data)
     if not isinstance(d, dict) or d.get('format') != INDEX_FORMAT or type(d['format']) is not int: raise CatalogError(f'index.json is of no format that this version of catalog_tagger reads, which is {INDEX_FORMAT}')
     if set(d) != {'format', 'kind', 'settings', 'recall', 'columns'}: raise CatalogError('index.json must have format, kind, settings, recall and columns')
     if d['kind'] not in KINDS or not isinstance(d['settings'], dict) or set(d['settings']) != set(_SETTINGS[d['kind']]): raise CatalogError(f'index.json has kind {repr(d["kind"])[:40]} with settings {repr(d["settings"])[:80]}, which do not belong together')
+    most = dict(m=64, refine=1024, cells=1 << 24, effort=1024)
+    if type(d['settings'].get('cells')) is int: most['effort'] = d['settings']['cells']
     for k, v in d['settings'].items():
-        if type(v) is not int or not 1 <= v <= (64 if k == 'm' and d['kind'] == 'hnsw' else max(n, 1024)): raise CatalogError(f'{k} is {repr(v)[:40]} in index.json, which is of no use')
+        if type(v) is not int or not 1 <= v <= most[k]: raise CatalogError(f'{k} is {repr(v)[:40]} in index.json, which is of no use')
     if type(d['recall']) not in (int, float) or not 0 <= d['recall'] <= 1: raise CatalogError(f'recall is {repr(d["recall"])[:40]} in index.json, expected 0 to 1')
     return d
 
@@ -526,7 +528,7 @@ def load(cls:SimilarIndex, folder:str|Path)->SimilarIndex:
     with told_of(folder, EmbeddingsError):
         files = read_sealed(folder, INDEX_FILES, 'an index', ('centroids.npy', 'embedder.json', 'model.safetensors'))
         vectors, ids = read_vectors(files)
-        facts = _read_facts(files['index.json'], len(vectors)); centroids = _read_centroids(files, facts['settings'], vectors.shape[1])
+        facts = _read_facts(files['index.json']); centroids = _read_centroids(files, facts['settings'], vectors.shape[1])
         table, rejected = _read_columns(facts['columns'], ids), read_table(BytesIO(files['rejected.csv']))
         embedder = _read_embedder(files, vectors.shape[1])
         structure = _make_structure(facts['kind'], facts['settings'], vectors, centroids)

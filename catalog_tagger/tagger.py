@@ -22,7 +22,7 @@ from .sealed import *
 
 # %% auto #0
 __all__ = ['BUNDLE_FORMAT', 'BUNDLE_FILES', 'ONNX_OPSET', 'BundleError', 'Tagger', 'prep_json', 'plain_tensors', 'save_bundle',
-           'prep_from', 'read_model', 'tag_rows', 'export_onnx', 'quantise_onnx']
+           'prep_from', 'read_model', 'find_bundle', 'tag_rows', 'export_onnx', 'quantise_onnx']
 
 # %% ../nbs/31_tagger.ipynb #ef962abd
 BUNDLE_FORMAT = 1   # Raised whenever an older version could not read what this one writes
@@ -283,6 +283,10 @@ def _read_words(d:dict|None):
     if d is None: return None
     from catalog_tagger.text import text_tags_from
     return text_tags_from(d, 'words')
+
+def find_bundle(run:str|Path)->Path|None:
+    "The folder of the bundle that `run` is or holds, None where there is none."
+    return next((o for o in (Path(run), Path(run)/'tagger') if (o/'tagger.json').is_file()), None)
 
 @patch(cls_method=True)
 def load(cls:Tagger, path:str|Path)->Tagger:

@@ -23,8 +23,8 @@ from .similar import *
 
 # %% auto #0
 __all__ = ['MINING', 'overlap', 'jaccard', 'SharedRule', 'mine_triplets', 'TripletLoss', 'label_shares', 'MultiLabelSupCon',
-           'triplet_accuracy', 'NDCGAtK', 'embedding_health', 'CollapsedError', 'CollapseGuard', 'overlap_sampling',
-           'embedding_learner']
+           'triplet_accuracy', 'NDCGAtK', 'effective_rank', 'embedding_health', 'CollapsedError', 'CollapseGuard',
+           'overlap_sampling', 'embedding_learner']
 
 # %% ../nbs/42_triplets.ipynb #60161bce
 def _multi_hot(targs)->Tensor:
@@ -50,7 +50,7 @@ def jaccard(
 class SharedRule:
     "Grades of pairs: 1 for pictures that share more than `more_than` labels, 0 for those that share none, nan for all between."
     def __init__(self,
-        more_than:int=3,   # Labels that a positive shares at the least and one more; for an anchor that has none fewer, step by step
+        more_than:int=3,   # A positive shares more labels than this with its anchor; where an anchor has none one fewer will do, and so on
     ):
         self.more_than, self.needed = more_than, Counter()
 
@@ -155,14 +155,21 @@ def NDCGAtK(k:int=10)->AccumMetric:
     return AccumMetric(ndcg, flatten=False, name=f'nDCG@{k}')
 
 # %% ../nbs/42_triplets.ipynb #2255a6cf
+def effective_rank(
+    emb:Tensor,         # Embeddings, shape (n, d), of any length
+    targs:Tensor=None,  # Of no effect; fastai gives it to every metric
+)->Tensor:              # From 1 to d
+    "How many directions embeddings fill."
+    s = torch.linalg.svdvals(F.normalize(emb.as_subclass(Tensor)))
+    return torch.special.entr(s/s.sum()).sum().exp()
+
 def embedding_health(
     emb,              # Embeddings, shape (n, d), of any length
 )->dict[str, float]:  # `similarity` and `rank`
     "Mean cosine of two different pictures, and how many directions the embeddings fill."
     e = F.normalize(torch.as_tensor(emb).as_subclass(Tensor).detach().float()); n = len(e)
     if n < 2 or not e.isfinite().all(): raise CatalogError(f'embeddings of {n} pictures {"hold NaN or infinity" if n > 1 else "cannot be compared"}, expected two or more of finite numbers')
-    p = torch.linalg.svdvals(e); p = p/p.sum()
-    return dict(similarity=((e.sum(0).square().sum() - n)/(n*(n - 1))).item(), rank=torch.special.entr(p).sum().exp().item())
+    return dict(similarity=((e.sum(0).square().sum() - n)/(n*(n - 1))).item(), rank=effective_rank(e).item())
 
 # %% ../nbs/42_triplets.ipynb #02df87e5
 class CollapsedError(CatalogError): "Embeddings of different pictures became the same."

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from catalog_tagger import batch
-from catalog_tagger.batch import TAG_COLUMNS, find_pictures, tag_many, tag_many_ray
+from catalog_tagger.batch import ANSWER_COLUMNS, find_pictures, tag_many, tag_many_ray
 from catalog_tagger.core import CatalogError, atomic_path, rng
 from catalog_tagger.images import Prep
 from catalog_tagger.labels import LabelSpace
@@ -138,7 +138,7 @@ def test_rows_are_those_of_predict(shop, predictor, tmp_path, how, ask):
     n, rejected = tag_many(predictor, shop, tmp_path/'t.csv', **how, **ask)
     df = pd.read_csv(tmp_path/'t.csv'); good = df[df['reason'].isna()]
     want = predictor.predict(usable(shop), **ask)
-    assert list(df) == TAG_COLUMNS and n == len(want) == good['image'].nunique()
+    assert list(df) == ANSWER_COLUMNS and n == len(want) == good['image'].nunique()
     assert good[['image', 'rank', 'tag']].values.tolist() == [[im, i, t] for im, o in zip(usable(shop), want) for i, (t, _) in enumerate(o, 1)]
     assert np.allclose(good['score'], [s for o in want for _, s in o], atol=1e-5)
 
@@ -183,8 +183,8 @@ def test_csv_and_parquet_alike(shop, predictor, tmp_path):
     pytest.importorskip('pyarrow', reason='Parquet needs pyarrow')
     for f in ('t.csv', 't.parquet'): tag_many(predictor, shop, tmp_path/f, **HOW)
     a, b = pd.read_csv(tmp_path/'t.csv'), pd.read_parquet(tmp_path/'t.parquet')
-    assert list(b) == TAG_COLUMNS and str(b['score'].dtype) == 'float64'
-    for c in TAG_COLUMNS: assert [None if pd.isna(o) else o for o in a[c]] == [None if pd.isna(o) else o for o in b[c]], c
+    assert list(b) == ANSWER_COLUMNS and str(b['score'].dtype) == 'float64'
+    for c in ANSWER_COLUMNS: assert [None if pd.isna(o) else o for o in a[c]] == [None if pd.isna(o) else o for o in b[c]], c
     tag_many(predictor, shop, tmp_path/'t.parquet', **HOW)    # its own file from another time is replaced
 
 def test_parquet_without_pyarrow(shop, predictor, tmp_path, monkeypatch):

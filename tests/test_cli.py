@@ -40,7 +40,7 @@ def test_evaluate(place):
 
 def test_export_and_issues(place):
     pytest.importorskip('onnxruntime', reason='needs onnxruntime: pip install "catalog_tagger[onnx]"')
-    p, _ = place; p = p.rename(p.with_name('moved shop'))
+    old, _ = place; p = old.rename(old.with_name('moved shop'))
     try:
         r = call('export', 'run', '--out', 'onnx/t.onnx', '--int8', '--source', 'catalog', cwd=p)
         assert r.returncode == 0 and 'of those of torch' in r.stdout, r.stderr
@@ -50,7 +50,7 @@ def test_export_and_issues(place):
         assert r.returncode == 0 and list(pd.read_csv(p/'issues.csv')) == ['image', 'kind', 'tag', 'instead', 'score', 'labels'], r.stderr
         r = call('issues', 'run', '--out', 'issues.csv', cwd=p)
         assert r.returncode == 2 and 'name the folder where its catalog stands now' in r.stderr
-    finally: p.rename(p.with_name('my shop'))
+    finally: p.rename(old)
 
 def test_help_is_quick_and_teaches():
     code = 'import sys; from catalog_tagger.cli import make_parser; h = make_parser().format_help(); assert "torch" not in sys.modules and "fastai" not in sys.modules; print(h)'

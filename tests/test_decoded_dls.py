@@ -129,6 +129,6 @@ def test_a_model_trained_from_the_cache_predicts_without_it(many, tmp_path):
 def test_a_crop_is_what_pillow_makes_of_it():
     x = np.random.default_rng(0).integers(256, size=(8, 17, 12, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
     crop = RandomResizedCrop((48, 32), min_scale=.5)
-    random.seed(0); got = data._crops(torch.from_numpy(x).permute(0, 3, 1, 2), crop)
+    random.seed(0); got = data.random_crops(torch.from_numpy(x).permute(0, 3, 1, 2), crop)
     random.seed(0); want = np.stack([np.asarray(crop(data.CatalogImage(Image.fromarray(o)), split_idx=0)) for o in x])
     assert np.abs(got.permute(0, 2, 3, 1).numpy().astype(int) - want).max() <= 1

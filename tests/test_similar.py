@@ -149,7 +149,7 @@ def test_an_index_replaces_another_and_nothing_else(cloud, tmp_path):
 
 
 @pytest.mark.parametrize('kind', KINDS_HERE)
-def test_add_and_remove(cloud, kind):
+def test_add_and_remove(cloud, tmp_path, kind):
     v, table = cloud
     index = SimilarIndex.build(v[:1200], table[:1200], kind=kind, target=1.).add(v[1200:], table[1200:].reset_index(drop=True))
     gone = [f'{i}.jpg' for i in range(0, 2000, 3)]
@@ -160,6 +160,15 @@ def test_add_and_remove(cloud, kind):
     _, at = index.nearest(v[left][:200], 1)
     assert (at[:, 0] == np.arange(200)).mean() > .98
     assert not set(index.search('1.jpg', k=50)['image']) & set(gone)
+    index.remove(index.table['image'][300:]).save(tmp_path/'i')    # fewer than an IVF of the first 1,200 would have been made for
+    np.testing.assert_array_equal(SimilarIndex.load(tmp_path/'i').nearest(v[:50], 3)[1], index.nearest(v[:50], 3)[1])
+
+
+def test_product_codes_need_pictures(cloud):
+    pytest.importorskip('faiss')
+    v, table = cloud
+    with pytest.raises(CatalogError, match='ivf_pq learns 256 codes and there are 200 vectors'): SimilarIndex.build(v[:200], table[:200], kind='ivf_pq')
+    with pytest.raises(CatalogError, match='ivf_pq learns 256 codes'): SimilarIndex.build(v, table, kind='ivf_pq').remove(table['image'][:1900])
 
 
 @pytest.mark.parametrize('kind', KINDS_HERE)

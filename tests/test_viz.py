@@ -216,3 +216,11 @@ def test_looking_at_transforms_changes_no_training(dls):
     assert random.getstate() == state and torch.equal(torch.get_rng_state(), torch_state) and dls['usual'].train.rng.getstate() == own
     assert (transformed(dls['usual'], 1) == transformed(dls['usual'], 1)).all() and len(np.unique(transformed(dls['usual'], 1).reshape(11, -1), axis=0)) > 1
     with pytest.raises(CatalogError, match='expected a training picture from 0 to 5'): transformed(dls['usual'], 6)
+
+@pytest.mark.parametrize('odd', [r'$\frac$', '$x_$', '<b>', '€ 5'])
+def test_a_label_is_text_and_no_formula(odd):
+    table = pd.DataFrame(r.random((2, 2)), [odd, 'b'], [odd, 'b'])
+    for fig in (captioned_grid(IMAGES[:1], [odd]), matrix_plot(table, 'share', title=odd), bar_columns(table[['b']], odd)):
+        fig.canvas.draw()
+        assert any(odd in o.get_text() for o in fig.findobj(Text))
+        plt.close(fig)
