@@ -30,7 +30,9 @@ def run(path):
     "Run a notebook where it stands and write it with its outputs; the first error ends it, and nothing is written."
     nb, start = read_nb(path), time.time()
     os.chdir(path.parent)
-    CaptureShell(path.parent).run_all(nb, exc_stop=True)
+    shell = CaptureShell(path.parent)
+    try: shell.run_all(nb, exc_stop=True)
+    except Exception: sys.exit(shell.prettytb(fname=path))
     for c in nb.cells:
         if c.cell_type != 'code': continue
         hidden = c.source.lstrip().startswith('#| hide')
