@@ -12,7 +12,9 @@ from .core import *
 from .demo import *
 from .ingest import *
 from .predict import *
+from .report import *
 from .run import *
+from .search import *
 from .viz import *
 
 # %% auto #0
@@ -27,7 +29,7 @@ def demo_run(
     epochs:int=8,             # Epochs with everything learning, after as many frozen ones as the default
     say=print,                # Takes each line of the account
 )->dict:                      # What stands in `metrics.json`
-    "The whole way on the embedded demo catalog: draw, audit, split, train, score, save, and tag pictures it has not seen."
+    "The whole way on the embedded demo catalog: draw, audit, split, train, score, save, tag pictures it has not seen, index and report."
     out = clear_for(out, 'run')
     say(f'drawing {n} products …')
     shop, new = demo_styles(out/'catalog', n=n, seed=seed, faults=('empty', 'truncated', 'html', 'rgba', 'exif6')), demo_styles(out/'new', n=24, seed=seed + 1, noise=0.)
@@ -39,4 +41,6 @@ def demo_run(
     save_figure(picture_grid(df['image'], answers, df['tags'].map(predictor.space.encode)), out/'grid.png')
     save_plots(out/'run')
     say(f'tagged {len(df)} new pictures: {out/"tags.csv"}, seen in {out/"grid.png"}')
+    index_catalog(out/'run', shop, out/'index', layer='hidden', say=say)
+    say(f'{write_report([out/"run"], out/"report.html")} opens in a browser; catalog_tagger app {out/"run"} --index {out/"index"} serves a page to drop pictures on')
     return metrics

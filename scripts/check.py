@@ -124,7 +124,7 @@ def notebooks(tmp):
 
 def pytest(tmp):
     xml = tmp/'pytest.xml'
-    rc, out = run('-m', 'pytest', 'tests', '-q', '-rfEs', f'--junitxml={xml}')
+    rc, out = run('-m', 'pytest', 'tests', '-q', '-rfEs', '-n', '2', '--dist', 'loadfile', f'--junitxml={xml}', OMP_NUM_THREADS='1')
     cases = list(ET.parse(xml).iter('testcase')) if xml.exists() else []
     if not cases: return tell(False, 'pytest', 'found no test\n' + tail(out))
     kinds = Counter(next((o.tag for o in c if o.tag in ('failure', 'error', 'skipped')), 'passed') for c in cases)
