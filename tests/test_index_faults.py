@@ -1,10 +1,9 @@
 "Index folders that are damaged, forged or out to do harm: each ends in one `EmbeddingsError`, runs nothing, reads nothing outside and changes nothing."
-import hashlib, json, os, pickle, shutil, struct, sys
+import json, os, shutil, struct
 from io import BytesIO
-from pathlib import Path
-from random import Random
 
 import numpy as np, pandas as pd, pytest, torch
+from folder_faults import as_params, check_canary, check_one_error, pipe, planted, spoilt_files, spoilt_sums
 from safetensors.torch import load_file, save_file
 
 from catalog_tagger.embed import Embedder, load_embeddings, write_embedder
@@ -17,12 +16,8 @@ from catalog_tagger.similar import INDEX_FILES, SimilarIndex
 faiss = pytest.importorskip('faiss', reason='the index under test has cells of FAISS')
 ARCH, N, D = 'mobilenetv3_small_050', 120, 6
 HEAD = [dict(layer='AdaptiveAvgPool2d'), dict(layer='Flatten'), dict(layer='Linear', in_features=288, out_features=D, bias=True), dict(layer='UnitLength')]
+def sign(d): seal(d, INDEX_FILES)
 SIGNED = [o for o in INDEX_FILES if o != 'SHA256SUMS']
-
-class Bomb:
-    "Unpickled, it writes a file."
-    def __init__(self, path): self.path = str(path)
-    def __reduce__(self): return (open, (self.path, 'w'))
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
@@ -33,41 +28,13 @@ def whole(tmp_path_factory):
     embedder = Embedder(build_model(find_arch(ARCH), HEAD)[0].eval(), Prep((32, 32), (.5,)*3, (.25,)*3), ARCH)
     return SimilarIndex.build(v, table, kind='ivf_sq8', embedder=embedder).save(tmp_path_factory.mktemp('whole')/'index')
 
-# Every open, unpickled name and process that Python sees while `heard` is a list
-heard = None
-def _listen(event, args):
-    if heard is not None and event in ('open', 'pickle.find_class', 'subprocess.Popen', 'os.system', 'socket.connect'): heard.append((event, str(args[0])))
-sys.addaudithook(_listen)
-
 # Mutations: name → what it does to a copy of the index. Those under `signed` get right sums afterwards.
 plain, signed = {}, {}
 
-def cut(name, share): return lambda d: (d/name).write_bytes((data := (d/name).read_bytes())[:int(len(data)*share)])
-def flip(name, seed):
-    def do(d):
-        data = bytearray((d/name).read_bytes()); data[Random(f'{name}{seed}').randrange(len(data))] ^= 1 << seed
-        (d/name).write_bytes(data)
-    return do
-def linked(name):
-    def do(d): shutil.move(d/name, d.parent/'outside'/name); (d/name).symlink_to(d.parent/'outside'/name)
-    return do
-def folder(name): return lambda d: ((d/name).unlink(), (d/name).mkdir())
-def planted(name): return lambda d: (d/name).write_bytes(pickle.dumps(Bomb(d.parent/'exploded')))
-
-for name in INDEX_FILES:
-    plain |= {f'{name} is {why}': f for why, f in dict(missing=lambda d, name=name: (d/name).unlink(), linked=linked(name), a_folder=folder(name)).items()}
-    plain |= {f'{name} cut at {share}': cut(name, share) for share in (0, .5, .999)}
-    plain |= {f'{name} bit {seed}': flip(name, seed) for seed in range(3)}
-    plain |= {f'{name} and more': lambda d, name=name: (d/name).write_bytes((d/name).read_bytes() + b'\n')}
-if hasattr(os, 'mkfifo'): plain['a pipe'] = lambda d: ((d/'ids.json').unlink(), os.mkfifo(d/'ids.json'))
+plain |= spoilt_files(INDEX_FILES) | spoilt_sums('ids.json')
+if hasattr(os, 'mkfifo'): plain['a pipe'] = pipe('ids.json')
 plain |= {f'planted {o}': planted(o) for o in ('index.pkl', 'index.faiss', 'vectors.npz', 'model.pt', '.hidden.pkl', 'evil.py', '__init__.py', 'index.json.bak')}
 signed |= {f'{o} is a signed pickle': planted(o) for o in SIGNED if o != 'rejected.csv'}
-plain['a folder beside'] = lambda d: (d/'code').mkdir()
-
-def sums(change): return lambda d: (d/'SHA256SUMS').write_text(change((d/'SHA256SUMS').read_text()))
-plain |= {f'sums {k}': sums(f) for k, f in {
-    'upwards': lambda s: s.replace('ids.json', '../ids.json'), 'absolute': lambda s: s.replace('ids.json', '/etc/passwd'), 'twice': lambda s: s + s, 'reversed': lambda s: '\n'.join(s.split('\n')[::-1]),
-    'short': lambda s: s[:64], 'of nothing': lambda s: '0'*64 + s[64:], 'with one more': lambda s: s + '0'*64 + '  x.pkl\n'}.items()}
 plain['vectors swapped'] = lambda d: np.save(d/'vectors.npy', np.load(d/'vectors.npy')[::-1].copy())
 plain['a model without its sum'] = lambda d: (d/'SHA256SUMS').write_text(''.join(o for o in (d/'SHA256SUMS').read_text().splitlines(True) if 'model' not in o))
 
@@ -134,11 +101,7 @@ signed |= {f'tensors {k}': tensors(f) for k, f in {
 signed |= {'centroids without cells': lambda d: (at('flat', 'kind')(d), at({}, 'settings')(d)), 'a model without embedder.json': lambda d: (d/'embedder.json').unlink(), 'embedder.json without a model': lambda d: (d/'model.safetensors').unlink(),
            'cells without centroids': lambda d: (d/'centroids.npy').unlink(), 'rejected is no table': lambda d: (d/'rejected.csv').write_bytes(b'"\xff\x00')}
 
-MUTATIONS = [pytest.param(f, re_sign, id=k.encode('ascii', 'replace').decode()) for d, re_sign in ((plain, False), (signed, True)) for k, f in d.items()]
-
-def snapshot(root:Path):
-    "Everything below `root`: kind, and what it holds."
-    return {str(o): os.readlink(o) if o.is_symlink() else o.read_bytes() if o.is_file() else o.lstat().st_mode for o in sorted(root.rglob('*'))}
+MUTATIONS = as_params(plain, signed)
 
 def test_there_are_many(): assert len(MUTATIONS) >= 100
 
@@ -148,28 +111,9 @@ def test_the_index_is_good(whole):
 
 @pytest.mark.parametrize('mutate, re_sign', MUTATIONS)
 def test_one_error_and_nothing_else(mutate, re_sign, whole, tmp_path):
-    global heard
-    d, outside = tmp_path/'index', tmp_path/'outside'; outside.mkdir()
-    shutil.copytree(whole, d); mutate(d)
-    if re_sign: seal(d, INDEX_FILES)
-    before, state, heard = snapshot(tmp_path), torch.get_rng_state(), []
-    try:
-        with pytest.raises(EmbeddingsError) as e: SimilarIndex.load(d)
-    finally: events, heard = heard, None
-    assert type(e.value) is EmbeddingsError and '\n' not in str(e.value) and str(e.value).startswith(f'{d} cannot be loaded: ')
-    assert snapshot(tmp_path) == before and torch.equal(torch.get_rng_state(), state)
-    assert not (tmp_path/'exploded').exists()
-    assert {o for o, _ in events} <= {'open'}
-    assert {Path(o).resolve() for _, o in events if str(tmp_path) in o} <= {d/o for o in INDEX_FILES}
-    assert not any('passwd' in o for _, o in events)
+    check_one_error(whole, tmp_path, mutate, sign if re_sign else None, SimilarIndex.load, EmbeddingsError, INDEX_FILES)
 
-def test_the_canary_would_sing(tmp_path):
-    "What the mutations plant does run when it is unpickled, and is heard."
-    global heard
-    heard = []
-    try: pickle.loads(pickle.dumps(Bomb(tmp_path/'exploded')))
-    finally: events, heard = heard, None
-    assert (tmp_path/'exploded').exists() and any(o == 'pickle.find_class' for o, _ in events)
+def test_the_canary_would_sing(tmp_path): check_canary(tmp_path)
 
 @pytest.fixture(scope='module')
 def embeddings(whole, tmp_path_factory):
