@@ -73,7 +73,7 @@ def _flag(look:dict|None)->tuple[str, str]:
     if look is None: return 'fine', 'Can be published unseen.'
     if look['outside']: return 'outside', 'Unlike anything the model has learned: take no tag for granted.'
     if not look['ask']: return 'look', 'Needs a look: nothing could be said.'
-    return 'look', f'Needs a look: {look["ask"]} is only {look["score"]:.2f} sure' + (f', next comes {look["instead"]}.' if look['instead'] else '.')
+    return 'look', f'Needs a look, {look["ask"]} first: it has {look["score"]:.2f}' + (f', next comes {look["instead"]}.' if look['instead'] else '.')
 
 # %% ../nbs/61_app.ipynb #f6b2cfc5
 def _group_field(i:int, group:str, said:list[tuple[str, float]]):

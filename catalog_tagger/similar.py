@@ -205,7 +205,7 @@ class SimilarIndex:
     centroids:np.ndarray = None   # Of the cells, of those that have any
 
     def __len__(self)->int: return len(self.vectors)
-    def __repr__(self)->str: return f'SimilarIndex({len(self):,} x {self.vectors.shape[1]} {self.vectors.dtype}, {self.kind} {self.settings or ""}, recall {self.recall:.3f})'
+    def __repr__(self)->str: return f'SimilarIndex({len(self):,} x {self.vectors.shape[1]} {self.vectors.dtype}, {" ".join(map(str, filter(None, (self.kind, self.settings))))}, recall {self.recall:.3f})'
 
 # %% ../nbs/41_similar.ipynb #0aa30d0c
 @patch
