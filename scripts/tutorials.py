@@ -35,7 +35,7 @@ def run(path):
     except Exception: sys.exit(shell.prettytb(fname=path))
     for c in nb.cells:
         if c.cell_type != 'code': continue
-        hidden = c.source.lstrip().startswith('#| hide')
+        hidden = c.source.lstrip().startswith(('#| hide', '# not stored'))   # real pictures and titles stay out of the repository
         c.outputs, c.execution_count = [] if hidden else [o for o in map(kept, c.outputs) if o], None
     write_nb(nb, path)
     nbdev_clean(path)
