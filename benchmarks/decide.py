@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from catalog_tagger.core import CatalogError, rng
-from catalog_tagger.decide import MODES, calibration_error, coverage_curve, decide, fit_decision, fit_outside, inconsistent_share, publish_limit, reliability_table, scored_cells, share_bounds
+from catalog_tagger.decide import MODES, calibration_error, coverage_curve, decide, fit_decision, fit_outside, inconsistent_share, publish_limit, published, reliability_table, share_bounds
 from catalog_tagger.labels import load_labels
 from catalog_tagger.metrics import bootstrap_interval, f1
 from catalog_tagger.predict import as_matrix, decode
@@ -65,17 +65,10 @@ def coverage_table(d, space, decision)->pd.DataFrame:
     p, q = (decision.calibration.apply(d[f'{o}_scores'], space) for o in ('valid', 'test')); rows = {}
     for of in (None, *space.exclusive):
         curve = coverage_curve(p, d['valid_targs'], space, of=of, precision=decision.promise['precision'], min_score=decision.thresholds['balanced'])
-        right, n, share = published(q, d['test_targs'], space, of, publish_limit(curve), decision.thresholds['balanced'])
+        right, n, share = published(q, d['test_targs'], space, publish_limit(curve), of=of, min_score=decision.thresholds['balanced'])
         low, high = share_bounds(right, n, .975)
-        rows[of or 'whole pictures'] = {'published': f'{share:.3f}', 'pictures': n, 'precision': f'{right/n:.3f} ({low:.3f} to {high:.3f})' if n else '–', 'all published': f'{np.divide(*published(q, d["test_targs"], space, of, 0., decision.thresholds["balanced"])[:2]):.3f}'}
+        rows[of or 'whole pictures'] = {'published': f'{share:.3f}', 'pictures': n, 'precision': f'{right/n:.3f} ({low:.3f} to {high:.3f})' if n else '–', 'all published': f'{np.divide(*published(q, d["test_targs"], space, 0., of=of, min_score=decision.thresholds["balanced"])[:2]):.3f}'}
     return pd.DataFrame(rows).T
-
-def published(p, targs, space, of:str|None, limit:float|None, min_score)->tuple[int, int, float]:
-    "How many published pictures are right, how many there are, and their share."
-    pred, cols = as_matrix(decode(p, space, k=None, min_score=min_score), space).astype(bool), space.group_columns.get(of, list(range(len(space.vocab))))
-    known, t = scored_cells(targs.astype(bool), space)[:, cols], targs.astype(bool)[:, cols]; pred, p = pred[:, cols], p[:, cols]
-    judged = (pred & known).any(1); out = judged & (np.where(pred, p, 1).min(1) >= (2 if limit is None else limit))
-    return int((out & ~(pred & known & ~t).any(1)).sum()), int(out.sum()), out.sum()/judged.sum()
 
 def exact_table(d, space, decision)->pd.DataFrame:
     "Exact match over all groups: the best of each group by itself, against consistent decoding."
@@ -102,7 +95,7 @@ def promise_table(d, space, times:int=20)->pd.DataFrame:
     for seed in range(times):
         first = rng(seed, 'promise').permutation(len(s))%2 == 0; decision = fit_decision(s[first], t[first], space)
         for of in (None, *space.exclusive):
-            right, n, share = published(decision.calibration.apply(s[~first], space), t[~first], space, of, decision.publish.get(of or ''), decision.thresholds['balanced'])
+            right, n, share = published(decision.calibration.apply(s[~first], space), t[~first], space, decision.publish.get(of or ''), of=of, min_score=decision.thresholds['balanced'])
             rows.append((of or 'whole pictures', share, right/n if n else np.nan, share_bounds(right, n)[1] < .95 if n else False))
     df = pd.DataFrame(rows, columns=['of', 'published', 'precision', 'surely below'])
     return df.groupby('of', sort=False).agg(published=('published', 'mean'), precision=('precision', 'mean'), lowest=('precision', 'min'), promised=('precision', 'count'), below=('precision', lambda o: int((o < .95).sum())), surely_below=('surely below', 'sum')).round(3)

@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 # %% auto #0
 __all__ = ['SPLITS', 'CatalogError', 'rejected_table', 'is_tags', 'check_table', 'inside', 'located', 'atomic_path',
-           'atomic_files', 'clear_for', 'write_json', 'read_json', 'write_table', 'read_table', 'rng', 'interactive',
-           'progress', 'reuse_memory']
+           'atomic_files', 'clear_for', 'write_json', 'read_json', 'write_table', 'read_table', 'as_numbers', 'rng',
+           'interactive', 'progress', 'reuse_memory']
 
 # %% ../nbs/00_core.ipynb #a593092c
 class CatalogError(ValueError): "A fault of the input that its owner can mend; the message names the value, what was expected and the way out."
@@ -145,6 +145,14 @@ def read_table(path:str|Path)->pd.DataFrame:
     except ValueError as e: raise CatalogError(f'{path} is not a readable table: {e}') from None
     try: return df.assign(**{c: df[c].map(json.loads) for c in _LISTS if c in df})
     except ValueError as e: raise CatalogError(f'{path}: a cell of tags or labels is no JSON list: {e}') from None
+
+# %% ../nbs/00_core.ipynb #4504fa61
+def as_numbers(
+    df:pd.DataFrame,  # From `read_table`
+    *text:str,        # Columns that stay as they are
+)->pd.DataFrame:
+    "The columns of a table as numbers."
+    return df.assign(**{c: pd.to_numeric(df[c]) for c in df if c not in text})
 
 # %% ../nbs/00_core.ipynb #50b5ffe9
 def rng(

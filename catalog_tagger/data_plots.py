@@ -94,7 +94,7 @@ def size_outliers(
 # %% ../nbs/50a_data_plots.ipynb #3b726a1a
 def _show(ax, image, caption:str):
     "A picture with a line below it."
-    ax.imshow(open_image(image)); ax.set_axis_off(); ax.set_title(caption, fontsize=7, y=0, va='top', pad=-3, parse_math=False)
+    ax.imshow(open_image(image)); ax.set_axis_off(); ax.set_title(caption, fontsize=7, y=0, va='top', pad=-3)
 
 def _scatter_sizes(ax, df:pd.DataFrame, kind:pd.Series):
     "Width and height of each picture, a mark of its own for each kind."

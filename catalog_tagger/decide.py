@@ -20,8 +20,8 @@ from .predict import *
 
 # %% auto #0
 __all__ = ['MODES', 'scored_cells', 'Calibration', 'find_shares', 'fit_calibration', 'calibration_error', 'share_bounds',
-           'reliability_table', 'fit_thresholds', 'inconsistent_share', 'coverage_curve', 'publish_limit', 'Outside',
-           'fit_outside', 'outside_from_arrays', 'Decision', 'fit_decision', 'decision_from_dict', 'decide',
+           'reliability_table', 'fit_thresholds', 'inconsistent_share', 'coverage_curve', 'publish_limit', 'published',
+           'Outside', 'fit_outside', 'outside_from_arrays', 'Decision', 'fit_decision', 'decision_from_dict', 'decide',
            'review_queue']
 
 # %% ../nbs/30a_decide.ipynb #556379f3
@@ -269,6 +269,19 @@ def publish_limit(
 )->float|None:            # None where nothing can be promised
     "The score that each tag said must reach for the promise of `curve` to hold: the last of its rows that holds."
     return None if not curve['holds'].any() else float(curve['limit'][curve['holds']].iloc[-1])
+
+def published(
+    scores:np.ndarray,      # Calibrated, shape (pictures, labels)
+    targs:np.ndarray,       # 0 or 1, same shape
+    space:LabelSpace,
+    limit:float|None,       # From `publish_limit`; None publishes nothing
+    *, of:str=None,         # As in `coverage_curve`
+    min_score=.5,           # Likewise
+)->tuple[int, int, float]:  # How many are right, how many there are, and their share of those of which something is said
+    "What becomes of a promise: the pictures published at `limit`, and how many of them are right."
+    sure, right = _judged(scores, targs, space, min_score, of)
+    out = sure >= (np.inf if limit is None else limit)
+    return int((out & right).sum()), int(out.sum()), out.sum()/max(len(sure), 1)
 
 # %% ../nbs/30a_decide.ipynb #2fe0a3dd
 def _directions(features)->np.ndarray:

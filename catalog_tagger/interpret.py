@@ -263,7 +263,7 @@ def share_bars(
     fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, max(2, .24*len(best) + .6)), width_ratios=[1, 2], layout='constrained')
     left.imshow(open_image(image)); left.set_axis_off()
     right.bar_label(right.barh(range(len(best)), scores[best]), [f'{o:.2f}' for o in scores[best]], fontsize=8, padding=3)
-    right.set_yticks(range(len(best)), [f'{"✓ " if space.vocab[i] in truth else ""}{space.vocab[i]}' for i in best], parse_math=False)
+    right.set_yticks(range(len(best)), [f'{"✓ " if space.vocab[i] in truth else ""}{space.vocab[i]}' for i in best])
     right.invert_yaxis(); right.set(xlim=(0, 1.12), xticks=[0, .5, 1], xlabel='score'); right.tick_params(axis='y', length=0)
     return fig
 

@@ -86,7 +86,6 @@ def _thumbnail(image, side:int=160)->FT:
 def _plot(fig:plt.Figure, alt:str)->FT:
     "A figure as SVG, in the page itself, and closed; the same figure gives the same bytes."
     buf = io.BytesIO()
-    for o in fig.findobj(lambda o: isinstance(o, plt.Text) and '$' in o.get_text()): o.set_parse_math(False)   # a price is no formula
     with plt.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'report'}), warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Glyph')   # letters that the font lacks are the browser's to find
         fig.savefig(buf, format='svg', metadata={'Date': None})
@@ -178,17 +177,13 @@ class RunFiles(NamedTuple):
     rejected:pd.DataFrame
     split:pd.DataFrame
 
-def _numbers(df:pd.DataFrame, *text:str)->pd.DataFrame:
-    "The columns of `df` as numbers, but for those of `text`."
-    return df.assign(**{c: pd.to_numeric(df[c]) for c in df if c not in text})
-
 def read_run(
     run:str|Path,  # Folder of a run
 )->RunFiles:
     "The files that a run left; raise `CatalogError` with the name of one that is missing."
     run = Path(run); tables = {o: read_table(run/f'{o}.csv') for o in ('history', 'audit', 'rejected', 'split')}
     return RunFiles(run, load_config(run/'config.json'), read_json(run/'metrics.json'), load_labels(run/'labels.json'),
-                    _numbers(tables['history'], 'stage'), _numbers(tables['audit'], 'tag', 'note'), tables['rejected'], tables['split'])
+                    as_numbers(tables['history'], 'stage'), as_numbers(tables['audit'], 'tag', 'note'), tables['rejected'], tables['split'])
 
 # %% ../nbs/52_report.ipynb #c0d7de84
 def _changed(cfg:RunConfig)->dict:
@@ -260,7 +255,7 @@ def _training(left:RunFiles)->list:
     m, cfg, curve = left.metrics, left.cfg, left.folder/'lr_find.csv'
     return [P(f'{cfg.arch} at {cfg.size} px, {m["road"]}; rate {m["lr"]:.2g}, {len(left.history)} epochs.'),
             _plot(history_plot(left.history), 'losses and scores over the epochs'),
-            _plot(rate_plot(_numbers(read_table(curve)), m['lr']), 'the search for a learning rate') if curve.is_file() else None,
+            _plot(rate_plot(as_numbers(read_table(curve)), m['lr']), 'the search for a learning rate') if curve.is_file() else None,
             Details(Summary('Every epoch'), _table(left.history, 'Losses and scores of each epoch'))]
 
 # %% ../nbs/52_report.ipynb #1c175091
@@ -368,12 +363,10 @@ def publish_table(
     j:Judged,        # From `judge_test`
 )->pd.DataFrame:     # A row for whole pictures and each group with a promise: `of`, `limit`, `n`, `share` of those answered, `right`, its lower bound `low` (95 %)
     "What the bundle would publish unseen of the test fold, at the limits that were set on valid, and how much of it is right."
-    known, rows = scored_cells(j.targs, j.space), []
+    rows = []
     for g, limit in j.decision.publish.items():
-        cols = j.space.group_columns[g] if g else slice(None)
-        said, p, bad = (o[:, cols] for o in ((j.pred > 0) & known, np.where(j.pred > 0, j.p, 1.), (j.pred > j.targs) & known))
-        judged = said.any(1); sure = judged & (p.min(1) >= limit); right = int((sure & ~bad.any(1)).sum())
-        rows.append((g or 'whole pictures', limit, int(sure.sum()), sure.sum()/max(judged.sum(), 1), right/max(sure.sum(), 1), float(share_bounds(right, sure.sum())[0])))
+        right, n, share = published(j.p, j.targs, j.space, limit, of=g or None, min_score=j.decision.thresholds['balanced'])
+        rows.append((g or 'whole pictures', limit, n, share, right/max(n, 1), float(share_bounds(right, n)[0])))
     return pd.DataFrame(rows, columns=['of', 'limit', 'n', 'share', 'right', 'low'])
 
 # %% ../nbs/52_report.ipynb #787a3f45

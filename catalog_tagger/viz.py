@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -32,7 +33,12 @@ def readable(
     plot:Callable,  # Draws with matplotlib
 )->Callable:
     "Decorator: `plot` draws in greys and colours to be read on white and on black, on a transparent ground."
-    return plt.rc_context(_STYLE)(plot)
+    @wraps(plot)
+    def draw(*args, **kwargs):
+        with plt.rc_context(_STYLE): res = plot(*args, **kwargs)
+        for o in res.findobj(lambda o: isinstance(o, plt.Text) and '$' in o.get_text()): o.set_parse_math(False)   # a price is no formula
+        return res
+    return draw
 
 # %% ../nbs/50_viz.ipynb #d626188a
 def _broken(line:str, most:int)->str:
@@ -56,7 +62,7 @@ def captioned_grid(
     for ax in axs.flat: ax.axis('off')
     for ax, im, caption in zip(axs.flat, pictures, captions):
         if im is not None: ax.imshow(open_image(im))
-        ax.set_title(caption, fontsize=7, loc='left', y=0, va='top', pad=-3, parse_math=False)
+        ax.set_title(caption, fontsize=7, loc='left', y=0, va='top', pad=-3)
     return fig
 
 # %% ../nbs/50_viz.ipynb #99620af8
@@ -178,7 +184,7 @@ def _stack(ax, table:pd.DataFrame, n:int):
     for c, hatch in zip(table, ('', '////', '....', 'xxxx')):
         bars = ax.barh(range(len(table)), table[c], .8, left=left, hatch=hatch, label=c, lw=0); left += table[c].to_numpy()
     ax.bar_label(bars, [f'{o:,.5g}' for o in left], fontsize=6, padding=2)
-    ax.set_yticks(range(len(table)), [_short(o) for o in table.index], fontsize=7, parse_math=False); ax.set_ylim(n - .5, -.5)
+    ax.set_yticks(range(len(table)), [_short(o) for o in table.index], fontsize=7); ax.set_ylim(n - .5, -.5)
     ax.margins(x=.12); ax.tick_params(axis='x', labelsize=7); ax.tick_params(axis='y', length=0)
 
 @readable
@@ -196,7 +202,7 @@ def bar_columns(
     axs = fig.subplots(1, ncols, squeeze=False, sharex=True)[0]
     for i, ax in enumerate(axs): _stack(ax, table[i*n:(i + 1)*n], n)
     if table.shape[1] > 1: fig.legend(*axs[0].get_legend_handles_labels(), loc='outside upper right', ncols=table.shape[1], fontsize=7)
-    fig.suptitle(title, fontsize=9, parse_math=False); fig.supxlabel(xlabel, fontsize=9)
+    fig.suptitle(title, fontsize=9); fig.supxlabel(xlabel, fontsize=9)
     return fig
 
 def bars_height(n:int)->float:
@@ -224,9 +230,9 @@ def matrix_plot(
     side = min(7.2, max(2.4, .36*n)); size = min(7.5, 72*.8*side/n); top = np.nanmax(x) if np.isfinite(x).any() else 1
     fig, ax = plt.subplots(figsize=(side + 2.8, side*len(table)/n + 2), layout='constrained')
     im = ax.imshow(x, vmin=0, vmax=top or 1)
-    ax.set_xticks(range(table.shape[1]), [_short(o) for o in table.columns], rotation=90, fontsize=size, parse_math=False)
-    ax.set_yticks(range(len(table)), [_short(o) for o in table.index], fontsize=size, parse_math=False)
-    ax.set(xlabel=columns, ylabel=rows); ax.set_title(title, parse_math=False); ax.tick_params(length=0)
+    ax.set_xticks(range(table.shape[1]), [_short(o) for o in table.columns], rotation=90, fontsize=size)
+    ax.set_yticks(range(len(table)), [_short(o) for o in table.index], fontsize=size)
+    ax.set(xlabel=columns, ylabel=rows, title=title); ax.tick_params(length=0)
     if n <= 16: _numbers_in(ax, x, top)
     fig.colorbar(im, label=name, shrink=.6)
     return fig
@@ -333,10 +339,5 @@ def save_plots(
 )->None:
     "Leave `history.png` in a run, and `lr_find.png` where its rate was looked for."
     run = Path(run)
-    save_figure(history_plot(_numbers(run/'history.csv')), run/'history.png')
-    if (run/'lr_find.csv').exists(): save_figure(rate_plot(_numbers(run/'lr_find.csv'), read_json(run/'metrics.json')['lr']), run/'lr_find.png')
-
-def _numbers(path:Path)->pd.DataFrame:
-    "A table of numbers; `stage` stays text."
-    df = read_table(path)
-    return df.assign(**{c: pd.to_numeric(df[c]) for c in df if c != 'stage'})
+    save_figure(history_plot(as_numbers(read_table(run/'history.csv'), 'stage')), run/'history.png')
+    if (run/'lr_find.csv').exists(): save_figure(rate_plot(as_numbers(read_table(run/'lr_find.csv')), read_json(run/'metrics.json')['lr']), run/'lr_find.png')

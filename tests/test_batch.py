@@ -5,6 +5,7 @@ import json, os, signal, subprocess, sys, threading
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
+from processes import in_child
 from PIL import Image
 from torch import nn
 
@@ -81,15 +82,6 @@ def kill_at(moment):
     if what == 'moved': os.replace = counting(os.replace, n, after=die)
     if what == 'join': batch._join_csv = half_join
     if what == 'remove': batch.remove_parts = half_removed
-
-def in_child(f, *args):
-    "The signal that ended `f` in a process of its own, and the most memory it held, bytes."
-    if not (pid := os.fork()):
-        code = 1
-        try: f(*args); code = 0
-        finally: os._exit(code)
-    _, status, usage = os.wait4(pid, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status), usage.ru_maxrss*1024
 
 def tag_logged(folder, name, moment):
     "Tag the shop, with a line in a log for each part whose pictures are tagged."

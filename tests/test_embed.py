@@ -5,6 +5,7 @@ import json, os, signal, subprocess, sys
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
+from processes import in_child
 from PIL import Image
 from torch import nn
 
@@ -58,15 +59,6 @@ def kill_at(moment):
     if what in ('move', 'moved'): os.replace = dying(os.replace, n, what == 'moved')
     if what == 'finish': embed.seal = die
     if what == 'remove': embed.remove_parts = lambda p: (next(p.glob('*.npz')).unlink(), die())
-
-def in_child(f, *args):
-    "The signal that ended `f` in a process of its own."
-    if not (pid := os.fork()):
-        code = 1
-        try: f(*args); code = 0
-        finally: os._exit(code)
-    status = os.waitpid(pid, 0)[1]
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
 
 def embed_killed(folder, name, moment):
     torch.set_num_threads(1)
@@ -176,7 +168,7 @@ def test_a_head_of_ones_own_is_an_embedder(shop, tmp_path):
 
 def run_kills(folder):
     make_shop(folder/'shop')
-    ends = {name: [in_child(embed_killed, folder, name, o) for o in (*moments, None)] for name, moments in KILLS.items()}
+    ends = {name: [in_child(embed_killed, folder, name, o)[0] for o in (*moments, None)] for name, moments in KILLS.items()}
     (folder/'ends.json').write_text(json.dumps(ends))
 
 if __name__ == '__main__': run_kills(Path(sys.argv[1]))
