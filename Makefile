@@ -24,7 +24,7 @@ venv: .venv/.installed
 
 demo: venv
 	rm -rf demo_run
-	$(PY) -m catalog_tagger.cli demo --out demo_run
+	$(PY) -m catalog_tagger.apps.cli demo --out demo_run
 
 test: venv
 	@$(PY) scripts/check.py

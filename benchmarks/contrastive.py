@@ -14,16 +14,16 @@ from time import perf_counter, process_time
 import numpy as np, pandas as pd
 from fastai.vision.all import set_seed
 
-from catalog_tagger.config import RunConfig
-from catalog_tagger.contrastive import *
-from catalog_tagger.core import reuse_memory
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.metrics import group_accuracy, recall_at_k
-from catalog_tagger.models import BUNDLED, arch_prep
-from catalog_tagger.predict import Predictor
-from catalog_tagger.run import build_learner, fit_learner
-from catalog_tagger.source import prepare
-from catalog_tagger.tagger import Tagger
+from catalog_tagger.core.config import RunConfig
+from catalog_tagger.search.contrastive import *
+from catalog_tagger.core.process import reuse_memory
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.core.metrics import group_accuracy, recall_at_k
+from catalog_tagger.train.backbones import BUNDLED, arch_prep
+from catalog_tagger.serve.predictor import Predictor
+from catalog_tagger.runs.train import build_learner, fit_learner
+from catalog_tagger.catalog.prepare import prepare
+from catalog_tagger.serve.tagger import Tagger
 
 EPOCHS = {.01: 20, .1: 12, 1.: 3}   # Of fine-tuning, by the share of the labels: fewer pictures, more epochs
 

@@ -12,18 +12,23 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
-from catalog_tagger.core import CatalogError, rng
-from catalog_tagger.decide import MODES, calibration_error, coverage_curve, decide, fit_decision, fit_outside, inconsistent_share, publish_limit, published, reliability_table, share_bounds
-from catalog_tagger.labels import load_labels
-from catalog_tagger.metrics import bootstrap_interval, f1
-from catalog_tagger.predict import as_matrix, decode
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.core.process import rng
+from catalog_tagger.serve.calibrate import calibration_error, reliability_table, share_bounds
+from catalog_tagger.serve.coverage import coverage_curve, inconsistent_share, publish_limit, published
+from catalog_tagger.serve.decide import decide, fit_decision
+from catalog_tagger.serve.outside import fit_outside
+from catalog_tagger.serve.thresholds import MODES
+from catalog_tagger.catalog.labels import load_labels
+from catalog_tagger.core.metrics import bootstrap_interval, f1
+from catalog_tagger.serve.answers import as_matrix, decode
 
 def from_file(scores:str, labels:str)->tuple[dict, object]: return dict(np.load(scores)), load_labels(labels)
 
 def from_run(run:str, data:str, outside:str|None)->tuple[dict, object]:
     "Scores and features of the folds of a run."
-    from catalog_tagger.ingest import SUFFIXES
-    from catalog_tagger.run import load_run, read_split
+    from catalog_tagger.catalog.readers.base import SUFFIXES
+    from catalog_tagger.runs.folder import load_run, read_split
     tagger, df, res = load_run(run), read_split(run, data), {}
     for fold in ('valid', 'test'):
         rows = df[df['split'] == fold]; scores, features = tagger.scores_and_features(rows['image'])
@@ -102,7 +107,7 @@ def promise_table(d, space, times:int=20)->pd.DataFrame:
 
 def draw(d, space, decision, folder:Path)->None:
     "What scores are worth on test before and after calibration, and what valid lets be published."
-    from catalog_tagger.viz import coverage_plot, reliability_plot, save_figure
+    from catalog_tagger.report.plots import coverage_plot, reliability_plot, save_figure
     folder.mkdir(parents=True, exist_ok=True)
     before, after = (reliability_table(o, d['test_targs'], space) for o in (d['test_scores'], decision.calibration.apply(d['test_scores'], space)))
     save_figure(reliability_plot(before, after), folder/'reliability.png')

@@ -6,7 +6,7 @@ import argparse, subprocess, sys
 from statistics import median
 from time import perf_counter
 
-WHAT = {'tagger': 'from catalog_tagger.tagger import Tagger', 'tagger and timm': 'from catalog_tagger.tagger import Tagger; import catalog_tagger.models', 'fastai': 'from fastai.vision.all import *'}
+WHAT = {'tagger': 'from catalog_tagger.serve.tagger import Tagger', 'tagger and timm': 'from catalog_tagger.serve.tagger import Tagger; import catalog_tagger.train.backbones', 'fastai': 'from fastai.vision.all import *'}
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter); p.add_argument('--turns', type=int, default=7)

@@ -14,18 +14,20 @@ from fastai.vision.all import set_seed
 from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from catalog_tagger.cache import cached_learner
-from catalog_tagger.data import catalog_dls
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.images import audit_images
-from catalog_tagger.ingest import read_catalog
-from catalog_tagger.labels import apply_labels, fit_labels
-from catalog_tagger.learner import catalog_learner
-from catalog_tagger.metrics import recall_at_k
-from catalog_tagger.models import arch_prep
-from catalog_tagger.predict import Predictor, as_matrix, decode
-from catalog_tagger.split import split_catalog
-from catalog_tagger.tagger import Tagger, _Batches, export_onnx, quantise_onnx, save_bundle
+from catalog_tagger.train.activations import cached_learner
+from catalog_tagger.train.data import catalog_dls
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.catalog.images import audit_images
+from catalog_tagger.catalog.read import read_catalog
+from catalog_tagger.catalog.labels import apply_labels, fit_labels
+from catalog_tagger.train.learner import catalog_learner
+from catalog_tagger.core.metrics import recall_at_k
+from catalog_tagger.train.backbones import arch_prep
+from catalog_tagger.serve.answers import as_matrix, decode
+from catalog_tagger.serve.predictor import Predictor
+from catalog_tagger.catalog.split import split_catalog
+from catalog_tagger.serve.onnx import _Batches, export_onnx, quantise_onnx
+from catalog_tagger.serve.tagger import Tagger, save_bundle
 
 def trained(data:str|None, n:int, size:int, tmp:Path):
     "A learner with a trained head, and its table."

@@ -15,20 +15,22 @@ import numpy as np, pandas as pd, torch
 from fastai.torch_core import set_seed
 from torch import nn
 
-from catalog_tagger.cache import cached_learner
-from catalog_tagger.config import load_config
-from catalog_tagger.core import CatalogError, progress, reuse_memory, write_json
-from catalog_tagger.data import catalog_dls, train_tfms
-from catalog_tagger.decoded import cache_folder, cache_pictures
-from catalog_tagger.embed import Embedder
-from catalog_tagger.labels import apply_labels, fit_labels
-from catalog_tagger.metrics import bootstrap_interval
-from catalog_tagger.models import create_net, cut_body, find_arch, read_weights
-from catalog_tagger.run import load_run
-from catalog_tagger.similar import query_scores
-from catalog_tagger.source import prepare
-from catalog_tagger.training import fit_schedule
-from catalog_tagger.triplets import CollapsedError, CollapseGuard, MultiLabelSupCon, SharedRule, TripletLoss, embedding_health, embedding_learner, overlap_sampling
+from catalog_tagger.train.activations import cached_learner
+from catalog_tagger.core.config import load_config
+from catalog_tagger.core.files import CatalogError, write_json
+from catalog_tagger.core.process import progress, reuse_memory
+from catalog_tagger.train.data import catalog_dls, train_tfms
+from catalog_tagger.catalog.picture_cache import cache_folder, cache_pictures
+from catalog_tagger.search.embed import Embedder
+from catalog_tagger.catalog.labels import apply_labels, fit_labels
+from catalog_tagger.core.metrics import bootstrap_interval
+from catalog_tagger.train.backbones import create_net, cut_body, find_arch
+from catalog_tagger.train.weights import read_weights
+from catalog_tagger.runs.folder import load_run
+from catalog_tagger.search.retrieval import query_scores
+from catalog_tagger.catalog.prepare import prepare
+from catalog_tagger.train.schedule import fit_schedule
+from catalog_tagger.search.triplets import CollapseGuard, CollapsedError, MultiLabelSupCon, SharedRule, TripletLoss, embedding_health, embedding_learner, overlap_sampling
 
 COLUMNS = {3: ['masterCategory', 'subCategory', 'articleType'], 5: ['masterCategory', 'subCategory', 'articleType', 'gender', 'baseColour']}
 METHODS = {   # Columns, loss, and the rate of the head; chosen on valid

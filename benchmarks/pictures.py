@@ -16,14 +16,14 @@ import numpy as np, pandas as pd, torch
 from fastai.vision.all import ImageDataLoaders, RandomResizedCrop
 from PIL import Image
 
-from catalog_tagger.core import rng
-from catalog_tagger.data import DecodedDL, catalog_dls, train_tfms
-from catalog_tagger.decoded import cache_pictures
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.images import Prep, audit_images, fit_image, open_image
-from catalog_tagger.ingest import read_catalog
-from catalog_tagger.labels import apply_labels, fit_labels
-from catalog_tagger.split import split_catalog
+from catalog_tagger.core.process import rng
+from catalog_tagger.train.data import PictureCacheDL, catalog_dls, train_tfms
+from catalog_tagger.catalog.picture_cache import cache_pictures
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.catalog.images import Prep, audit_images, fit_image, open_image
+from catalog_tagger.catalog.read import read_catalog
+from catalog_tagger.catalog.labels import apply_labels, fit_labels
+from catalog_tagger.catalog.split import split_catalog
 
 def catalog(data:str|None, n:int, tmp:Path)->tuple[pd.DataFrame, object, str]:
     "At most `n` pictures, labelled and split, their label space, and where they come from."
@@ -110,7 +110,7 @@ def memory(n:int, prep:Prep, tmp:Path)->None:
         pictures = np.lib.format.open_memmap(tmp/f'{k}.npy', mode='r')
         targets = torch.from_numpy(space.one_hot(some['labels'][:k])).float()
         peak, t = 0, perf_counter()
-        for _ in DecodedDL.over(dls.train, pictures, targets, RandomResizedCrop(prep.size, min_scale=.5)): peak = max(peak, private())
+        for _ in PictureCacheDL.over(dls.train, pictures, targets, RandomResizedCrop(prep.size, min_scale=.5)): peak = max(peak, private())
         print(f'{k:,} pictures of {side}, {pictures.nbytes/1e9:.1f} GB of file, read in {perf_counter() - t:.0f} s: {peak:,.0f} MB private at most')
 
 if __name__ == '__main__':

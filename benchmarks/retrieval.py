@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
-from catalog_tagger.config import load_config
-from catalog_tagger.embed import Embedder, embed_catalog, fit_projection, load_embeddings, make_embedder, project
-from catalog_tagger.source import prepare
-from catalog_tagger.similar import query_scores, rarity
-from catalog_tagger.metrics import bootstrap_interval
-from catalog_tagger.tagger import Tagger
+from catalog_tagger.core.config import load_config
+from catalog_tagger.search.embed import Embedder, embed_catalog, fit_projection, load_embeddings, make_embedder, project
+from catalog_tagger.catalog.prepare import prepare
+from catalog_tagger.search.retrieval import query_scores, rarity
+from catalog_tagger.core.metrics import bootstrap_interval
+from catalog_tagger.serve.tagger import Tagger
 
 def vectors_of(embedder:Embedder, df:pd.DataFrame, folder:Path)->np.ndarray:
     "The vectors of `df`, in its order."

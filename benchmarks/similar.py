@@ -16,7 +16,9 @@ from time import perf_counter
 
 import numpy as np
 
-from catalog_tagger.similar import KINDS, SimilarIndex, exact_neighbours
+from catalog_tagger.search.exact import exact_neighbours
+from catalog_tagger.search.faiss import KINDS
+from catalog_tagger.search.index import SimilarIndex
 
 def seconds(run)->float:
     t = perf_counter(); run()
@@ -25,9 +27,9 @@ def seconds(run)->float:
 # ---- all pairs of a catalog ----
 
 def real_vectors(data:str)->np.ndarray:
-    from catalog_tagger.embed import embed_catalog, make_embedder
-    from catalog_tagger.images import audit_images
-    from catalog_tagger.ingest import read_catalog
+    from catalog_tagger.search.embed import embed_catalog, make_embedder
+    from catalog_tagger.catalog.images import audit_images
+    from catalog_tagger.catalog.read import read_catalog
     with tempfile.TemporaryDirectory() as d:
         df, _ = audit_images(read_catalog(Path(data)/'fashion-product-images')[0])
         return np.array(embed_catalog(make_embedder('efficientnet_lite0'), df, Path(d)/'e').vectors)

@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np, torch
 
 from catalog_tagger.all import *
-from catalog_tagger.batch import tag_many
+from catalog_tagger.serve.many import tag_many
 
 def read_products(data:str|None, folder:Path, n:int)->tuple[Path, str]:
     "Folder of a catalog, and what its pictures are."

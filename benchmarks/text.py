@@ -14,10 +14,10 @@ from time import perf_counter
 import numpy as np, pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from catalog_tagger.core import rng
-from catalog_tagger.demo import demo_products
-from catalog_tagger.labels import lemmatise, normalise
-from catalog_tagger.text import find_words, fit_idf, fit_text_tags, top_words
+from catalog_tagger.core.process import rng
+from catalog_tagger.testing.demo import demo_products
+from catalog_tagger.catalog.steps import lemmatise, normalise
+from catalog_tagger.catalog.text import find_words, fit_idf, fit_text_tags, top_words
 
 K = 10
 

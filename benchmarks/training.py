@@ -16,13 +16,14 @@ from fastai.callback.schedule import *
 from fastai.vision.all import ImageDataLoaders, Learner, Normalize, Resize, aug_transforms, noop, set_seed, vision_learner
 from fastai.callback.progress import ProgressCallback
 
-from catalog_tagger.config import RunConfig
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.learner import History
-from catalog_tagger.metrics import RecallAtK
-from catalog_tagger.models import BUNDLED, bundled_weights, find_arch
-from catalog_tagger.run import build_learner, fit_learner
-from catalog_tagger.source import prepare
+from catalog_tagger.core.config import RunConfig
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.train.learner import History
+from catalog_tagger.core.metrics import RecallAtK
+from catalog_tagger.train.backbones import BUNDLED, find_arch
+from catalog_tagger.train.weights import bundled_weights
+from catalog_tagger.runs.train import build_learner, fit_learner
+from catalog_tagger.catalog.prepare import prepare
 
 def stock(ready, size:int)->Learner:
     "A learner as fastai's documentation builds it, with our weights in its body."

@@ -10,7 +10,7 @@ from readme import directive, text
 
 root = Path(__file__).resolve().parents[1]
 nbs = root/'nbs'
-parts = {'0': 'Catalog', '1': 'Labels', '2': 'Training', '3': 'Tagging', '4': 'Similar products', '5': 'Seeing', '6': 'Command'}
+parts = dict(core='Core', catalog='Catalog', train='Training', serve='Serving', search='Similar products', runs='Runs', report='Reports', apps='Applications', testing='Testing')
 named = (ast.FunctionDef, ast.ClassDef)
 
 def has(cell, word): return re.search(rf'^\s*#\s*\|\s*{word}\b', text(cell['source']), re.M)
@@ -136,7 +136,7 @@ def outputs(cell, f, out):
     for i, o in enumerate(cell['outputs']):
         data = o.get('data', {})
         if 'image/png' in data:
-            png = out/'figures'/f'{Path(f).stem}_{cell["id"]}_{i}.png'
+            png = out/'figures'/f'{f[:-6].replace("/", "_")}_{cell["id"]}_{i}.png'
             png.parent.mkdir(exist_ok=True); png.write_bytes(base64.b64decode(text(data['image/png'])))
             yield f'<div class="output" markdown>![What the code above shows]({os.path.relpath(png, (out/f).parent)}){{ loading=lazy }}</div>'
         elif 'text/html' in data:
@@ -151,17 +151,17 @@ def outputs(cell, f, out):
 def title(cells): return re.match(r'# (.+)', text(cells[0 if cells[0]['cell_type'] == 'markdown' else 1]['source']))[1]
 
 def navigation(site):
-    "The index, the tutorials, then the rooms in their order, parted by their first digit."
+    "The index, the tutorials, then the pages of each package, in the order in which one package may import another."
     nav = {'Start': 'index.md', 'Tutorials': [], **{o: [] for o in parts.values()}, 'Project': [{'Changes': 'CHANGELOG.md'}, {'Contributing': 'CONTRIBUTING.md'}]}
     for f in sorted(site.cells, key=lambda o: (Path(o).stem != 'own_catalog', o)):
-        if f != 'index.ipynb': nav['Tutorials' if f.startswith('tutorials/') else parts[f[0]]].append({title(site.cells[f]): f'{f[:-6]}.md'})
+        if f != 'index.ipynb': nav[parts.get(Path(f).parts[0], 'Tutorials')].append({title(site.cells[f]): f'{f[:-6]}.md'})
     return [{k: v} for k, v in nav.items() if v]
 
 def make(out, to):
     "Write the pages of every notebook into `out`, and the site into `to`."
     site = Site(sorted(nbs.rglob('[!.]*.ipynb')))
     for f in site.cells:
-        path = (out/f).with_suffix('.md'); path.parent.mkdir(exist_ok=True)
+        path = (out/f).with_suffix('.md'); path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text('\n\n'.join(b for b in site.page(f, out) if b) + '\n', encoding='utf-8')
     shutil.copytree(nbs/'images', out/'images')
     for o in (root/'CHANGELOG.md', root/'CONTRIBUTING.md', root/'scripts'/'site.css'): shutil.copy2(o, out)

@@ -14,18 +14,19 @@ from PIL import Image
 
 pytest.importorskip('fasthtml', reason='needs FastHTML: pip install "catalog_tagger[app]"')
 from starlette.testclient import TestClient
-from catalog_tagger.app import MOST_BYTES, make_app
-from catalog_tagger.cli import main
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.labels import LabelSpace
-from catalog_tagger.tagger import Tagger
+from catalog_tagger.apps.web import MOST_BYTES, make_app
+from catalog_tagger.apps.cli import main
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.serve.tagger import Tagger
 
 BYTES = {'content-type': 'application/octet-stream'}
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
     "A run on drawn products, and its pictures."
-    from catalog_tagger.run import RunConfig, train_run
+    from catalog_tagger.core.config import RunConfig
+    from catalog_tagger.runs.train import train_run
     p = tmp_path_factory.mktemp('my shop')
     demo_styles(p/'shop', n=70)
     train_run(RunConfig(str(p/'shop'), str(p/'run'), size=32, bs=16, freeze_epochs=2, epochs=0), say=lambda o: None)
@@ -59,7 +60,7 @@ def test_tags_are_those_of_the_tagger(web, tagger, pictures, asked, kwargs):
     for o in pictures[:3]: assert sorted(tags_of(web.post(f'/tag{asked}', content=o.read_bytes()))) == sorted(rounded(tagger.predict(o, **kwargs)))
 
 def test_flags_are_those_of_the_queue(web, tagger, place, pictures):
-    from catalog_tagger.run import review_pictures
+    from catalog_tagger.runs.evaluate import review_pictures
     queue = review_pictures(tagger, place/'shop'/'images').set_index('image')
     for o in pictures[:12]:
         kind = Parts(web.post('/tag', content=o.read_bytes()).text).rows[0][4]
@@ -85,7 +86,7 @@ def test_two_people_with_a_hundred_pictures_each(tagger, pictures):
         for o, r in pool.map(lambda o: (o, web.post('/tag', content=o.read_bytes())), [*alone]*10): assert sorted(tags_of(r)) == rounded(alone[o])
 
 def test_heat(tagger, pictures):
-    pytest.importorskip('captum', reason='needs captum: pip install "catalog_tagger[interpret]"'); pytest.importorskip('catalog_tagger.interpret')
+    pytest.importorskip('captum', reason='needs captum: pip install "catalog_tagger[interpret]"'); pytest.importorskip('catalog_tagger.report.interpret')
     web = client(tagger); r = web.post('/heat', params=dict(tag=tagger.space.vocab[0]), content=pictures[0].read_bytes())
     assert r.status_code == 200 and Image.open(BytesIO(r.content)).size == Image.open(pictures[0]).size
     assert 'is no label' in web.post('/heat?tag=Sofas', content=pictures[0].read_bytes()).text
@@ -163,7 +164,7 @@ def test_cells_are_no_formulas(web):
 
 def start(place, *argv):
     "The command in a process of its own, and the address that it printed."
-    p = subprocess.Popen([sys.executable, '-m', 'catalog_tagger.cli', 'app', 'run', '--port', '0', *argv], cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p = subprocess.Popen([sys.executable, '-m', 'catalog_tagger.apps.cli', 'app', 'run', '--port', '0', *argv], cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     line = p.stdout.readline()
     if not line: raise AssertionError(p.communicate()[1])
     return p, re.match(r'(http://127\.0\.0\.1:\d+/) shows the page; Ctrl-C ends it\n', line)[1]
@@ -187,7 +188,7 @@ def test_the_command_serves_and_ends(place, pictures, capsys):
 
 @pytest.mark.parametrize('argv, says', [(['gone'], 'gone cannot be loaded: it is no folder'), (['run', '--index', 'gone'], 'gone'), (['run', '--port', '99999'], 'cannot listen at 127.0.0.1:99999'), (['run', '--host', '203.0.113.1'], 'cannot listen at 203.0.113.1:8000')])
 def test_a_wrong_call_is_one_line(place, argv, says, capsys, monkeypatch):
-    if '--index' in argv: pytest.importorskip('catalog_tagger.similar')
+    if '--index' in argv: pytest.importorskip('catalog_tagger.search.index')
     monkeypatch.chdir(place)
     assert main(['app', *argv]) == 2
     err = capsys.readouterr().err; assert says in err and err.count('\n') == 1

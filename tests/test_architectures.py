@@ -6,15 +6,18 @@ from fastai.vision.all import BCELossFlat, CrossEntropyLossFlat, Resize, TensorI
 from torch import nn
 from torch.nn import functional as F
 
-from catalog_tagger.core import CatalogError
-from catalog_tagger.data import catalog_dls
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.ingest import read_catalog
-from catalog_tagger.labels import apply_labels, fit_labels
-from catalog_tagger.learner import AuxLoss, FrozenStats, catalog_learner, check_learner, count_parameters, road
-from catalog_tagger.models import BUNDLED, arch_prep, bundled_weights, create_net, find_arch
-from catalog_tagger.predict import Predictor
-from catalog_tagger.split import split_catalog
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.train.data import catalog_dls
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.catalog.read import read_catalog
+from catalog_tagger.catalog.labels import apply_labels, fit_labels
+from catalog_tagger.train.checks import check_learner
+from catalog_tagger.train.learner import FrozenStats, catalog_learner, count_parameters, road
+from catalog_tagger.train.losses import AuxLoss
+from catalog_tagger.train.backbones import BUNDLED, arch_prep, create_net, find_arch
+from catalog_tagger.train.weights import bundled_weights
+from catalog_tagger.serve.predictor import Predictor
+from catalog_tagger.catalog.split import split_catalog
 
 ARCHS = [  # name, size in px, head and dropout
     ('efficientnet_lite0', 32, {}), ('resnet18', 32, dict(head='stacked')), ('resnet50', 32, {}), ('resnext50_32x4d', 32, dict(head='linear', dropout=.2)),

@@ -9,12 +9,14 @@ from processes import in_child
 from PIL import Image
 from torch import nn
 
-from catalog_tagger import batch
-from catalog_tagger.batch import ANSWER_COLUMNS, find_pictures, tag_many, tag_many_ray
-from catalog_tagger.core import CatalogError, atomic_path, rng
-from catalog_tagger.images import Prep
-from catalog_tagger.labels import LabelSpace
-from catalog_tagger.predict import Predictor
+from catalog_tagger.serve import many as batch
+from catalog_tagger.catalog.picture_files import find_pictures
+from catalog_tagger.serve.many import ANSWER_COLUMNS, tag_many, tag_many_ray
+from catalog_tagger.core.files import CatalogError, atomic_path
+from catalog_tagger.core.process import rng
+from catalog_tagger.catalog.images import Prep
+from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.serve.predictor import Predictor
 
 KILLS = {  # name: where each process but the last dies
     'unbroken': (),
@@ -341,7 +343,7 @@ if not rank_distrib(): learn.export(Path(sys.argv[2])/'learner.pkl')
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU: distributed training of fastai is CUDA only')
 def test_training_on_several_cards(tmp_path):
     pytest.importorskip('accelerate', reason='needs accelerate: pip install accelerate')
-    from catalog_tagger.demo import demo_styles
+    from catalog_tagger.testing.demo import demo_styles
     demo_styles(tmp_path/'shop', n=120); (tmp_path/'run').mkdir(); (tmp_path/'train.py').write_text(DISTRIBUTED)
     n = torch.cuda.device_count()
     r = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', *(['--multi_gpu'] if n > 1 else []), '--num_processes', str(n), tmp_path/'train.py', tmp_path/'shop', tmp_path/'run'],

@@ -6,10 +6,11 @@ import numpy as np, pytest, torch
 from folder_faults import as_params, check_canary, check_one_error, cut, pipe, planted, spoilt_files, spoilt_sums
 from safetensors.torch import load_file, save_file
 
-from catalog_tagger.images import Prep
-from catalog_tagger.labels import LabelSpace
-from catalog_tagger.models import build_model, find_arch
-from catalog_tagger.tagger import BUNDLE_FILES, BundleError, Tagger, save_bundle
+from catalog_tagger.catalog.images import Prep
+from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.train.backbones import find_arch
+from catalog_tagger.train.heads import build_model
+from catalog_tagger.serve.tagger import BUNDLE_FILES, BundleError, Tagger, save_bundle
 
 ARCH = 'mobilenetv3_small_050'
 HEAD = [dict(layer='ConcatPool'), dict(layer='Flatten'), dict(layer='BatchNorm1d', num_features=576, eps=1e-5), dict(layer='Dropout', p=.5),

@@ -6,15 +6,15 @@ import numpy as np, pytest, timm, torch
 from fastai.vision.all import SGD, Rotate, TimmBody, create_head, load_learner, nn, set_seed
 from PIL import Image
 
-from catalog_tagger.cache import *
-from catalog_tagger.core import CatalogError
-from catalog_tagger.data import FitImage, catalog_dls
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.ingest import read_catalog
-from catalog_tagger.labels import apply_labels, fit_labels
-from catalog_tagger.learner import catalog_learner
-from catalog_tagger.models import arch_prep
-from catalog_tagger.split import split_catalog
+from catalog_tagger.train.activations import *
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.train.data import FitImage, catalog_dls
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.catalog.read import read_catalog
+from catalog_tagger.catalog.labels import apply_labels, fit_labels
+from catalog_tagger.train.learner import catalog_learner
+from catalog_tagger.train.backbones import arch_prep
+from catalog_tagger.catalog.split import split_catalog
 
 LITE = 'efficientnet_lite0'
 SCRATCH = dict(weights=None)
@@ -214,7 +214,7 @@ def test_two_processes_at_once(shop, tmp_path):
     script.write_text(f'''
 import sys
 from catalog_tagger.all import *
-from catalog_tagger.cache import *
+from catalog_tagger.train.activations import *
 df, _ = split_catalog(read_catalog({str(Path(shop[0]["image"][0]).parents[1])!r})[0])
 space = fit_labels(df)
 set_seed(42)

@@ -12,10 +12,10 @@ from fastai.callback.schedule import *
 from fastai.optimizer import ranger
 from safetensors.torch import save_file
 
-from catalog_tagger import checkpoint
-from catalog_tagger.checkpoint import DivergedError, KeepBest, StopOnNaN, clear_checkpoints, fit_stage, read_state, write_state
-from catalog_tagger.core import CatalogError
-from catalog_tagger.learner import History
+from catalog_tagger.train import checkpoint
+from catalog_tagger.train.checkpoint import DivergedError, KeepBest, StopOnNaN, clear_checkpoints, fit_stage, read_state, write_state
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.train.learner import History
 
 RUNS = {  # name: how it trains, where it is killed, one moment after another, and how many epochs the last process finds done
     'plain': ('stages', (), 0), 'again': ('stages', (), 0), 'unbroken': ('stages', (), 0),

@@ -3,10 +3,10 @@ import json, os, shutil, subprocess, sys
 
 import pandas as pd, pytest
 
-from catalog_tagger.demo import demo_styles
+from catalog_tagger.testing.demo import demo_styles
 
 def call(*argv, cwd=None):
-    return subprocess.run([sys.executable, '-m', 'catalog_tagger.cli', *map(str, argv)], cwd=cwd, text=True, capture_output=True)
+    return subprocess.run([sys.executable, '-m', 'catalog_tagger.apps.cli', *map(str, argv)], cwd=cwd, text=True, capture_output=True)
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
@@ -53,7 +53,7 @@ def test_export_and_issues(place):
     finally: p.rename(old)
 
 def test_help_is_quick_and_teaches():
-    code = 'import sys; from catalog_tagger.cli import make_parser; h = make_parser().format_help(); assert "torch" not in sys.modules and "fastai" not in sys.modules; print(h)'
+    code = 'import sys; from catalog_tagger.apps.cli import make_parser; h = make_parser().format_help(); assert "torch" not in sys.modules and "fastai" not in sys.modules; print(h)'
     r = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)
     assert r.returncode == 0 and 'catalog_tagger train shop --out run' in r.stdout
     for sub in ('demo', 'train', 'evaluate', 'tag', 'issues', 'export', 'embed', 'index', 'similar'): assert call(sub, '--help').returncode == 0
@@ -110,7 +110,7 @@ def test_help_is_quick_and_teaches():
 ])
 def test_a_users_error_is_one_line(place, argv, says, capsys, monkeypatch):
     "In this process, for the time's sake; `test_one_error_from_outside` sees the whole way."
-    from catalog_tagger.cli import main
+    from catalog_tagger.apps.cli import main
     p, _ = place
     monkeypatch.chdir(p)
     assert main(argv) == 2
@@ -118,7 +118,7 @@ def test_a_users_error_is_one_line(place, argv, says, capsys, monkeypatch):
     assert err.count('\n') == 1 and says in err, err
 
 def test_a_file_whose_name_is_no_text(place, capsys, monkeypatch):
-    from catalog_tagger.cli import main
+    from catalog_tagger.apps.cli import main
     p, _ = place
     monkeypatch.chdir(p)
     odd = os.fsdecode(b'\xff.jpg'); shutil.copy(next((p/'catalog'/'images').glob('*.jpg')), odd)
@@ -126,7 +126,7 @@ def test_a_file_whose_name_is_no_text(place, capsys, monkeypatch):
     assert 'is not a usable path' in capsys.readouterr().err
 
 def test_check_tells_on_one_screen_and_leaves_plots(place, capsys, monkeypatch):
-    from catalog_tagger.cli import main
+    from catalog_tagger.apps.cli import main
     p, _ = place
     monkeypatch.chdir(p)
     assert main(['check', 'catalog', '--out', 'checked', '--suggest', '--size', '32']) == 0
@@ -138,7 +138,7 @@ def test_check_tells_on_one_screen_and_leaves_plots(place, capsys, monkeypatch):
     assert facts['split']['pictures']['test'] > 0 and facts['suspicious'] == []
 
 def test_index_and_similar(place, capsys, monkeypatch):
-    from catalog_tagger.cli import main
+    from catalog_tagger.apps.cli import main
     p, _ = place
     monkeypatch.chdir(p)
     assert main(['index', 'run', 'catalog', '--out', 'my index', '--dims', '16', '--dtype', 'float16']) == 0

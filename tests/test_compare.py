@@ -4,14 +4,16 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
 
-import catalog_tagger.compare as room
-from catalog_tagger.compare import compare, compare_runs, markdown_table, run_grid, run_row, write_comparison
-from catalog_tagger.config import RunConfig
-from catalog_tagger.core import CatalogError, rng, write_json, write_table
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.labels import LabelSpace
-from catalog_tagger.metrics import add_intervals, bootstrap_interval, exact_match, group_accuracy, picture_scores, recall_at_k, score_table
-from catalog_tagger.viz import history_plot, rate_plot
+import catalog_tagger.runs.compare as room
+from catalog_tagger.runs.compare import compare, compare_runs, markdown_table, run_grid, run_row, write_comparison
+from catalog_tagger.core.config import RunConfig
+from catalog_tagger.core.files import CatalogError, write_json
+from catalog_tagger.core.process import rng
+from catalog_tagger.core.table import write_table
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.core.metrics import add_intervals, bootstrap_interval, exact_match, group_accuracy, picture_scores, recall_at_k, score_table
+from catalog_tagger.report.plots import history_plot, rate_plot
 
 def score(x, low, high): return dict(score=x, low=low, high=high, nothing=0., commonest=.4)
 

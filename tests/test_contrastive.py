@@ -8,17 +8,19 @@ from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss
 from safetensors import safe_open
 from sklearn.linear_model import LogisticRegression
 
-from catalog_tagger.config import RunConfig
-from catalog_tagger.contrastive import *
-from catalog_tagger.triplets import effective_rank
-from catalog_tagger.core import CatalogError, check_table
-from catalog_tagger.data import catalog_dls
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.images import Prep
-from catalog_tagger.learner import catalog_learner
-from catalog_tagger.models import arch_prep, bundled_weights, create_net, find_arch, read_weights
-from catalog_tagger.run import build_learner
-from catalog_tagger.source import prepare
+from catalog_tagger.core.config import RunConfig
+from catalog_tagger.search.contrastive import *
+from catalog_tagger.search.triplets import effective_rank
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.core.table import check_table
+from catalog_tagger.train.data import catalog_dls
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.catalog.images import Prep
+from catalog_tagger.train.learner import catalog_learner
+from catalog_tagger.train.backbones import arch_prep, create_net, find_arch
+from catalog_tagger.train.weights import bundled_weights, read_weights
+from catalog_tagger.runs.train import build_learner
+from catalog_tagger.catalog.prepare import prepare
 
 SMALL = 'mobilenetv3_small_050'
 
@@ -194,7 +196,7 @@ def test_a_trained_tagger_gives_its_body_too(shop, tmp_path):
 def test_a_body_is_never_half_written(plain, tmp_path, monkeypatch):
     path = save_body(learner(plain), tmp_path/'body.safetensors'); before = path.read_bytes()
     def broken(tensors, p, metadata): p.write_bytes(b'half'); raise OSError('the disk is full')
-    monkeypatch.setattr('catalog_tagger.contrastive.save_file', broken)
+    monkeypatch.setattr('catalog_tagger.search.contrastive.save_file', broken)
     with pytest.raises(OSError): save_body(learner(plain), path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 

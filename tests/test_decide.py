@@ -6,11 +6,16 @@ from hypothesis import given, settings, strategies as st
 from scipy.special import expit, logit, softmax
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from catalog_tagger.core import CatalogError, read_json, read_table, write_json, write_table
-from catalog_tagger.decide import (MODES, Calibration, Decision, calibration_error, coverage_curve, decide, decision_from_dict, find_shares, fit_calibration, fit_decision, fit_outside,
-    fit_thresholds, inconsistent_share, outside_from_arrays, publish_limit, reliability_table, review_queue, scored_cells, share_bounds)
-from catalog_tagger.labels import LabelSpace
-from catalog_tagger.predict import UNSURE, as_matrix, decode
+from catalog_tagger.core.files import CatalogError, read_json, write_json
+from catalog_tagger.core.table import read_table, write_table
+from catalog_tagger.serve.calibrate import Calibration, calibration_error, find_shares, fit_calibration, reliability_table, scored_cells, share_bounds
+from catalog_tagger.serve.coverage import coverage_curve, inconsistent_share, publish_limit
+from catalog_tagger.serve.decide import Decision, decide, decision_from_dict, fit_decision
+from catalog_tagger.serve.outside import fit_outside, outside_from_arrays
+from catalog_tagger.serve.review import review_queue
+from catalog_tagger.serve.thresholds import MODES, fit_thresholds
+from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.serve.answers import UNSURE, as_matrix, decode
 
 types = ['Tshirts', 'Shirts', 'Jeans', 'Heels', 'Flats', 'Sandals']
 space = LabelSpace(['Apparel', 'Footwear', *types, 'new', 'sale'], {'masterCategory': ['Apparel', 'Footwear'], 'articleType': types},

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 
-from catalog_tagger import decoded
-from catalog_tagger.core import CatalogError
-from catalog_tagger.decoded import cache_folder, cache_pictures
-from catalog_tagger.images import METHODS, Prep, open_image
+from catalog_tagger.catalog import picture_cache as decoded
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.catalog.picture_cache import cache_folder, cache_pictures
+from catalog_tagger.catalog.images import METHODS, Prep, open_image
 
 @pytest.fixture
 def images(tmp_path):
@@ -90,7 +90,7 @@ def test_a_disk_that_fills_meanwhile_is_told(images, tmp_path):
     "A limit on file size stands in for the disk: write fails after some bytes, as it does on a full one."
     code = f'''
 import resource, signal
-from catalog_tagger import decoded
+from catalog_tagger.catalog import picture_cache as decoded
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 decoded.errno.EDQUOT = decoded.errno.EFBIG
@@ -119,7 +119,7 @@ def test_the_folder_is_named_by_the_environment(images, tmp_path, monkeypatch):
 
 SLOW = '''
 import sys, time
-from catalog_tagger import decoded
+from catalog_tagger.catalog import picture_cache as decoded
 picture = decoded._picture
 def slow(*args): time.sleep(.02); return picture(*args)
 decoded._picture = slow

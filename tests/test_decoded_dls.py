@@ -7,13 +7,13 @@ from fastai.torch_core import set_seed
 from fastai.vision.all import RandomResizedCrop, Resize, TfmdDL, nn, random
 from PIL import Image
 
-from catalog_tagger import data
-from catalog_tagger.data import DecodedDL, catalog_dls
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.images import METHODS, Prep, fit_image
-from catalog_tagger.ingest import read_catalog
-from catalog_tagger.labels import apply_labels, fit_labels
-from catalog_tagger.split import split_catalog
+from catalog_tagger.train import data
+from catalog_tagger.train.data import PictureCacheDL, catalog_dls
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.catalog.images import METHODS, Prep, fit_image
+from catalog_tagger.catalog.read import read_catalog
+from catalog_tagger.catalog.labels import apply_labels, fit_labels
+from catalog_tagger.catalog.split import split_catalog
 
 def catalog(root, **kw):
     df, _ = split_catalog(read_catalog(root, **kw)[0])
@@ -58,7 +58,7 @@ def test_validation_is_the_same(labels, method, request, cache):
 def test_training_labels_belong_to_their_pictures(labels, request, cache):
     df, space = request.getfixturevalue(labels)
     plain, fast = catalog_dls(df, space, prep(), bs=8), catalog_dls(df, space, prep(), bs=8, cache=cache)
-    assert isinstance(fast.train, DecodedDL) and fast.vocab == plain.vocab and len(fast.train) == len(plain.train)
+    assert isinstance(fast.train, PictureCacheDL) and fast.vocab == plain.vocab and len(fast.train) == len(plain.train)
     ids = list(range(len(fast.train_ds)))
     _, y = fast.train.do_batch(ids)
     assert torch.equal(y, torch.stack([plain.train_ds[i][1] for i in ids]))
@@ -86,14 +86,14 @@ def test_every_epoch_has_every_picture_once_and_other_crops(many, cache):
 
 def test_own_item_tfms_take_the_pictures_as_they_are(many, cache):
     dls = catalog_dls(*many, prep(), bs=8, item_tfms=[Resize((48, 32), split_idx=0)], batch_tfms=[], cache=cache)
-    assert type(dls.train) is TfmdDL and isinstance(dls.valid, DecodedDL)
+    assert type(dls.train) is TfmdDL and isinstance(dls.valid, PictureCacheDL)
     assert max(dls.train_ds[i][0].size for i in range(len(dls.train_ds))) == (601, 799), 'no draft before a transform of somebody else'
 
 def test_new_keeps_the_cache_and_other_data_goes_to_files(many, cache):
     df, space = many
     plain, fast = catalog_dls(df, space, prep(), bs=8), catalog_dls(df, space, prep(), bs=8, cache=cache)
     again = fast.train.new(shuffle=False, drop_last=False, bs=5)
-    assert isinstance(again, DecodedDL) and again.pictures is fast.train.pictures and len(list(again)) == -(-len(fast.train_ds)//5)
+    assert isinstance(again, PictureCacheDL) and again.pictures is fast.train.pictures and len(list(again)) == -(-len(fast.train_ds)//5)
     test = df[df['split'] == 'test']
     same(fast.test_dl(test, with_labels=True), plain.test_dl(test, with_labels=True))
     assert type(fast.test_dl(test)) is TfmdDL

@@ -9,15 +9,18 @@ from processes import in_child
 from PIL import Image
 from torch import nn
 
-from catalog_tagger import embed, parts
-from catalog_tagger.core import CatalogError, rng
-from catalog_tagger.embed import LAYERS, Embedder, embed_catalog, fit_projection, load_embeddings, make_embedder, project, with_projection
-from catalog_tagger.images import Prep
-from catalog_tagger.labels import LabelSpace
-from catalog_tagger.models import arch_prep, build_model, find_arch
-from catalog_tagger.sealed import EmbeddingsError
-from catalog_tagger.similar import SimilarIndex
-from catalog_tagger.tagger import Tagger, save_bundle
+from catalog_tagger.search import embed
+from catalog_tagger.core import jobs as parts
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.core.process import rng
+from catalog_tagger.search.embed import Embedder, LAYERS, embed_catalog, fit_projection, load_embeddings, make_embedder, project, with_projection
+from catalog_tagger.catalog.images import Prep
+from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.train.backbones import arch_prep, find_arch
+from catalog_tagger.train.heads import build_model
+from catalog_tagger.search.vectors import EmbeddingsError
+from catalog_tagger.search.index import SimilarIndex
+from catalog_tagger.serve.tagger import Tagger, save_bundle
 
 ARCH, HOW = 'mobilenetv3_small_050', dict(bs=4, chunk=8, workers=1)
 KILLS = {'unbroken': (), 'embedding': ('embed 6',), 'writing a part': ('part 3',), 'before a part is moved': ('move 3',), 'after a part is moved': ('moved 3',), 'again and again': ('embed 3', 'part 2', 'embed 2', 'moved 2', 'finish 1'),

@@ -1,10 +1,10 @@
 "Bad pictures get a reason, odd ones are opened right, and nothing outside of the root is read."
 import numpy as np, pandas as pd, pytest
 
-from catalog_tagger.core import CatalogError
-from catalog_tagger.demo import FAULTS, demo_folders, demo_styles
-from catalog_tagger.images import audit_images, open_image
-from catalog_tagger.ingest import read_catalog
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.testing.demo import FAULTS, demo_folders, demo_styles
+from catalog_tagger.catalog.images import audit_images, open_image
+from catalog_tagger.catalog.read import read_catalog
 
 bad = dict(missing='missing', empty='empty file', truncated='truncated', html='not an image', bomb='too large', outside='leads outside')
 odd = [o for o in FAULTS if o not in bad]
@@ -35,8 +35,8 @@ def test_all_at_once(tmp_path):
     assert (good['row'].tolist() + rejected['row'].tolist()) and set(good['row']) | set(rejected['row']) == set(range(60 + len(FAULTS)))
 
 def test_nothing_usable(tmp_path):
-    from catalog_tagger.config import RunConfig
-    from catalog_tagger.source import prepare
+    from catalog_tagger.core.config import RunConfig
+    from catalog_tagger.catalog.prepare import prepare
     (tmp_path/'c'/'images').mkdir(parents=True)
     (tmp_path/'c'/'styles.csv').write_text('id,masterCategory,subCategory,articleType\n' + ''.join(f'{i},A,B,C\n' for i in range(9)))
     with pytest.raises(CatalogError, match=r'no picture of the catalog can be used: missing: no such file \(9 times\)'): prepare(RunConfig(str(tmp_path/'c'), 'x'))

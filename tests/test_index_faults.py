@@ -6,12 +6,15 @@ import numpy as np, pandas as pd, pytest, torch
 from folder_faults import as_params, check_canary, check_one_error, pipe, planted, spoilt_files, spoilt_sums
 from safetensors.torch import load_file, save_file
 
-from catalog_tagger.embed import Embedder, load_embeddings, write_embedder
-from catalog_tagger.core import write_json, write_table, rejected_table
-from catalog_tagger.images import Prep
-from catalog_tagger.models import build_model, find_arch
-from catalog_tagger.sealed import EmbeddingsError, seal
-from catalog_tagger.similar import INDEX_FILES, SimilarIndex
+from catalog_tagger.search.embed import Embedder, load_embeddings, write_embedder
+from catalog_tagger.core.files import write_json
+from catalog_tagger.core.table import rejected_table, write_table
+from catalog_tagger.catalog.images import Prep
+from catalog_tagger.train.backbones import find_arch
+from catalog_tagger.train.heads import build_model
+from catalog_tagger.core.sealed import seal
+from catalog_tagger.search.vectors import EmbeddingsError
+from catalog_tagger.search.index import INDEX_FILES, SimilarIndex
 
 faiss = pytest.importorskip('faiss', reason='the index under test has cells of FAISS')
 ARCH, N, D = 'mobilenetv3_small_050', 120, 6

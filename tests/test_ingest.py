@@ -5,8 +5,10 @@ import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from catalog_tagger.core import CatalogError, is_tags
-from catalog_tagger.ingest import decode_rle, encode_rle, join_tags, parse_tags, rle_share
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.core.table import is_tags
+from catalog_tagger.catalog.cells import join_tags, parse_tags
+from catalog_tagger.catalog.masks import mask_to_rle, rle_share, rle_to_mask
 
 settings.register_profile('same', derandomize=True, deadline=None, max_examples=150)
 settings.load_profile('same')
@@ -37,21 +39,21 @@ masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9))
 
 @given(masks)
 def test_rle_round_trip(mask):
-    rle = encode_rle(mask)
-    assert (decode_rle(rle, *mask.shape) == mask).all() and encode_rle(decode_rle(rle, *mask.shape)) == rle
+    rle = mask_to_rle(mask)
+    assert (rle_to_mask(rle, *mask.shape) == mask).all() and mask_to_rle(rle_to_mask(rle, *mask.shape)) == rle
     assert rle_share(rle, *mask.shape) == pytest.approx(mask.mean())
 
 @given(masks)
 def test_rle_against_a_plain_loop(mask):
     pixels = [bool(mask[y, x]) for x in range(mask.shape[1]) for y in range(mask.shape[0])]
-    n = [int(o) for o in encode_rle(mask).split()]
+    n = [int(o) for o in mask_to_rle(mask).split()]
     assert sorted(p for a, b in zip(n[::2], n[1::2]) for p in range(a, a + b)) == [i for i, o in enumerate(pixels, 1) if o]
 
 @given(st.lists(st.integers(-2, 30), max_size=6).map(lambda o: ' '.join(map(str, o))) | st.text(max_size=12), st.integers(-1, 5), st.integers(-1, 5))
 def test_any_rle_gives_a_mask_or_one_error(rle, height, width):
-    try: mask = decode_rle(rle, height, width)
+    try: mask = rle_to_mask(rle, height, width)
     except CatalogError: return
     assert mask.shape == (height, width) and mask.sum() == sum(int(o) for o in rle.split()[1::2])
 
 def test_masks_are_column_major():
-    assert np.argwhere(decode_rle('3 1', 2, 4)).tolist() == [[0, 1]]
+    assert np.argwhere(rle_to_mask('3 1', 2, 4)).tolist() == [[0, 1]]

@@ -4,13 +4,15 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from sklearn.metrics import log_loss
 from torch import nn
 
-from catalog_tagger.core import CatalogError
-from catalog_tagger.images import Prep
-from catalog_tagger.interpret import *
-from catalog_tagger.labels import LabelSpace
-from catalog_tagger.metrics import group_accuracy
-from catalog_tagger.models import arch_prep, build_model, create_net, cut_body, find_arch
-from catalog_tagger.predict import Predictor, as_matrix, decode
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.catalog.images import Prep
+from catalog_tagger.report.interpret import *
+from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.core.metrics import group_accuracy
+from catalog_tagger.train.backbones import arch_prep, create_net, cut_body, find_arch
+from catalog_tagger.train.heads import build_model
+from catalog_tagger.serve.answers import as_matrix, decode
+from catalog_tagger.serve.predictor import Predictor
 
 KINDS, COLOURS, FREE = ['Tshirts', 'Jeans', 'Heels', 'Flats'], ['red', 'blue'], ['new', 'soft', 'sale']
 SPACE = LabelSpace([*KINDS, *COLOURS, *FREE], {'kind': KINDS, 'colour': COLOURS}, {}, {})

@@ -5,10 +5,10 @@ pytest.importorskip('cleanlab', reason='needs the extra catalog_tagger[cleanlab]
 
 from sklearn.linear_model import LogisticRegression
 
-from catalog_tagger.core import CatalogError
-from catalog_tagger.label_issues import issue_grid, label_issues, out_of_fold_scores
-from catalog_tagger.labels import LabelSpace
-from catalog_tagger.split import cross_folds
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.report.label_issues import issue_grid, label_issues, out_of_fold_scores
+from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.catalog.split import cross_folds
 
 kinds = ['Tshirts', 'Jeans', 'Heels', 'Flats']
 space = LabelSpace(['Apparel', 'Footwear', *kinds, 'red', 'new'], {'master': ['Apparel', 'Footwear'], 'type': kinds}, {k: 'Apparel' if i < 2 else 'Footwear' for i, k in enumerate(kinds)}, {})

@@ -3,8 +3,9 @@ import json
 
 import pytest
 
-from catalog_tagger.core import CatalogError, read_json, rejected_table
-from catalog_tagger.ingest import read_catalog
+from catalog_tagger.core.files import CatalogError, read_json
+from catalog_tagger.core.table import rejected_table
+from catalog_tagger.catalog.read import read_catalog
 
 BOM = '\ufeff'
 good = 'a.jpg,red;big\n'                       # A row that must survive its neighbours

@@ -1,11 +1,12 @@
 "Every layout that the demo catalog writes goes from its files to labels in three folds."
 import pytest
 
-from catalog_tagger.config import RunConfig
-from catalog_tagger.core import SPLITS, CatalogError
-from catalog_tagger.demo import demo_feidegger, demo_folders, demo_imaterialist, demo_onehot, demo_posts, demo_styles, demo_tags
-from catalog_tagger.check import check_catalog
-from catalog_tagger.source import prepare
+from catalog_tagger.core.config import RunConfig
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.core.table import SPLITS
+from catalog_tagger.testing.demo import demo_feidegger, demo_folders, demo_imaterialist, demo_onehot, demo_posts, demo_styles, demo_tags
+from catalog_tagger.apps.check import catalog_facts
+from catalog_tagger.catalog.prepare import prepare
 
 writers = dict(styles=demo_styles, folders=demo_folders, onehot=demo_onehot, tags=demo_tags, imaterialist=demo_imaterialist, feidegger=demo_feidegger)
 
@@ -15,7 +16,7 @@ def test_from_files_to_labels(layout, tmp_path):
     df, space, _, rejected = prepare(cfg)[:4]
     assert len(df) + len(rejected) == 80 and len(df) > 70
     for fold in SPLITS: assert {l for o in df['labels'][df['split'] == fold] for l in o} == set(space.vocab)
-    facts = check_catalog(cfg)
+    facts = catalog_facts(cfg)
     assert facts['layout'] == layout and facts['split']['duplicates_across'] == 0
     assert bool(space.exclusive) == (layout in ('styles', 'folders')) and bool(space.parents) == (layout in ('styles', 'imaterialist'))
 

@@ -5,17 +5,17 @@ import numpy as np, pytest, torch
 from fastai.callback.mixup import MixUp
 from fastai.learner import load_learner
 
-from catalog_tagger.core import CatalogError
-from catalog_tagger.data import catalog_dls
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.ingest import read_catalog
-from catalog_tagger.labels import LabelSpace, apply_labels, fit_labels
-from catalog_tagger.learner import catalog_learner
-from catalog_tagger.losses import LOSSES, MOST_WEIGHT, OPTIMISERS, Asymmetric, BCE, CrossEntropy, Focal, Grouped, find_loss, find_optimiser, pos_weights, to_scores
-from catalog_tagger.metrics import RecallAtK, recall_at_k
-from catalog_tagger.models import arch_prep
-from catalog_tagger.predict import Predictor
-from catalog_tagger.split import split_catalog
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.train.data import catalog_dls
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.catalog.read import read_catalog
+from catalog_tagger.catalog.labels import LabelSpace, apply_labels, fit_labels
+from catalog_tagger.train.learner import catalog_learner
+from catalog_tagger.train.losses import Asymmetric, BCE, CrossEntropy, Focal, Grouped, LOSSES, MOST_WEIGHT, OPTIMISERS, find_loss, find_optimiser, pos_weights, to_scores
+from catalog_tagger.core.metrics import RecallAtK, recall_at_k
+from catalog_tagger.train.backbones import arch_prep
+from catalog_tagger.serve.predictor import Predictor
+from catalog_tagger.catalog.split import split_catalog
 
 counts = dict(a=40, x=3, b=30, y=1, free=25, z=90, odd=10)
 space = LabelSpace(list(counts), {'letters': ['b', 'a'], 'last': ['x', 'y', 'z']}, {}, {l: dict(label=l, count=n, rule='kept') for l, n in counts.items()})

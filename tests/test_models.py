@@ -4,9 +4,11 @@ import os, pickle
 import pytest, timm, torch, torchvision
 from safetensors.torch import save_file
 
-import catalog_tagger.models as models
-from catalog_tagger.core import CatalogError
-from catalog_tagger.models import *
+import catalog_tagger.train.weights as models
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.train.backbones import *
+from catalog_tagger.train.heads import *
+from catalog_tagger.train.weights import *
 
 R18 = find_arch('resnet18')
 

@@ -5,8 +5,8 @@ from io import BytesIO
 import numpy as np, pandas as pd, pytest
 from PIL import Image, ImageCms
 
-from catalog_tagger.images import METHODS, ImageError, audit_images, fit_image, open_image
-from catalog_tagger.ingest import read_catalog
+from catalog_tagger.catalog.images import ImageError, METHODS, audit_images, fit_image, open_image
+from catalog_tagger.catalog.read import read_catalog
 
 @pytest.fixture(autouse=True)
 def no_hang():

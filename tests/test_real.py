@@ -3,10 +3,11 @@ import shutil
 
 import pandas as pd, pytest
 
-from catalog_tagger.config import RunConfig
-from catalog_tagger.core import read_table
-from catalog_tagger.ingest import read_catalog
-from catalog_tagger.run import load_run, train_run
+from catalog_tagger.core.config import RunConfig
+from catalog_tagger.core.table import read_table
+from catalog_tagger.catalog.read import read_catalog
+from catalog_tagger.runs.folder import load_run
+from catalog_tagger.runs.train import train_run
 
 @pytest.fixture(scope='module')
 def fashion(data_root, tmp_path_factory):

@@ -4,9 +4,11 @@ import random
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 
-from catalog_tagger.core import CatalogError
-from catalog_tagger.labels import fit_labels, load_labels, normalise, spell
-from catalog_tagger.recipe import fit_recipe, load_recipe, suggest_groups
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.catalog.labels import fit_labels, load_labels
+from catalog_tagger.catalog.steps import normalise, spell
+from catalog_tagger.catalog.recipe import fit_recipe, load_recipe
+from catalog_tagger.catalog.suggest import suggest_groups
 
 STEPS = [dict(step='protect', tags=['kale']), dict(step='normalise'), dict(step='alias', to={'yogurt': ['yoghurt'], 'vegetarian': ['vegan']}), dict(step='lemmatise'),
          dict(step='group', to={'sweets': ['cake', 'pie']}, name='tag_{}_sum'), dict(step='exclude', tags=['yummy']), dict(step='drop_rare', min_count=3), dict(step='keep_top', n=6)]
@@ -97,6 +99,6 @@ def test_parents_come_in_raw_tags_or_labels(df):
     with pytest.raises(CatalogError, match='own ancestor'): fit_labels(df, recipe=recipe, parents={'cake': 'kale', 'kale': 'pie'})
 
 def test_suggestions_without_wordnet(df, monkeypatch):
-    monkeypatch.setattr('catalog_tagger.recipe._wordnet', lambda: None)
+    monkeypatch.setattr('catalog_tagger.catalog.recipe.load_wordnet', lambda: None)
     found = suggest_groups(fit_recipe(df, STEPS).apply(df), np.random.default_rng(0).normal(size=(len(df), 8)))
     assert set(found['source']) <= {'company', 'pictures'} and fit_recipe(df, STEPS).provenance['vegan']['label'] == 'vegan'

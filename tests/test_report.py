@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 
-from catalog_tagger.config import RunConfig
-from catalog_tagger.core import CatalogError, rng
-from catalog_tagger.decide import review_queue
-from catalog_tagger.demo import demo_feidegger, demo_folders, demo_styles, demo_tags
-from catalog_tagger.report import _curve, _doubtful, compare_page, judge_test, publish_table, read_run, repeat_command, run_page, write_report
-from catalog_tagger.run import train_run
+from catalog_tagger.core.config import RunConfig
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.core.process import rng
+from catalog_tagger.serve.review import review_queue
+from catalog_tagger.testing.demo import demo_feidegger, demo_folders, demo_styles, demo_tags
+from catalog_tagger.report.report import _curve, _doubtful, compare_page, judge_test, publish_table, read_run, repeat_command, run_page, write_report
+from catalog_tagger.runs.train import train_run
 
 EVIL = '<script>window.hit = 1</script>'
 ODD = r'$\frac$ & "more" 靴'
@@ -135,14 +136,14 @@ def test_large_pictures_make_no_large_page(place, report, tmp_path):
     assert len(run_page(place/'run', shop)) < 4e6
 
 def test_the_command_writes_the_same_file(place, report):
-    r = subprocess.run([sys.executable, '-m', 'catalog_tagger.cli', 'report', 'run', '--out', 'again.html'], cwd=place, text=True, capture_output=True)
+    r = subprocess.run([sys.executable, '-m', 'catalog_tagger.apps.cli', 'report', 'run', '--out', 'again.html'], cwd=place, text=True, capture_output=True)
     assert (r.returncode, r.stdout) == (0, 'saved in again.html\n'), r.stderr
     assert (place/'again.html').read_bytes() == report.read_bytes()
 
 @pytest.mark.parametrize('argv, says', [(['shop'], 'history.csv is not there'), (['run', '--out', 'r.pdf'], 'expected a file that ends in .html'), (['run', 'run'], 'name two runs or more, each once'),
                                         (['run', 'other', '--source', 'shop'], 'belongs to the report of one run'), ([], 'required: RUN')])
 def test_a_wrong_call_ends_in_one_line(place, argv, says, capsys, monkeypatch):
-    from catalog_tagger.cli import main
+    from catalog_tagger.apps.cli import main
     monkeypatch.chdir(place)
     assert main(['report', *argv]) == 2 and says in (err := capsys.readouterr().err) and err.count('\n') == 1
     assert not (place/'r.pdf').exists()
@@ -172,7 +173,7 @@ def test_a_picture_that_is_damaged_is_told(place, tmp_path):
     assert 'not an image' in run_page(place/'run', shop)
 
 def test_no_pickle_is_loaded(place, tmp_path, monkeypatch):
-    import catalog_tagger.run as room
+    import catalog_tagger.runs.train as room
     run = shutil.copytree(place/'run', tmp_path/'run'); shutil.rmtree(run/'tagger')
     monkeypatch.setattr(room, 'load_learner', lambda *_, **__: pytest.fail('a pickle was loaded'))
     assert 'has no bundle' in run_page(run)

@@ -6,15 +6,19 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 
-from catalog_tagger.config import RunConfig, load_config
-from catalog_tagger.core import SPLITS, CatalogError, read_table
-from catalog_tagger.demo import demo_folders, demo_styles
-from catalog_tagger.ingest import LABEL_COLUMNS
-from catalog_tagger.labels import load_labels
-from catalog_tagger.learner import catalog_learner
-from catalog_tagger.predict import Predictor
-from catalog_tagger.run import build_learner, evaluate_run, fit_learner, load_run, score_pictures, train_run
-from catalog_tagger.source import prepare
+from catalog_tagger.core.config import RunConfig, load_config
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.core.table import SPLITS, read_table
+from catalog_tagger.testing.demo import demo_folders, demo_styles
+from catalog_tagger.catalog.readers.styles import LABEL_COLUMNS
+from catalog_tagger.catalog.labels import load_labels
+from catalog_tagger.train.learner import catalog_learner
+from catalog_tagger.serve.predictor import Predictor
+from catalog_tagger.runs.evaluate import evaluate_run
+from catalog_tagger.runs.folder import load_run
+from catalog_tagger.runs.score import score_pictures
+from catalog_tagger.runs.train import build_learner, fit_learner, train_run
+from catalog_tagger.catalog.prepare import prepare
 
 columns = (*LABEL_COLUMNS, 'baseColour')
 
@@ -79,7 +83,7 @@ def test_fresh_process_gives_the_same_answers(run, tmp_path):
     out, _, _ = run
     new = demo_styles(tmp_path/'new', n=20, seed=99, noise=0.)
     images = sorted(str(o) for o in (new/'images').iterdir())
-    code = 'import sys, numpy as np; from catalog_tagger.run import load_run; np.save(sys.argv[1], load_run(sys.argv[2], trust=True).scores(sys.argv[3:]))'
+    code = 'import sys, numpy as np; from catalog_tagger.runs.folder import load_run; np.save(sys.argv[1], load_run(sys.argv[2], trust=True).scores(sys.argv[3:]))'
     subprocess.run([sys.executable, '-c', code, str(tmp_path/'s.npy'), str(out), *images], check=True, cwd=tmp_path)
     predictor = load_run(out, trust=True)
     np.testing.assert_allclose(np.load(tmp_path/'s.npy'), predictor.scores(images), atol=1e-5)
@@ -132,7 +136,7 @@ def test_a_failed_run_leaves_the_old_one(run, monkeypatch):
     def files(): return {str(o.relative_to(out)): o.read_bytes() for o in out.rglob('*') if o.is_file() and o.parent.name != 'unfinished'}
     before = files()
     def full(*args, **kwargs): raise OSError('No space left on device')
-    monkeypatch.setattr('catalog_tagger.run.write_table', full)
+    monkeypatch.setattr('catalog_tagger.runs.train.write_table', full)
     with pytest.raises(OSError): train_run(replace(load_config(out/'config.json'), size=32, freeze_epochs=1, epochs=0), lambda o: None)
     assert files() == before
 
@@ -164,7 +168,7 @@ def test_a_killed_command_goes_on(tmp_path):
     "SIGKILL once the body's first epoch is kept; with --resume the run ends as one that was not killed, and leaves nothing unfinished."
     shop = demo_styles(tmp_path/'c', n=90)
     def command(out, *more):
-        return [sys.executable, '-m', 'catalog_tagger.cli', 'train', str(shop), '--out', str(out), '--size', '32', '--bs', '16', '--freeze-epochs', '1', '--epochs', '4', '--monitor', 'valid_loss', *more]
+        return [sys.executable, '-m', 'catalog_tagger.apps.cli', 'train', str(shop), '--out', str(out), '--size', '32', '--bs', '16', '--freeze-epochs', '1', '--epochs', '4', '--monitor', 'valid_loss', *more]
     p = subprocess.Popen(command(tmp_path/'killed'), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while not (tmp_path/'killed'/'unfinished'/'body.safetensors').exists():
         assert p.poll() is None, p.stdout.read().decode()
@@ -181,15 +185,15 @@ def test_a_killed_command_goes_on(tmp_path):
 
 def test_divergence_ends_with_code_3(tmp_path, capsys, monkeypatch):
     "A net whose third batch comes out as nan: the command names its pictures and leaves no model."
-    import catalog_tagger.run as room
-    from catalog_tagger.cli import main
+    import catalog_tagger.runs.train as room
+    from catalog_tagger.apps.cli import main
     shop, build, seen = demo_styles(tmp_path/'c', n=60), room.build_learner, []
     def broken(module, args, out):
         seen.append(module.training)
         return out*float('nan') if sum(seen) == 30 else out
     def build_broken(*args):
         learn = build(*args)
-        monkeypatch.setattr('catalog_tagger.run.check_learner', lambda o: learn.model[1].register_forward_hook(broken))
+        monkeypatch.setattr('catalog_tagger.runs.train.check_learner', lambda o: learn.model[1].register_forward_hook(broken))
         return learn
     monkeypatch.setattr(room, 'build_learner', build_broken)
     code = main(['train', str(shop), '--out', str(tmp_path/'r'), '--size', '32', '--bs', '2', '--freeze-epochs', '0', '--epochs', '3'])

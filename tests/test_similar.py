@@ -4,9 +4,11 @@ import subprocess, sys
 import numpy as np, pandas as pd, pytest
 from sklearn.metrics import ndcg_score
 
-from catalog_tagger.core import CatalogError
-from catalog_tagger.labels import LabelSpace
-from catalog_tagger.similar import KINDS, SimilarIndex, query_scores, rarity, retrieval_scores
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.search.faiss import KINDS
+from catalog_tagger.search.index import SimilarIndex
+from catalog_tagger.search.retrieval import query_scores, rarity, retrieval_scores
 
 try: import faiss
 except ImportError: faiss = None
@@ -242,5 +244,5 @@ def test_without_faiss_the_way_to_it_is_told(cloud, tmp_path, monkeypatch):
 def test_an_index_needs_no_torch(cloud, tmp_path):
     v, table = cloud
     SimilarIndex.build(v, table).save(tmp_path/'i')
-    code = f'import sys; from catalog_tagger.similar import SimilarIndex; SimilarIndex.load({str(tmp_path/"i")!r}).search("0.jpg"); assert "torch" not in sys.modules'
+    code = f'import sys; from catalog_tagger.search.index import SimilarIndex; SimilarIndex.load({str(tmp_path/"i")!r}).search("0.jpg"); assert "torch" not in sys.modules'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0

@@ -4,10 +4,11 @@ import json, time
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 
-from catalog_tagger import split
-from catalog_tagger.core import CatalogError, rng
-from catalog_tagger.images import audit_images
-from catalog_tagger.split import cross_folds, group_duplicates, near_duplicates, split_audit, split_by, split_catalog, split_summary
+from catalog_tagger.catalog import split
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.core.process import rng
+from catalog_tagger.catalog.images import audit_images
+from catalog_tagger.catalog.split import cross_folds, group_duplicates, near_duplicates, split_audit, split_by, split_catalog, split_summary
 
 def catalog(seed, n=150):
     "Products of one to three pictures, some pictures twice, a dozen tags from common to rare, rows of several years."

@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
 
-from catalog_tagger.core import CatalogError, write_table
-from catalog_tagger.images import Prep
-from catalog_tagger.labels import LabelSpace
-from catalog_tagger.models import arch_prep, build_model, find_arch
-from catalog_tagger.predict import Predictor
-from catalog_tagger.tagger import BUNDLE_FILES, BundleError, Tagger, export_onnx, quantise_onnx, save_bundle, tag_rows
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.core.table import write_table
+from catalog_tagger.catalog.images import Prep
+from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.train.backbones import arch_prep, find_arch
+from catalog_tagger.train.heads import build_model
+from catalog_tagger.serve.predictor import Predictor
+from catalog_tagger.serve.onnx import export_onnx, quantise_onnx, tag_rows
+from catalog_tagger.serve.tagger import BUNDLE_FILES, BundleError, Tagger, save_bundle
 
 ARCH, LABELS = 'mobilenetv3_small_050', ['Apparel', 'Shoes', 'Red', 'Blue', 'new', 'a|b\nc']
 SPACE = LabelSpace(LABELS, {'master': ['Apparel', 'Shoes'], 'colour': ['Red', 'Blue']}, {}, {o: dict(label=o, count=i, rule='kept') for i, o in enumerate(LABELS)})
@@ -30,7 +33,7 @@ class Anything:
 @pytest.mark.parametrize('arch, size, head', [('resnet18', 32, 'fastai'), ('resnet18', 32, 'stacked'), ('mobilenet_v2', 32, 'fastai'), ('mobilenet_v2', 32, 'stacked'), ('efficientnet_lite0', 32, 'fastai'),
     ('efficientnet_lite0', 32, 'linear'), (ARCH, 32, 'fastai'), ('inception_v3', 75, 'fastai'), ('inception_v3', 75, 'linear'), ('vit_tiny_patch16_224', 224, 'fastai'), ('swin_tiny_patch4_window7_224', 224, 'linear')])
 def test_same_logits_for_each_backbone_and_head(arch, size, head, tmp_path):
-    from catalog_tagger.learner import catalog_model
+    from catalog_tagger.train.learner import catalog_model
     torch.manual_seed(0)
     model = catalog_model(find_arch(arch), 6, head=head, dropout=.2)
     if size < 100:
@@ -49,12 +52,12 @@ def names_in(folder):
 def trained(tmp_path_factory):
     "A learner that has learned a little, its bundle, its graph, and pictures."
     from fastai.vision.all import set_seed
-    from catalog_tagger.data import catalog_dls
-    from catalog_tagger.demo import demo_styles
-    from catalog_tagger.ingest import read_catalog
-    from catalog_tagger.labels import apply_labels, fit_labels
-    from catalog_tagger.learner import catalog_learner
-    from catalog_tagger.split import split_catalog
+    from catalog_tagger.train.data import catalog_dls
+    from catalog_tagger.testing.demo import demo_styles
+    from catalog_tagger.catalog.read import read_catalog
+    from catalog_tagger.catalog.labels import apply_labels, fit_labels
+    from catalog_tagger.train.learner import catalog_learner
+    from catalog_tagger.catalog.split import split_catalog
     tmp = tmp_path_factory.mktemp('trained')
     df, _ = split_catalog(read_catalog(demo_styles(tmp/'shop', n=70))[0])
     space = fit_labels(df); df, _ = apply_labels(df, space)
@@ -86,11 +89,11 @@ def test_serving_needs_no_fastai(trained):
     _, tmp, images = trained
     code = f'''import sys
 sys.modules['fastai'] = None
-from catalog_tagger.tagger import Tagger
+from catalog_tagger.serve.tagger import Tagger
 early = [o for o in ('timm', 'torchvision', 'sklearn', 'matplotlib', 'onnx') if o in sys.modules]
 assert not early, early
 tags = Tagger.load({str(tmp/'bundle')!r}).predict({images[0]!r}, k=2)
-late = [o for o in sys.modules if o.startswith('fastai.') or o in ('sklearn', 'matplotlib', 'catalog_tagger.learner')]
+late = [o for o in sys.modules if o.startswith('fastai.') or o in ('sklearn', 'matplotlib', 'catalog_tagger.train.learner')]
 assert len(tags) == 2 and not late, late'''
     r = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True, cwd=Path(__file__).resolve().parents[1])
     assert r.returncode == 0, r.stderr
@@ -131,7 +134,7 @@ class Mine(nn.Module):
     def forward(self, x): return self.last(x.mean((2, 3)))
 
 def test_what_cannot_be_saved_says_so_and_leaves_what_was_there(tmp_path):
-    from catalog_tagger.learner import catalog_model
+    from catalog_tagger.train.learner import catalog_model
     d = save(make_tagger(), tmp_path/'b'); before = {o.name: o.read_bytes() for o in d.iterdir()}
     def refused(match, model, arch=ARCH, **kwargs):
         with pytest.raises(CatalogError, match=match): save(Anything(arch, model, 32), d, **kwargs)
@@ -154,7 +157,7 @@ def test_words_come_back(tmp_path):
     assert Tagger.load(save(make_tagger(), tmp_path/'b', words=words)).words.nouns == ['kleid']
 
 def test_the_decision_comes_back_and_decides(tmp_path):
-    decide = pytest.importorskip('catalog_tagger.decide', reason='no decisions in this version')
+    decide = pytest.importorskip('catalog_tagger.serve.decide', reason='no decisions in this version')
     r = np.random.default_rng(0); group = r.integers(0, 2, (80, 2))
     targs = np.c_[group[:, :1], 1 - group[:, :1], group[:, 1:], 1 - group[:, 1:], r.integers(0, 2, (80, 2))]
     scores = np.clip(targs*.5 + .1 + r.random(targs.shape)*.3, 0, 1)

@@ -6,8 +6,9 @@ import pandas as pd, pytest
 from nltk.data import path as nltk_path
 from nltk.stem import PorterStemmer
 
-from catalog_tagger.core import CatalogError, rng
-from catalog_tagger.text import _NLTK, _TOKEN, find_words, fit_text_tags, join_phrases, load_text_tags, tag_texts
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.core.process import rng
+from catalog_tagger.catalog.text import _NLTK, _TOKEN, find_words, fit_text_tags, join_phrases, load_text_tags, tag_texts
 
 SHOP = ['Navy Blue Skinny Jeans', 'Grey Jeans & White T-shirt', 'Women Black Sunglasses', 'Men Short Socks', 'Men Red Shorts',
         'Grey Trousers / Black Trousers', 'Navy Blue Flip Flops', 'Black Leggings', 'Women Red Flip Flops', 'White Tshirts', 'Red T-shirt',
@@ -74,7 +75,7 @@ def test_train_alone_teaches():
     assert 'tags' not in df
 
 def test_nothing_in_the_current_folder_is_unpickled(tmp_path, monkeypatch):
-    from catalog_tagger.text import _hanta
+    from catalog_tagger.catalog.text import _hanta
     (tmp_path/'morphmodel_en.pgz').write_bytes(b'not a model')
     monkeypatch.chdir(tmp_path)
     assert _hanta.__wrapped__('en')(['shirts']) == [('shirt', 'noun')]

@@ -9,18 +9,18 @@ from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitExcepti
 from safetensors.torch import load, save
 from torch import nn
 
-from catalog_tagger.core import CatalogError
-from catalog_tagger.data import catalog_dls
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.images import open_image
-from catalog_tagger.ingest import read_catalog
-from catalog_tagger.labels import apply_labels, fit_labels
-from catalog_tagger.learner import catalog_learner
-from catalog_tagger.metrics import RecallAtK, recall_at_k
-from catalog_tagger.models import arch_prep
-from catalog_tagger.predict import Predictor
-from catalog_tagger.split import split_catalog
-from catalog_tagger.training import EMA, balance_sampling, find_mix, fit_schedule, rarity_weights, suggest_rate
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.train.data import catalog_dls
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.catalog.images import open_image
+from catalog_tagger.catalog.read import read_catalog
+from catalog_tagger.catalog.labels import apply_labels, fit_labels
+from catalog_tagger.train.learner import catalog_learner
+from catalog_tagger.core.metrics import RecallAtK, recall_at_k
+from catalog_tagger.train.backbones import arch_prep
+from catalog_tagger.serve.predictor import Predictor
+from catalog_tagger.catalog.split import split_catalog
+from catalog_tagger.train.schedule import EMA, balance_sampling, find_mix, fit_schedule, rarity_weights, suggest_rate
 
 def tiny(tmp_path, single=False, **kwargs):
     "A body with BatchNorm and a head, quiet, on 64 + 32 rows."

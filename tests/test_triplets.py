@@ -7,18 +7,18 @@ import torch.nn.functional as F
 from fastai.vision.all import DataLoader, DataLoaders, Learner, ProgressCallback, load_learner, noop, set_seed
 from torch import nn
 
-from catalog_tagger.cache import cached_learner
-from catalog_tagger.core import CatalogError
-from catalog_tagger.data import catalog_dls
-from catalog_tagger.demo import demo_styles
-from catalog_tagger.embed import Embedder, embed_catalog
-from catalog_tagger.ingest import read_catalog
-from catalog_tagger.labels import apply_labels, fit_labels
-from catalog_tagger.models import arch_prep
-from catalog_tagger.similar import retrieval_scores
-from catalog_tagger.split import split_catalog
-from catalog_tagger.tagger import Tagger
-from catalog_tagger.triplets import *
+from catalog_tagger.train.activations import cached_learner
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.train.data import catalog_dls
+from catalog_tagger.testing.demo import demo_styles
+from catalog_tagger.search.embed import Embedder, embed_catalog
+from catalog_tagger.catalog.read import read_catalog
+from catalog_tagger.catalog.labels import apply_labels, fit_labels
+from catalog_tagger.train.backbones import arch_prep
+from catalog_tagger.search.retrieval import retrieval_scores
+from catalog_tagger.catalog.split import split_catalog
+from catalog_tagger.serve.tagger import Tagger
+from catalog_tagger.search.triplets import *
 
 pml = pytest.importorskip('pytorch_metric_learning')
 from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
@@ -294,7 +294,7 @@ def test_embedder(shop, tmp_path, projection):
     with torch.no_grad(): want = learn.model.eval()(torch.from_numpy(np.stack([learn.prep(o) for o in images]))).numpy()
     np.testing.assert_allclose(np.linalg.norm(want, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(e.vectors, want, atol=1e-5)
-    code = f'import sys; from catalog_tagger.embed import load_embeddings; e = load_embeddings({str(tmp_path/"e")!r}); assert abs(e.embedder({images!r}) - e.vectors).max() < 1e-4 and "fastai" not in sys.modules'
+    code = f'import sys; from catalog_tagger.search.embed import load_embeddings; e = load_embeddings({str(tmp_path/"e")!r}); assert abs(e.embedder({images!r}) - e.vectors).max() < 1e-4 and "fastai" not in sys.modules'
     subprocess.run([sys.executable, '-c', code], check=True)
 
 def test_ndcg_is_of_the_whole_fold(shop):
@@ -306,7 +306,7 @@ def test_without_the_extra():
     "The page imports without pytorch-metric-learning, contrast works, and the triplet loss says what to install."
     code = '''import sys; sys.modules['pytorch_metric_learning'] = None
 import torch
-from catalog_tagger.triplets import *
+from catalog_tagger.search.triplets import *
 print(MultiLabelSupCon()(torch.randn(4, 3), torch.tensor([0, 0, 1, 1])).isfinite().item())
 try: TripletLoss()
 except ValueError as e: print(e)'''

@@ -1,7 +1,7 @@
 "The recipe of the page on similar products, run where Qdrant's client is installed: its answers are those of `search`."
 import numpy as np, pandas as pd, pytest
 
-from catalog_tagger.similar import SimilarIndex
+from catalog_tagger.search.index import SimilarIndex
 
 @pytest.fixture(scope='module')
 def index():

@@ -10,11 +10,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from PIL import Image
 
-from catalog_tagger.core import CatalogError
-from catalog_tagger.data_plots import *
-from catalog_tagger.interpret import *
-from catalog_tagger.labels import LabelSpace
-from catalog_tagger.viz import *
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.report.data_plots import *
+from catalog_tagger.report.interpret import *
+from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.report.plots import *
 
 r = np.random.default_rng(0)
 WORDS = ['Loungewear and Nightwear', 'Perfume and Body Mist', 'masterCategory=Accessories', 'Tshirts', 'subCategory=Flip Flops']
@@ -193,8 +193,8 @@ def test_umap_where_it_is_missing(monkeypatch):
 
 @pytest.fixture(scope='module')
 def dls(tmp_path_factory):
-    from catalog_tagger.data import catalog_dls
-    from catalog_tagger.images import Prep
+    from catalog_tagger.train.data import catalog_dls
+    from catalog_tagger.catalog.images import Prep
     root = tmp_path_factory.mktemp('pictures'); rows = []
     for i in range(8):
         Image.fromarray(np.full((40, 30, 3), (250, 20*i, 5), np.uint8)).save(root/f'{i}.png')
