@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
 
+from catalog_tagger.serve.outside import fit_outside
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import write_table
 from catalog_tagger.catalog.images import Prep
