@@ -133,7 +133,7 @@ def test_the_model_is_shown_the_views_and_asked_for_twins(plain):
 
 def test_pictures_are_normalised_for_the_backbone_whatever_the_loader_says(plain):
     learn = learner(plain, prep=arch_prep('efficientnet_lite0', 32))
-    assert (learn.prep.mean, learn.prep.std) == (find_arch(SMALL).mean, find_arch(SMALL).std)
+    assert (learn.sim_clr.prep.mean, learn.sim_clr.prep.std) == (find_arch(SMALL).mean, find_arch(SMALL).std)
 
 def test_the_views_are_drawn_one_by_one(plain):
     view = SimCLR(PREP).view
@@ -186,7 +186,7 @@ def test_a_run_takes_the_body(plain, shop, tmp_path):
     path = save_body(learner(plain), tmp_path/'body.safetensors')
     learn = build_learner(RunConfig('', str(tmp_path), arch=SMALL, weights=str(path), size=32), shop.df, shop.space)
     state = read_weights(find_arch(SMALL), path)
-    assert learn.pretrained and all(torch.equal(v, state[k]) for k, v in learn.model[0].model.state_dict().items())
+    assert learn.facts.pretrained and all(torch.equal(v, state[k]) for k, v in learn.model[0].model.state_dict().items())
 
 def test_a_trained_tagger_gives_its_body_too(shop, tmp_path):
     learn = catalog_learner(catalog_dls(shop.df, shop.space, arch_prep(SMALL, 32), bs=8), SMALL, weights=None)

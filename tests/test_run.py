@@ -13,7 +13,7 @@ from catalog_tagger.testing.demo import demo_folders, demo_styles
 from catalog_tagger.catalog.readers.styles import LABEL_COLUMNS
 from catalog_tagger.catalog.labels import load_labels
 from catalog_tagger.train.learner import catalog_learner
-from catalog_tagger.serve.predictor import Predictor
+from catalog_tagger.serve.tagger import Tagger
 from catalog_tagger.runs.evaluate import evaluate_run
 from catalog_tagger.runs.folder import load_run
 from catalog_tagger.runs.score import score_pictures
@@ -45,7 +45,7 @@ def test_an_untrained_net_fails(run, shop):
     _, metrics, _ = run
     cfg = RunConfig(str(shop), 'unused', label_columns=columns, size=80, weights='none')
     df, space = prepare(cfg)[:2]
-    table, _ = score_pictures(Predictor.from_learner(build_learner(cfg, df, space)), df[df['split'] == 'test'].reset_index(drop=True))
+    table, _ = score_pictures(Tagger.from_learner(build_learner(cfg, df, space)), df[df['split'] == 'test'].reset_index(drop=True))
     assert table.score['accuracy/articleType'] < .3 < scores(metrics, 'accuracy/articleType')['score'] - .2
     assert table.score['recall@3'] < scores(metrics, 'recall@3')['score'] - .3
 

@@ -266,7 +266,7 @@ def test_an_averaged_learner_exports_one_set_of_weights(tmp_path):
 # ---- test-time views
 
 def test_two_views_are_the_mean_of_picture_and_mirror(shop, tmp_path):
-    learn = learner(shop, tmp_path); learn.n_tta = 2
+    learn = learner(shop, tmp_path); learn.facts.tta = 2
     predictor, items = Predictor.from_learner(learn), shop[0]['image'][:6].tolist()
     plain = Predictor.from_learner(learner(shop, tmp_path))
     plain.model = predictor.model

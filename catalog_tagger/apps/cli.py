@@ -110,7 +110,7 @@ def _tag(a):
     from catalog_tagger.runs.evaluate import review_pictures
     from catalog_tagger.runs.folder import load_run
     tagger = load_run(a.run, trust=a.trust)
-    how = dict(k=3 if a.k is None and not getattr(tagger, 'decision', None) else a.k, min_score=a.min_score, resume=a.resume) | (dict(mode=a.mode) if a.mode else {})
+    how = dict(k=a.k, min_score=a.min_score, resume=a.resume) | (dict(mode=a.mode) if a.mode else {})
     n, rejected = tag_many(tagger, a.paths, out, **how) if a.engine == 'local' else tag_many_ray(_bundle(a.run), a.paths, out, **how)
     if not n: raise CatalogError(f'none of {len(rejected)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
     print(f'{n} pictures tagged in {out}; {len(rejected)} could not be used{":" if len(rejected) else ""}')

@@ -108,7 +108,7 @@ def label_issues(
 # %% ../../nbs/report/03_label_issues.ipynb #eab1d9ea
 def _held_out_scores(run:str|Path, df:pd.DataFrame, trust:bool)->np.ndarray:
     "Scores of pictures by the tagger of `run`, calibrated where it is."
-    tagger = load_run(run, trust=trust); scores, decision = tagger.scores(df['image']), getattr(tagger, 'decision', None)
+    tagger = load_run(run, trust=trust); scores, decision = tagger.scores(df['image']), tagger.decision
     return decision.calibration.apply(scores, tagger.space) if decision else scores
 
 def _probe_run(run:str|Path, df:pd.DataFrame, space:LabelSpace)->np.ndarray:

@@ -33,7 +33,7 @@ def review_pictures(
     paths:str|Path|Sequence[str|Path],  # Pictures and folders of them, as in `find_pictures`
 )->pd.DataFrame:                        # As of `review_queue`
     "The pictures that cannot be published unseen, in the order in which a person's look pays."
-    if getattr(tagger, 'decision', None) is None: raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
+    if tagger.decision is None: raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
     df, _ = audit_images(pd.DataFrame({'image': [str(o) for o, why in find_pictures(paths).items() if not why]}))
     scores, features = tagger.scores_and_features(df['image'])
     return review_queue(df, scores, tagger.space, tagger.decision, features=features)

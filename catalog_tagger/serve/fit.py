@@ -20,7 +20,7 @@ def fit_tagger(
     df:pd.DataFrame,  # From `prepare`
 )->Tagger:
     "The tagger of a trained learner: thresholds, calibration and what it calls unlike its catalog are fitted on valid."
-    tagger = Tagger.from_learner(learn); tagger.arch = learn.arch
+    tagger = Tagger.from_learner(learn)
     train, valid = (df[df['split'] == o] for o in ('train', 'valid'))
     scores, features = tagger.scores_and_features(valid['image'])
     outside = fit_outside(tagger.features(train['image']), features)
