@@ -12,7 +12,7 @@ from pathlib import Path
 import PIL, numpy as np
 from fastcore.xdg import xdg_cache_home
 
-from ..core.files import CatalogError, atomic_path, sweep
+from ..core.files import CatalogError, atomic_path, file_stamp, sweep
 from ..core.process import progress
 from .images import ImageError, OPENING_VERSION, Prep
 
@@ -25,15 +25,9 @@ def cache_folder()->Path:
     return Path(os.environ.get('CATALOG_TAGGER_CACHE') or xdg_cache_home()/'catalog_tagger')
 
 # %% ../../nbs/catalog/07_picture_cache.ipynb #5b44c9b0
-def _stamp(path:str|Path)->tuple[str, int, int]:
-    "Name, size and time of a file: another picture under the same name has another stamp."
-    try: o = os.stat(path)
-    except (OSError, ValueError) as e: raise CatalogError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}; audit_images finds such pictures') from None
-    return os.path.abspath(path), o.st_size, o.st_mtime_ns
-
 def _file_name(images:Sequence[str|Path], prep:Prep)->str:
     "Shape, and 32 hex digits that stand for all that the pixels depend on."
-    what = [OPENING_VERSION, PIL.__version__, prep.size, prep.method, [_stamp(o) for o in images]]
+    what = [OPENING_VERSION, PIL.__version__, prep.size, prep.method, list(map(file_stamp, images))]
     return f'decoded-{len(images)}x{prep.size[0]}x{prep.size[1]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]}.npy'
 
 # %% ../../nbs/catalog/07_picture_cache.ipynb #8042697c

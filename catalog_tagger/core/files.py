@@ -5,13 +5,13 @@
 # %% ../../nbs/core/00_files.ipynb #82aa8d69
 from __future__ import annotations
 import json, os, re, secrets, shutil, time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% auto #0
 __all__ = ['CatalogError', 'inside', 'located', 'is_leftover', 'sweep', 'atomic_path', 'finish_save', 'atomic_files', 'clear_for',
-           'write_json', 'read_json']
+           'write_json', 'read_json', 'strict_json', 'file_stamp']
 
 # %% ../../nbs/core/00_files.ipynb #a593092c
 class CatalogError(ValueError): "A fault of the input that its owner can mend; the message names the value, what was expected and the way out."
@@ -125,8 +125,31 @@ def write_json(path:str|Path, obj)->None:
     "Write `obj` as indented UTF-8 JSON that is whole or absent; nan and infinity are refused, for they are no JSON."
     with atomic_path(path) as p: p.write_text(json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + '\n', encoding='utf-8')
 
-def read_json(path:str|Path):
+def read_json(
+    path:str|Path,
+    parse:Callable=json.loads,  # From the bytes of the file; `strict_json` for what the library wrote itself
+):
     "Read JSON, with a `CatalogError` that names the file when it is missing or broken."
-    try: return json.loads(Path(path).read_text(encoding='utf-8'))
+    try: return parse(Path(path).read_bytes())
     except FileNotFoundError: raise CatalogError(f'{path} is not there') from None
     except (ValueError, RecursionError, OSError) as e: raise CatalogError(f'{path} is not readable JSON: {e}') from None
+
+# %% ../../nbs/core/00_files.ipynb #bb8c48d6
+def _once(pairs:list[tuple])->dict:
+    "An object of JSON in which each key is there once."
+    res = dict(pairs)
+    if len(res) < len(pairs): raise CatalogError('a key stands twice in one object of its JSON')
+    return res
+
+def _no_number(o:str): raise CatalogError(f'its JSON holds {o}, which is no JSON')
+
+def strict_json(data:bytes):
+    "What the JSON `data` holds: UTF-8, no key twice in an object, no NaN and no infinity."
+    return json.loads(data.decode('utf-8'), object_pairs_hook=_once, parse_constant=_no_number)
+
+# %% ../../nbs/core/00_files.ipynb #1c2156cf
+def file_stamp(path:str|Path)->tuple[str, int, int]:  # Absolute path, bytes, time of the last change in ns
+    "What tells without opening a file whether it is still the same."
+    try: o = os.stat(path)
+    except (OSError, ValueError) as e: raise CatalogError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}') from None
+    return os.path.abspath(path), o.st_size, o.st_mtime_ns

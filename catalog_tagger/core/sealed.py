@@ -4,7 +4,7 @@
 
 # %% ../../nbs/core/04_sealed.ipynb #aa8fcfbd
 from __future__ import annotations
-import hashlib, json, stat
+import hashlib, stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -15,7 +15,7 @@ import numpy as np
 from .files import CatalogError, finish_save, is_leftover
 
 # %% auto #0
-__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'told_of', 'strict_json', 'read_array']
+__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'told_of', 'read_array']
 
 # %% ../../nbs/core/04_sealed.ipynb #6ca4d255
 SUMS = 'SHA256SUMS'   # The file of sums, as `sha256sum -c` reads it
@@ -78,18 +78,6 @@ def told_of(
         raise error(f'{path} cannot be loaded: {" ".join(why.split())[:300]}') from e
 
 # %% ../../nbs/core/04_sealed.ipynb #430f918c
-def _once(pairs:list[tuple])->dict:
-    "An object of JSON in which no key stands twice."
-    res = dict(pairs)
-    if len(res) < len(pairs): raise CatalogError('a key stands twice in one object of its JSON')
-    return res
-
-def _no_number(o:str): raise CatalogError(f'its JSON holds {o}, which is no JSON')
-
-def strict_json(data:bytes):
-    "What the JSON `data` holds: UTF-8, no key twice in an object, no NaN and no infinity."
-    return json.loads(data.decode('utf-8'), object_pairs_hook=_once, parse_constant=_no_number)
-
 def read_array(
     data:bytes,     # Of a file as `numpy.save` writes it
     ndim:int=2,     # Axes that it must have

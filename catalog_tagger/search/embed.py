@@ -16,10 +16,10 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core.files import CatalogError, atomic_files, atomic_path, clear_for, sweep, write_json
+from ..core.files import CatalogError, atomic_files, atomic_path, clear_for, strict_json, sweep, write_json
 from ..core.table import read_table, rejected_table, write_table
 from ..core.process import progress, rng
-from ..core.sealed import SUMS, read_sealed, seal, strict_json, told_of
+from ..core.sealed import SUMS, read_sealed, seal, told_of
 from ..core.jobs import begin_parts, map_parts, missing_parts, part_facts, part_path, remove_parts, threads_each
 from ..catalog.images import Prep
 from ..catalog.picture_files import find_pictures, open_picture

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, atomic_files, clear_for, write_json
+from ..core.files import CatalogError, atomic_files, clear_for, strict_json, write_json
 from ..core.table import check_table, read_table, rejected_table, write_table
 from ..core.process import rng
-from ..core.sealed import SUMS, read_array, read_sealed, seal, strict_json, told_of
+from ..core.sealed import SUMS, read_array, read_sealed, seal, told_of
 from ..catalog.query import choose_rows
 from .vectors import EmbeddingsError, check_ids, read_vectors, unit_vectors
 from .retrieval import group_codes, row_numbers, top_columns

@@ -12,8 +12,8 @@ import numpy as np, torch
 from fastcore.basics import patch
 from safetensors.torch import save_file
 
-from ..core.files import CatalogError, atomic_files, write_json
-from ..core.sealed import SUMS, read_sealed, seal, strict_json, told_of
+from ..core.files import CatalogError, atomic_files, strict_json, write_json
+from ..core.sealed import SUMS, read_sealed, seal, told_of
 from ..catalog.labels import LabelSpace, space_from
 from ..train.losses import ACTIVATIONS
 from .predictor import Predictor, is_several
