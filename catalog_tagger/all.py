@@ -4,6 +4,7 @@ from fastai.vision.all import *
 from catalog_tagger.core.files import *
 from catalog_tagger.core.table import *
 from catalog_tagger.core.process import *
+from catalog_tagger.core.records import *
 from catalog_tagger.core.sealed import *
 from catalog_tagger.core.config import *
 from catalog_tagger.core.jobs import *
