@@ -35,7 +35,7 @@ def _add_field(parser:argparse.ArgumentParser, name:str, kind, default, text:str
 
 def _add_config(parser:argparse.ArgumentParser, *leave:str):
     "All fields of `RunConfig` with a default as options, but for those to `leave`; help and defaults are the config's own."
-    kinds, texts = get_type_hints(RunConfig), docments(RunConfig)
+    kinds, texts = get_type_hints(RunConfig), {k: v for c in RunConfig.__bases__ for k, v in docments(c).items()}
     for f in fields(RunConfig):
         if f.default is not MISSING and f.name not in leave: _add_field(parser, f.name, kinds[f.name], f.default, texts[f.name])
 
