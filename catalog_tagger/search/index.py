@@ -311,15 +311,13 @@ def save(
 )->Path:
     "Write the index as arrays and JSON; the structure of FAISS is made again when it is loaded."
     folder = clear_for(folder, 'index.json', 'embedder.json'); columns = _columns(self.table)
-    with atomic_files(folder) as d:
+    with atomic_files(folder, INDEX_FILES) as d:
         np.save(d/'vectors.npy', self.vectors, allow_pickle=False); write_json(d/'ids.json', self.table['image'].tolist())
         write_json(d/'index.json', dict(format=INDEX_FORMAT, kind=self.kind, settings=self.settings, recall=self.recall, columns=columns))
         write_table(d/'rejected.csv', self.rejected)
         if self.centroids is not None: np.save(d/'centroids.npy', self.centroids, allow_pickle=False)
         if self.embedder is not None: self._save_embedder(d)
         seal(d, INDEX_FILES)
-        for o in INDEX_FILES:
-            if not (d/o).exists(): (folder/o).unlink(missing_ok=True)   # of an index that stood here before
     return folder
 
 @patch

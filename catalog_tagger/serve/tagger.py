@@ -120,7 +120,7 @@ def save_bundle(
     d = _manifest(t, describe_layers(model[1]), facts, metrics, decision, words)
     arrays = (arrays or {}) | ({} if getattr(decision, 'outside', None) is None else decision.outside.arrays())
     tensors = plain_tensors(model, t.arch, d['head']) | {f'arrays.{k}': torch.from_numpy(np.ascontiguousarray(o)) for k, o in arrays.items()}
-    with atomic_files(folder) as tmp:
+    with atomic_files(folder, BUNDLE_FILES) as tmp:
         save_file(tensors, tmp/'model.safetensors')
         write_json(tmp/'tagger.json', d)
         (tmp/'README.md').write_text(model_card(d, t.space), encoding='utf-8')
