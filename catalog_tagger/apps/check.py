@@ -105,7 +105,7 @@ def save_check(
 )->Path:
     "Write `facts.json`, tables of labels, split, rejected and near copies, and plots of them."
     out, near = clear_for(out, 'facts.json', source=cfg.source), near_duplicates(ready.df, 4 if cfg.near is None else cfg.near)
-    with atomic_files(out) as d:
+    with atomic_files(out, ('near.png',)) as d:
         write_json(d/'facts.json', facts)
         for name, table in dict(labels=provenance_table(ready.space.provenance), audit=ready.audit, rejected=ready.rejected, near=near).items(): write_table(d/f'{name}.csv', table)
         save_figure(label_bars(ready.space.provenance, dict(zip(ready.space.vocab, ready.space.counts.tolist()))), d/'labels.png')
