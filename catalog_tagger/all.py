@@ -4,6 +4,7 @@ from fastai.vision.all import *
 from catalog_tagger.core.files import *
 from catalog_tagger.core.table import *
 from catalog_tagger.core.process import *
+from catalog_tagger.core.records import *
 from catalog_tagger.core.sealed import *
 from catalog_tagger.core.config import *
 from catalog_tagger.core.jobs import *
@@ -43,6 +44,7 @@ from catalog_tagger.train.schedule import *
 from catalog_tagger.serve.answers import *
 from catalog_tagger.serve.predictor import *
 from catalog_tagger.serve.calibrate import *
+from catalog_tagger.serve.modes import *
 from catalog_tagger.serve.thresholds import *
 from catalog_tagger.serve.coverage import *
 from catalog_tagger.serve.outside import *

@@ -53,7 +53,10 @@ def make_shop(folder, n=60):
 
 # ---- the script ----
 
-def die(): os.kill(os.getpid(), signal.SIGKILL)
+WRITING = threading.RLock()   # held while a part is logged and written: a thread that runs ahead must not die between the two
+
+def die():
+    with WRITING: os.kill(os.getpid(), signal.SIGKILL)
 
 def counting(f, n, before=None, after=None):
     "`f`, with `before` in its `n`-th call's place or `after` behind it."
@@ -88,8 +91,9 @@ def kill_at(moment):
 def tag_logged(folder, name, moment):
     "Tag the shop, with a line in a log for each part whose pictures are tagged."
     def logged(parts, n, lines):
-        with open(folder/f'{name}.log', 'a') as f: f.write(f'{n}\n')
-        write(parts, n, lines)
+        with WRITING:
+            with open(folder/f'{name}.log', 'a') as f: f.write(f'{n}\n')
+            write(parts, n, lines)
     if moment: kill_at(moment)
     write, batch._write_part = batch._write_part, logged
     tag_many(make_predictor(), folder/'shop', folder/f'{name}.csv', **HOW)

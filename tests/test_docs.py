@@ -39,15 +39,15 @@ def test_every_notebook_has_a_page(site):
 def test_docments(site):
     "Each exported name has its anchor, and each parameter its meaning."
     _, pages = site
-    sources = [''.join(c['source']) for c in json.loads((root/'nbs'/'20_metrics.ipynb').read_text(encoding='utf-8'))['cells']]
+    sources = [''.join(c['source']) for c in json.loads((root/'nbs'/'core'/'07_metrics.ipynb').read_text(encoding='utf-8'))['cells']]
     names = {n for o in sources if o.startswith('#| export') for n in re.findall(r'^def ([a-z]\w+)\(', o, re.M)}
-    assert len(names) > 8 and names <= pages['20_metrics.html'].ids
-    text = re.sub(r'\s+', ' ', pages['01_ingest.html'].text)
-    assert 'parameter type default meaning' in text
+    assert len(names) > 8 and names <= pages['core/07_metrics.html'].ids
+    text = re.sub(r'\s+', ' ', pages['catalog/readers/00_base.html'].text)
+    assert 'parameter type default meaning' in re.sub(r'\s+', ' ', pages['catalog/04_read.html'].text)
     assert 'min_count int Fewest rows in which each tag must stand returns tuple[pd.DataFrame, pd.DataFrame] What is left, reset' in text
-    assert {'RunConfig', 'load_config'} <= pages['04_config.html'].ids
-    assert 'The same seed gives the same result on one machine' in pages['04_config.html'].text   # a field of a dataclass
-    assert {'LabelSpace', 'LabelSpace.encode'} <= pages['12_labels.html'].ids                      # a patched method
+    assert {'RunConfig', 'load_config'} <= pages['core/05_config.html'].ids
+    assert 'The same seed gives the same result on one machine' in pages['core/05_config.html'].text   # a field of a dataclass
+    assert {'LabelSpace', 'LabelSpace.encode'} <= pages['catalog/11_labels.html'].ids                      # a patched method
 
 def test_nothing_hidden_is_shown(site):
     _, pages = site
@@ -67,10 +67,10 @@ def test_no_dead_link(site):
             name = target.relative_to(to.resolve()).as_posix() if target.is_relative_to(to.resolve()) else ''
             if not target.is_file() or url.fragment and name in pages and unquote(url.fragment) not in pages[name].ids: dead.append((f, o))
     assert not dead
-    assert sum(o.startswith('00_core.html#CatalogError') for o in pages['01_ingest.html'].links)   # a name in prose leads to its place
+    assert sum(o.endswith('core/00_files.html#CatalogError') for o in pages['catalog/00_query.html'].links)   # a name in prose leads to its place
 
 def test_search_and_no_network(site):
     to, pages = site
     index = json.loads((to/'search'/'search_index.json').read_text(encoding='utf-8'))
-    assert '20_metrics.html#recall_at_k' in {o['location'] for o in index['docs']}
+    assert 'core/07_metrics.html#recall_at_k' in {o['location'] for o in index['docs']}
     assert not [o for p in pages.values() for o in p.fetched if urlsplit(o).netloc]

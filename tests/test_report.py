@@ -173,7 +173,7 @@ def test_a_picture_that_is_damaged_is_told(place, tmp_path):
     assert 'not an image' in run_page(place/'run', shop)
 
 def test_no_pickle_is_loaded(place, tmp_path, monkeypatch):
-    import catalog_tagger.runs.train as room
+    import catalog_tagger.runs.folder as room
     run = shutil.copytree(place/'run', tmp_path/'run'); shutil.rmtree(run/'tagger')
     monkeypatch.setattr(room, 'load_learner', lambda *_, **__: pytest.fail('a pickle was loaded'))
     assert 'has no bundle' in run_page(run)

@@ -11,7 +11,7 @@ from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import SPLITS, read_table
 from catalog_tagger.testing.demo import demo_folders, demo_styles
 from catalog_tagger.catalog.readers.styles import LABEL_COLUMNS
-from catalog_tagger.catalog.labels import load_labels
+from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.train.learner import catalog_learner
 from catalog_tagger.serve.predictor import Predictor
 from catalog_tagger.runs.evaluate import evaluate_run
@@ -57,7 +57,7 @@ def test_rejected_are_told(run):
 
 def test_every_label_stands_in_every_fold(run):
     out, _, _ = run
-    df, space = read_table(out/'split.csv'), load_labels(out/'labels.json')
+    df, space = read_table(out/'split.csv'), LabelSpace.load(out/'labels.json')
     for fold in SPLITS: assert {l for o in df['labels'][df['split'] == fold] for l in o} == set(space.vocab)
     assert df.groupby('digest')['split'].nunique().max() == 1
     share = df['split'].value_counts(normalize=True)
@@ -68,7 +68,7 @@ def test_every_label_stands_in_every_fold(run):
     assert space.counts.tolist() == [sum(l in o for o in train) for l in space.vocab]
 
 def test_nesting_is_found(run):
-    space = load_labels(run[0]/'labels.json')
+    space = LabelSpace.load(run[0]/'labels.json')
     assert space.lineage('Tshirts') == ['Apparel', 'Topwear', 'Tshirts']
     assert {'subCategory=Watches', 'articleType=Watches'} <= set(space.vocab)
     assert not any(c in space.parents for c in space.exclusive['baseColour'])

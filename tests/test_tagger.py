@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
 
+from catalog_tagger.serve.outside import fit_outside
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import write_table
 from catalog_tagger.catalog.images import Prep
@@ -90,6 +91,7 @@ def test_serving_needs_no_fastai(trained):
     code = f'''import sys
 sys.modules['fastai'] = None
 from catalog_tagger.serve.tagger import Tagger
+from catalog_tagger.serve.outside import fit_outside
 early = [o for o in ('timm', 'torchvision', 'sklearn', 'matplotlib', 'onnx') if o in sys.modules]
 assert not early, early
 tags = Tagger.load({str(tmp/'bundle')!r}).predict({images[0]!r}, k=2)
@@ -162,7 +164,7 @@ def test_the_decision_comes_back_and_decides(tmp_path):
     targs = np.c_[group[:, :1], 1 - group[:, :1], group[:, 1:], 1 - group[:, 1:], r.integers(0, 2, (80, 2))]
     scores = np.clip(targs*.5 + .1 + r.random(targs.shape)*.3, 0, 1)
     features = r.normal(size=(80, 8))
-    decision = decide.fit_decision(scores, targs, SPACE, outside=decide.fit_outside(features[:40], features[40:]))
+    decision = decide.fit_decision(scores, targs, SPACE, outside=fit_outside(features[:40], features[40:]))
     tagger = Tagger.load(save(make_tagger(), tmp_path/'b', decision=decision))
     assert tagger.decision.to_dict() == decision.to_dict()
     np.testing.assert_allclose(tagger.decision.outside.distance(features), decision.outside.distance(features), rtol=1e-5)

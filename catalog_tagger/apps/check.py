@@ -108,7 +108,7 @@ def save_check(
     out, df = clear_for(out, 'facts.json', source=cfg.source), ready.catalog.df
     near = near_duplicates(df, 4 if cfg.near is None else cfg.near)
     tables = dict(labels=provenance_table(ready.space.provenance), audit=ready.audit, rejected=ready.catalog.rejected, near=near)
-    with atomic_files(out) as d:
+    with atomic_files(out, ('near.png',)) as d:
         write_json(d/'facts.json', facts)
         for name, table in tables.items(): write_table(d/f'{name}.csv', table)
         save_figure(label_bars(ready.space.provenance, dict(zip(ready.space.vocab, ready.space.counts.tolist()))), d/'labels.png')

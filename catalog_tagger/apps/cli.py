@@ -14,6 +14,7 @@ from fastcore.docments import docments
 from ..core.files import CatalogError, clear_for, write_json
 from ..core.table import write_table
 from ..core.config import RunConfig
+from ..serve.modes import DEFAULT_MODE, MODES
 
 # %% auto #0
 __all__ = ['make_parser', 'main']
@@ -34,7 +35,7 @@ def _add_field(parser:argparse.ArgumentParser, name:str, kind, default, text:str
 
 def _add_config(parser:argparse.ArgumentParser, *leave:str):
     "All fields of `RunConfig` with a default as options, but for those to `leave`; help and defaults are the config's own."
-    kinds, texts = get_type_hints(RunConfig), docments(RunConfig)
+    kinds, texts = get_type_hints(RunConfig), {k: v for c in RunConfig.__bases__ for k, v in docments(c).items()}
     for f in fields(RunConfig):
         if f.default is not MISSING and f.name not in leave: _add_field(parser, f.name, kinds[f.name], f.default, texts[f.name])
 
@@ -241,8 +242,8 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--points', action='store_true', help='list the split points of one backbone, for --unfreeze')
     p = _sub(subs, _evaluate, 'evaluate', run, source, trust, ('--where', 'choose rows by a condition on the columns', {}), ('--out', 'JSON file for the scores', {}))
     p = _sub(subs, _tag, 'tag', run, ('paths', 'pictures, and folders of pictures', dict(nargs='+', metavar='PATH')), trust)
-    p.add_argument('--k', type=int, help='most tags of a picture, parents included (default: as many as the mode gives; 3 for top_k and without thresholds)')
-    p.add_argument('--mode', help='how to decide: balanced (default), high_precision, high_recall, micro_f1, macro_f1 or top_k')
+    p.add_argument('--k', type=int, help='most tags of a picture, parents included (default: as many as the mode gives; 3 without thresholds)')
+    p.add_argument('--mode', help=f'how to decide (default: {DEFAULT_MODE}): ' + '; '.join(f'{m}, {o.text}' for m, o in MODES.items()))
     p.add_argument('--engine', choices=('local', 'ray'), default='local', help='where to work: this process, or a Ray cluster (default: local)')
     p.add_argument('--resume', action=argparse.BooleanOptionalAction, default=True, help='go on with a file that was begun (default: --resume)')
     p.add_argument('--review', help='CSV file for the pictures that a person should look at, what pays most first')

@@ -4,7 +4,8 @@
 
 # %% ../../nbs/catalog/00_query.ipynb #f4c6ba1c
 from __future__ import annotations
-import ast, re
+import ast, operator, re
+from functools import reduce
 
 import pandas as pd
 
@@ -14,13 +15,75 @@ from ..core.files import CatalogError
 __all__ = ['choose_rows']
 
 # %% ../../nbs/catalog/00_query.ipynb #ea5f6c60
-_ALLOWED = (ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.USub, ast.BinOp, ast.BitAnd, ast.BitOr, ast.Compare, ast.cmpop,
-            ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple)
+_TOKEN = re.compile(r"""(?P<quote>"{3}|'{3}|"|')(?:\\.|(?!(?P=quote)).)*(?P=quote)|`(?P<name>[^`]*)`|[&|]""", re.S)
+_WORDS = {'&': ' and ', '|': ' or '}
 
-def _only_compares(where:str):
-    "Raise `ValueError` unless `where` does no more than compare columns with values: pandas itself would call any method of a column, `to_csv` among them."
-    for o in ast.walk(ast.parse(re.sub('`[^`]*`', 'column', where.strip()), mode='eval')):
-        if not isinstance(o, _ALLOWED): raise ValueError(f'{type(o).__name__} is not allowed; compare columns with values by == != < > in, and join with and, or, not')
+def _parse(
+    where:str,  # A condition; names that are no identifiers are written in backticks
+)->tuple:       # Its syntax tree, and the column that each placeholder in it means
+    "Parse `where`, in which & and | bind as weakly as `and` and `or`, as they do in pandas."
+    mark, names = '_', {}
+    while mark in where: mark += '_'
+    def plain(m):
+        if m['quote']: return m[0]
+        if m['name'] is None: return _WORDS[m[0]]
+        names[placeholder := f'{mark}{len(names)}'] = m['name']
+        return f' {placeholder} '
+    return ast.parse(_TOKEN.sub(plain, where).strip(), mode='eval').body, names
+
+# %% ../../nbs/catalog/00_query.ipynb #f305c632
+_UNCLEAR = 'it does not say yes or no to each row'
+_ALLOWED = 'compare columns with values by == != < > in, and join with and, or, not'
+
+def _yes_or_no(o):
+    "`o`, a column of booleans or one boolean; raise `ValueError` for anything else."
+    if isinstance(o, bool) or isinstance(o, pd.Series) and o.dtype == bool: return o
+    raise ValueError(_UNCLEAR)
+
+def _found(a, b):
+    "The rows in which one operand, a column, holds the other: a value, one of a list, or any of another column."
+    if not isinstance(a, pd.Series): a, b = b, a
+    if not isinstance(a, pd.Series): raise ValueError(_UNCLEAR)
+    return a.isin(b if isinstance(b, list|pd.Series) else [b])
+
+_OPERATORS = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+              ast.In: _found, ast.NotIn: lambda a, b: ~_found(a, b)}
+_WITH_LIST = {ast.Eq: ast.In, ast.NotEq: ast.NotIn}
+
+def _compare(op, a, b):
+    "Compare two operands, each a column, a value or a list of values; `==` with a list is `in`."
+    kind = type(op)
+    if any(isinstance(o, list|str) for o in (a, b)): kind = _WITH_LIST.get(kind, kind)
+    if kind not in _OPERATORS: raise ValueError(f'{kind.__name__} is not allowed; {_ALLOWED}')
+    return _OPERATORS[kind](a, b)
+
+# %% ../../nbs/catalog/00_query.ipynb #177195bf
+def _evaluate(
+    node:ast.AST,     # Node of a syntax tree
+    df:pd.DataFrame,  # Table with the columns that the names mean
+    names:dict,       # Columns by placeholder
+):                    # A column, a value, or a list of values
+    "Evaluate `node` over the rows of `df`; raise `ValueError` for a node that does more than compare columns with values."
+    def value(o): return _evaluate(o, df, names)
+    match node:
+        case ast.Constant(): return node.value
+        case ast.Name():
+            name = names.get(node.id, node.id)
+            if name not in df.columns: raise ValueError(f'name {name!r} is not defined')
+            return df[name]
+        case ast.List() | ast.Tuple():
+            values = [value(o) for o in node.elts]
+            if any(isinstance(o, pd.Series|list) for o in values): raise ValueError('a list may hold values only')
+            return values
+        case ast.UnaryOp(op=ast.USub()): return -value(node.operand)
+        case ast.UnaryOp(op=ast.Not() | ast.Invert()): return _yes_or_no(value(node.operand)) ^ True
+        case ast.BoolOp():
+            join = operator.and_ if isinstance(node.op, ast.And) else operator.or_
+            return reduce(join, [_yes_or_no(value(o)) for o in node.values])
+        case ast.Compare():
+            values = [value(o) for o in (node.left, *node.comparators)]
+            return reduce(operator.and_, map(_compare, node.ops, values, values[1:]))
+    raise ValueError(f'{type(node).__name__} is not allowed; {_ALLOWED}')
 
 # %% ../../nbs/catalog/00_query.ipynb #35badef6
 def choose_rows(
@@ -30,11 +93,12 @@ def choose_rows(
     "The rows of `df` that `where` chooses; raise `CatalogError` if it cannot be understood or leaves nothing."
     if where is None: return df
     try:
-        _only_compares(where)
-        chosen = df.eval(where, engine='python', local_dict={}, global_dict={})
-        if not isinstance(chosen, pd.Series) or chosen.dtype != bool: raise ValueError('it does not say yes or no to each row')
+        tree, names = _parse(where)
+        chosen = _yes_or_no(_evaluate(tree, df, names))
+        if isinstance(chosen, bool): raise ValueError(_UNCLEAR)
     except Exception as e:
-        raise CatalogError(f'where={where!r} is no condition on the columns {", ".join(map(str, df.columns))}: {" ".join(str(e).split())[:200]}') from None
+        why = ' '.join(str(e).split())[:200]
+        raise CatalogError(f'where={where!r} is no condition on the columns {", ".join(map(str, df.columns))}: {why}') from None
     res = df[chosen]
     if res.empty: raise CatalogError(f'where={where!r} leaves none of {len(df)} rows')
     return res

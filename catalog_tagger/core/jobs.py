@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np, torch
 
-from .files import CatalogError, read_json, write_json
+from .files import CatalogError, file_stamp, read_json, write_json
 from .process import progress
 
 # %% auto #0
@@ -50,11 +50,11 @@ def _digest(chunks:Iterable[bytes])->str:
     for o in chunks: h.update(o)
     return h.hexdigest()[:32]
 
-def _states(images:Iterable[str])->Iterator[bytes]:
-    "What tells whether a picture is still the same, without opening it: name, size and time of its last change."
+def _stamps(images:Iterable[str])->Iterator[bytes]:
+    "The stamp of each of `images`, or its name alone while it cannot be read."
     for o in images:
-        try: s = os.stat(o); yield f'{o}\0{s.st_size} {s.st_mtime_ns}\n'.encode()
-        except (OSError, ValueError): yield f'{o}\0\n'.encode()
+        try: yield json.dumps(file_stamp(o)).encode()
+        except CatalogError: yield json.dumps(o).encode()
 
 def _plain(o):
     "What stands in JSON for an `o` that it does not know."
@@ -72,7 +72,7 @@ def part_facts(
     options:dict,           # What else the answers depend on: plain JSON
 )->dict:
     "What the parts of one job have in common."
-    return dict(pictures=len(found), source=_digest(_states(found)), model=_digest(_weights(predictor)), **options)
+    return dict(pictures=len(found), source=_digest(_stamps(found)), model=_digest(_weights(predictor)), **options)
 
 # %% ../../nbs/core/06_jobs.ipynb #ab405674
 def part_path(parts:Path, n:int, suffix:str='.csv')->Path:

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/core/04_sealed.ipynb #aa8fcfbd
 from __future__ import annotations
-import hashlib, json, re, stat
+import hashlib, stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import CatalogError
+from .files import CatalogError, finish_save, is_leftover
 
 # %% auto #0
-__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'told_of', 'strict_json', 'read_array']
+__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'told_of', 'read_array']
 
 # %% ../../nbs/core/04_sealed.ipynb #6ca4d255
 SUMS = 'SHA256SUMS'   # The file of sums, as `sha256sum -c` reads it
@@ -57,7 +57,8 @@ def read_sealed(
     "The files of a sealed folder, whole and unchanged; raise `CatalogError` on anything else. No other file is opened and no link followed."
     folder = Path(folder)
     if not folder.is_dir(): raise CatalogError('it is no folder')
-    more = [o.name for o in folder.iterdir() if o.name not in names and not re.fullmatch(r'\.\d+\.tmp', o.name)]   # such a folder is what a killed atomic_files leaves
+    finish_save(folder)
+    more = [o.name for o in folder.iterdir() if o.name not in names and not is_leftover(o.name)]
     if more: raise CatalogError(f'{min(more)!r} is no part of {what} and was not opened; its files are {", ".join(names)} and nothing else')
     there = [o for o in names if o not in optional or (folder/o).is_symlink() or (folder/o).exists()]
     files = {o: _read_part(folder/o, names[o]) for o in there}
@@ -77,18 +78,6 @@ def told_of(
         raise error(f'{path} cannot be loaded: {" ".join(why.split())[:300]}') from e
 
 # %% ../../nbs/core/04_sealed.ipynb #430f918c
-def _once(pairs:list[tuple])->dict:
-    "An object of JSON in which no key stands twice."
-    res = dict(pairs)
-    if len(res) < len(pairs): raise CatalogError('a key stands twice in one object of its JSON')
-    return res
-
-def _no_number(o:str): raise CatalogError(f'its JSON holds {o}, which is no JSON')
-
-def strict_json(data:bytes):
-    "What the JSON `data` holds: UTF-8, no key twice in an object, no NaN and no infinity."
-    return json.loads(data.decode('utf-8'), object_pairs_hook=_once, parse_constant=_no_number)
-
 def read_array(
     data:bytes,     # Of a file as `numpy.save` writes it
     ndim:int=2,     # Axes that it must have

@@ -18,7 +18,7 @@ from ..core.table import check_columns
 from ..core.process import progress
 from ..core.config import load_config
 from ..catalog.split import cross_folds
-from ..catalog.labels import LabelSpace, load_labels
+from ..catalog.labels import LabelSpace
 from ..runs.folder import load_run, read_split
 from ..runs.train import frozen_features
 from .plots import picture_grid
@@ -124,7 +124,7 @@ def run_issues(
     trust:bool=False,      # As in `load_run`
 )->pd.DataFrame:           # As from `label_issues`
     "What looks wrong in the labels of a run: on valid and test, which its model was not trained on, or on all pictures."
-    df, space = read_split(run, source), load_labels(Path(run)/'labels.json')
+    df, space = read_split(run, source), LabelSpace.load(Path(run)/'labels.json')
     if not whole: df = df[df['split'] != 'train'].reset_index(drop=True)
     scores = _probe_run(run, df, space) if whole else _held_out_scores(run, df, trust)
     return label_issues(df, scores, space, k=k)

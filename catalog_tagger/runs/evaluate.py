@@ -15,7 +15,7 @@ from ..core.table import read_table
 from ..core.config import load_config
 from ..catalog.images import audit_images
 from ..catalog.picture_files import find_pictures
-from ..catalog.text import load_text_tags
+from ..catalog.text import TextTags
 from ..catalog.labels import apply_labels, find_origin
 from ..catalog.prepare import read_audited
 from ..serve.review import review_queue
@@ -52,7 +52,7 @@ def evaluate_run(
     predictor = load_run(run, trust=trust)
     catalog = read_audited(replace(cfg, source=str(source), where=where, min_count=1, near=None))
     df = catalog.df
-    if cfg.words: df = df.assign(tags=load_text_tags(Path(run)/'words.json').apply(df['text']))
+    if cfg.words: df = df.assign(tags=TextTags.load(Path(run)/'words.json').apply(df['text']))
     known = df['digest'].isin(seen['digest'][seen['split'] != 'test'])
     unknown = sorted({t for o in df['tags'] for t in o if find_origin(t, predictor.space.provenance, predictor.space.recipe) is None})
     catalog = catalog.keep(*apply_labels(df[~known].reset_index(drop=True), predictor.space))

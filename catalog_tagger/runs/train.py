@@ -103,7 +103,7 @@ def save_run(
     "Write `learner.pkl`, `labels.json`, `metrics.json`, `history.csv`, `config.json`, `split.csv`, `audit.csv`, `rejected.csv`, and `words.json` with `cfg.words`; all or none."
     root, df, rejected = Path(cfg.source).resolve(), ready.catalog.df, ready.catalog.rejected
     def rel(s): return s.map(lambda o: os.path.relpath(o, root) if os.path.isabs(o) else o)
-    with atomic_files(cfg.out) as d:
+    with atomic_files(cfg.out, ('lr_find.csv', 'words.json')) as d:
         learn.export(d.resolve()/'learner.pkl')
         learn.space.save(d/'labels.json')
         write_json(d/'metrics.json', metrics)

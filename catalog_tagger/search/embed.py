@@ -4,7 +4,7 @@
 
 # %% ../../nbs/search/04_embed.ipynb #aaa3baa8
 from __future__ import annotations
-import json, shutil, warnings
+import json, warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,10 +16,10 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core.files import CatalogError, atomic_files, atomic_path, clear_for, write_json
+from ..core.files import CatalogError, atomic_files, atomic_path, clear_for, strict_json, sweep, write_json
 from ..core.table import read_table, rejected_table, write_table
 from ..core.process import progress, rng
-from ..core.sealed import SUMS, read_sealed, seal, strict_json, told_of
+from ..core.sealed import SUMS, read_sealed, seal, told_of
 from ..core.jobs import begin_parts, map_parts, missing_parts, part_facts, part_path, remove_parts, threads_each
 from ..catalog.images import Prep
 from ..catalog.picture_files import find_pictures, open_picture
@@ -209,8 +209,8 @@ def _finish(embedder:Embedder, files:list[Path], found:list[str], out:Path, dtyp
         sample = _sample(files, len(ids))
         layer = fit_projection(sample, dims or min(sample.shape), whiten=whiten)
         embedder = with_projection(embedder, layer)
-    for o in out.glob('.*.tmp'): shutil.rmtree(o, ignore_errors=True)   # of a job that was killed here
-    with atomic_files(out) as d:
+    sweep(out)
+    with atomic_files(out, EMBEDDING_FILES) as d:
         _assemble(files, d/'vectors.npy', len(ids), dtype, layer)
         write_json(d/'ids.json', ids); write_table(d/'rejected.csv', rejected); write_embedder(embedder, d)
         seal(d, EMBEDDING_FILES)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..core.files import CatalogError
-from ..core.sealed import read_array, strict_json
+from ..core.files import CatalogError, strict_json
+from ..core.sealed import read_array
 
 # %% auto #0
 __all__ = ['EmbeddingsError', 'unit_vectors', 'check_ids', 'read_vectors']

@@ -12,9 +12,9 @@ import numpy as np, torch
 from fastcore.basics import patch
 from safetensors.torch import save_file
 
-from ..core.files import CatalogError, atomic_files, write_json
-from ..core.sealed import SUMS, read_sealed, seal, strict_json, told_of
-from ..catalog.labels import LabelSpace, space_from
+from ..core.files import CatalogError, atomic_files, strict_json, write_json
+from ..core.sealed import SUMS, read_sealed, seal, told_of
+from ..catalog.labels import LabelSpace
 from ..train.losses import ACTIVATIONS
 from .predictor import Predictor, is_several
 from .card import model_card
@@ -92,7 +92,7 @@ def _manifest(t:Tagger, head:list[dict], facts:dict, metrics:dict, decision, wor
     "What goes into `tagger.json`."
     versions = {o: importlib.metadata.version(o) for o in ('catalog_tagger', 'torch', 'torchvision', 'timm', 'pillow')}
     return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=prep_json(t.prep),
-                activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), tta=t.tta, space=asdict(t.space), words=_plain(words), decision=_plain(decision),
+                activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), tta=t.tta, space=t.space.to_dict(), words=_plain(words), decision=_plain(decision),
                 versions=dict(python=platform.python_version()) | versions, facts=facts, metrics=metrics)
 
 # %% ../../nbs/serve/10_tagger.ipynb #4eeea8b0
@@ -120,7 +120,7 @@ def save_bundle(
     d = _manifest(t, describe_layers(model[1]), facts, metrics, decision, words)
     arrays = (arrays or {}) | ({} if getattr(decision, 'outside', None) is None else decision.outside.arrays())
     tensors = plain_tensors(model, t.arch, d['head']) | {f'arrays.{k}': torch.from_numpy(np.ascontiguousarray(o)) for k, o in arrays.items()}
-    with atomic_files(folder) as tmp:
+    with atomic_files(folder, BUNDLE_FILES) as tmp:
         save_file(tensors, tmp/'model.safetensors')
         write_json(tmp/'tagger.json', d)
         (tmp/'README.md').write_text(model_card(d, t.space), encoding='utf-8')
@@ -157,8 +157,8 @@ def _read_decision(d:dict|None, space:LabelSpace, arrays:dict[str, np.ndarray]):
 def _read_words(d:dict|None):
     "The text tags that `tagger.json` tells."
     if d is None: return None
-    from catalog_tagger.catalog.text import text_tags_from
-    return text_tags_from(d, 'words')
+    from catalog_tagger.catalog.text import TextTags
+    return TextTags.from_dict(d, 'words')
 
 def find_bundle(run:str|Path)->Path|None:
     "The folder of the bundle that `run` is or holds, None where there is none."
@@ -169,7 +169,7 @@ def load(cls:Tagger, path:str|Path)->Tagger:
     "The tagger that `save_bundle` left in the folder `path`; whatever is wrong with it ends in `BundleError`, and no code in it is run."
     with told_of(path, BundleError):
         files = read_sealed(path, BUNDLE_FILES, 'a bundle'); d = _read_manifest(files['tagger.json'])
-        space, prep = space_from(d['space'], 'space'), prep_from(d['prep'])
+        space, prep = LabelSpace.from_dict(d['space'], 'space'), prep_from(d['prep'])
         model, arrays = read_model(d['arch'], d['head'], files['model.safetensors'], prep.size, len(space.vocab))
         return cls(model, space, prep, d['activation'], d['tta'], d['arch'], _read_decision(d['decision'], space, arrays), _read_words(d['words']),
                    d['facts'], d['metrics'], arrays, files['README.md'].decode('utf-8'))

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/train/08_activations.ipynb #84aa37e3
 from __future__ import annotations
-import hashlib, json, os
+import hashlib, json
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import takewhile
@@ -14,7 +14,7 @@ import numpy as np, pandas as pd, torch
 from fastai.callback.fp16 import NonNativeMixedPrecision
 from fastai.vision.all import *
 
-from ..core.files import CatalogError, atomic_path
+from ..core.files import CatalogError, atomic_path, file_stamp
 from ..core.process import interactive, progress
 from ..catalog.picture_cache import cache_folder
 from .backbones import body_children
@@ -106,10 +106,10 @@ def _weights(net:nn.Module)->str:
     return h.hexdigest()
 
 def _pictures(items)->list:
-    "What tells the pictures apart: the digests of their audit, else path, size and time of each file."
+    "What tells the pictures apart: the digests of their audit, else the stamp of each file."
     if isinstance(items, pd.DataFrame) and 'digest' in items: return list(items['digest'])
     paths = items['image'] if isinstance(items, pd.DataFrame) else items
-    return [(str(o), (s := os.stat(o)).st_size, s.st_mtime_ns) for o in paths]
+    return list(map(file_stamp, paths))
 
 def _settings(o)->str:
     "What a transform was told to do, as text. Tensors are left out: they are drawn anew for every batch."
