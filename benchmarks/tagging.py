@@ -25,8 +25,8 @@ def read_products(data:str|None, folder:Path, n:int)->tuple[Path, str]:
 def make_learner(source:Path, out:Path)->tuple:
     "A learner of the catalog before it has learned anything, and the usable pictures."
     cfg = RunConfig(str(source), str(out), tta=1, cache=False)    # one view, as get_preds and predict take
-    ready = prepare(cfg)
-    return build_learner(cfg, ready.df, ready.space), ready.df['image'].tolist()
+    ready = prepare_catalog(cfg)
+    return build_learner(cfg, ready.catalog.df, ready.space), ready.catalog.df['image'].tolist()
 
 def make_ways(learn, images:list[str], bs:int, out:Path)->dict:
     "Name → (what to run, how many pictures it handles)."

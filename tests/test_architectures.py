@@ -26,7 +26,7 @@ ARCHS = [  # name, size in px, head and dropout
 @pytest.fixture(scope='module')
 def catalog(tmp_path_factory):
     path = tmp_path_factory.mktemp('shop')
-    df, _ = split_catalog(read_catalog(demo_styles(path, n=40), label_columns=['masterCategory', 'baseColour'])[0])
+    df, _ = split_catalog(read_catalog(demo_styles(path, n=40), label_columns=['masterCategory', 'baseColour']).df)
     space = fit_labels(df)
     return apply_labels(df, space)[0], space
 
@@ -198,7 +198,7 @@ def test_unscaled_pictures_are_told(catalog, by):
     with pytest.raises(CatalogError, match='normalised twice, or 0 to 255'): check_learner(catalog_learner(make_dls(catalog, batch_tfms=[Scale(by)])))
 
 def test_a_softmax_before_cross_entropy_is_told_and_a_loss_on_probabilities_is_not(catalog, tmp_path):
-    df, _ = split_catalog(read_catalog(demo_styles(tmp_path/'shop', n=40), label_columns=['masterCategory'])[0]); space = fit_labels(df); n = len(space.vocab)
+    df, _ = split_catalog(read_catalog(demo_styles(tmp_path/'shop', n=40), label_columns=['masterCategory']).df); space = fit_labels(df); n = len(space.vocab)
     class Squash(nn.Module):
         def forward(self, x): return x.softmax(1)
     head = nn.Sequential(*create_head(1280, n), Squash())

@@ -62,7 +62,7 @@ def trained(tmp_path_factory):
     from catalog_tagger.train.learner import catalog_learner
     from catalog_tagger.catalog.split import split_catalog
     tmp = tmp_path_factory.mktemp('trained')
-    df, _ = split_catalog(read_catalog(demo_styles(tmp/'shop', n=70))[0])
+    df, _ = split_catalog(read_catalog(demo_styles(tmp/'shop', n=70)).df)
     space = fit_labels(df); df, _ = apply_labels(df, space)
     set_seed(0)
     learn = catalog_learner(catalog_dls(df, space, arch_prep(ARCH, 48), bs=16), ARCH, weights=None)

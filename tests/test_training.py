@@ -38,7 +38,7 @@ def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for 
 
 @pytest.fixture(scope='module')
 def shop(tmp_path_factory):
-    df, _ = split_catalog(read_catalog(demo_styles(tmp_path_factory.mktemp('shop')/'catalog', n=90))[0])
+    df, _ = split_catalog(read_catalog(demo_styles(tmp_path_factory.mktemp('shop')/'catalog', n=90)).df)
     space = fit_labels(df)
     return apply_labels(df, space)[0], space
 
@@ -92,7 +92,7 @@ def test_an_error_in_a_fit_leaves_the_loss_function(tmp_path):
 @pytest.mark.parametrize('name', ['mixup', 'cutmix'])
 @pytest.mark.parametrize('columns', [None, ['masterCategory']])
 def test_mixed_pictures_on_a_catalog(tmp_path, name, columns):
-    df, _ = split_catalog(read_catalog(demo_styles(tmp_path/'shop', n=60), **({} if columns is None else dict(label_columns=columns)))[0])
+    df, _ = split_catalog(read_catalog(demo_styles(tmp_path/'shop', n=60), **({} if columns is None else dict(label_columns=columns))).df)
     space = fit_labels(df); shop = apply_labels(df, space)[0], space
     assert space.is_single == (columns is not None)
     learn = learner(shop, tmp_path, metrics=[RecallAtK(1)])

@@ -247,7 +247,7 @@ def test_sampling_faults():
 
 @pytest.fixture(scope='module')
 def shop(tmp_path_factory):
-    df, _ = split_catalog(read_catalog(demo_styles(tmp_path_factory.mktemp('triplets')/'shop', n=72), label_columns=['masterCategory', 'subCategory', 'articleType', 'gender', 'baseColour'])[0])
+    df, _ = split_catalog(read_catalog(demo_styles(tmp_path_factory.mktemp('triplets')/'shop', n=72), label_columns=['masterCategory', 'subCategory', 'articleType', 'gender', 'baseColour']).df)
     space = fit_labels(df)
     return apply_labels(df, space)[0], space
 

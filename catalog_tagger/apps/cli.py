@@ -53,10 +53,10 @@ def _config(a)->RunConfig:
 def _check(a):
     "tell what a catalog holds and what would become of it, without training"
     from catalog_tagger.apps.check import catalog_facts, find_groups, save_check, tell_facts
-    from catalog_tagger.catalog.prepare import prepare
+    from catalog_tagger.catalog.prepare import prepare_catalog
     cfg = _config(a)
     if a.out is not None: clear_for(a.out, 'facts.json', source=a.source)
-    facts = catalog_facts(cfg, ready := prepare(cfg))
+    facts = catalog_facts(cfg, ready := prepare_catalog(cfg))
     if a.suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
     print(json.dumps(facts, indent=1, ensure_ascii=False)) if a.json else tell_facts(facts)
     if a.out is not None: print(f'plots and tables: {save_check(a.out, cfg, ready, facts)}', file=sys.stderr)

@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..core.files import CatalogError
-from ..core.table import check_table
+from ..core.table import check_columns
 from ..core.records import Count, Finite, Record
 from .steps import SPELLING, STEPS, check_steps, lemmatise, spell, step_options, step_tags
 from .labels import Origin, column_of, find_origin
@@ -205,7 +205,7 @@ def fit_recipe(
     *, columns:Iterable[str]=(),  # Label columns whose values go through the steps too, each by itself; free tags always do
 )->Recipe:
     "Learn from train what becomes of each raw tag."
-    check_table(df, 'tags', 'split'); check_steps(steps)
+    check_columns(df, 'tags', 'split'); check_steps(steps)
     if lacking := [c for c in columns if c not in df]: raise CatalogError(f'columns names {lacking[0]!r}, which the catalog does not have')
     res = Recipe({}, {}, {}, [], [])
     for c, rows in _rooms(df, columns).items():

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
 from ..core.files import CatalogError
-from ..core.table import check_table
+from ..core.table import check_columns
 from ..core.process import progress
 from ..core.config import load_config
 from ..catalog.split import cross_folds
@@ -96,7 +96,7 @@ def label_issues(
     *, k:int=None,        # Most issues; None for all
 )->pd.DataFrame:          # `image`, `kind`, `tag`, `instead`, `score`, `labels`: what is surest to be at fault first
     "Labels that are wrong, that are missing, and that are in doubt."
-    check_table(df, 'labels'); scores, targs, names = np.asarray(scores, float), space.one_hot(df['labels']).astype(bool), np.array(space.vocab, object)
+    check_columns(df, 'labels'); scores, targs, names = np.asarray(scores, float), space.one_hot(df['labels']).astype(bool), np.array(space.vocab, object)
     if scores.shape != targs.shape or not ((scores >= 0) & (scores <= 1)).all(): raise CatalogError(f'scores of shape {scores.shape}, expected {targs.shape} and numbers from 0 to 1')
     has = {g: np.flatnonzero(targs[:, cols].any(1)) for g, cols in space.group_columns.items()}
     found = [_group_issues(scores[np.ix_(has[g], cols)], targs[np.ix_(has[g], cols)], has[g], names[cols]) for g, cols in space.group_columns.items()]

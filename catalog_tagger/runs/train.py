@@ -22,7 +22,7 @@ from ..core.config import RunConfig
 from ..catalog.picture_cache import cache_folder
 from ..catalog.split import split_summary
 from ..catalog.labels import LabelSpace
-from ..catalog.prepare import Prepared, prepare
+from ..catalog.prepare import Prepared, prepare_catalog
 from ..train.backbones import arch_prep
 from ..train.data import catalog_dls, train_tfms
 from ..train.learner import catalog_learner, road
@@ -41,8 +41,8 @@ __all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'frozen_features', 'sav
 # %% ../../nbs/runs/01_train.ipynb #2e1c5533
 def build_learner(
     cfg:RunConfig,
-    df:pd.DataFrame,    # From `prepare`
-    space:LabelSpace,   # From `prepare`
+    df:pd.DataFrame,    # From `prepare_catalog`
+    space:LabelSpace,   # From `prepare_catalog`
 )->Learner:
     "The learner of a run, seeded, before it has learned anything."
     reuse_memory(); set_seed(cfg.seed, reproducible=True)
@@ -89,7 +89,7 @@ def fit_learner(
 # %% ../../nbs/runs/01_train.ipynb #88d19aeb
 def frozen_features(
     cfg:RunConfig,
-    df:pd.DataFrame,    # From `prepare`
+    df:pd.DataFrame,    # From `prepare_catalog`
     space:LabelSpace,   # Likewise
     *, bs:int=64,       # Pictures at a time
 )->np.ndarray:          # Shape (pictures, channels)
@@ -101,7 +101,7 @@ def save_run(
     cfg:RunConfig, learn:Learner, ready:Prepared, metrics:dict,
 )->Path:  # Folder of the run
     "Write `learner.pkl`, `labels.json`, `metrics.json`, `history.csv`, `config.json`, `split.csv`, `audit.csv`, `rejected.csv`, and `words.json` with `cfg.words`; all or none."
-    root, df, rejected = Path(cfg.source).resolve(), ready.df, ready.rejected
+    root, df, rejected = Path(cfg.source).resolve(), ready.catalog.df, ready.catalog.rejected
     def rel(s): return s.map(lambda o: os.path.relpath(o, root) if os.path.isabs(o) else o)
     with atomic_files(cfg.out, ('lr_find.csv', 'words.json')) as d:
         learn.export(d.resolve()/'learner.pkl')
@@ -138,8 +138,8 @@ def train_run(
     unfinished = clear_for(cfg.out, 'config.json', UNFINISHED, source=cfg.source)/UNFINISHED
     if not resume: clear_checkpoints(unfinished)
     elif not unfinished.is_dir(): say(f'nothing to go on from in {cfg.out}: it starts with the first epoch')
-    start, ready = time.perf_counter(), prepare(cfg)
-    df, space, rejected = ready.df, ready.space, ready.rejected
+    start, ready = time.perf_counter(), prepare_catalog(cfg)
+    df, rejected, space = ready.catalog.df, ready.catalog.rejected, ready.space
     n, dropped = df['split'].value_counts(), sum(o['label'] is None for o in space.provenance.values())
     say(f'{len(df)} pictures of {cfg.source}: {n["train"]} train, {n["valid"]} valid, {n["test"]} test; {len(rejected)} rejected{":" if len(rejected) else ""}')
     report_rejected(rejected, say)

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from fastai.vision.all import *
 
 from ..core.files import CatalogError, atomic_path
-from ..core.table import check_table
+from ..core.table import check_columns
 from ..core.process import interactive, rng
 from ..catalog.images import Prep
 from ..catalog.picture_cache import cache_pictures
@@ -177,7 +177,7 @@ def few_labels(
     *, seed:int=42,     # The same seed gives a smaller share as a part of a larger one
 )->tuple[pd.DataFrame, LabelSpace]:
     "The catalog with a random share of its train pictures, and the same labels with their counts in it; the other folds stay."
-    check_table(df, 'labels', 'split')
+    check_columns(df, 'labels', 'split')
     if not 0 < share <= 1: raise CatalogError(f'share={share}, expected more than 0 and at most 1')
     train = np.flatnonzero(df['split'] == 'train')
     gone = rng(seed, 'few_labels').permutation(train)[max(2, round(share*len(train))):]

@@ -17,7 +17,7 @@ __all__ = ['fit_tagger']
 # %% ../../nbs/serve/11_fit.ipynb #33b52bb3
 def fit_tagger(
     learn:Learner,
-    df:pd.DataFrame,  # From `prepare`
+    df:pd.DataFrame,  # From `prepare_catalog`
 )->Tagger:
     "The tagger of a trained learner: thresholds, calibration and what it calls unlike its catalog are fitted on valid."
     tagger = Tagger.from_learner(learn)

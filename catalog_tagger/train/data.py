@@ -11,7 +11,7 @@ import numpy as np, pandas as pd
 from fastai.vision.all import *
 
 from ..core.files import CatalogError
-from ..core.table import check_table
+from ..core.table import check_columns
 from ..catalog.images import Prep, fit_image, open_image
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
@@ -185,7 +185,7 @@ def catalog_dls(
     **kwargs
 )->CatalogDLs:              # `train` and `valid`, with `space` and `prep` as attributes
     "The `DataLoaders` of a labelled and split catalog; `dls.test_dl(df, with_labels=True)` opens any other table the same way."
-    check_table(df, 'labels', 'split')
+    check_columns(df, 'labels', 'split')
     n = [len(o) for o in _folds(df)]
     if n[0] < 2 or n[1] < 1: raise CatalogError(f'train has {n[0]} pictures and valid {n[1]}, expected at least 2 and 1')
     if space.is_single and len(space.vocab) < 2: raise CatalogError(f'{space.vocab[0]!r} is the only label: there is nothing to tell apart')
