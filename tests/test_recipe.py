@@ -5,9 +5,9 @@ import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 
 from catalog_tagger.core.files import CatalogError
-from catalog_tagger.catalog.labels import fit_labels, load_labels
+from catalog_tagger.catalog.labels import LabelSpace, fit_labels
 from catalog_tagger.catalog.steps import normalise, spell
-from catalog_tagger.catalog.recipe import fit_recipe, load_recipe
+from catalog_tagger.catalog.recipe import Recipe, fit_recipe
 from catalog_tagger.catalog.suggest import suggest_groups
 
 STEPS = [dict(step='protect', tags=['kale']), dict(step='normalise'), dict(step='alias', to={'yogurt': ['yoghurt'], 'vegetarian': ['vegan']}), dict(step='lemmatise'),
@@ -70,11 +70,11 @@ def df():
 def test_json_round_trip(df, tmp_path):
     recipe = fit_recipe(df, STEPS)
     recipe.save(tmp_path/'recipe.json')
-    assert load_recipe(tmp_path/'recipe.json') == recipe
+    assert Recipe.load(tmp_path/'recipe.json') == recipe
     space = fit_labels(df, recipe=recipe)
     space.save(tmp_path/'labels.json')
-    assert load_labels(tmp_path/'labels.json') == space
-    assert space.encode(WORDS) == load_labels(tmp_path/'labels.json').encode(WORDS)
+    assert LabelSpace.load(tmp_path/'labels.json') == space
+    assert space.encode(WORDS) == LabelSpace.load(tmp_path/'labels.json').encode(WORDS)
 
 def test_a_tag_of_test_alone_changes_nothing(df):
     i = df.index[df['split'] == 'test'][0]

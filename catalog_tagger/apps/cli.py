@@ -15,6 +15,7 @@ from fastcore.docments import docments
 from ..core.files import CatalogError, clear_for, write_json
 from ..core.table import write_table
 from ..core.config import GROUPS, RunConfig
+from ..serve.modes import DEFAULT_MODE, MODES
 
 # %% auto #0
 __all__ = ['make_parser', 'main']
@@ -61,10 +62,10 @@ def _config(a)->RunConfig:
 def _check(a):
     "tell what a catalog holds and what would become of it, without training"
     from catalog_tagger.apps.check import catalog_facts, find_groups, save_check, tell_facts
-    from catalog_tagger.catalog.prepare import prepare
+    from catalog_tagger.catalog.prepare import prepare_catalog
     cfg = _config(a)
     if a.out is not None: clear_for(a.out, 'facts.json', source=a.source)
-    facts = catalog_facts(cfg, ready := prepare(cfg))
+    facts = catalog_facts(cfg, ready := prepare_catalog(cfg))
     if a.suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
     print(json.dumps(facts, indent=1, ensure_ascii=False)) if a.json else tell_facts(facts)
     if a.out is not None: print(f'plots and tables: {save_check(a.out, cfg, ready, facts)}', file=sys.stderr)
@@ -119,7 +120,7 @@ def _tag(a):
     from catalog_tagger.runs.evaluate import review_pictures
     from catalog_tagger.runs.folder import load_run
     tagger = load_run(a.run, trust=a.trust)
-    how = dict(k=3 if a.k is None and not getattr(tagger, 'decision', None) else a.k, min_score=a.min_score, resume=a.resume) | (dict(mode=a.mode) if a.mode else {})
+    how = dict(k=a.k, min_score=a.min_score, resume=a.resume) | (dict(mode=a.mode) if a.mode else {})
     n, rejected = tag_many(tagger, a.paths, out, **how) if a.engine == 'local' else tag_many_ray(_bundle(a.run), a.paths, out, **how)
     if not n: raise CatalogError(f'none of {len(rejected)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
     print(f'{n} pictures tagged in {out}; {len(rejected)} could not be used{":" if len(rejected) else ""}')
@@ -250,8 +251,8 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--points', action='store_true', help='list the split points of one backbone, for --unfreeze')
     p = _sub(subs, _evaluate, 'evaluate', run, source, trust, ('--where', 'choose rows by a condition on the columns', {}), ('--out', 'JSON file for the scores', {}))
     p = _sub(subs, _tag, 'tag', run, ('paths', 'pictures, and folders of pictures', dict(nargs='+', metavar='PATH')), trust)
-    p.add_argument('--k', type=int, help='most tags of a picture, parents included (default: as many as the mode gives; 3 for top_k and without thresholds)')
-    p.add_argument('--mode', help='how to decide: balanced (default), high_precision, high_recall, micro_f1, macro_f1 or top_k')
+    p.add_argument('--k', type=int, help='most tags of a picture, parents included (default: as many as the mode gives; 3 without thresholds)')
+    p.add_argument('--mode', help=f'how to decide (default: {DEFAULT_MODE}): ' + '; '.join(f'{m}, {o.text}' for m, o in MODES.items()))
     p.add_argument('--engine', choices=('local', 'ray'), default='local', help='where to work: this process, or a Ray cluster (default: local)')
     p.add_argument('--resume', action=argparse.BooleanOptionalAction, default=True, help='go on with a file that was begun (default: --resume)')
     p.add_argument('--review', help='CSV file for the pictures that a person should look at, what pays most first')

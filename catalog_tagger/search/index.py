@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..core.files import CatalogError, atomic_files, clear_for, strict_json, write_json
-from ..core.table import check_table, read_table, rejected_table, write_table
+from ..core.table import check_columns, check_table, read_table, rejected_table, write_table
 from ..core.process import rng
 from ..core.sealed import SUMS, read_array, read_sealed, seal, told_of
 from ..catalog.query import choose_rows
@@ -147,7 +147,7 @@ def from_embeddings(
     "An index over what `embed_catalog` made, with the columns of the catalog."
     if table is None: table = pd.DataFrame({'image': e.ids})
     else:
-        at = pd.Series(range(len(table)), index=check_table(table)['image']).reindex(e.ids)
+        at = pd.Series(range(len(table)), index=check_columns(table)['image']).reindex(e.ids)
         if at.isna().any(): raise CatalogError(f'the table has no row for {at.index[at.isna()][0]}')
         table = table.iloc[at.astype(int)].reset_index(drop=True)
     return cls.build(e.vectors, table, embedder=e.embedder, rejected=e.rejected, **kwargs)
@@ -311,15 +311,13 @@ def save(
 )->Path:
     "Write the index as arrays and JSON; the structure of FAISS is made again when it is loaded."
     folder = clear_for(folder, 'index.json', 'embedder.json'); columns = _columns(self.table)
-    with atomic_files(folder) as d:
+    with atomic_files(folder, INDEX_FILES) as d:
         np.save(d/'vectors.npy', self.vectors, allow_pickle=False); write_json(d/'ids.json', self.table['image'].tolist())
         write_json(d/'index.json', dict(format=INDEX_FORMAT, kind=self.kind, settings=self.settings, recall=self.recall, columns=columns))
         write_table(d/'rejected.csv', self.rejected)
         if self.centroids is not None: np.save(d/'centroids.npy', self.centroids, allow_pickle=False)
         if self.embedder is not None: self._save_embedder(d)
         seal(d, INDEX_FILES)
-        for o in INDEX_FILES:
-            if not (d/o).exists(): (folder/o).unlink(missing_ok=True)   # of an index that stood here before
     return folder
 
 @patch
