@@ -143,6 +143,7 @@ def train_run(
     n, dropped = df['split'].value_counts(), sum(o['label'] is None for o in space.provenance.values())
     say(f'{len(df)} pictures of {cfg.source}: {n["train"]} train, {n["valid"]} valid, {n["test"]} test; {len(rejected)} rejected{":" if len(rejected) else ""}')
     report_rejected(rejected, say)
+    for o in ready.catalog.notes: say(o)
     say(f'{len(space.vocab)} labels in {len(space.exclusive)} exclusive groups, {dropped} dropped (reasons in labels.json)')
     learn = build_learner(cfg, df, space)
     check_learner(learn)
