@@ -25,8 +25,9 @@ def need(
     instead:str='',  # What works without it
 )->ModuleType:
     "Import `module`, or raise a `CatalogError` that says how to install it."
-    try: return import_module(module)
+    root = module.split('.')[0]
+    try: import_module(root); return import_module(module)
     except ImportError:
-        package, extra = OPTIONAL[module.split('.')[0]]
+        package, extra = OPTIONAL[root]
         install = f'"catalog_tagger[{extra}]"' if extra else package
         raise CatalogError(f'{what} needs {package}: pip install {install}{", or " if instead else ""}{instead}') from None
