@@ -18,12 +18,12 @@ from catalog_tagger.serve.calibrate import calibration_error, reliability_table,
 from catalog_tagger.serve.coverage import coverage_curve, inconsistent_share, publish_limit, published
 from catalog_tagger.serve.decide import decide, fit_decision
 from catalog_tagger.serve.outside import fit_outside
+from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.serve.modes import MODES
-from catalog_tagger.catalog.labels import load_labels
 from catalog_tagger.core.metrics import bootstrap_interval, f1
 from catalog_tagger.serve.answers import as_matrix, decode
 
-def from_file(scores:str, labels:str)->tuple[dict, object]: return dict(np.load(scores)), load_labels(labels)
+def from_file(scores:str, labels:str)->tuple[dict, object]: return dict(np.load(scores)), LabelSpace.load(labels)
 
 def from_run(run:str, data:str, outside:str|None)->tuple[dict, object]:
     "Scores and features of the folds of a run."

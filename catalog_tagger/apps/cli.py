@@ -53,10 +53,10 @@ def _config(a)->RunConfig:
 def _check(a):
     "tell what a catalog holds and what would become of it, without training"
     from catalog_tagger.apps.check import catalog_facts, find_groups, save_check, tell_facts
-    from catalog_tagger.catalog.prepare import prepare
+    from catalog_tagger.catalog.prepare import prepare_catalog
     cfg = _config(a)
     if a.out is not None: clear_for(a.out, 'facts.json', source=a.source)
-    facts = catalog_facts(cfg, ready := prepare(cfg))
+    facts = catalog_facts(cfg, ready := prepare_catalog(cfg))
     if a.suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
     print(json.dumps(facts, indent=1, ensure_ascii=False)) if a.json else tell_facts(facts)
     if a.out is not None: print(f'plots and tables: {save_check(a.out, cfg, ready, facts)}', file=sys.stderr)
@@ -111,7 +111,7 @@ def _tag(a):
     from catalog_tagger.runs.evaluate import review_pictures
     from catalog_tagger.runs.folder import load_run
     tagger = load_run(a.run, trust=a.trust)
-    how = dict(k=3 if a.k is None and not getattr(tagger, 'decision', None) else a.k, min_score=a.min_score, resume=a.resume) | (dict(mode=a.mode) if a.mode else {})
+    how = dict(k=a.k, min_score=a.min_score, resume=a.resume) | (dict(mode=a.mode) if a.mode else {})
     n, rejected = tag_many(tagger, a.paths, out, **how) if a.engine == 'local' else tag_many_ray(_bundle(a.run), a.paths, out, **how)
     if not n: raise CatalogError(f'none of {len(rejected)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
     print(f'{n} pictures tagged in {out}; {len(rejected)} could not be used{":" if len(rejected) else ""}')

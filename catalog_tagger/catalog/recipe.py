@@ -6,19 +6,20 @@
 from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, read_json, write_json
-from ..core.table import check_table
+from ..core.files import CatalogError
+from ..core.table import check_columns
+from ..core.records import Count, Finite, Record
 from .steps import STEPS, check_steps, lemmatise, spell, step_moves, step_options, step_tags
-from .labels import column_of, find_origin
+from .labels import Origin, column_of, find_origin
 
 # %% auto #0
-__all__ = ['COMPANY', 'MIN_SEEN', 'load_wordnet', 'evenness', 'Recipe', 'fit_recipe', 'load_recipe', 'provenance_table']
+__all__ = ['COMPANY', 'MIN_SEEN', 'load_wordnet', 'evenness', 'Merge', 'Evenness', 'Recipe', 'fit_recipe', 'provenance_table']
 
 # %% ../../nbs/catalog/12_recipe.ipynb #d82ddd2a
 def load_wordnet():
@@ -87,14 +88,37 @@ def evenness(
     return dict(labels=len(n)) | {k: round(float(o), 4) for k, o in res.items()}
 
 # %% ../../nbs/catalog/12_recipe.ipynb #dea4c548
+class Merge(TypedDict):
+    "A name that a respelling put together with another, or would have."
+    column:str          # '' for free tags
+    step:str
+    tag:str
+    to:str
+    pictures:Count      # Train pictures of `tag`
+    to_pictures:Count   # And of `to`
+    why:str             # Why it was not done, '' where it was
+
+class Evenness(TypedDict):
+    "How evenly the names of a column are used after a step; `raw` comes first."
+    column:str
+    step:str
+    labels:Count
+    entropy:Finite
+    even:Finite
+    effective:Finite
+    ratio:Finite
+
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Record):
     "What the steps made of the raw tags of train."
     steps:dict[str, list[dict]]     # Column, or '' for free tags → its steps, with what train taught them in `keep`
-    provenance:dict[str, dict]      # Raw tag → `label` (None: dropped), `count` in train, `rule`, and `via`, the names in between
-    pictures:dict[str, int]         # Label → train pictures
-    merges:list[dict]               # Names that a respelling put together, or would have: `why` says why not
-    balance:list[dict]              # Of the raw tags and after each step
+    provenance:dict[str, Origin]    # Raw tag → `label` (None: dropped), `count` in train, `rule`, and `via`, the names in between
+    pictures:dict[str, Count]       # Label → train pictures
+    merges:list[Merge]              # Names that a respelling put together, or would have: `why` says why not
+    balance:list[Evenness]           # Of the raw tags and after each step
+
+    def __post_init__(self):
+        for o in self.steps.values(): check_steps(o)
 
 # %% ../../nbs/catalog/12_recipe.ipynb #c0c3d3b1
 def _count(rows:list[list[str]], name:dict)->Counter:
@@ -180,7 +204,7 @@ def fit_recipe(
     *, columns:Iterable[str]=(),  # Label columns whose values go through the steps too, each by itself; free tags always do
 )->Recipe:
     "Learn from train what becomes of each raw tag."
-    check_table(df, 'tags', 'split'); check_steps(steps)
+    check_columns(df, 'tags', 'split'); check_steps(steps)
     if lacking := [c for c in columns if c not in df]: raise CatalogError(f'columns names {lacking[0]!r}, which the catalog does not have')
     res = Recipe({}, {}, {}, [], [])
     for c, rows in _rooms(df, columns).items():
@@ -202,20 +226,6 @@ def apply(
     origin = {t: find_origin(t, self.provenance, self.steps) for t in {t for o in df['tags'] for t in o}}
     name = {t: o['label'] for t, o in origin.items() if o and o['label'] is not None}
     return df.assign(tags=[list(dict.fromkeys(name[t] for t in o if t in name)) for o in df['tags']])
-
-# %% ../../nbs/catalog/12_recipe.ipynb #24b9ad8a
-@patch
-def save(self:Recipe, path:str|Path)->None:
-    "Write the recipe as JSON."
-    write_json(path, asdict(self))
-
-def load_recipe(path:str|Path)->Recipe:
-    "Read what `Recipe.save` wrote; raise `CatalogError` if its steps cannot be taken."
-    d = read_json(path)
-    if not isinstance(d, dict) or set(d) != set(Recipe.__dataclass_fields__) or not isinstance(d['steps'], dict):
-        raise CatalogError(f'{path} holds no recipe: it must have {", ".join(Recipe.__dataclass_fields__)}')
-    for o in d['steps'].values(): check_steps(o)
-    return Recipe(**d)
 
 # %% ../../nbs/catalog/12_recipe.ipynb #bc96f068
 def provenance_table(

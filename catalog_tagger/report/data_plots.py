@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 
 from ..core.files import CatalogError
-from ..core.table import check_table
+from ..core.table import check_columns
 from ..core.process import rng
 from ..catalog.images import open_image
 from ..catalog.recipe import Recipe, evenness
@@ -86,7 +86,7 @@ def size_outliers(
     *, reach:float=1.5,   # Quartile distances beyond the quartiles from which on a picture is unusual
 )->pd.Series:             # For each row 'small', 'large', 'wide', 'tall' or ''
     "Which pictures are of unusual size or shape: outside Tukey's fences of the logarithm of side and of aspect."
-    check_table(df, 'width', 'height')
+    check_columns(df, 'width', 'height')
     res = pd.Series('', df.index)
     for x, low, high in ((df['width']/df['height'], 'tall', 'wide'), (df['width']*df['height'], 'small', 'large')):
         x = np.log(x.astype(float)); a, b = x.quantile([.25, .75])

@@ -20,7 +20,7 @@ from ..core.files import CatalogError, atomic_path, read_json
 from ..core.table import SPLITS, as_numbers, read_table
 from ..core.config import RunConfig, load_config
 from ..catalog.images import open_image
-from ..catalog.labels import LabelSpace, load_labels
+from ..catalog.labels import LabelSpace
 from ..catalog.recipe import provenance_table
 from ..serve.answers import as_matrix
 from ..serve.calibrate import reliability_table, share_bounds
@@ -185,7 +185,7 @@ def read_run(
 )->RunFiles:
     "The files that a run left; raise `CatalogError` with the name of one that is missing."
     run = Path(run); tables = {o: read_table(run/f'{o}.csv') for o in ('history', 'audit', 'rejected', 'split')}
-    return RunFiles(run, load_config(run/'config.json'), read_json(run/'metrics.json'), load_labels(run/'labels.json'),
+    return RunFiles(run, load_config(run/'config.json'), read_json(run/'metrics.json'), LabelSpace.load(run/'labels.json'),
                     as_numbers(tables['history'], 'stage'), as_numbers(tables['audit'], 'tag', 'note'), tables['rejected'], tables['split'])
 
 # %% ../../nbs/report/04_report.ipynb #c0d7de84
