@@ -13,7 +13,8 @@ from ..core.files import CatalogError
 from ..catalog.labels import LabelSpace
 from .answers import as_matrix, decode
 from .calibrate import Calibration, check_scores, fit_calibration
-from .thresholds import MODES, fit_thresholds, precision_cut
+from .modes import DEFAULT_MODE, MODES
+from .thresholds import fit_thresholds
 from .coverage import coverage_curve, publish_limit
 from .outside import Outside
 
@@ -34,15 +35,27 @@ class Decision:
 
     def to_dict(self)->dict: return {k: v for k, v in asdict(replace(self, outside=None)).items() if k != 'outside'}
 
+    @property
+    def modes(self)->list[str]:
+        "The modes that it was fitted for."
+        return [m for m in MODES if m in self.thresholds and m in self.limits]
+
+    def check_mode(self, mode:str)->str:
+        "`mode`, or a `CatalogError` if it was not fitted."
+        if mode in self.modes: return mode
+        why = ': this model was trained before that mode was added' if mode in MODES else ''
+        raise CatalogError(f'mode={mode!r}, expected one of {", ".join(self.modes)}{why}')
+
     def table(self, space:LabelSpace)->pd.DataFrame:
         "A row a tag: `label`, `support`, and a threshold for each mode."
         return pd.DataFrame(dict(label=space.vocab, support=self.support, **self.thresholds))
 
 # %% ../../nbs/serve/06_decide.ipynb #c957ff62
-def _answer_limits(scores, targs, known, space:LabelSpace, precision:float)->dict[str, float]:
-    "Group → the lowest score from which its answers are as precise as asked for."
+def _answer_limits(scores, targs, known, space:LabelSpace, cut:Callable, asked:dict)->dict[str, float]:
+    "Group → the least score of its answers by `cut`; 1 where nothing of it is known."
     said = as_matrix(decode(scores, space, k=None), space).astype(bool) & known
-    return {g: precision_cut(scores[:, cols][said[:, cols]], targs[:, cols][said[:, cols]], precision) if said[:, cols].any() else 1. for g, cols in space.group_columns.items()}
+    cells = {g: (scores[:, cols][said[:, cols]], targs[:, cols][said[:, cols]]) for g, cols in space.group_columns.items()}
+    return {g: cut(s, t, **asked) if len(s) else 1. for g, (s, t) in cells.items()}
 
 def fit_decision(
     scores:np.ndarray,        # Of the valid fold, as the model gives them, shape (pictures, labels)
@@ -57,11 +70,11 @@ def fit_decision(
     "Learn on valid how to decide: calibration first, then thresholds, limits and promises on calibrated scores."
     calibration = fit_calibration(scores, targs, space, method=method)
     p = calibration.apply(scores, space); table = fit_thresholds(p, targs, space, precision=precision, recall=recall)
-    limits = {m: {} for m in MODES} | dict(high_precision=_answer_limits(*check_scores(p, targs, space), space, precision))
-    asked = dict(precision=precision, confidence=confidence, min_score=table['balanced'])
+    promise, cells = dict(precision=precision, recall=recall, confidence=confidence), check_scores(p, targs, space)
+    limits = {m: _answer_limits(*cells, space, o.limit, promise) if o.limit else {} for m, o in MODES.items()}
+    asked = dict(precision=precision, confidence=confidence, min_score=table[DEFAULT_MODE])
     publish = {g or '': publish_limit(coverage_curve(p, targs, space, of=g, **asked)) for g in (None, *space.exclusive)}
-    return Decision(table['support'].tolist(), {m: table[m].tolist() for m in MODES}, limits, {g: v for g, v in publish.items() if v is not None},
-                    dict(precision=precision, recall=recall, confidence=confidence), calibration, outside)
+    return Decision(table['support'].tolist(), {m: table[m].tolist() for m in MODES}, limits, {g: v for g, v in publish.items() if v is not None}, promise, calibration, outside)
 
 # %% ../../nbs/serve/06_decide.ipynb #5d15e485
 def _is_numbers(o, n:int, lo:float, hi:float)->bool:
@@ -107,11 +120,11 @@ def decide(
     scores:np.ndarray,      # As the model gives them, shape (pictures, labels)
     space:LabelSpace,
     decision:Decision,
-    mode:str='balanced',    # One of `MODES`
-    *, k:int=None,          # Most tags of a picture, `unsure:` aside; 3 for top_k, all otherwise
+    mode:str=DEFAULT_MODE,  # One of `decision.modes`
+    *, k:int=None,          # Most tags of a picture, `unsure:` aside; None for as many as the mode gives
 )->list[list[tuple[str, float]]]:  # As of `decode`, scores calibrated
     "Consistent answers in a named mode: each group has one answer, or is `unsure:` where the mode wants more than the scores give."
-    if mode not in MODES: raise CatalogError(f'mode={mode!r}, expected one of {", ".join(MODES)}')
+    most = MODES[decision.check_mode(mode)].k
     if not len(scores): return []
-    if mode == 'top_k': return decode(decision.calibration.apply(scores, space), space, k=3 if k is None else k)
-    return decode(decision.calibration.apply(scores, space), space, k=k, min_score=decision.thresholds[mode], limits=decision.limits[mode])
+    limits = decision.limits[mode] if most is None else None   # the best k may leave a group out: that is not unsure
+    return decode(decision.calibration.apply(scores, space), space, k=most if k is None else k, min_score=decision.thresholds[mode], limits=limits)

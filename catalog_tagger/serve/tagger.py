@@ -4,8 +4,7 @@
 
 # %% ../../nbs/serve/10_tagger.ipynb #937d0243
 from __future__ import annotations
-import importlib, importlib.metadata, platform
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np, torch
@@ -13,10 +12,14 @@ from fastcore.basics import patch
 from safetensors.torch import save_file
 
 from ..core.files import CatalogError, atomic_files, strict_json, write_json
+from ..core.process import package_versions
 from ..core.sealed import SUMS, read_sealed, seal, told_of
-from ..catalog.labels import LabelSpace, space_from
+from ..catalog.text import TextTags
+from ..catalog.labels import LabelSpace
 from ..train.losses import ACTIVATIONS
 from .predictor import Predictor, is_several
+from .outside import outside_from_arrays
+from .decide import Decision, decide, decision_from_dict
 from .card import model_card
 from .model_file import is_arch_name, plain_tensors, prep_from, prep_json, read_model
 
@@ -32,14 +35,19 @@ class BundleError(CatalogError): "A bundle that cannot be loaded; the message sa
 # %% ../../nbs/serve/10_tagger.ipynb #810f9775
 @dataclass
 class Tagger(Predictor):
-    "A `Predictor` with all that its bundle says of it."
-    arch:str = None       # Its backbone, as in `find_arch`
-    decision:object = None   # Thresholds and calibration, as `catalog_tagger.serve.decide` fits them, or None
-    words:object = None   # What turned texts into tags, for a catalog of texts: `TextTags`
+    "A `Predictor` that decides, with all that its bundle says of it."
+    arch:str|None = None  # Its backbone, as in `find_arch`; without one it cannot be saved
+    decision:Decision|None = None   # Thresholds and calibration, from `fit_decision`
+    words:TextTags|None = None      # What turned texts into tags, for a catalog of texts
     facts:dict = field(default_factory=dict)    # How it was trained
     metrics:dict = field(default_factory=dict)  # Its scores on the test fold, with floors and intervals
     arrays:dict[str, np.ndarray] = field(default_factory=dict)  # Whatever else was saved with the model
     card:str = ''         # The model card, Markdown
+
+    @classmethod
+    def from_learner(cls, learn)->Tagger:
+        "The tagger of a learner made by `catalog_learner`, without a decision."
+        return replace(super().from_learner(learn), arch=learn.facts.arch)
 
     def predict(
         self,
@@ -51,9 +59,9 @@ class Tagger(Predictor):
     ):                       # Tags with scores, best first; for a list of pictures a list of such
         "The tags of one picture or of each of several: by the decision, or the `k` best where there is none."
         if self.decision is None:
-            if mode is not None: raise CatalogError(f'mode={mode!r} needs thresholds, and this tagger has none; leave mode out, or fit them on the valid fold')
+            if mode is not None:
+                raise CatalogError(f'mode={mode!r} needs thresholds, and this tagger has none; leave mode out, or fit them on the valid fold')
             return super().predict(items, k=3 if k is None else k, min_score=min_score, bs=bs)
-        from catalog_tagger.serve.decide import decide
         several = is_several(items); scores = self.scores(items if several else [items], bs)
         answers = decide(scores, self.space, self.decision, k=k, **({} if mode is None else dict(mode=mode)))
         return answers if several else answers[0]
@@ -90,10 +98,9 @@ def _plain(o):
 
 def _manifest(t:Tagger, head:list[dict], facts:dict, metrics:dict, decision, words)->dict:
     "What goes into `tagger.json`."
-    versions = {o: importlib.metadata.version(o) for o in ('catalog_tagger', 'torch', 'torchvision', 'timm', 'pillow')}
     return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=prep_json(t.prep),
-                activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), tta=t.tta, space=asdict(t.space), words=_plain(words), decision=_plain(decision),
-                versions=dict(python=platform.python_version()) | versions, facts=facts, metrics=metrics)
+                activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), tta=t.tta, space=t.space.to_dict(), words=_plain(words), decision=_plain(decision),
+                versions=package_versions(), facts=facts, metrics=metrics)
 
 # %% ../../nbs/serve/10_tagger.ipynb #4eeea8b0
 def _check_alike(ours:torch.nn.Module, theirs:torch.nn.Module, size:tuple[int, int]):
@@ -112,10 +119,9 @@ def save_bundle(
     arrays:dict[str, np.ndarray]=None,  # What else belongs to the model
 )->Path:                 # `folder`
     "Write the bundle of `learn`, load it again and compare its answers; all of it or nothing."
-    from catalog_tagger.train.heads import describe_layers
-    if getattr(learn, 'arch', None) is None: raise CatalogError('the backbone is not known: save the learner itself, or a Tagger with `arch`')
+    from catalog_tagger.train.heads import describe_layers   # brings timm
     t = learn if isinstance(learn, Tagger) else Tagger.from_learner(learn)
-    t.arch = learn.arch
+    if t.arch is None: raise CatalogError('the backbone is not known: save the learner itself, or a Tagger with `arch`')
     model = torch.nn.Sequential(t.model[0], getattr(t.model[1], 'main', t.model[1]))   # Inception's auxiliary output has no part in an answer
     d = _manifest(t, describe_layers(model[1]), facts, metrics, decision, words)
     arrays = (arrays or {}) | ({} if getattr(decision, 'outside', None) is None else decision.outside.arrays())
@@ -150,15 +156,12 @@ def _read_manifest(data:bytes)->dict:
 def _read_decision(d:dict|None, space:LabelSpace, arrays:dict[str, np.ndarray]):
     "The decision that `tagger.json` tells, with its part of the `arrays`."
     if d is None: return None
-    from catalog_tagger.serve.decide import decision_from_dict
-    from catalog_tagger.serve.outside import outside_from_arrays
     return decision_from_dict(d, space, outside_from_arrays(arrays))
 
 def _read_words(d:dict|None):
     "The text tags that `tagger.json` tells."
     if d is None: return None
-    from catalog_tagger.catalog.text import text_tags_from
-    return text_tags_from(d, 'words')
+    return TextTags.from_dict(d, 'words')
 
 def find_bundle(run:str|Path)->Path|None:
     "The folder of the bundle that `run` is or holds, None where there is none."
@@ -169,7 +172,7 @@ def load(cls:Tagger, path:str|Path)->Tagger:
     "The tagger that `save_bundle` left in the folder `path`; whatever is wrong with it ends in `BundleError`, and no code in it is run."
     with told_of(path, BundleError):
         files = read_sealed(path, BUNDLE_FILES, 'a bundle'); d = _read_manifest(files['tagger.json'])
-        space, prep = space_from(d['space'], 'space'), prep_from(d['prep'])
+        space, prep = LabelSpace.from_dict(d['space'], 'space'), prep_from(d['prep'])
         model, arrays = read_model(d['arch'], d['head'], files['model.safetensors'], prep.size, len(space.vocab))
         return cls(model, space, prep, d['activation'], d['tta'], d['arch'], _read_decision(d['decision'], space, arrays), _read_words(d['words']),
                    d['facts'], d['metrics'], arrays, files['README.md'].decode('utf-8'))
