@@ -18,9 +18,9 @@ from ..core.files import CatalogError
 from ..core.extras import need
 from ..train.backbones import BUNDLED, find_arch
 from ..train.heads import UnitLength
-from ..train.checkpoint import PlainError
 from ..train.learner import FrozenStats, catalog_learner, catalog_model, is_training
-from ..serve.predictor import Predictor
+from ..train.checkpoint import PlainError
+from ..serve.tagger import Tagger
 from .retrieval import retrieval_scores
 
 # %% auto #0
@@ -228,16 +228,16 @@ def overlap_sampling(
     return dl
 
 # %% ../../nbs/search/06_triplets.ipynb #bd98648e
-def _start_from(learn:Learner, start:Predictor):
+def _start_from(learn:Learner, start:Tagger):
     "Give `learn` the body of `start`, frozen."
     learn.model[0].load_state_dict(start.model[0].state_dict())
-    learn.pretrained = True; learn.add_cb(FrozenStats()); learn.freeze()
+    learn.facts.pretrained = True; learn.add_cb(FrozenStats()); learn.freeze()
 
 @delegates(catalog_learner, but=['head', 'weights'])
 def embedding_learner(
     dls:DataLoaders,         # From `catalog_dls`
     loss:Callable,           # `TripletLoss()`, `MultiLabelSupCon()`, or your own
-    *, start:Predictor=None,  # A trained `Tagger` whose body to go on from; None starts from a pretrained backbone
+    *, start:Tagger=None,    # A trained tagger whose body to go on from; None starts from a pretrained backbone
     arch:str=BUNDLED,        # Backbone, where there is no `start`
     weights:str|Path|None='default',  # Its weights, as in `catalog_learner`
     dim:int=128,             # Length of an embedding

@@ -18,6 +18,7 @@ from ..core.process import progress
 from ..core.jobs import begin_parts, map_parts, missing_parts, part_facts, part_path, remove_parts, threads_each
 from ..core.extras import need
 from ..catalog.picture_files import find_pictures, open_picture
+from .tagger import Tagger
 
 # %% auto #0
 __all__ = ['ANSWER_COLUMNS', 'tag_many', 'tag_many_ray']
@@ -144,7 +145,6 @@ def tag_many(
 def _load(load:Callable|str|Path):
     "What the function `load` makes, or the tagger of the bundle at that path."
     if callable(load): return load()
-    from catalog_tagger.serve.tagger import Tagger
     return Tagger.load(load)
 
 class _Worker:

@@ -14,6 +14,7 @@ from ..core.files import CatalogError, atomic_files, atomic_path, write_json
 from ..core.table import write_table
 from ..core.extras import need
 from ..catalog.images import OPENING_VERSION
+from .modes import DEFAULT_MODE
 from .tagger import Tagger
 
 # %% auto #0
@@ -37,13 +38,13 @@ def _input_rules(t:Tagger)->dict:
 # %% ../../nbs/serve/12_onnx.ipynb #4fdf1b37
 def _least_scores(t:Tagger, mode:str)->np.ndarray:
     "For each label the least score of the model, in steps of 1/2000, that its calibration brings to the threshold of `mode`; 1 where none does."
-    grid = np.linspace(0, 1, 2001); said = t.decision.calibration.apply(np.repeat(grid[:, None], len(t.space.vocab), 1), t.space) >= t.decision.thresholds[mode]
+    grid = np.linspace(0, 1, 2001); said = t.decision.calibration.apply(np.repeat(grid[:, None], len(t.space.vocab), 1), t.space) >= t.decision.thresholds[t.decision.check_mode(mode)]
     return np.where(said.any(0), grid[said.argmax(0)], 1.)
 
 def tag_rows(
     t:Tagger,
     min_score:float=.5,     # Threshold of a free tag where there is no decision
-    mode:str='balanced',    # Mode of the decision whose thresholds are taken
+    mode:str=DEFAULT_MODE,  # Mode of the decision whose thresholds are taken
 )->pd.DataFrame:            # One row an output: `tag_id`, `name`, `group` ('' for a free tag), `count` in train, `threshold` (nan in a group, of which the best is taken)
     "The labels as a table, in the order of the outputs; thresholds are on the scores of the model, before calibration."
     group = {l: g for g, o in t.space.exclusive.items() for l in o}
