@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..core.files import CatalogError
-from ..core.table import SPLITS, check_table, rejected_table
+from ..core.table import SPLITS, check_columns, rejected_table
 from ..core.records import Count, Record, Texts
 from .steps import check_steps, spell
 
@@ -248,7 +248,7 @@ def fit_labels(
     parents:dict[str, str]=None,  # Child → parent of free tags, as labels or raw tags
 )->LabelSpace:
     "Learn the label space of a split catalog, its counts and parents on train alone."
-    check_table(df, 'tags', 'split')
+    check_columns(df, 'tags', 'split')
     if recipe is not None: return _fit_after(df, recipe, min_count, parents)
     fates = _fates(df, min_count)
     kept = [t for t, o in fates.items() if o['rule'] == 'kept']

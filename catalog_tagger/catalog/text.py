@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from ..core.files import CatalogError
-from ..core.table import check_table
+from ..core.table import check_columns
 from ..core.process import progress
 from ..core.records import Finite, Positive, Record
 
@@ -294,7 +294,7 @@ def tag_texts(
     **kwargs,
 )->tuple[pd.DataFrame, TextTags]:     # `df` with `tags`, and what was learned
     "Give each row tags from its text, by what its train rows teach."
-    check_table(df, 'text', 'split')
+    check_columns(df, 'text', 'split')
     words = find_words(df['text'], lang=lang, engine=engine)
     fitted = fit_words(words[words['item'].isin(df.index[df['split'] == 'train'])], lang=lang, engine=engine, **kwargs)
     return df.assign(tags=fitted._apply(words, len(df))), fitted

@@ -4,143 +4,120 @@
 
 # %% ../../nbs/core/05_config.ipynb #f9688c47
 from __future__ import annotations
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, MISSING
-from functools import cache
-from math import inf
-from numbers import Integral, Real
+from dataclasses import dataclass, fields
 from os import fspath, PathLike
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
-from .files import CatalogError, read_json, write_json
+from msgspec import Meta
+
+from .files import CatalogError
+from .records import check_fields, Record
 
 # %% auto #0
-__all__ = ['PRESETS', 'setting', 'CatalogSettings', 'SplitSettings', 'PictureSettings', 'ModelSettings', 'TrainingSettings',
-           'JobSettings', 'RunConfig', 'choices', 'training_settings', 'find_preset', 'load_config']
+__all__ = ['GROUPS', 'PRESETS', 'whole', 'number', 'CatalogSettings', 'SplitSettings', 'PictureSettings', 'ModelSettings',
+           'TrainingSettings', 'JobSettings', 'RunConfig', 'choices', 'training_settings', 'find_preset', 'load_config']
 
 # %% ../../nbs/core/05_config.ipynb #a341e995
-def setting(
-    default,           # Value of the field where none is given
-    low:float=-inf,    # Smallest number
-    high:float=inf,    # Largest number
-    *, choices:str='', # The only values of a text, separated by spaces
-):                     # A field of a dataclass
-    "A field of `RunConfig` with its default and its limits."
-    return field(default=default, metadata=dict(low=low, high=high, choices=tuple(choices.split())))
+def whole(
+    low:int,        # Smallest number
+    high:int=None,  # Largest number
+):                  # For the annotation of a field
+    "A whole number with limits."
+    return Annotated[int, Meta(ge=low, le=high)]
 
-def _limits(low, high, choices)->str:
-    "The limits of a field in words."
-    if choices: return ', '.join(choices[:-1]) + f' or {choices[-1]}'
-    return f'{low} or more' if high == inf else f'{low} to {high}'
+def number(
+    low:float,   # Smallest number
+    high:float,  # Largest number
+):               # For the annotation of a field
+    "A number with limits."
+    return Annotated[float, Meta(ge=low, le=high)]
 
 # %% ../../nbs/core/05_config.ipynb #872c9eaf
 @dataclass(frozen=True)
 class CatalogSettings:
     "Catalog and labels"
-    source:str                           # Folder of the catalog
-    out:str                              # Folder of the run
-    layout:str|None = setting(None)      # Layout: styles, folders, tags, onehot, imaterialist or feidegger; recognised if not given
-    label_columns:tuple[str, ...] = setting(('masterCategory', 'subCategory', 'articleType'))  # styles: columns of labels, coarse to fine
-    where:str|None = setting(None)       # Select rows by a condition on the columns, such as "masterCategory in ['Apparel', 'Footwear']"
-    min_count:int = setting(1, 1)        # Leave out the rows of labels that occur in fewer rows than this
-    label_min_count:int = setting(1, 1)  # Drop labels with fewer training pictures than this; their pictures keep their other labels
-    recipe:str|None = setting(None)      # JSON file with the steps that turn free tags into labels; only normalise if not given
-    words:str|None = setting(None, choices='en de')  # Make the tags from the column text, which is in this language
-    delim:str|None = setting(None)       # tags: delimiter within a cell of tags; recognised if not given
-    garments:str|None = setting(None, choices='categories attributes both')  # imaterialist: what the labels are; both if not given
+    source:str                             # Folder of the catalog
+    out:str                                # Folder of the run
+    layout:str|None = None                 # Layout: styles, folders, tags, onehot, imaterialist or feidegger; recognised if not given
+    label_columns:tuple[str, ...] = ('masterCategory', 'subCategory', 'articleType')  # styles: columns of labels, coarse to fine
+    where:str|None = None                  # Select rows by a condition on the columns, such as "masterCategory in ['Apparel', 'Footwear']"
+    min_count:whole(1) = 1                 # Leave out the rows of labels that occur in fewer rows than this
+    label_min_count:whole(1) = 1           # Drop labels with fewer training pictures than this; their pictures keep their other labels
+    recipe:str|None = None                 # JSON file with the steps that turn free tags into labels; only normalise if not given
+    words:Literal['en', 'de']|None = None  # Make the tags from the column text, which is in this language
+    delim:str|None = None                  # tags: delimiter within a cell of tags; recognised if not given
+    garments:Literal['categories', 'attributes', 'both']|None = None  # imaterialist: what the labels are; both if not given
 
 # %% ../../nbs/core/05_config.ipynb #66dd5bca
 @dataclass(frozen=True)
 class SplitSettings:
     "Split"
-    near:int|None = setting(None, 0, 64)         # Keep near copies in one fold: hashes that differ in at most this many of 64 bits
-    split_by:str|None = setting(None)            # Column to split by, such as year or season, instead of at random
-    test_from:str|None = setting(None)           # Smallest value of that column that goes to test; all larger ones go there too
-    test_values:tuple[str, ...] = setting(())    # Or the values that go to test
-    valid_fraction:float = setting(.2, .01, .9)  # Share of valid, where the catalog has no split of its own
-    test_fraction:float = setting(.2, .01, .9)   # Share of test, likewise
+    near:whole(0, 64)|None = None        # Keep near copies in one fold: hashes that differ in at most this many of 64 bits
+    split_by:str|None = None             # Column to split by, such as year or season, instead of at random
+    test_from:str|None = None            # Smallest value of that column that goes to test; all larger ones go there too
+    test_values:tuple[str, ...] = ()     # Or the values that go to test
+    valid_fraction:number(.01, .9) = .2  # Share of valid, where the catalog has no split of its own
+    test_fraction:number(.01, .9) = .2   # Share of test, likewise
 
 # %% ../../nbs/core/05_config.ipynb #a5d96638
 @dataclass(frozen=True)
 class PictureSettings:
     "Pictures and augmentation"
-    size:int = setting(128, 8, 4096)          # Side of the input, px
-    method:str = setting('squish', choices='squish crop pad')  # How pictures are resized to a square
-    min_scale:float = setting(.8, .01, 1)     # Smallest share of a picture that a random crop keeps
-    flip:float = setting(.5, 0, 1)            # Share of training pictures that are mirrored
-    flip_vert:bool = setting(False)           # Rotate and mirror in all eight ways instead
-    max_rotate:float = setting(0., 0, 180)    # Largest rotation of training pictures, degrees
-    max_lighting:float = setting(.1, 0, .99)  # Largest change of brightness and contrast
-    jitter:float = setting(0., 0, .99)        # Largest change of saturation and hue
-    p_gray:float = setting(0., 0, 1)          # Share of training pictures that are converted to grey
+    size:whole(8, 4096) = 128         # Side of the input, px
+    method:Literal['squish', 'crop', 'pad'] = 'squish'  # How pictures are resized to a square
+    min_scale:number(.01, 1) = .8     # Smallest share of a picture that a random crop keeps
+    flip:number(0, 1) = .5            # Share of training pictures that are mirrored
+    flip_vert:bool = False            # Rotate and mirror in all eight ways instead
+    max_rotate:number(0, 180) = 0.    # Largest rotation of training pictures, degrees
+    max_lighting:number(0, .99) = .1  # Largest change of brightness and contrast
+    jitter:number(0, .99) = 0.        # Largest change of saturation and hue
+    p_gray:number(0, 1) = 0.          # Share of training pictures that are converted to grey
 
 # %% ../../nbs/core/05_config.ipynb #e04bc73f
+_Loss = Literal['bce', 'weighted', 'smooth', 'focal', 'asymmetric', 'grouped', 'cross_entropy']
+
 @dataclass(frozen=True)
 class ModelSettings:
     "Model"
-    arch:str = setting('efficientnet_lite0')    # Backbone: efficientnet_lite0 (weights included), resnet18, or any other name of timm
-    weights:str = setting('default')  # default (included or downloaded), bundled, none (from scratch), or a .pth or .safetensors file
-    head:str = setting('fastai', choices='fastai linear stacked')  # Head; linear: one layer, stacked: one on the backbone's own classifier
-    dropout:float|None = setting(None, 0, .99)  # Dropout before the last layer; .5 for the head fastai and 0 for others if not given
-    loss:str|None = setting(None, choices='bce weighted smooth focal asymmetric grouped cross_entropy')  # bce or cross_entropy if not given
+    arch:str = 'efficientnet_lite0'     # Backbone: efficientnet_lite0 (weights included), resnet18, or any other name of timm
+    weights:str = 'default'             # default (included or downloaded), bundled, none (from scratch), or a .pth or .safetensors file
+    head:Literal['fastai', 'linear', 'stacked'] = 'fastai'  # Head; linear: one layer, stacked: one on the backbone's own classifier
+    dropout:number(0, .99)|None = None  # Dropout before the last layer; .5 for the head fastai and 0 for others if not given
+    loss:_Loss|None = None              # Loss; cross_entropy where each picture has one label, else bce, if not given
 
 # %% ../../nbs/core/05_config.ipynb #629bf543
 @dataclass(frozen=True)
 class TrainingSettings:
     "Training"
-    opt:str = setting('adamw', choices='sgd adam adamw rmsprop')  # Optimiser
-    bs:int = setting(32, 2)               # Batch size
-    freeze_epochs:int = setting(20, 0)    # Epochs with a frozen backbone; skipped when training from scratch
-    views:int = setting(1, 0, 100)        # Views of each picture in the frozen stage: 1 plain, more augmented once, 0 anew in each epoch
-    epochs:int = setting(16, 0)           # Epochs after that, in which the backbone learns too
-    unfreeze:str = setting('all')         # Part of the backbone that learns: all, or above a split point (catalog_tagger models --points)
-    lr:float = setting(2e-3, 1e-9, 100)   # Highest learning rate of the head; halved when the backbone learns too
-    lr_mult:float = setting(8., 1)        # The first layers learn this many times slower than the head
-    lr_find:bool = setting(False)         # Choose the learning rate by fastai's lr_find before the first epoch
-    schedule:str = setting('one_cycle', choices='one_cycle flat')  # Schedule of the learning rate
-    mix:str|None = setting(None, choices='mixup cutmix')           # Mix training pictures with each other
-    balance:float = setting(1., 1)        # Show rare labels more often, at most this many times as often as the most frequent; 1: all alike
-    ema:float = setting(0., 0, .99999)    # Decay of a moving average of the weights in the unfrozen stage; 0: no average
-    monitor:str|None = setting(None, choices='valid_loss train_loss recall@3 dominant_recall accuracy')  # Keep the best epoch by this
-    patience:int|None = setting(None, 1)  # Stop a stage after this many epochs without improvement of monitor
-    seed:int = setting(42, 0, 2**32 - 1)  # The same seed gives the same result on one machine
+    opt:Literal['sgd', 'adam', 'adamw', 'rmsprop'] = 'adamw'  # Optimiser
+    bs:whole(2) = 32                            # Batch size
+    freeze_epochs:whole(0) = 20                 # Epochs with a frozen backbone; skipped when training from scratch
+    views:whole(0, 100) = 1                     # Views of each picture in the frozen stage: 1 plain, more augmented once, 0 anew each epoch
+    epochs:whole(0) = 16                        # Epochs after that, in which the backbone learns too
+    unfreeze:str = 'all'                        # What learns of the backbone: all, or above a split point (see catalog_tagger models)
+    lr:number(1e-9, 100) = 2e-3                 # Highest learning rate of the head; halved when the backbone learns too
+    lr_mult:number(1, 1e6) = 8.                 # The first layers learn this many times slower than the head
+    lr_find:bool = False                        # Choose the learning rate by fastai's lr_find before the first epoch
+    schedule:Literal['one_cycle', 'flat'] = 'one_cycle'  # Schedule of the learning rate
+    mix:Literal['mixup', 'cutmix']|None = None  # Mix training pictures with each other
+    balance:number(1, 1e6) = 1.                 # Show rare labels more often, at most this many times as often as others; 1: all alike
+    ema:number(0, .99999) = 0.                  # Decay of a moving average of the weights in the unfrozen stage; 0: no average
+    monitor:Literal['valid_loss', 'train_loss', 'recall@3', 'dominant_recall', 'accuracy']|None = None  # Keep the best epoch by this
+    patience:whole(1)|None = None               # Stop a stage after this many epochs without improvement of monitor
+    seed:whole(0, 2**32 - 1) = 42               # The same seed gives the same result on one machine
 
 # %% ../../nbs/core/05_config.ipynb #1f6366c6
 @dataclass(frozen=True)
 class JobSettings:
     "Work and evaluation (may be changed when a run is resumed)"
-    tta:int = setting(2, 1, 4)         # Views of a picture whose scores are averaged: 1 plain, 2 its mirror image too, 3 and 4 closer
-    keep_epochs:bool = setting(False)  # Save the weights of each epoch in the folder epochs
-    cache:bool = setting(True)         # Decode pictures once and keep them in the folder named by CATALOG_TAGGER_CACHE
-    num_workers:int = setting(0, 0)    # Processes that open pictures
-
-# %% ../../nbs/core/05_config.ipynb #62a34912
-_KINDS = {str: ((str, PathLike), fspath, 'text'), int: (Integral, int, 'a whole number'), float: (Real, float, 'a number'),
-          bool: (bool, bool, 'True or False'), tuple: ((list, tuple), tuple, 'a list of names')}   # Taken, stored as, called
-
-@cache
-def _kind(name:str)->tuple[type, bool]:
-    "The type of the field `name`, and whether it may be None."
-    hint = get_type_hints(RunConfig)[name]
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    return get_origin(kinds[0]) or kinds[0], NoneType in kinds
-
-def _checked(name:str, value, limits:dict):
-    "`value` as the field `name` stores it; raise `CatalogError` if it is not allowed."
-    kind, optional = _kind(name)
-    if value is None and optional: return value
-    types, store, expected = _KINDS[kind]
-    fits = isinstance(value, types) and isinstance(value, bool) == (kind is bool)
-    if not fits or kind is tuple and not all(isinstance(o, str) for o in value):
-        raise CatalogError(f'{name}={value!r}, expected {expected}')
-    if kind in (int, float): allowed = limits['low'] <= value <= limits['high'] and value != inf
-    else: allowed = not limits.get('choices') or value in limits['choices']
-    if not allowed: raise CatalogError(f'{name}={value!r}, expected {_limits(**limits)}')
-    return store(value)
+    tta:whole(1, 4) = 2       # Views of a picture whose scores are averaged: 1 plain, 2 its mirror image too, 3 and 4 closer
+    keep_epochs:bool = False  # Save the weights of each epoch in the folder epochs
+    cache:bool = True         # Decode pictures once and keep them in the folder named by CATALOG_TAGGER_CACHE
+    num_workers:whole(0) = 0  # Processes that open pictures
 
 # %% ../../nbs/core/05_config.ipynb #4a54967f
+def _plain(v): return fspath(v) if isinstance(v, PathLike) else tuple(v) if isinstance(v, list) else v
+
 def _check_together(cfg:RunConfig):
     "Raise `CatalogError` on values that contradict each other."
     if cfg.freeze_epochs + cfg.epochs == 0: raise CatalogError('freeze_epochs=0 and epochs=0: nothing would be trained')
@@ -154,30 +131,30 @@ def _check_together(cfg:RunConfig):
     if not cfg.label_columns: raise CatalogError('label_columns is empty; name at least one column')
 
 # %% ../../nbs/core/05_config.ipynb #eb782300
+GROUPS = (CatalogSettings, SplitSettings, PictureSettings, ModelSettings, TrainingSettings, JobSettings)
+
 @dataclass(frozen=True)
-class RunConfig(JobSettings, TrainingSettings, ModelSettings, PictureSettings, SplitSettings, CatalogSettings):   # the last is first
+class RunConfig(*reversed(GROUPS), Record):   # the fields of a dataclass begin with those of its last base
     "All settings of one run, from a catalog to a folder."
     def __post_init__(self):
-        for f in fields(self): object.__setattr__(self, f.name, _checked(f.name, getattr(self, f.name), f.metadata))
+        for f in fields(self): object.__setattr__(self, f.name, _plain(getattr(self, f.name)))
+        check_fields(self)
         _check_together(self)
 
     def __repr__(self)->str:
         "What differs from the defaults."
         return f'RunConfig({", ".join(f"{f.name}={v!r}" for f in fields(self) if (v := getattr(self, f.name)) != f.default)})'
 
-    def save(self, path:str|Path):
-        "Write all fields to `path` as JSON, for `load_config`."
-        write_json(path, asdict(self))
-
 # %% ../../nbs/core/05_config.ipynb #b3aaa946
 def choices(name:str)->tuple[str, ...]:  # In the order in which `--help` shows them
     "The values that the field `name` of `RunConfig` may have besides None."
-    return RunConfig.__dataclass_fields__[name].metadata['choices']
+    kind = get_type_hints(RunConfig, include_extras=True)[name]
+    return next((get_args(o) for o in (kind, *get_args(kind)) if get_origin(o) is Literal), ())
 
-def training_settings(cfg:RunConfig)->dict:  # Values are plain JSON
+def training_settings(cfg:RunConfig)->dict:  # Field → value
     "The settings that trained weights depend on, which a resumed run must share: all but the two folders and `JobSettings`."
     free = {'source', 'out'} | {f.name for f in fields(JobSettings)}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(cfg).items() if k not in free}
+    return {k: v for k, v in cfg.to_dict().items() if k not in free}
 
 # %% ../../nbs/core/05_config.ipynb #12d1706b
 PRESETS = dict(study5=dict(min_scale=.5, max_rotate=10., max_lighting=.2))  # Name → fields of `RunConfig`
@@ -188,13 +165,5 @@ def find_preset(name:str|None)->dict:  # Fields of `RunConfig`
     if name not in PRESETS: raise CatalogError(f'preset {name!r} is unknown; there are {", ".join(PRESETS)}')
     return PRESETS[name]
 
-# %% ../../nbs/core/05_config.ipynb #0e552326
-def load_config(path:str|Path)->RunConfig:
-    "The config that a run saved as `config.json`; fields that are missing take their defaults."
-    d, known = read_json(path), {f.name for f in fields(RunConfig)}
-    if not isinstance(d, dict) or not {'source', 'out'} <= set(d):
-        raise CatalogError(f'{path} is no config of a run: it has no source and out')
-    if unknown := sorted(set(d) - known):
-        raise CatalogError(f'{path} is no config of a run: {", ".join(unknown)} unknown; its fields are {", ".join(sorted(known))}')
-    try: return RunConfig(**d)
-    except CatalogError as e: raise CatalogError(f'{path}: {e}') from None
+# %% ../../nbs/core/05_config.ipynb #d8422e51
+def load_config(path)->RunConfig: return RunConfig.load(path)

@@ -113,7 +113,7 @@ def expected(t)->str:
     if kind is Annotated: return _range(args[1])
     if kind is Literal: return ' or '.join(map(str, args))
     if kind in (Union, UnionType): return ' or '.join(expected(o) for o in args if o is not NoneType)
-    return _WORDS.get(t, str(t))
+    return 'a list of text' if kind in (list, tuple) else _WORDS.get(t, str(t))
 
 # %% ../../nbs/core/03_records.ipynb #669eb81d
 def check_fields(

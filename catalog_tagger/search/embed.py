@@ -27,8 +27,9 @@ from ..catalog.picture_files import find_pictures, open_picture
 from ..train.backbones import arch_prep, create_net, cut_body, find_arch
 from ..train.heads import UnitLength, build_layers, describe_layers
 from ..train.weights import read_weights
-from ..serve.predictor import Predictor, as_input
+from ..serve.predictor import as_input
 from ..serve.model_file import ArchName, plain_tensors, read_model
+from ..serve.tagger import Tagger
 from .vectors import EmbeddingsError, read_vectors
 
 # %% auto #0
@@ -83,7 +84,7 @@ def _until_hidden(head:nn.Module)->list[nn.Module]:
 
 # %% ../../nbs/search/04_embed.ipynb #f99cf272
 def make_embedder(
-    model:str|Predictor,            # A backbone, as in `find_arch`, or a tagger
+    model:str|Tagger,               # A backbone, as in `find_arch`, or a tagger
     layer:str='avg',                # 'avg' or 'concat' (average, and maximum beside it, of the body's maps); of a tagger also 'hidden' (below its last layer) or 'logits'
     *, size:int|tuple[int, int]=128,   # Of a backbone's pictures, px; a tagger has its own
     weights:str|Path='default',     # Of a backbone, as in `read_weights`
@@ -91,7 +92,7 @@ def make_embedder(
     "The embedder of a trained tagger or a pretrained backbone."
     if layer not in LAYERS: raise CatalogError(f'layer={layer!r}, expected one of {", ".join(LAYERS)}')
     if isinstance(model, str): return _from_arch(model, layer, size, weights)
-    if getattr(model, 'arch', None) is None: raise CatalogError('the backbone of this model is not known: load its bundle, or a Tagger with `arch`')
+    if model.arch is None: raise CatalogError('the backbone of this model is not known: load its bundle, or a Tagger with `arch`')
     body, head = model.model[0], getattr(model.model[1], 'main', model.model[1])   # Inception's auxiliary output has no part in an answer
     layers = _pooled(body, layer) if layer in _POOLS else _until_hidden(head) if layer == 'hidden' else _leaves(head)
     return Embedder(nn.Sequential(body, nn.Sequential(*layers, UnitLength())).eval(), model.prep, model.arch)

@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..core.files import CatalogError, atomic_files, clear_for, strict_json, write_json
-from ..core.table import check_table, read_table, rejected_table, write_table
+from ..core.table import check_columns, check_table, read_table, rejected_table, write_table
 from ..core.process import rng
 from ..core.records import Finite, Positive, Record, Share, as_type, check_format
 from ..core.sealed import SUMS, read_array, read_sealed, seal, told_of
@@ -149,7 +149,7 @@ def from_embeddings(
     "An index over what `embed_catalog` made, with the columns of the catalog."
     if table is None: table = pd.DataFrame({'image': e.ids})
     else:
-        at = pd.Series(range(len(table)), index=check_table(table)['image']).reindex(e.ids)
+        at = pd.Series(range(len(table)), index=check_columns(table)['image']).reindex(e.ids)
         if at.isna().any(): raise CatalogError(f'the table has no row for {at.index[at.isna()][0]}')
         table = table.iloc[at.astype(int)].reset_index(drop=True)
     return cls.build(e.vectors, table, embedder=e.embedder, rejected=e.rejected, **kwargs)

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/serve/10_tagger.ipynb #937d0243
 from __future__ import annotations
-import importlib, importlib.metadata, platform
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +14,7 @@ from msgspec import Meta
 from safetensors.torch import save_file
 
 from ..core.files import CatalogError, atomic_files, strict_json, write_json
+from ..core.process import package_versions
 from ..core.records import Finite, Record, check_format
 from ..core.sealed import SUMS, read_sealed, seal, told_of
 from ..catalog.images import Prep
@@ -39,14 +39,19 @@ class BundleError(CatalogError): "A bundle that cannot be loaded; the message sa
 # %% ../../nbs/serve/10_tagger.ipynb #810f9775
 @dataclass
 class Tagger(Predictor):
-    "A `Predictor` with all that its bundle says of it."
-    arch:str = None       # Its backbone, as in `find_arch`
-    decision:object = None   # Thresholds and calibration, as `catalog_tagger.serve.decide` fits them, or None
-    words:object = None   # What turned texts into tags, for a catalog of texts: `TextTags`
+    "A `Predictor` that decides, with all that its bundle says of it."
+    arch:str|None = None  # Its backbone, as in `find_arch`; without one it cannot be saved
+    decision:Decision|None = None   # Thresholds and calibration, from `fit_decision`
+    words:TextTags|None = None      # What turned texts into tags, for a catalog of texts
     facts:dict = field(default_factory=dict)    # How it was trained
     metrics:dict = field(default_factory=dict)  # Its scores on the test fold, with floors and intervals
     arrays:dict[str, np.ndarray] = field(default_factory=dict)  # Whatever else was saved with the model
     card:str = ''         # The model card, Markdown
+
+    @classmethod
+    def from_learner(cls, learn)->Tagger:
+        "The tagger of a learner made by `catalog_learner`, without a decision."
+        return replace(super().from_learner(learn), arch=learn.facts.arch)
 
     def predict(
         self,
@@ -58,7 +63,8 @@ class Tagger(Predictor):
     ):                       # Tags with scores, best first; for a list of pictures a list of such
         "The tags of one picture or of each of several: by the decision, or the `k` best where there is none."
         if self.decision is None:
-            if mode is not None: raise CatalogError(f'mode={mode!r} needs thresholds, and this tagger has none; leave mode out, or fit them on the valid fold')
+            if mode is not None:
+                raise CatalogError(f'mode={mode!r} needs thresholds, and this tagger has none; leave mode out, or fit them on the valid fold')
             return super().predict(items, k=3 if k is None else k, min_score=min_score, bs=bs)
         several = is_several(items); scores = self.scores(items if several else [items], bs)
         answers = decide(scores, self.space, self.decision, k=k, **({} if mode is None else dict(mode=mode)))
@@ -94,10 +100,9 @@ def _plain(o): return o.to_dict() if isinstance(o, Record) else o
 
 def _manifest(t:Tagger, head:list[dict], facts:dict, metrics:dict, decision, words)->dict:
     "What goes into `tagger.json`."
-    versions = {o: importlib.metadata.version(o) for o in ('catalog_tagger', 'torch', 'torchvision', 'timm', 'pillow')}
     return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=t.prep.to_dict(),
                 activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), tta=t.tta, space=t.space.to_dict(), words=_plain(words), decision=_plain(decision),
-                versions=dict(python=platform.python_version()) | versions, facts=facts, metrics=metrics)
+                versions=package_versions(), facts=facts, metrics=metrics)
 
 # %% ../../nbs/serve/10_tagger.ipynb #4eeea8b0
 def _check_alike(ours:torch.nn.Module, theirs:torch.nn.Module, size:tuple[int, int]):
@@ -116,10 +121,9 @@ def save_bundle(
     arrays:dict[str, np.ndarray]=None,  # What else belongs to the model
 )->Path:                 # `folder`
     "Write the bundle of `learn`, load it again and compare its answers; all of it or nothing."
-    from catalog_tagger.train.heads import describe_layers
-    if getattr(learn, 'arch', None) is None: raise CatalogError('the backbone is not known: save the learner itself, or a Tagger with `arch`')
+    from catalog_tagger.train.heads import describe_layers   # brings timm
     t = learn if isinstance(learn, Tagger) else Tagger.from_learner(learn)
-    t.arch = learn.arch
+    if t.arch is None: raise CatalogError('the backbone is not known: save the learner itself, or a Tagger with `arch`')
     model = torch.nn.Sequential(t.model[0], getattr(t.model[1], 'main', t.model[1]))   # Inception's auxiliary output has no part in an answer
     d = _manifest(t, describe_layers(model[1]), facts, metrics, decision, words)
     arrays = (arrays or {}) | ({} if getattr(decision, 'outside', None) is None else decision.outside.arrays())
