@@ -1,5 +1,5 @@
 "Every layout that the demo catalog writes goes from its files to labels in three folds; a new one is a file."
-import json, sys
+import sys
 
 import pandas as pd, pytest
 
@@ -8,7 +8,6 @@ from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import SPLITS
 from catalog_tagger.testing.demo import demo_feidegger, demo_folders, demo_imaterialist, demo_onehot, demo_posts, demo_styles, demo_tags
 from catalog_tagger.apps.check import catalog_facts
-from catalog_tagger.apps.cli import main
 from catalog_tagger.catalog import readers
 from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.catalog.read import find_layout, read_catalog
@@ -60,16 +59,13 @@ def lines(tmp_path, monkeypatch):
     yield root
     LAYOUTS.pop('lines', None); sys.modules.pop(f'{readers.__name__}.lines', None)
 
-def test_a_new_layout_is_one_file(lines, capsys):
+def test_a_new_layout_is_one_file(lines):
     catalog = read_catalog(lines, sep='/')
     assert (catalog.layout, len(catalog.df), len(catalog.rejected), catalog.parents) == ('lines', 40, 0, {'Tshirts': 'Topwear'})
-    assert main(['check', str(lines), '--delim', '/', '--json']) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert (facts['layout'], facts['labels'].keys()) == ('lines', {'Tshirts', 'Jeans'})
-    assert main(['check', str(lines), '--garments', 'both']) == 1
-    assert 'garments is an option of the layout imaterialist, but' in capsys.readouterr().err
-    assert main(['check', str(lines), '--layout', 'rows']) == 1
-    assert "'rows' is unknown; choose one of feidegger, folders, imaterialist, lines," in capsys.readouterr().err
+    facts = catalog_facts(RunConfig(str(lines), 'run', delim='/'))
+    assert (facts['layout'], facts['labels'].keys()) == ('lines', {'tshirts', 'jeans'})
+    with pytest.raises(CatalogError, match='garments is an option of the layout imaterialist, but'): prepare_catalog(RunConfig(str(lines), 'run', garments='both'))
+    with pytest.raises(CatalogError, match="'rows' is unknown; choose one of feidegger, folders, imaterialist, lines,"): read_catalog(lines, 'rows')
     with pytest.raises(CatalogError, match='labels is no option of the layout lines, which takes sep, where, min_count'): read_catalog(lines, labels='both')
 
 def test_a_file_name_decides_alone(tmp_path):
