@@ -7,6 +7,7 @@ import numpy as np, pandas as pd, pytest
 import catalog_tagger.runs.compare as room
 from catalog_tagger.runs.compare import compare, compare_runs, markdown_table, run_grid, run_row, write_comparison
 from catalog_tagger.core.config import RunConfig
+from catalog_tagger.runs.folder import Run
 from catalog_tagger.core.files import CatalogError, write_json
 from catalog_tagger.core.process import rng
 from catalog_tagger.core.table import write_table
@@ -36,11 +37,11 @@ def cfg(tmp_path): return RunConfig(str(tmp_path/'shop'), str(tmp_path/'runs'))
 
 def test_a_row_says_what_the_run_left(cfg):
     out = leave_run(replace(cfg, arch='resnet18', weights='none'), stages=['unfrozen']*3, road='from scratch, without augmentation; 9 of 9 parameters learn')
-    assert run_row(out) == dict(model='resnet18', road='from scratch', train_pictures=60, valid_pictures=20, n_labels=3, metric='recall@3', train=.9, valid=.8, low=.8 - .1, high=.8 + .1, floor=.4,
+    assert run_row(Run.open(out)) == dict(model='resnet18', road='from scratch', train_pictures=60, valid_pictures=20, n_labels=3, metric='recall@3', train=.9, valid=.8, low=.8 - .1, high=.8 + .1, floor=.4,
                                 epochs=3, seconds=12.5)
 
 def test_one_label_is_compared_by_accuracy(cfg):
-    assert run_row(leave_run(cfg, single=True))['metric'] == 'accuracy/kind'
+    assert run_row(Run.open(leave_run(cfg, single=True)))['metric'] == 'accuracy/kind'
 
 def test_the_floor_stands_first_once_for_each_task(cfg):
     runs = [leave_run(replace(cfg, out=f'{cfg.out}/{i}', seed=i), valid=v, n_labels=n, floor=f) for i, v, n, f in [(0, .8, 3, .4), (1, .7, 3, .4), (2, .6, 5, .2)]]

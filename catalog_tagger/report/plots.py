@@ -14,9 +14,9 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import Normalizer
 
-from ..core.files import CatalogError, atomic_path, read_json
-from ..core.table import as_numbers, read_table
+from ..core.files import CatalogError, atomic_path
 from ..catalog.images import open_image
+from ..runs.folder import Run
 
 # %% auto #0
 __all__ = ['readable', 'captioned_grid', 'picture_grid', 'neighbour_sheet', 'flat_map', 'embedding_map', 'bar_columns',
@@ -339,6 +339,6 @@ def save_plots(
     run:str|Path,  # Folder of a run
 )->None:
     "Leave `history.png` in a run, and `lr_find.png` where its rate was looked for."
-    run = Path(run)
-    save_figure(history_plot(as_numbers(read_table(run/'history.csv'), 'stage')), run/'history.png')
-    if (run/'lr_find.csv').exists(): save_figure(rate_plot(as_numbers(read_table(run/'lr_find.csv')), read_json(run/'metrics.json')['lr']), run/'lr_find.png')
+    run = Run.open(run)
+    save_figure(history_plot(run.history), run.folder/'history.png')
+    if run.lr_find is not None: save_figure(rate_plot(run.lr_find, run.metrics['lr']), run.folder/'lr_find.png')
