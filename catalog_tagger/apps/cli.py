@@ -151,8 +151,9 @@ def _export(a):
 
 def _app(a):
     "serve a page on which pictures are dropped, tagged, corrected and taken away as CSV"
-    try: from catalog_tagger.apps.web import serve_app
-    except ModuleNotFoundError as e: raise CatalogError(f'the web page needs {e.name}: pip install "catalog_tagger[app]"') from None
+    from catalog_tagger.core.extras import need
+    for o in ('fasthtml', 'uvicorn'): need(o, 'the web page')
+    from catalog_tagger.apps.web import serve_app
     serve_app(a.run, index=a.index, host=a.host, port=a.port)
 
 def _report(a):

@@ -19,6 +19,7 @@ from torch import nn
 from ..core.files import CatalogError, atomic_files, atomic_path, clear_for, strict_json, sweep, write_json
 from ..core.table import read_table, rejected_table, write_table
 from ..core.process import progress, rng
+from ..core.records import Record
 from ..core.sealed import SUMS, read_sealed, seal, told_of
 from ..core.jobs import begin_parts, map_parts, missing_parts, part_facts, part_path, remove_parts, threads_each
 from ..catalog.images import Prep
@@ -27,13 +28,14 @@ from ..train.backbones import arch_prep, create_net, cut_body, find_arch
 from ..train.heads import UnitLength, build_layers, describe_layers
 from ..train.weights import read_weights
 from ..serve.predictor import as_input
-from ..serve.model_file import plain_tensors, prep_from, prep_json, read_model
+from ..serve.model_file import ArchName, plain_tensors, read_model
 from ..serve.tagger import Tagger
 from .vectors import EmbeddingsError, read_vectors
 
 # %% auto #0
 __all__ = ['LAYERS', 'EMBEDDING_FILES', 'Embedder', 'make_embedder', 'fit_projection', 'project', 'with_projection',
-           'write_embedder', 'read_rejected', 'read_embedder', 'Embeddings', 'embed_catalog', 'load_embeddings']
+           'EmbedderFacts', 'write_embedder', 'read_rejected', 'read_embedder', 'Embeddings', 'embed_catalog',
+           'load_embeddings']
 
 # %% ../../nbs/search/04_embed.ipynb #45646c5b
 @dataclass
@@ -133,11 +135,18 @@ def with_projection(embedder:Embedder, layer:nn.Linear)->Embedder:
 # %% ../../nbs/search/04_embed.ipynb #4b3740ec
 EMBEDDING_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30, 'rejected.csv': 1 << 30, SUMS: 4096}   # And the most bytes of each
 
+@dataclass(frozen=True)
+class EmbedderFacts(Record):
+    "What `embedder.json` holds."
+    arch:ArchName      # Of the body
+    head:list[dict]    # From `describe_layers`
+    prep:Prep
+
 def write_embedder(embedder:Embedder, folder:str|Path)->None:
     "`embedder.json` and `model.safetensors` in `folder`."
     head = describe_layers(embedder.model[1])
     save_file(plain_tensors(embedder.model, embedder.arch, head), Path(folder)/'model.safetensors')
-    write_json(Path(folder)/'embedder.json', dict(arch=embedder.arch, head=head, prep=prep_json(embedder.prep)))
+    EmbedderFacts(embedder.arch, head, embedder.prep).save(Path(folder)/'embedder.json')
 
 def read_rejected(files)->pd.DataFrame: return read_table(BytesIO(files['rejected.csv']))
 
@@ -146,12 +155,10 @@ def read_embedder(
     n:int,    # Dimensions that it must give
 )->Embedder:
     "What `write_embedder` wrote, each part checked before it is used."
-    d = strict_json(files['embedder.json'])
-    if not isinstance(d, dict) or set(d) != {'arch', 'head', 'prep'}: raise CatalogError('embedder.json must have arch, head and prep')
-    prep = prep_from(d['prep'])
-    model, more = read_model(d['arch'], d['head'], files['model.safetensors'], prep.size, n)
+    facts = EmbedderFacts.from_dict(strict_json(files['embedder.json']), 'embedder.json')
+    model, more = read_model(facts.arch, facts.head, files['model.safetensors'], facts.prep.size, n)
     if more or not isinstance(model[1][-1], UnitLength): raise CatalogError('the model does not end in UnitLength, or has other arrays beside it')
-    return Embedder(model, prep, d['arch'])
+    return Embedder(model, facts.prep, facts.arch)
 
 # %% ../../nbs/search/04_embed.ipynb #8ee10d7f
 def _embed_batch(embedder:Embedder, batch:list[tuple])->tuple[np.ndarray, list[str]]:

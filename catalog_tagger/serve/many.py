@@ -16,6 +16,7 @@ from ..core.files import CatalogError, atomic_path
 from ..core.table import rejected_table
 from ..core.process import progress
 from ..core.jobs import begin_parts, map_parts, missing_parts, part_facts, part_path, remove_parts, threads_each
+from ..core.extras import need
 from ..catalog.picture_files import find_pictures, open_picture
 from .tagger import Tagger
 
@@ -61,9 +62,8 @@ def _write_part(parts:Path, n:int, lines:str):
 
 # %% ../../nbs/serve/13_many.ipynb #807163fe
 def _arrow():
-    try: import pyarrow, pyarrow.parquet
-    except ImportError: raise CatalogError('Parquet needs pyarrow: pip install pyarrow, or give a name that ends in .csv') from None
-    return pyarrow, pyarrow.parquet
+    "pyarrow and its part for Parquet."
+    return [need(o, 'Parquet', 'give a name that ends in .csv') for o in ('pyarrow', 'pyarrow.parquet')]
 
 def _columns(path:Path)->list[str]:
     "Names of the columns of the table at `path`, none if it is no table."
@@ -158,11 +158,6 @@ class _Worker:
         return dict(part=n, lines=_as_csv(rows))
 
 # %% ../../nbs/serve/13_many.ipynb #e81b382a
-def _ray():
-    try: import ray, ray.data
-    except ImportError: raise CatalogError('tagging on a cluster needs Ray: pip install "catalog_tagger[ray]"') from None
-    return ray
-
 def tag_many_ray(
     load:str|Path|Callable,          # Folder of a bundle, or a function that makes the predictor; must be there in every process
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`; each machine must see the same paths
@@ -177,7 +172,7 @@ def tag_many_ray(
     **options,                       # What else `predict` takes
 )->tuple[int, pd.DataFrame]:         # As from `tag_many`
     "`tag_many` on a Ray cluster: the one that is connected, the one that RAY_ADDRESS names, else one on this machine."
-    ray = _ray()
+    need('ray.data', 'tagging on a cluster'); import ray
     def work(todo, options):
         if not todo: return
         if not ray.is_initialized(): ray.init()
