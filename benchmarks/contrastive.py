@@ -22,7 +22,7 @@ from catalog_tagger.core.metrics import group_accuracy, recall_at_k
 from catalog_tagger.train.backbones import BUNDLED, arch_prep
 from catalog_tagger.serve.predictor import Predictor
 from catalog_tagger.runs.train import build_learner, fit_learner
-from catalog_tagger.catalog.prepare import prepare
+from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.serve.tagger import Tagger
 
 EPOCHS = {.01: 20, .1: 12, 1.: 3}   # Of fine-tuning, by the share of the labels: fewer pictures, more epochs
@@ -44,7 +44,7 @@ def config(args, weights:str, **kwargs)->RunConfig: return RunConfig('', args.ou
 def features(ready, args, name:str, weights:str)->np.ndarray:
     "Pooled features of every picture, in the order of the table."
     path = Path(args.out)/f'{args.arch}-{args.size}-{name}.npy'
-    if not path.exists(): np.save(path, Tagger.from_learner(build_learner(config(args, weights), ready.df, ready.space)).features(ready.df['image']))
+    if not path.exists(): np.save(path, Tagger.from_learner(build_learner(config(args, weights), ready.catalog.df, ready.space)).features(ready.catalog.df['image']))
     return np.load(path)
 
 def scored(scores:np.ndarray, targs:np.ndarray, space)->tuple[float, float]:
@@ -52,7 +52,7 @@ def scored(scores:np.ndarray, targs:np.ndarray, space)->tuple[float, float]:
     return group_accuracy(scores, targs, [space.vocab.index(l) for l in list(space.exclusive.values())[-1]]), recall_at_k(scores, targs, 3)
 
 def probe(ready, feats:np.ndarray, share:float, seed:int)->tuple[float, float]:
-    df, space = ready.df, ready.space
+    df, space = ready.catalog.df, ready.space
     kept = df['image'].isin(few_labels(df, space, share, seed=seed)[0]['image'])
     y, train, valid, test = space.one_hot(df['labels']), kept & (df['split'] == 'train'), df['split'] == 'valid', df['split'] == 'test'
     tried = [linear_probe(feats[train], y[train], feats[valid | test], C=C) for C in (.001, .01, .1, 1.)]
@@ -61,7 +61,7 @@ def probe(ready, feats:np.ndarray, share:float, seed:int)->tuple[float, float]:
     return scored(best[~in_valid], y[test], space)
 
 def fine_tune(ready, args, weights:str, share:float, seed:int, lr_mult:float)->tuple[float, float]:
-    df, space = few_labels(ready.df, ready.space, share, seed=seed)
+    df, space = few_labels(ready.catalog.df, ready.space, share, seed=seed)
     test, some = df[df['split'] == 'test'], df[df['split'] == 'valid'].index[64:]      # nothing is chosen on valid here, so most of it need not be looked at
     cfg = config(args, weights, epochs=EPOCHS[share], seed=seed, lr_mult=lr_mult)
     learn = build_learner(cfg, df.drop(index=some).reset_index(drop=True), space); fit_learner(learn, cfg)
@@ -74,8 +74,8 @@ def report(name:str, how:str, score, seeds:int)->None:
         print(f'{name:<24}{how:<12}{share:>6.0%}' + ''.join(f'{m:>12.3f}' + (f' ±{s:.3f}' if len(got) > 1 else ' '*7) for m, s in zip(np.mean(got, 0), np.std(got, 0))), flush=True)
 
 def main(args, ready)->None:
-    bodies = {'untrained': 'none', 'SimCLR': pretrain(ready.df, args, 'none', args.epochs)}
-    if args.arch == BUNDLED: bodies |= {'ImageNet': 'bundled', 'ImageNet, SimCLR': pretrain(ready.df, args, 'bundled', args.from_imagenet)}
+    bodies = {'untrained': 'none', 'SimCLR': pretrain(ready.catalog.df, args, 'none', args.epochs)}
+    if args.arch == BUNDLED: bodies |= {'ImageNet': 'bundled', 'ImageNet, SimCLR': pretrain(ready.catalog.df, args, 'bundled', args.from_imagenet)}
     print(f'{"body":<24}{"":<12}{"labels":>6}{"accuracy":>19}{"recall@3":>19}')
     for name, weights in bodies.items():
         feats = features(ready, args, name, str(weights))
@@ -98,6 +98,6 @@ if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as d:
         args.out = args.out or d; Path(args.out).mkdir(parents=True, exist_ok=True)
         root = Path(args.data)/'fashion-product-images' if args.data else demo_styles(Path(d)/'shop', n=600)
-        ready = prepare(RunConfig(str(root), d))
-        print(f'{(ready.df["split"] == "train").sum():,} train pictures, {"real" if args.data else "demo"}, {args.size} px, {args.arch}', flush=True)
+        ready = prepare_catalog(RunConfig(str(root), d))
+        print(f'{(ready.catalog.df["split"] == "train").sum():,} train pictures, {"real" if args.data else "demo"}, {args.size} px, {args.arch}', flush=True)
         main(args, ready)

@@ -18,12 +18,12 @@ from catalog_tagger.serve.calibrate import calibration_error, reliability_table,
 from catalog_tagger.serve.coverage import coverage_curve, inconsistent_share, publish_limit, published
 from catalog_tagger.serve.decide import decide, fit_decision
 from catalog_tagger.serve.outside import fit_outside
-from catalog_tagger.serve.thresholds import MODES
-from catalog_tagger.catalog.labels import load_labels
+from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.serve.modes import MODES
 from catalog_tagger.core.metrics import bootstrap_interval, f1
 from catalog_tagger.serve.answers import as_matrix, decode
 
-def from_file(scores:str, labels:str)->tuple[dict, object]: return dict(np.load(scores)), load_labels(labels)
+def from_file(scores:str, labels:str)->tuple[dict, object]: return dict(np.load(scores)), LabelSpace.load(labels)
 
 def from_run(run:str, data:str, outside:str|None)->tuple[dict, object]:
     "Scores and features of the folds of a run."
@@ -53,7 +53,7 @@ def f1_table(d, space, decision)->pd.DataFrame:
     raw, t = d['test_scores'], d['test_targs']; p = decision.calibration.apply(raw, space)
     share = d['valid_targs'].mean(0); common = np.zeros(len(share)); tops = [max(cols, key=lambda i: share[i]) for cols in space.group_columns.values()] or [int(share.argmax())]
     common[tops] = 1
-    said = {'the commonest labels': np.tile(common, (len(t), 1)), 'tag by tag at 0.5': raw >= .5} | {f'tag by tag, {m}': p >= np.array(decision.thresholds[m]) for m in MODES if m != 'top_k'}
+    said = {'the commonest labels': np.tile(common, (len(t), 1)), 'tag by tag at 0.5': raw >= .5} | {f'tag by tag, {m}': p >= np.array(decision.thresholds[m]) for m in MODES if MODES[m].k is None}
     said |= {'decoded at 0.5, uncalibrated': as_matrix(decode(raw, space, k=None, min_score=.5), space)} | {f'decided, {m}': as_matrix(decide(raw, space, decision, m), space) for m in ('balanced', 'high_precision')}
     rows = {k: {'F1 micro': with_interval(lambda i: f1(o[i], t[i]), len(t)), 'F1 macro': with_interval(lambda i: f1(o[i], t[i], 'macro'), len(t)),
                 'precision': f'{(o*t).sum()/max(o.sum(), 1):.3f}', 'recall': f'{(o*t).sum()/t.sum():.3f}', 'contradict themselves': f'{inconsistent_share(o, space, unsure="high_precision" in k and "decided" in k):.3f}'} for k, o in said.items()}

@@ -32,7 +32,7 @@ from catalog_tagger.serve.tagger import Tagger, save_bundle
 def trained(data:str|None, n:int, size:int, tmp:Path):
     "A learner with a trained head, and its table."
     root = Path(data)/'fashion-product-images' if data else demo_styles(tmp/'shop', n=n, seed=1)
-    df = read_catalog(root, label_columns=['masterCategory', 'subCategory', 'articleType'])[0]
+    df = read_catalog(root, label_columns=['masterCategory', 'subCategory', 'articleType']).df
     df = audit_images(df.sample(min(n, len(df)), random_state=0).reset_index(drop=True))[0]
     df, _ = split_catalog(df, seed=42); space = fit_labels(df); df, _ = apply_labels(df, space)
     set_seed(42, reproducible=True)

@@ -28,7 +28,7 @@ from catalog_tagger.train.backbones import create_net, cut_body, find_arch
 from catalog_tagger.train.weights import read_weights
 from catalog_tagger.runs.folder import load_run
 from catalog_tagger.search.retrieval import query_scores
-from catalog_tagger.catalog.prepare import prepare
+from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.train.schedule import fit_schedule
 from catalog_tagger.search.triplets import CollapseGuard, CollapsedError, MultiLabelSupCon, SharedRule, TripletLoss, embedding_health, embedding_learner, overlap_sampling
 
@@ -61,7 +61,7 @@ class Bench:
     "The catalog, the pictures, and the scores of everything that was tried."
     def __init__(self, args):
         cfg = replace(load_config(f'{args.run}/config.json'), source=args.data)
-        self.df, self.tagger, self.scores, self.args = prepare(cfg).df, load_run(args.run), {}, args
+        self.df, self.tagger, self.scores, self.args = prepare_catalog(cfg).catalog.df, load_run(args.run), {}, args
         self.prep, self.pictures = self.tagger.prep, cache_pictures(self.df['image'], self.tagger.prep)
         a = find_arch(self.tagger.arch); bodies = dict(backbone=cut_body(a, create_net(a, read_weights(a))), tagger=self.tagger.model[0])
         self.pooled = {k: run_through(nn.Sequential(body, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())), self.prep, self.pictures) for k, body in bodies.items()}

@@ -28,7 +28,7 @@ from catalog_tagger.catalog.split import split_catalog
 def catalog(data:str|None, n:int, tmp:Path)->tuple[pd.DataFrame, object, str]:
     "At most `n` pictures, labelled and split, their label space, and where they come from."
     root = Path(data)/'fashion-product-images' if data else demo_styles(tmp/'shop', n=n)
-    df, _ = audit_images(read_catalog(root)[0].head(n))
+    df, _ = audit_images(read_catalog(root).df.head(n))
     df, _ = split_catalog(df)
     space = fit_labels(df)
     return apply_labels(df, space)[0], space, 'real pictures' if data else 'demo pictures'
@@ -97,7 +97,7 @@ def private()->float:
     return sum(int(o.split()[1]) for o in lines if o.startswith(('Anonymous:', 'Swap:')))/1024
 
 def memory(n:int, prep:Prep, tmp:Path)->None:
-    df = read_catalog(demo_styles(tmp/'shop', n=60))[0]
+    df = read_catalog(demo_styles(tmp/'shop', n=60)).df
     df = split_catalog(df)[0]; space = fit_labels(df); df = apply_labels(df, space)[0]
     print(f'{private():,.0f} MB private after the imports')
     for k in (n//4, n):

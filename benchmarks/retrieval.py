@@ -2,9 +2,9 @@
 
     python benchmarks/retrieval.py RUN [--keep FOLDER] [--more NAME=FILE.npy ...] [--columns COLUMN ...] [--k K] [--out FILE.csv]
 
-The pictures are those of RUN's catalog in its three folds, as `prepare` gives them; each picture of test asks, those of train and valid answer. nDCG counts in how many of COLUMN (five by default) query and answer agree, precision and mAP an
+The pictures are those of RUN's catalog in its three folds, as `prepare_catalog` gives them; each picture of test asks, those of train and valid answer. nDCG counts in how many of COLUMN (five by default) query and answer agree, precision and mAP an
 answer of the same article type. A query's own group (copies of it) is no answer; the split keeps groups whole, so none of it is among them anyway. Random order is the floor. EfficientNet-Lite0 with its pretrained weights at RUN's size and RUN's tagger are embedded at several layers, each also with whitened principal components that were fitted on the answers. Vectors
-of other methods come as `.npy`, a row for each row of `prepare`'s table; they need not have length 1. With --keep the embeddings stay in FOLDER and are not made again.
+of other methods come as `.npy`, a row for each row of `prepare_catalog`'s table; they need not have length 1. With --keep the embeddings stay in FOLDER and are not made again.
 """
 import argparse, tempfile, warnings
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 
 from catalog_tagger.core.config import load_config
 from catalog_tagger.search.embed import Embedder, embed_catalog, fit_projection, load_embeddings, make_embedder, project
-from catalog_tagger.catalog.prepare import prepare
+from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.search.retrieval import query_scores, rarity
 from catalog_tagger.core.metrics import bootstrap_interval
 from catalog_tagger.serve.tagger import Tagger
@@ -50,7 +50,7 @@ def row_of(v:np.ndarray, Y:np.ndarray, df:pd.DataFrame, k:int)->tuple[dict, dict
     return score | {'from': low, 'to': high}, chance
 
 def main(run:Path, keep:Path, more:list[str], columns:list[str], k:int, dims:int, out:str|None)->None:
-    cfg = load_config(run/'config.json'); ready = prepare(cfg); df = ready.df
+    cfg = load_config(run/'config.json'); ready = prepare_catalog(cfg); df = ready.catalog.df
     Y = np.concatenate([pd.get_dummies(df[c]).to_numpy() for c in columns], 1)
     print(f'{len(df):,} pictures, {Y.shape[1]} values of {", ".join(columns)}; {(df["split"] == "test").sum()} of test ask, the others answer')
     rows = {'random order': None}

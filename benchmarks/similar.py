@@ -31,7 +31,7 @@ def real_vectors(data:str)->np.ndarray:
     from catalog_tagger.catalog.images import audit_images
     from catalog_tagger.catalog.read import read_catalog
     with tempfile.TemporaryDirectory() as d:
-        df, _ = audit_images(read_catalog(Path(data)/'fashion-product-images')[0])
+        df, _ = audit_images(read_catalog(Path(data)/'fashion-product-images').df)
         return np.array(embed_catalog(make_embedder('efficientnet_lite0'), df, Path(d)/'e').vectors)
 
 def study_loop(vectors:dict[str, np.ndarray], names:list[str], k:int=10)->dict[str, list[str]]:

@@ -25,8 +25,8 @@ def read_products(data:str|None, folder:Path, n:int)->tuple[Path, str]:
 def make_learner(source:Path, out:Path)->tuple:
     "A learner of the catalog before it has learned anything, and the usable pictures."
     cfg = RunConfig(str(source), str(out), tta=1, cache=False)    # one view, as get_preds and predict take
-    ready = prepare(cfg)
-    return build_learner(cfg, ready.df, ready.space), ready.df['image'].tolist()
+    ready = prepare_catalog(cfg)
+    return build_learner(cfg, ready.catalog.df, ready.space), ready.catalog.df['image'].tolist()
 
 def make_ways(learn, images:list[str], bs:int, out:Path)->dict:
     "Name → (what to run, how many pictures it handles)."
@@ -59,7 +59,7 @@ def main(data:str|None, n:int, turns:int, bs:int)->None:
         for run, _ in ways.values(): run()
         times = np.array([[seconds(run)/k for run, k in ways.values()] for _ in range(turns)])
     best = times.min(0)
-    print(f'{len(images):,} {what}, {len(learn.space.vocab)} labels, batches of {bs}, {torch.get_num_threads()} threads, best of {turns} turns:')
+    print(f'{len(images):,} {what}, {len(learn.dls.space.vocab)} labels, batches of {bs}, {torch.get_num_threads()} threads, best of {turns} turns:')
     for name, t in zip(ways, best): print(f'  {name:<24}{1e3*t:8.2f} ms a picture {1/t:8.1f} pictures/s')
     ratios = times/times[:, [1]]
     print('tag_many against each, best time against best time (and the middle of the ratios of each turn):')

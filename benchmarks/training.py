@@ -23,11 +23,11 @@ from catalog_tagger.core.metrics import RecallAtK
 from catalog_tagger.train.backbones import BUNDLED, find_arch
 from catalog_tagger.train.weights import bundled_weights
 from catalog_tagger.runs.train import build_learner, fit_learner
-from catalog_tagger.catalog.prepare import prepare
+from catalog_tagger.catalog.prepare import prepare_catalog
 
 def stock(ready, size:int)->Learner:
     "A learner as fastai's documentation builds it, with our weights in its body."
-    a, df = find_arch(BUNDLED), ready.df[ready.df['split'] != 'test']
+    a, df = find_arch(BUNDLED), ready.catalog.df[ready.catalog.df['split'] != 'test']
     flat = df.assign(tags=df['labels'].map('|'.join), is_valid=df['split'] == 'valid')
     set_seed(42, reproducible=True)
     dls = ImageDataLoaders.from_df(flat, path='/', fn_col='image', label_col='tags', label_delim='|', valid_col='is_valid', item_tfms=Resize(size),
@@ -62,7 +62,7 @@ def our_rows(ready, cache:str, out:str, **kwargs)->pd.DataFrame:
     "A run with an empty cache."
     os.environ['CATALOG_TAGGER_CACHE'] = cache
     cfg = RunConfig('', out, **kwargs)
-    return rows_of(lambda: build_learner(cfg, ready.df, ready.space), lambda o: fit_learner(o, cfg))
+    return rows_of(lambda: build_learner(cfg, ready.catalog.df, ready.space), lambda o: fit_learner(o, cfg))
 
 def line(what:str, stock:float, ours:float, more:str='')->None: print(f'{what:<52}{more:>2}{stock:>8.1f}{ours:>10.1f}{more:>3}{stock/ours:>6.1f} x', flush=True)
 
@@ -99,6 +99,6 @@ if __name__ == '__main__':
     warnings.filterwarnings('ignore')
     with tempfile.TemporaryDirectory() as d:
         root = Path(args.data)/'fashion-product-images' if args.data else demo_styles(Path(d)/'shop', n=600)
-        ready = prepare(RunConfig(str(root), d))
-        print(f'{(ready.df["split"] == "train").sum():,} train and {(ready.df["split"] == "valid").sum():,} valid pictures, {"real" if args.data else "demo"}, {args.size} px, {len(ready.space.vocab)} labels', flush=True)
+        ready = prepare_catalog(RunConfig(str(root), d))
+        print(f'{(ready.catalog.df["split"] == "train").sum():,} train and {(ready.catalog.df["split"] == "valid").sum():,} valid pictures, {"real" if args.data else "demo"}, {args.size} px, {len(ready.space.vocab)} labels', flush=True)
         compare(ready, args)

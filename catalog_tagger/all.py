@@ -44,6 +44,7 @@ from catalog_tagger.train.schedule import *
 from catalog_tagger.serve.answers import *
 from catalog_tagger.serve.predictor import *
 from catalog_tagger.serve.calibrate import *
+from catalog_tagger.serve.modes import *
 from catalog_tagger.serve.thresholds import *
 from catalog_tagger.serve.coverage import *
 from catalog_tagger.serve.outside import *

@@ -18,6 +18,7 @@ from catalog_tagger.apps.web import MOST_BYTES, make_app
 from catalog_tagger.apps.cli import main
 from catalog_tagger.testing.demo import demo_styles
 from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.serve.modes import MODES, Mode, all_tags, f1_cut
 from catalog_tagger.serve.tagger import Tagger
 
 BYTES = {'content-type': 'application/octet-stream'}
@@ -71,6 +72,15 @@ def test_without_a_decision(tagger, pictures):
     assert len(tags_of(web.post('/tag', content=pictures[0].read_bytes()))) == 3
     page = web.get('/').text
     assert 'name="mode"' not in page and 'has no thresholds' in page
+
+def test_modes_are_those_of_the_model(tagger, pictures, monkeypatch):
+    "The page lists the modes that the model was fitted for, a new one after it was fitted again; another is refused."
+    monkeypatch.setitem(MODES, 'careful', Mode('one wrong in a hundred', all_tags(f1_cut)))
+    d = tagger.decision; new = replace(d, thresholds=d.thresholds | dict(careful=[.99]*len(d.support)), limits=d.limits | dict(careful={}))
+    assert 'careful' not in client(tagger).get('/').text and client(tagger).post('/tag?mode=careful', content=pictures[0].read_bytes()).status_code != 200
+    web = client(replace(tagger, decision=new))
+    assert re.findall('value="(\\w+)"[^>]*>([^<]*: [^<]+)<', web.get('/').text)[-1] == ('careful', 'careful: one wrong in a hundred')
+    assert sorted(tags_of(web.post('/tag?mode=careful', content=pictures[0].read_bytes()))) == sorted(rounded(replace(tagger, decision=new).predict(pictures[0], mode='careful')))
 
 def test_what_cannot_be_used_is_told(web, pictures):
     photo = pictures[0].read_bytes(); big = BytesIO(); Image.new('1', (9000, 9000)).save(big, 'PNG')

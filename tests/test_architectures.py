@@ -26,7 +26,7 @@ ARCHS = [  # name, size in px, head and dropout
 @pytest.fixture(scope='module')
 def catalog(tmp_path_factory):
     path = tmp_path_factory.mktemp('shop')
-    df, _ = split_catalog(read_catalog(demo_styles(path, n=40), label_columns=['masterCategory', 'baseColour'])[0])
+    df, _ = split_catalog(read_catalog(demo_styles(path, n=40), label_columns=['masterCategory', 'baseColour']).df)
     space = fit_labels(df)
     return apply_labels(df, space)[0], space
 
@@ -58,8 +58,8 @@ def trained(request, catalog, tmp_path_factory):
 
 def test_the_weights_of_the_file_are_in_the_body(trained):
     learn, bodies, _ = trained
-    if learn.arch == BUNDLED: want = bundled_weights()
-    else: set_seed(1); want = create_net(find_arch(learn.arch)).state_dict()
+    if learn.facts.arch == BUNDLED: want = bundled_weights()
+    else: set_seed(1); want = create_net(find_arch(learn.facts.arch)).state_dict()
     def marks(state): return {(v.shape, float(v.min()), float(v.max())) for v in state.values() if v.is_floating_point()}
     assert marks(bodies[0]) <= marks(want)
 
@@ -71,7 +71,7 @@ def test_frozen_stays_frozen_bit_for_bit_and_the_head_learns(trained):
 def test_unfrozen_learns_and_keeps_its_statistics(trained):
     learn, bodies, _ = trained
     names = [k for k, v in bodies[0].items() if v.ndim == 4]
-    used = [k for k in names if not (learn.arch.startswith('mobilenetv3') and 'conv_head' in k)]   # timm's MobileNetV3 has a layer above the features
+    used = [k for k in names if not (learn.facts.arch.startswith('mobilenetv3') and 'conv_head' in k)]   # timm's MobileNetV3 has a layer above the features
     assert not any(torch.equal(bodies[1][k], bodies[2][k]) for k in used)
     assert all(torch.equal(bodies[0][k], bodies[2][k]) for k in bodies[0] if 'running' in k)
     assert [o['stage'] for o in learn.history.rows] == ['frozen', 'unfrozen']
@@ -82,7 +82,7 @@ def test_exported_and_loaded_it_answers_the_same(trained, catalog, tmp_path):
     scores = Predictor.from_learner(learn).scores(images)
     torch.testing.assert_close(torch.tensor(Predictor.from_learner(again).scores(images)), torch.tensor(scores), atol=1e-5, rtol=0)
     torch.testing.assert_close(learn.get_preds(dl=learn.dls.test_dl(images))[0], torch.tensor(scores), atol=1e-5, rtol=0)
-    assert again.arch == learn.arch and road(again) == road(learn)
+    assert again.facts.arch == learn.facts.arch and road(again) == road(learn)
 
 def test_body_and_head_stand_where_others_look(trained):
     learn, _, _ = trained
@@ -144,7 +144,7 @@ def test_from_scratch_nothing_is_frozen_and_statistics_move(catalog):
         assert road(learn).startswith('from scratch, with augmentation')
 
 def test_roads(catalog):
-    set_seed(1); learn = make_learner(catalog, 'resnet18', weights=None); learn.pretrained = True
+    set_seed(1); learn = make_learner(catalog, 'resnet18', weights=None); learn.facts.pretrained = True
     assert road(learn).startswith('fine-tune')
     learn.freeze_to(-2); assert road(learn).startswith('partly unfrozen')
     n, learning = count_parameters(learn); assert 0 < learning < n
@@ -198,7 +198,7 @@ def test_unscaled_pictures_are_told(catalog, by):
     with pytest.raises(CatalogError, match='normalised twice, or 0 to 255'): check_learner(catalog_learner(make_dls(catalog, batch_tfms=[Scale(by)])))
 
 def test_a_softmax_before_cross_entropy_is_told_and_a_loss_on_probabilities_is_not(catalog, tmp_path):
-    df, _ = split_catalog(read_catalog(demo_styles(tmp_path/'shop', n=40), label_columns=['masterCategory'])[0]); space = fit_labels(df); n = len(space.vocab)
+    df, _ = split_catalog(read_catalog(demo_styles(tmp_path/'shop', n=40), label_columns=['masterCategory']).df); space = fit_labels(df); n = len(space.vocab)
     class Squash(nn.Module):
         def forward(self, x): return x.softmax(1)
     head = nn.Sequential(*create_head(1280, n), Squash())

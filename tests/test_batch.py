@@ -423,8 +423,8 @@ import sys
 from fastai.distributed import *
 from catalog_tagger.all import *
 cfg = RunConfig(sys.argv[1], sys.argv[2], size=48, bs=16)
-ready = rank0_first(prepare, cfg)
-learn = build_learner(cfg, ready.df, ready.space)
+ready = rank0_first(prepare_catalog, cfg)
+learn = build_learner(cfg, ready.catalog.df, ready.space)
 with learn.distrib_ctx(): learn.fine_tune(1, 4e-3)
 if not rank_distrib(): learn.export(Path(sys.argv[2])/'learner.pkl')
 '''

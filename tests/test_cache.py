@@ -21,7 +21,7 @@ SCRATCH = dict(weights=None)
 
 def catalog(root, **kwargs):
     "A drawn catalog in `root`, split and labelled."
-    df, _ = split_catalog(read_catalog(demo_styles(root, n=48), **kwargs)[0])
+    df, _ = split_catalog(read_catalog(demo_styles(root, n=48), **kwargs).df)
     space = fit_labels(df)
     return apply_labels(df, space)[0], space
 
@@ -215,7 +215,7 @@ def test_two_processes_at_once(shop, tmp_path):
 import sys
 from catalog_tagger.all import *
 from catalog_tagger.train.activations import *
-df, _ = split_catalog(read_catalog({str(Path(shop[0]["image"][0]).parents[1])!r})[0])
+df, _ = split_catalog(read_catalog({str(Path(shop[0]["image"][0]).parents[1])!r}).df)
 space = fit_labels(df)
 set_seed(42)
 learn = catalog_learner(catalog_dls(apply_labels(df, space)[0], space, arch_prep('{LITE}', 32), bs=8))

@@ -3,6 +3,7 @@ import json, os, shutil, subprocess, sys
 
 import pandas as pd, pytest
 
+from catalog_tagger.serve.modes import MODES
 from catalog_tagger.testing.demo import demo_styles
 
 def call(*argv, cwd=None):
@@ -51,6 +52,10 @@ def test_export_and_issues(place):
         r = call('issues', 'run', '--out', 'issues.csv', cwd=p)
         assert r.returncode == 2 and 'name the folder where its catalog stands now' in r.stderr
     finally: p.rename(old)
+
+def test_help_lists_every_mode():
+    text = ' '.join(call('tag', '--help').stdout.split())
+    assert all(m in text and o.text in text for m, o in MODES.items())
 
 def test_help_is_quick_and_teaches():
     code = 'import sys; from catalog_tagger.apps.cli import make_parser; h = make_parser().format_help(); assert "torch" not in sys.modules and "fastai" not in sys.modules; print(h)'

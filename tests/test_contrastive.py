@@ -20,7 +20,7 @@ from catalog_tagger.train.learner import catalog_learner
 from catalog_tagger.train.backbones import arch_prep, create_net, find_arch
 from catalog_tagger.train.weights import bundled_weights, read_weights
 from catalog_tagger.runs.train import build_learner
-from catalog_tagger.catalog.prepare import prepare
+from catalog_tagger.catalog.prepare import prepare_catalog
 
 SMALL = 'mobilenetv3_small_050'
 
@@ -133,7 +133,7 @@ def test_the_model_is_shown_the_views_and_asked_for_twins(plain):
 
 def test_pictures_are_normalised_for_the_backbone_whatever_the_loader_says(plain):
     learn = learner(plain, prep=arch_prep('efficientnet_lite0', 32))
-    assert (learn.prep.mean, learn.prep.std) == (find_arch(SMALL).mean, find_arch(SMALL).std)
+    assert (learn.sim_clr.prep.mean, learn.sim_clr.prep.std) == (find_arch(SMALL).mean, find_arch(SMALL).std)
 
 def test_the_views_are_drawn_one_by_one(plain):
     view = SimCLR(PREP).view
@@ -169,7 +169,7 @@ def test_a_net_of_two_outputs_is_refused(plain):
 @pytest.fixture(scope='module')
 def shop(tmp_path_factory):
     root = tmp_path_factory.mktemp('shop')
-    return prepare(RunConfig(str(demo_styles(root/'shop', n=120)), str(root/'run')))
+    return prepare_catalog(RunConfig(str(demo_styles(root/'shop', n=120)), str(root/'run')))
 
 @pytest.mark.parametrize('arch', [SMALL, 'efficientnet_lite0', 'resnet18', 'mobilenet_v2', 'resnext50_32x4d'])
 def test_the_body_goes_on_elsewhere(plain, shop, tmp_path, arch):
@@ -178,18 +178,18 @@ def test_the_body_goes_on_elsewhere(plain, shop, tmp_path, arch):
     own = create_net(find_arch(arch)).state_dict()
     with safe_open(path, 'pt') as f: assert set(f.keys()) <= set(own) and f.metadata() == {'arch': arch}
     assert [o.name for o in path.parent.iterdir()] == ['body.safetensors']
-    again = catalog_learner(catalog_dls(shop.df, shop.space, arch_prep(arch, 32), bs=8), arch, weights=path)
+    again = catalog_learner(catalog_dls(shop.catalog.df, shop.space, arch_prep(arch, 32), bs=8), arch, weights=path)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad(): torch.testing.assert_close(again.model[0].eval()(x), learn.model[0].eval()(x))
 
 def test_a_run_takes_the_body(plain, shop, tmp_path):
     path = save_body(learner(plain), tmp_path/'body.safetensors')
-    learn = build_learner(RunConfig('', str(tmp_path), arch=SMALL, weights=str(path), size=32), shop.df, shop.space)
+    learn = build_learner(RunConfig('', str(tmp_path), arch=SMALL, weights=str(path), size=32), shop.catalog.df, shop.space)
     state = read_weights(find_arch(SMALL), path)
-    assert learn.pretrained and all(torch.equal(v, state[k]) for k, v in learn.model[0].model.state_dict().items())
+    assert learn.facts.pretrained and all(torch.equal(v, state[k]) for k, v in learn.model[0].model.state_dict().items())
 
 def test_a_trained_tagger_gives_its_body_too(shop, tmp_path):
-    learn = catalog_learner(catalog_dls(shop.df, shop.space, arch_prep(SMALL, 32), bs=8), SMALL, weights=None)
+    learn = catalog_learner(catalog_dls(shop.catalog.df, shop.space, arch_prep(SMALL, 32), bs=8), SMALL, weights=None)
     state = read_weights(find_arch(SMALL), save_body(learn, tmp_path/'body.safetensors'))
     assert all(torch.equal(v, state[k]) for k, v in learn.model[0].model.state_dict().items())
 
@@ -216,7 +216,7 @@ def test_twins_are_counted_once_each():
     assert twin_accuracy(z, of).item() == pytest.approx(np.mean([of[i] == of[j] for i, j in enumerate(nearest)]))
 
 def test_few_labels_are_a_part_of_more(shop):
-    df, train = shop.df, set(shop.df.loc[shop.df['split'] == 'train', 'image'])
+    df, train = shop.catalog.df, set(shop.catalog.df.loc[shop.catalog.df['split'] == 'train', 'image'])
     before = df.copy()
     kept = [set(few_labels(df, shop.space, o, seed=3)[0].query('split == "train"')['image']) for o in (.001, .1, .5, 1)]
     assert [len(o) for o in kept] == [2, round(.1*len(train)), round(.5*len(train)), len(train)]
@@ -225,9 +225,9 @@ def test_few_labels_are_a_part_of_more(shop):
     pd.testing.assert_frame_equal(df, before)
 
 def test_few_labels_leave_the_other_folds_and_count_anew(shop):
-    few, space = few_labels(shop.df, shop.space, .2)
+    few, space = few_labels(shop.catalog.df, shop.space, .2)
     check_table(few, 'labels', 'split')
-    for o in ('valid', 'test'): assert few.loc[few['split'] == o, 'image'].tolist() == shop.df.loc[shop.df['split'] == o, 'image'].tolist()
+    for o in ('valid', 'test'): assert few.loc[few['split'] == o, 'image'].tolist() == shop.catalog.df.loc[shop.catalog.df['split'] == o, 'image'].tolist()
     assert space.vocab == shop.space.vocab and space.exclusive == shop.space.exclusive
     assert np.array_equal(space.counts, space.one_hot(few.loc[few['split'] == 'train', 'labels']).sum(0))
     learn = catalog_learner(catalog_dls(few, space, arch_prep(SMALL, 32), bs=8), SMALL, weights=None)
@@ -236,7 +236,7 @@ def test_few_labels_leave_the_other_folds_and_count_anew(shop):
 
 @pytest.mark.parametrize('share', [0, -.1, 1.01, float('nan')])
 def test_a_share_is_a_share(shop, share):
-    with pytest.raises(CatalogError, match=f'share={share}'): few_labels(shop.df, shop.space, share)
+    with pytest.raises(CatalogError, match=f'share={share}'): few_labels(shop.catalog.df, shop.space, share)
 
 def test_the_probe_is_a_logistic_regression_for_each_label():
     r = np.random.default_rng(0)

@@ -10,10 +10,11 @@ from catalog_tagger.core.files import CatalogError, read_json, write_json
 from catalog_tagger.core.table import read_table, write_table
 from catalog_tagger.serve.calibrate import Calibration, calibration_error, find_shares, fit_calibration, reliability_table, scored_cells, share_bounds
 from catalog_tagger.serve.coverage import coverage_curve, inconsistent_share, publish_limit
-from catalog_tagger.serve.decide import Decision, decide, decision_from_dict, fit_decision
+from catalog_tagger.serve.decide import Decision, decide, fit_decision
 from catalog_tagger.serve.outside import fit_outside, outside_from_arrays
 from catalog_tagger.serve.review import review_queue
-from catalog_tagger.serve.thresholds import MODES, fit_thresholds
+from catalog_tagger.serve.modes import DEFAULT_MODE, MODES, Mode, all_tags, f1_cut, precision_cut
+from catalog_tagger.serve.thresholds import fit_thresholds
 from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.serve.answers import UNSURE, as_matrix, decode
 
@@ -51,7 +52,7 @@ def random_truth(space, n, seed):
 # Consistent answers
 
 @settings(max_examples=60, deadline=None)
-@given(spaces(), st.integers(0, 99), st.sampled_from(MODES), st.sampled_from(['temperature', 'platt']))
+@given(spaces(), st.integers(0, 99), st.sampled_from([*MODES]), st.sampled_from(['temperature', 'platt']))
 def test_answers_are_consistent_whatever_the_scores_are(space, seed, mode, method):
     r = np.random.default_rng(seed); scores = r.random((12, len(space.vocab)))**3
     decision = fit_decision(scores, random_truth(space, 12, seed), space, method=method)
@@ -256,6 +257,8 @@ def test_arrays_that_do_not_fit(change):
 
 # Saved, loaded, hostile
 
+def decision_from_dict(d, space): return Decision.from_dict(d).check_space(space)
+
 @pytest.fixture(scope='module')
 def decision(): return fit_decision(*draw_shop(300, 0), space)
 
@@ -297,6 +300,23 @@ def test_a_decision_for_other_labels_is_refused(decision):
                                   lambda p, t: coverage_curve(p, t, space, confidence=1), lambda p, t: decide(p, space, fit_decision(p, t, space), 'best'), lambda p, t: decide(p, space, fit_decision(p, t, space), k=0)])
 def test_bad_input_is_told(call):
     with pytest.raises(CatalogError): call(*draw_shop(60, 0))
+
+def test_a_new_mode_is_one_entry(decision, monkeypatch):
+    "Fitted, in the table, decided by; a decision fitted before it keeps its modes and says which they are."
+    (p, targs), before = draw_shop(300, 0), [*MODES]
+    monkeypatch.setitem(MODES, 'careful', Mode('one wrong in a hundred', all_tags(lambda s, t, **_: precision_cut(s, t, .99)), limit=lambda s, t, **_: .999))
+    new = fit_decision(p, targs, space)
+    assert new.modes == [*before, 'careful'] and new.table(space)['careful'].nunique() == 1 and set(new.limits['careful'].values()) == {.999}
+    assert UNSURE + 'articleType' in dict(decide(p[:1]*.9, space, new, 'careful')[0])
+    with pytest.raises(CatalogError, match="mode='careful', expected one of balanced, high_precision, .* top_k: this model was trained before that mode was added"): decide(p, space, decision, 'careful')
+    for m in before: assert decide(p, space, decision, m) == decide(p, space, new, m)
+
+def test_k_and_default_come_from_the_table(decision, monkeypatch):
+    p = draw_shop(20, 0)[0]
+    assert {len(o) for o in decide(p, space, decision, 'top_k')} == {3}
+    monkeypatch.setitem(MODES, 'top_k', Mode('more', all_tags(f1_cut), k=4))
+    assert {len(o) for o in decide(p, space, decision, 'top_k')} == {4} and {len(o) for o in decide(p, space, decision, 'top_k', k=2)} == {2}
+    assert decide(p, space, decision) == decide(p, space, decision, DEFAULT_MODE)
 
 def test_tags_that_nobody_has_or_everybody_has():
     p, targs = draw_shop(80, 0); targs[:, 8], targs[:, 9] = 0, 1

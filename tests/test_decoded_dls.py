@@ -16,7 +16,7 @@ from catalog_tagger.catalog.labels import apply_labels, fit_labels
 from catalog_tagger.catalog.split import split_catalog
 
 def catalog(root, **kw):
-    df, _ = split_catalog(read_catalog(root, **kw)[0])
+    df, _ = split_catalog(read_catalog(root, **kw).df)
     space = fit_labels(df)
     return apply_labels(df, space)[0], space
 

@@ -10,7 +10,8 @@ bad = dict(missing='missing', empty='empty file', truncated='truncated', html='n
 odd = [o for o in FAULTS if o not in bad]
 
 def read(root):
-    df, unread = read_catalog(root)
+    catalog = read_catalog(root)
+    df, unread = catalog.df, catalog.rejected
     good, unusable = audit_images(df)
     return good, pd.concat([unread, unusable], ignore_index=True)
 
@@ -36,10 +37,10 @@ def test_all_at_once(tmp_path):
 
 def test_nothing_usable(tmp_path):
     from catalog_tagger.core.config import RunConfig
-    from catalog_tagger.catalog.prepare import prepare
+    from catalog_tagger.catalog.prepare import prepare_catalog
     (tmp_path/'c'/'images').mkdir(parents=True)
     (tmp_path/'c'/'styles.csv').write_text('id,masterCategory,subCategory,articleType\n' + ''.join(f'{i},A,B,C\n' for i in range(9)))
-    with pytest.raises(CatalogError, match=r'no picture of the catalog can be used: missing: no such file \(9 times\)'): prepare(RunConfig(str(tmp_path/'c'), 'x'))
+    with pytest.raises(CatalogError, match=r'no picture of the catalog can be used: missing: no such file \(9 times\)'): prepare_catalog(RunConfig(str(tmp_path/'c'), 'x'))
 
 def test_a_stray_folder_beside_the_folds_is_told(tmp_path):
     "`train` and `validation` would be taken for classes."
@@ -50,7 +51,7 @@ def test_a_stray_folder_beside_the_folds_is_told(tmp_path):
 def test_a_linked_class_folder_is_told(tmp_path):
     root = demo_folders(tmp_path/'c', n=60, validation=0.)
     (tmp_path/'elsewhere').mkdir(); (root/'boots').symlink_to(tmp_path/'elsewhere')
-    _, rejected = read_catalog(root)
+    rejected = read_catalog(root).rejected
     assert rejected['reason'].tolist() == ['a link to a folder, which is not followed']
 
 def test_an_open_quote_swallows_no_rows(tmp_path):

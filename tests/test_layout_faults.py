@@ -117,13 +117,14 @@ def write(root, files, encoding=None):
 @pytest.mark.parametrize('name', read_right)
 def test_read_right(name, tmp_path):
     files, expected = read_right[name]
-    df, _ = read_catalog(write(tmp_path, files))
+    df = read_catalog(write(tmp_path, files)).df
     assert df['tags'].tolist() == expected
 
 @pytest.mark.parametrize('name', rejected_rows)
 def test_rejected_with_row_and_reason(name, tmp_path):
     files, expected = rejected_rows[name]
-    df, rejected = read_catalog(write(tmp_path, files))
+    catalog = read_catalog(write(tmp_path, files))
+    df, rejected = catalog.df, catalog.rejected
     assert rejected['row'].tolist() == list(expected) and list(rejected) == list(rejected_table())
     assert all(why in o for why, o in zip(expected.values(), rejected['reason'])), rejected['reason'].tolist()
     assert len(df) == 1, 'the good row stays'
@@ -137,7 +138,7 @@ def test_one_error(name, tmp_path):
 @pytest.mark.parametrize('id, file', [('00012', '00012.jpg'), ('12.jpg', '12.jpg'), ('12.PNG', '12.PNG'), (' 12 ', '12.jpg'), ('1e5', '1e5.jpg')])
 def test_ids_are_not_numbers(id, file, tmp_path):
     (tmp_path/'images').mkdir()
-    df, _ = read_catalog(write(tmp_path, tags(f'{id},red;big\n', 'id,tags\n')))
+    df = read_catalog(write(tmp_path, tags(f'{id},red;big\n', 'id,tags\n'))).df
     assert df['image'][0] == str(tmp_path.resolve()/'images'/file)
 
 @pytest.mark.parametrize('what', ['images', 'tags.csv'])
@@ -148,7 +149,7 @@ def test_links_out_of_the_root(what, tmp_path):
     write(root, tags('1,red;big\n', 'id,tags\n'))
     (root/'tags.csv').unlink() if what == 'tags.csv' else None
     (root/what).symlink_to(out/what)
-    if what == 'images': assert 'leads outside' in read_catalog(root)[1]['reason'][0]
+    if what == 'images': assert 'leads outside' in read_catalog(root).rejected['reason'][0]
     else:
         with pytest.raises(CatalogError, match='no layout known'): read_catalog(root)
         with pytest.raises(CatalogError, match='leads outside'): read_catalog(root, 'tags', table='tags.csv')

@@ -167,7 +167,7 @@ def test_to_scores_can_be_differentiated():
 @pytest.fixture(scope='module')
 def shop(tmp_path_factory):
     "A labelled catalog with a free tag beside its groups, and pictures without a label of the first group."
-    df, _ = read_catalog(demo_styles(tmp_path_factory.mktemp('losses')/'shop', n=48))
+    df = read_catalog(demo_styles(tmp_path_factory.mktemp('losses')/'shop', n=48)).df
     df['tags'] = [o[i % 4 == 0:] + ['new']*(i % 3 == 0) for i, o in enumerate(df['tags'])]
     df, _ = split_catalog(df)
     space = fit_labels(df); df, _ = apply_labels(df, space)

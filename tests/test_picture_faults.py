@@ -217,7 +217,8 @@ def test_nothing_outside_of_the_root_is_read(name, tmp_path, monkeypatch):
     rows = ''.join(f'{o},A,B,C\n' for o in [LEAVES[name](root, out), '9'])
     (root/'styles.csv').write_text('id,masterCategory,subCategory,articleType\n' + rows)
     opened.clear(); monkeypatch.setitem(globals(), 'watched', True)
-    df, unread = read_catalog(root)
+    catalog = read_catalog(root)
+    df, unread = catalog.df, catalog.rejected
     good, unusable = audit_images(df)
     assert unread['row'].tolist() == [0] and 'leads outside' in unread['reason'][0]
     assert good['row'].tolist() == [1] and len(unusable) == 0

@@ -32,9 +32,10 @@ def test_fashion(fashion, tmp_path):
     assert len(answer) == 3
 
 def test_whole_fashion_table_is_read(data_root):
-    df, rejected = read_catalog(data_root/'fashion-product-images')
+    catalog = read_catalog(data_root/'fashion-product-images')
+    df, rejected = catalog.df, catalog.rejected
     assert len(df) + len(rejected) == 4509 and df['productDisplayName'].notna().sum() >= 4507
-    some, _ = read_catalog(data_root/'fashion-product-images', where="masterCategory in ['Apparel', 'Footwear']", min_count=100)
+    some = read_catalog(data_root/'fashion-product-images', where="masterCategory in ['Apparel', 'Footwear']", min_count=100).df
     assert set(some['masterCategory']) == {'Apparel', 'Footwear'} and some['articleType'].value_counts().min() >= 100
 
 def test_clothing_folders(data_root, tmp_path):

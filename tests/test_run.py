@@ -11,14 +11,14 @@ from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import SPLITS, read_table
 from catalog_tagger.testing.demo import demo_folders, demo_styles
 from catalog_tagger.catalog.readers.styles import LABEL_COLUMNS
-from catalog_tagger.catalog.labels import load_labels
+from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.train.learner import catalog_learner
-from catalog_tagger.serve.predictor import Predictor
+from catalog_tagger.serve.tagger import Tagger
 from catalog_tagger.runs.evaluate import evaluate_run
 from catalog_tagger.runs.folder import load_run
 from catalog_tagger.runs.score import score_pictures
 from catalog_tagger.runs.train import build_learner, fit_learner, train_run
-from catalog_tagger.catalog.prepare import prepare
+from catalog_tagger.catalog.prepare import prepare_catalog
 
 columns = (*LABEL_COLUMNS, 'baseColour')
 
@@ -44,8 +44,8 @@ def test_beats_the_floors(run):
 def test_an_untrained_net_fails(run, shop):
     _, metrics, _ = run
     cfg = RunConfig(str(shop), 'unused', label_columns=columns, size=80, weights='none')
-    df, space = prepare(cfg)[:2]
-    table, _ = score_pictures(Predictor.from_learner(build_learner(cfg, df, space)), df[df['split'] == 'test'].reset_index(drop=True))
+    ready = prepare_catalog(cfg); df, space = ready.catalog.df, ready.space
+    table, _ = score_pictures(Tagger.from_learner(build_learner(cfg, df, space)), df[df['split'] == 'test'].reset_index(drop=True))
     assert table.score['accuracy/articleType'] < .3 < scores(metrics, 'accuracy/articleType')['score'] - .2
     assert table.score['recall@3'] < scores(metrics, 'recall@3')['score'] - .3
 
@@ -57,7 +57,7 @@ def test_rejected_are_told(run):
 
 def test_every_label_stands_in_every_fold(run):
     out, _, _ = run
-    df, space = read_table(out/'split.csv'), load_labels(out/'labels.json')
+    df, space = read_table(out/'split.csv'), LabelSpace.load(out/'labels.json')
     for fold in SPLITS: assert {l for o in df['labels'][df['split'] == fold] for l in o} == set(space.vocab)
     assert df.groupby('digest')['split'].nunique().max() == 1
     share = df['split'].value_counts(normalize=True)
@@ -68,7 +68,7 @@ def test_every_label_stands_in_every_fold(run):
     assert space.counts.tolist() == [sum(l in o for o in train) for l in space.vocab]
 
 def test_nesting_is_found(run):
-    space = load_labels(run[0]/'labels.json')
+    space = LabelSpace.load(run[0]/'labels.json')
     assert space.lineage('Tshirts') == ['Apparel', 'Topwear', 'Tshirts']
     assert {'subCategory=Watches', 'articleType=Watches'} <= set(space.vocab)
     assert not any(c in space.parents for c in space.exclusive['baseColour'])
@@ -143,7 +143,7 @@ def test_a_failed_run_leaves_the_old_one(run, monkeypatch):
 def test_same_seed_same_weights(tmp_path):
     cfg = RunConfig(str(demo_styles(tmp_path/'c', n=90)), str(tmp_path/'r'), size=32, bs=16, freeze_epochs=1, epochs=1)
     def weights(cfg):
-        df, space = prepare(cfg)[:2]; learn = build_learner(cfg, df, space); fit_learner(learn, cfg)   # writes no checkpoint
+        ready = prepare_catalog(cfg); learn = build_learner(cfg, ready.catalog.df, ready.space); fit_learner(learn, cfg)   # writes no checkpoint
         return np.concatenate([o.detach().numpy().ravel() for o in learn.model.parameters()])
     first = weights(cfg)
     assert np.array_equal(first, weights(cfg)) and not np.array_equal(first, weights(replace(cfg, seed=1)))

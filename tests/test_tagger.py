@@ -29,7 +29,9 @@ def noise(n, size=32): return list(np.random.default_rng(0).integers(0, 256, (n,
 
 class Anything:
     "What `save_bundle` asks of a learner."
-    def __init__(self, arch, model, size): self.arch, self.model, self.space, self.prep, self.loss_func = arch, model, SPACE, arch_prep(arch, size), types.SimpleNamespace(activation_name='sigmoid')
+    def __init__(self, arch, model, size):
+        self.model, self.facts = model, types.SimpleNamespace(arch=arch, tta=1)
+        self.dls, self.loss_func = types.SimpleNamespace(space=SPACE, prep=arch_prep(arch, size)), types.SimpleNamespace(activation_name='sigmoid')
 
 @pytest.mark.parametrize('arch, size, head', [('resnet18', 32, 'fastai'), ('resnet18', 32, 'stacked'), ('mobilenet_v2', 32, 'fastai'), ('mobilenet_v2', 32, 'stacked'), ('efficientnet_lite0', 32, 'fastai'),
     ('efficientnet_lite0', 32, 'linear'), (ARCH, 32, 'fastai'), ('inception_v3', 75, 'fastai'), ('inception_v3', 75, 'linear'), ('vit_tiny_patch16_224', 224, 'fastai'), ('swin_tiny_patch4_window7_224', 224, 'linear')])
@@ -60,7 +62,7 @@ def trained(tmp_path_factory):
     from catalog_tagger.train.learner import catalog_learner
     from catalog_tagger.catalog.split import split_catalog
     tmp = tmp_path_factory.mktemp('trained')
-    df, _ = split_catalog(read_catalog(demo_styles(tmp/'shop', n=70))[0])
+    df, _ = split_catalog(read_catalog(demo_styles(tmp/'shop', n=70)).df)
     space = fit_labels(df); df, _ = apply_labels(df, space)
     set_seed(0)
     learn = catalog_learner(catalog_dls(df, space, arch_prep(ARCH, 48), bs=16), ARCH, weights=None)
@@ -152,7 +154,7 @@ def test_what_cannot_be_saved_says_so_and_leaves_what_was_there(tmp_path):
     refused('answers otherwise than the one in memory', hooked)
     with pytest.raises(ValueError): save(make_tagger(), d, metrics={'a': dict(score=float('nan'))})
     assert {o.name: o.read_bytes() for o in d.iterdir()} == before
-    with pytest.raises(CatalogError, match='the backbone is not known'): save(Predictor(body(), SPACE, arch_prep(ARCH, 32)), tmp_path/'c')
+    with pytest.raises(CatalogError, match='the backbone is not known'): save(Tagger(body(), SPACE, arch_prep(ARCH, 32)), tmp_path/'c')
 
 def test_words_come_back(tmp_path):
     words = dict(lang='de', engine='hanta', k=3, phrases=[], names=dict(noun={}, adj={}), idf={'kleid': 1.}, nouns=['kleid'], adjs=[])
@@ -206,7 +208,7 @@ def test_the_table_of_tags(tmp_path):
 
 def test_without_onnx_the_way_to_it_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
-    with pytest.raises(CatalogError, match=r'onnxscript is not installed.*pip install "catalog_tagger\[onnx\]"'): export_onnx(make_tagger(), tmp_path/'t.onnx')
+    with pytest.raises(CatalogError, match=r'ONNX needs onnxscript: pip install "catalog_tagger\[onnx\]"'): export_onnx(make_tagger(), tmp_path/'t.onnx')
     assert not list(tmp_path.iterdir())
 
 def test_eight_bits_are_smaller_and_a_failure_leaves_what_was_there(trained, graph, ort):

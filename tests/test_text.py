@@ -8,7 +8,7 @@ from nltk.stem import PorterStemmer
 
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.process import rng
-from catalog_tagger.catalog.text import _NLTK, _TOKEN, find_words, fit_text_tags, join_phrases, load_text_tags, tag_texts
+from catalog_tagger.catalog.text import _NLTK, _TOKEN, TextTags, find_words, fit_text_tags, join_phrases, tag_texts
 
 SHOP = ['Navy Blue Skinny Jeans', 'Grey Jeans & White T-shirt', 'Women Black Sunglasses', 'Men Short Socks', 'Men Red Shorts',
         'Grey Trousers / Black Trousers', 'Navy Blue Flip Flops', 'Black Leggings', 'Women Red Flip Flops', 'White Tshirts', 'Red T-shirt',
@@ -83,7 +83,7 @@ def test_nothing_in_the_current_folder_is_unpickled(tmp_path, monkeypatch):
 @pytest.mark.parametrize('broken', ['{', '[]', '{"lang": "en"}'])
 def test_broken_files(tmp_path, broken):
     (tmp_path/'t.json').write_text(broken)
-    with pytest.raises(CatalogError, match='t.json'): load_text_tags(tmp_path/'t.json')
+    with pytest.raises(CatalogError, match='t.json'): TextTags.load(tmp_path/'t.json')
 
 @pytest.fixture
 def nltk_data():
@@ -98,7 +98,7 @@ def test_nltk(nltk_data, tmp_path):
     fitted = fit_text_tags(SHOP, engine='nltk')
     assert {'jeans', 'shorts', 'trousers', 'flip flops'} <= set(fitted.nouns) and 'jean' not in fitted.idf
     fitted.save(tmp_path/'t.json')
-    assert load_text_tags(tmp_path/'t.json').apply(SHOP) == fitted.apply(SHOP)
+    assert TextTags.load(tmp_path/'t.json').apply(SHOP) == fitted.apply(SHOP)
 
 _stem = PorterStemmer().stem
 def stems(text): return {_stem(o.lower().replace('-', '')) for o in _TOKEN.findall(text)}

@@ -38,7 +38,7 @@ def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for 
 
 @pytest.fixture(scope='module')
 def shop(tmp_path_factory):
-    df, _ = split_catalog(read_catalog(demo_styles(tmp_path_factory.mktemp('shop')/'catalog', n=90))[0])
+    df, _ = split_catalog(read_catalog(demo_styles(tmp_path_factory.mktemp('shop')/'catalog', n=90)).df)
     space = fit_labels(df)
     return apply_labels(df, space)[0], space
 
@@ -92,7 +92,7 @@ def test_an_error_in_a_fit_leaves_the_loss_function(tmp_path):
 @pytest.mark.parametrize('name', ['mixup', 'cutmix'])
 @pytest.mark.parametrize('columns', [None, ['masterCategory']])
 def test_mixed_pictures_on_a_catalog(tmp_path, name, columns):
-    df, _ = split_catalog(read_catalog(demo_styles(tmp_path/'shop', n=60), **({} if columns is None else dict(label_columns=columns)))[0])
+    df, _ = split_catalog(read_catalog(demo_styles(tmp_path/'shop', n=60), **({} if columns is None else dict(label_columns=columns))).df)
     space = fit_labels(df); shop = apply_labels(df, space)[0], space
     assert space.is_single == (columns is not None)
     learn = learner(shop, tmp_path, metrics=[RecallAtK(1)])
@@ -266,7 +266,7 @@ def test_an_averaged_learner_exports_one_set_of_weights(tmp_path):
 # ---- test-time views
 
 def test_two_views_are_the_mean_of_picture_and_mirror(shop, tmp_path):
-    learn = learner(shop, tmp_path); learn.n_tta = 2
+    learn = learner(shop, tmp_path); learn.facts.tta = 2
     predictor, items = Predictor.from_learner(learn), shop[0]['image'][:6].tolist()
     plain = Predictor.from_learner(learner(shop, tmp_path))
     plain.model = predictor.model

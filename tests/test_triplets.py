@@ -247,7 +247,7 @@ def test_sampling_faults():
 
 @pytest.fixture(scope='module')
 def shop(tmp_path_factory):
-    df, _ = split_catalog(read_catalog(demo_styles(tmp_path_factory.mktemp('triplets')/'shop', n=72), label_columns=['masterCategory', 'subCategory', 'articleType', 'gender', 'baseColour'])[0])
+    df, _ = split_catalog(read_catalog(demo_styles(tmp_path_factory.mktemp('triplets')/'shop', n=72), label_columns=['masterCategory', 'subCategory', 'articleType', 'gender', 'baseColour']).df)
     space = fit_labels(df)
     return apply_labels(df, space)[0], space
 
@@ -269,8 +269,8 @@ def test_learner(shop, name, projection):
 def test_learner_from_a_run(shop, tmp_path):
     "No weights are fetched: the body is that of the run; frozen, its every number stays."
     df, space = shop; first = learner(shop); first.fit(1, 1e-3)
-    start = Tagger(first.model, space, first.prep, arch=ARCH)
-    learn = embedding_learner(catalog_dls(df, space, first.prep, bs=12), MultiLabelSupCon(), start=start, dim=8, m=1)
+    start = Tagger(first.model, space, first.dls.prep, arch=ARCH)
+    learn = embedding_learner(catalog_dls(df, space, first.dls.prep, bs=12), MultiLabelSupCon(), start=start, dim=8, m=1)
     assert not hasattr(learn.dls.train, 'alike') and learn.opt.frozen_idx == 1
     head = cached_learner(learn, cbs=CollapseGuard(), folder=tmp_path); overlap_sampling(head.dls.train, head.dls.train_ds.targs, m=2)
     head.fit(1, 1e-3); learn.fit(1, 1e-3)
@@ -278,7 +278,7 @@ def test_learner_from_a_run(shop, tmp_path):
     with pytest.raises(CatalogError, match='build the data with start.prep'): embedding_learner(catalog_dls(df, space, arch_prep(ARCH, 48)), TripletLoss(), start=start)
 
 def test_same_seed_same_embeddings(shop):
-    def trained(): learn = learner(shop); set_seed(1, reproducible=True); learn.fit(1, 1e-3); return Embedder(learn.model, learn.prep, learn.arch)(shop[0]['image'][:4])
+    def trained(): learn = learner(shop); set_seed(1, reproducible=True); learn.fit(1, 1e-3); return Embedder(learn.model, learn.dls.prep, learn.facts.arch)(shop[0]['image'][:4])
     np.testing.assert_array_equal(trained(), trained())
 
 def test_export(shop, tmp_path):
@@ -290,8 +290,8 @@ def test_export(shop, tmp_path):
 def test_embedder(shop, tmp_path, projection):
     "What was learned is a model that can be told, sealed and loaded without fastai."
     learn = learner(shop, projection=projection); images = shop[0]['image'][:5].tolist()
-    embedder = Embedder(learn.model, learn.prep, learn.arch); e = embed_catalog(embedder, images, tmp_path/'e')
-    with torch.no_grad(): want = learn.model.eval()(torch.from_numpy(np.stack([learn.prep(o) for o in images]))).numpy()
+    embedder = Embedder(learn.model, learn.dls.prep, learn.facts.arch); e = embed_catalog(embedder, images, tmp_path/'e')
+    with torch.no_grad(): want = learn.model.eval()(torch.from_numpy(np.stack([learn.dls.prep(o) for o in images]))).numpy()
     np.testing.assert_allclose(np.linalg.norm(want, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(e.vectors, want, atol=1e-5)
     code = f'import sys; from catalog_tagger.search.embed import load_embeddings; e = load_embeddings({str(tmp_path/"e")!r}); assert abs(e.embedder({images!r}) - e.vectors).max() < 1e-4 and "fastai" not in sys.modules'

@@ -11,11 +11,10 @@ import matplotlib.pyplot as plt, pandas as pd
 from ..core.files import atomic_files, clear_for, write_json
 from ..core.table import write_table
 from ..core.config import RunConfig
-from ..catalog.read import find_layout
 from ..catalog.split import near_duplicates, split_summary
-from ..catalog.recipe import balance, provenance_table
+from ..catalog.recipe import evenness, provenance_table
 from ..catalog.suggest import suggest_groups
-from ..catalog.prepare import Prepared, prepare
+from ..catalog.prepare import Prepared, prepare_catalog
 from ..runs.train import frozen_features
 from ..report.plots import picture_grid, save_figure
 from ..report.data_plots import label_bars
@@ -28,18 +27,19 @@ def _rows(df:pd.DataFrame)->list[dict]: return df.to_dict('records')
 
 def _spread(ready:Prepared)->dict[str, dict]:
     "How even raw tags and labels are in train."
-    return dict(raw=balance(o['count'] for o in ready.space.provenance.values()), labels=balance(ready.space.counts.tolist()))
+    return dict(raw=evenness(o['count'] for o in ready.space.provenance.values()), labels=evenness(ready.space.counts.tolist()))
 
 def catalog_facts(
     cfg:RunConfig,
-    ready:Prepared=None,  # From `prepare`, where it is at hand
+    ready:Prepared=None,  # From `prepare_catalog`, where it is at hand
 )->dict:  # `layout`, `pictures`, `rejected` by reason, `split`, `labels` with counts, groups, parents, `merged`, `dropped`, `suspicious`, `balance`; all JSON
     "What a catalog holds and what would become of it, without training."
-    ready = ready or prepare(cfg); df, space = ready.df, ready.space
+    ready = ready or prepare_catalog(cfg)
+    catalog, space = ready.catalog, ready.space
     table = provenance_table(space.provenance)
-    merged = table[(table['label'] != '') & table['rule'].str.contains('normalised|aliased|lemmatised|grouped')]
-    return dict(layout=cfg.layout or find_layout(cfg.source), pictures=len(df), rejected=ready.rejected['reason'].value_counts().to_dict(),
-                split=split_summary(df, ready.audit), labels=dict(zip(space.vocab, space.counts.tolist())), exclusive=space.exclusive, parents=space.parents,
+    merged = table[(table['label'] != '') & (table['rule'] != 'kept')]
+    return dict(layout=catalog.layout, pictures=len(catalog.df), rejected=catalog.rejected['reason'].value_counts().to_dict(),
+                split=split_summary(catalog.df, ready.audit), labels=dict(zip(space.vocab, space.counts.tolist())), exclusive=space.exclusive, parents=space.parents,
                 raw_tags=int((table['count'] > 0).sum()), merged=_rows(merged[['raw', 'label', 'count', 'rule']]),
                 dropped={t: o['rule'] for t, o in space.provenance.items() if o['label'] is None},
                 suspicious=_rows(ready.recipe.suspicious().drop(columns='column')), balance=_spread(ready))
@@ -88,7 +88,8 @@ def tell_facts(
 # %% ../../nbs/apps/00_check.ipynb #94a13280
 def find_groups(cfg:RunConfig, ready:Prepared)->pd.DataFrame:  # As of `suggest_groups`
     "Labels that may belong together, pictures of a frozen backbone among the sources; of two label columns none belong together."
-    return suggest_groups(ready.df.assign(tags=ready.df['labels']), frozen_features(cfg, ready.df, ready.space), apart=ready.space.exclusive)
+    df = ready.catalog.df
+    return suggest_groups(df.assign(tags=df['labels']), frozen_features(cfg, df, ready.space), apart=ready.space.exclusive)
 
 # %% ../../nbs/apps/00_check.ipynb #64a031df
 def _near_grid(near:pd.DataFrame)->plt.Figure:
@@ -104,11 +105,13 @@ def save_check(
     facts:dict,           # From `catalog_facts`
 )->Path:
     "Write `facts.json`, tables of labels, split, rejected and near copies, and plots of them."
-    out, near = clear_for(out, 'facts.json', source=cfg.source), near_duplicates(ready.df, 4 if cfg.near is None else cfg.near)
-    with atomic_files(out) as d:
+    out, df = clear_for(out, 'facts.json', source=cfg.source), ready.catalog.df
+    near = near_duplicates(df, 4 if cfg.near is None else cfg.near)
+    tables = dict(labels=provenance_table(ready.space.provenance), audit=ready.audit, rejected=ready.catalog.rejected, near=near)
+    with atomic_files(out, ('near.png',)) as d:
         write_json(d/'facts.json', facts)
-        for name, table in dict(labels=provenance_table(ready.space.provenance), audit=ready.audit, rejected=ready.rejected, near=near).items(): write_table(d/f'{name}.csv', table)
+        for name, table in tables.items(): write_table(d/f'{name}.csv', table)
         save_figure(label_bars(ready.space.provenance, dict(zip(ready.space.vocab, ready.space.counts.tolist()))), d/'labels.png')
-        save_figure(picture_grid(ready.df['image'][:18], truth=ready.df['labels'][:18].tolist()), d/'pictures.png')
+        save_figure(picture_grid(df['image'][:18], truth=df['labels'][:18].tolist()), d/'pictures.png')
         if len(near): save_figure(_near_grid(near), d/'near.png')
     return out

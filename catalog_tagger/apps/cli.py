@@ -7,13 +7,15 @@ from __future__ import annotations
 import argparse, json, sys, warnings
 from dataclasses import fields, MISSING
 from pathlib import Path
-from typing import get_args, get_type_hints
+from types import UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastcore.docments import docments
 
 from ..core.files import CatalogError, clear_for, write_json
 from ..core.table import read_table, write_table
-from ..core.config import RunConfig
+from ..core.config import GROUPS, RunConfig
+from ..serve.modes import DEFAULT_MODE, MODES
 
 # %% auto #0
 __all__ = ['make_parser', 'main']
@@ -23,18 +25,26 @@ class _Parser(argparse.ArgumentParser):
     "Tells a wrong call in one line."
     def error(self, message): raise CatalogError(f'{message}; see {self.prog} --help')
 
+def _kind(t)->tuple[type, tuple]:
+    "The plain type of an annotation, and the names that it is limited to."
+    kind, args = get_origin(t), get_args(t)
+    if kind in (Union, UnionType): return _kind(args[0])
+    if kind is Literal: return type(args[0]), args
+    return (args[0] if kind is Annotated else kind or t), ()
+
 def _add_field(parser:argparse.ArgumentParser, name:str, kind, default, text:str):
     "The option `--name` for a field of `RunConfig`."
-    kind = (get_args(kind) or (kind,))[0]
-    kw = dict(action=argparse.BooleanOptionalAction) if kind is bool else dict(type=kind)
+    kind, names = _kind(kind)
+    kw = dict(action=argparse.BooleanOptionalAction) if kind is bool else dict(type=str if kind is tuple else kind)
     if isinstance(default, tuple): kw |= dict(nargs='+', metavar='NAME')
+    elif names: kw |= dict(choices=names)
     elif kind is not bool: kw |= dict(metavar=kind.__name__.upper())
     shown = ' '.join(default) if isinstance(default, tuple) else default
     parser.add_argument(f'--{name.replace("_", "-")}', default=default, help=(text if default in (None, ()) else f'{text} (default: {shown})').replace('%', '%%'), **kw)
 
 def _add_config(parser:argparse.ArgumentParser, *leave:str):
     "All fields of `RunConfig` with a default as options, but for those to `leave`; help and defaults are the config's own."
-    kinds, texts = get_type_hints(RunConfig), docments(RunConfig)
+    kinds, texts = get_type_hints(RunConfig, include_extras=True), {k: v for c in GROUPS for k, v in docments(c).items()}
     for f in fields(RunConfig):
         if f.default is not MISSING and f.name not in leave: _add_field(parser, f.name, kinds[f.name], f.default, texts[f.name])
 
@@ -52,10 +62,10 @@ def _config(a)->RunConfig:
 def _check(a):
     "tell what a catalog holds and what would become of it, without training"
     from catalog_tagger.apps.check import catalog_facts, find_groups, save_check, tell_facts
-    from catalog_tagger.catalog.prepare import prepare
+    from catalog_tagger.catalog.prepare import prepare_catalog
     cfg = _config(a)
     if a.out is not None: clear_for(a.out, 'facts.json', source=a.source)
-    facts = catalog_facts(cfg, ready := prepare(cfg))
+    facts = catalog_facts(cfg, ready := prepare_catalog(cfg))
     if a.suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
     print(json.dumps(facts, indent=1, ensure_ascii=False)) if a.json else tell_facts(facts)
     if a.out is not None: print(f'plots and tables: {save_check(a.out, cfg, ready, facts)}', file=sys.stderr)
@@ -109,7 +119,7 @@ def _tag(a):
     from catalog_tagger.serve.many import tag_many, tag_many_ray
     from catalog_tagger.runs.folder import load_run
     tagger = load_run(a.run, trust=a.trust)
-    how = dict(k=3 if a.k is None and not getattr(tagger, 'decision', None) else a.k, min_score=a.min_score, resume=a.resume, review=review) | (dict(mode=a.mode) if a.mode else {})
+    how = dict(k=a.k, min_score=a.min_score, resume=a.resume, review=review) | (dict(mode=a.mode) if a.mode else {})
     n, rejected = tag_many(tagger, a.paths, out, **how) if a.engine == 'local' else tag_many_ray(_bundle(a.run), a.paths, out, **how)
     if not n: raise CatalogError(f'none of {len(rejected)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
     print(f'{n} pictures tagged in {out}; {len(rejected)} could not be used{":" if len(rejected) else ""}')
@@ -140,8 +150,9 @@ def _export(a):
 
 def _app(a):
     "serve a page on which pictures are dropped, tagged, corrected and taken away as CSV"
-    try: from catalog_tagger.apps.web import serve_app
-    except ModuleNotFoundError as e: raise CatalogError(f'the web page needs {e.name}: pip install "catalog_tagger[app]"') from None
+    from catalog_tagger.core.extras import need
+    for o in ('fasthtml', 'uvicorn'): need(o, 'the web page')
+    from catalog_tagger.apps.web import serve_app
     serve_app(a.run, index=a.index, host=a.host, port=a.port)
 
 def _report(a):
@@ -240,8 +251,8 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--points', action='store_true', help='list the split points of one backbone, for --unfreeze')
     p = _sub(subs, _evaluate, 'evaluate', run, source, trust, ('--where', 'choose rows by a condition on the columns', {}), ('--out', 'JSON file for the scores', {}))
     p = _sub(subs, _tag, 'tag', run, ('paths', 'pictures, and folders of pictures', dict(nargs='+', metavar='PATH')), trust)
-    p.add_argument('--k', type=int, help='most tags of a picture, parents included (default: as many as the mode gives; 3 for top_k and without thresholds)')
-    p.add_argument('--mode', help='how to decide: balanced (default), high_precision, high_recall, micro_f1, macro_f1 or top_k')
+    p.add_argument('--k', type=int, help='most tags of a picture, parents included (default: as many as the mode gives; 3 without thresholds)')
+    p.add_argument('--mode', help=f'how to decide (default: {DEFAULT_MODE}): ' + '; '.join(f'{m}, {o.text}' for m, o in MODES.items()))
     p.add_argument('--engine', choices=('local', 'ray'), default='local', help='where to work: this process, or a Ray cluster (default: local)')
     p.add_argument('--resume', action=argparse.BooleanOptionalAction, default=True, help='go on with a file that was begun (default: --resume)')
     p.add_argument('--review', help='CSV file for the pictures that a person should look at, what pays most first')

@@ -37,7 +37,7 @@ def demo_run(
     say(f'drawing {n} products …')
     shop, new = demo_styles(out/'catalog', n=n, seed=seed, faults=('empty', 'truncated', 'html', 'rgba', 'exif6')), demo_styles(out/'new', n=24, seed=seed + 1, noise=0.)
     metrics = train_run(RunConfig(str(shop), str(out/'run'), label_columns=(*LABEL_COLUMNS, 'baseColour'), size=size, epochs=epochs, seed=seed), say)
-    df, _ = read_catalog(new, label_columns=(*LABEL_COLUMNS, 'baseColour'))
+    df = read_catalog(new, label_columns=(*LABEL_COLUMNS, 'baseColour')).df
     predictor = load_run(out/'run')
     answers = predictor.predict(df['image'], k=4)
     write_table(out/'tags.csv', tag_table(df['image'].map(lambda o: os.path.relpath(o, out)), answers))

@@ -31,7 +31,7 @@ from ..core.files import CatalogError
 from ..catalog.images import open_image
 from ..catalog.labels import LabelSpace
 from ..serve.answers import UNSURE, decode
-from ..serve.thresholds import MODES
+from ..serve.modes import DEFAULT_MODE, MODES
 from ..serve.decide import decide
 from ..serve.review import review_queue
 from ..serve.tagger import Tagger, find_bundle
@@ -56,7 +56,7 @@ def answer_picture(
     scores, features = tagger.scores_and_features([picture]); space, decision = tagger.space, tagger.decision
     if decision is None: return Answer(decode(scores, space, k=3 if k is None else k)[0], None)
     queue = review_queue(pd.DataFrame({'image': ['']}), scores, space, decision, features=features)
-    return Answer(decide(scores, space, decision, mode or MODES[0], k=k)[0], next(iter(queue.to_dict('records')), None))
+    return Answer(decide(scores, space, decision, mode or DEFAULT_MODE, k=k)[0], next(iter(queue.to_dict('records')), None))
 
 # %% ../../nbs/apps/01_web.ipynb #534add19
 def _by_group(tags:list[tuple[str, float]], space:LabelSpace)->dict[str, list[tuple[str, float]]]:
@@ -368,12 +368,10 @@ li { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere } li img { wid
 '''
 
 # %% ../../nbs/apps/01_web.ipynb #66aee798
-_MODE_TEXTS = dict(balanced='balanced', high_precision='high precision: rather unsure than wrong', high_recall='high recall: rather a tag too many',
-                   micro_f1='micro F1: one threshold for all tags', macro_f1='macro F1: one threshold, rare tags weigh alike', top_k='top k: the best tags, whatever their score')
-
 def _settings(tagger:Tagger):
     "How pictures are tagged."
-    modes = [Label('Mode', Select(*(Option(_MODE_TEXTS[m], value=m) for m in MODES), name='mode'))] if tagger.decision else []
+    options = [Option(f'{m.replace("_", " ")}: {MODES[m].text}', value=m) for m in tagger.decision.modes] if tagger.decision else []
+    modes = [Label('Mode', Select(*options, name='mode'))] if options else []
     return Form(*modes, Label('Most tags', Input(type='number', name='k', min=1, max=len(tagger.space.vocab), placeholder='all' if tagger.decision else '3')), id='how')
 
 def _drop_zone():

@@ -5,30 +5,66 @@
 # %% ../../nbs/catalog/11_labels.ipynb #3e2ea130
 from __future__ import annotations
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable, KeysView
+from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, read_json, write_json
-from ..core.table import SPLITS, check_table, rejected_table
-from .steps import spell
+from ..core.files import CatalogError
+from ..core.table import SPLITS, check_columns, rejected_table
+from ..core.records import Count, Record, Texts
+from .steps import check_steps, spell
 
 # %% auto #0
-__all__ = ['NESTED', 'LabelSpace', 'column_of', 'find_origin', 'space_from', 'load_labels', 'fit_labels', 'apply_labels']
+__all__ = ['NESTED', 'Fate', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels']
+
+# %% ../../nbs/catalog/11_labels.ipynb #bc5831ce
+class Fate(TypedDict):
+    "What became of a raw tag."
+    label:str|None   # None: dropped
+    count:Count      # Pictures of train that have it
+    rule:str         # By which it became that
+
+class Origin(Fate, total=False):
+    "And what there is to say of some."
+    via:list[str]                   # Names in between
+    parents_seen:dict[str, Count]   # How often each parent was seen, where the data gives several
+    parent:str                      # Why a parent that was given is left out
+
+# %% ../../nbs/catalog/11_labels.ipynb #c2a29d52
+def _twice(labels:Iterable[str])->str|None:
+    "A label that `labels` hold more than once."
+    return next((l for l, n in Counter(labels).items() if n > 1), None)
+
+def _runs_in_circle(label:str, parents:dict)->bool:
+    seen = set()
+    while label in parents and label not in seen: seen.add(label); label = parents[label]
+    return label in seen
 
 # %% ../../nbs/catalog/11_labels.ipynb #53ad2010
 @dataclass(frozen=True)
-class LabelSpace:
+class LabelSpace(Record):
     "The labels of a model and what is known about them."
-    vocab:list[str]                 # Labels, in the order of the model's outputs
-    exclusive:dict[str, list[str]]  # Name of a group → its labels, of which a picture has exactly one
+    vocab:Texts                     # Labels, in the order of the model's outputs
+    exclusive:dict[str, Texts]      # Name of a group → its labels, of which a picture has exactly one
     parents:dict[str, str]          # Child → parent
-    provenance:dict[str, dict]      # Raw tag → the `label` it became (None: dropped), its `count` in train, the `rule`
+    provenance:dict[str, Origin]    # Raw tag → the `label` it became (None: dropped), its `count` in train, the `rule`
     recipe:dict[str, list[dict]] = field(default_factory=dict)  # Column, or '' for free tags → steps that its raw tags went through
-    pictures:dict[str, int] = field(default_factory=dict)       # Label → train pictures, where a recipe made one label of several raw tags
+    pictures:dict[str, Count] = field(default_factory=dict)     # Label → train pictures, where a recipe made one label of several raw tags
+
+    def __post_init__(self):
+        grouped, known = [l for o in self.exclusive.values() for l in o], {*self.vocab, None}
+        if l := _twice(self.vocab): raise CatalogError(f'{l!r} is in vocab twice')
+        if l := _twice(grouped): raise CatalogError(f'{l!r} is in two exclusive groups, or twice in one')
+        named = dict(exclusive=grouped, parents=[*self.parents, *self.parents.values()], provenance=[o['label'] for o in self.provenance.values()])
+        for name, labels in named.items():
+            if odd := set(labels) - known: raise CatalogError(f'{name} names {min(odd)!r}, which is no label of vocab')
+        for l in self.parents:
+            if _runs_in_circle(l, self.parents): raise CatalogError(f'parents run in a circle: {l!r} is its own ancestor')
+        for o in self.recipe.values(): check_steps(o)
+        object.__setattr__(self, '_group', {l: g for g, o in self.exclusive.items() for l in o})
 
 # %% ../../nbs/catalog/11_labels.ipynb #64b9c35d
 def column_of(tag:str, columns:Iterable)->str|None:
@@ -76,6 +112,22 @@ def counts(self:LabelSpace)->np.ndarray:
     for o in self.provenance.values(): total[o['label']] += o['count']
     return np.array([self.pictures.get(l, total[l]) for l in self.vocab])
 
+# %% ../../nbs/catalog/11_labels.ipynb #c7ee2314
+@patch
+def group_of(self:LabelSpace, label:str)->str|None:
+    "The exclusive group of `label`, None for a free tag."
+    return self._group.get(label)
+
+@patch(as_prop=True)
+def grouped(self:LabelSpace)->KeysView[str]:
+    "The labels of all exclusive groups, group after group."
+    return self._group.keys()
+
+@patch(as_prop=True)
+def free(self:LabelSpace)->list[str]:
+    "The labels in no group, in the order of `vocab`."
+    return [l for l in self.vocab if l not in self._group]
+
 # %% ../../nbs/catalog/11_labels.ipynb #6f431ebe
 @patch(as_prop=True)
 def group_columns(self:LabelSpace)->dict[str, list[int]]:
@@ -98,51 +150,6 @@ def lineage(self:LabelSpace, label:str)->list[str]:
 def is_single(self:LabelSpace)->bool:
     "Does a picture have exactly one label? Then there is one exclusive group and nothing else."
     return len(self.exclusive) == 1 and len(self.vocab) == len(next(iter(self.exclusive.values())))
-
-# %% ../../nbs/catalog/11_labels.ipynb #f851624e
-@patch
-def save(self:LabelSpace, path:str|Path)->None:
-    "Write the space as JSON."
-    write_json(path, asdict(self))
-
-def _strings(o)->bool: return isinstance(o, list) and all(isinstance(t, str) for t in o)
-
-def _fault(d)->str|None:
-    "What is wrong with the JSON of a `LabelSpace`, or None."
-    must = {'vocab', 'exclusive', 'parents', 'provenance'}
-    if not isinstance(d, dict) or not must <= set(d) <= {*must, 'recipe', 'pictures'}: return 'it must have vocab, exclusive, parents and provenance'
-    if not _strings(d['vocab']) or not d['vocab'] or len(set(d['vocab'])) < len(d['vocab']): return 'vocab must be a list of different labels'
-    known, groups, parents = set(d['vocab']), d['exclusive'], d['parents']
-    if not isinstance(groups, dict) or not all(_strings(o) and o and known.issuperset(o) for o in groups.values()): return 'exclusive must be groups of labels of vocab'
-    if len(grouped := [l for o in groups.values() for l in o]) != len(set(grouped)): return 'a label stands in two exclusive groups'
-    if not isinstance(parents, dict) or not all(c in known and isinstance(p, str) and p in known for c, p in parents.items()): return 'parents must be labels of vocab'
-    if any(_runs_in_circle(c, parents) for c in parents): return 'a label is its own ancestor'
-    if not isinstance(d['provenance'], dict) or not all(_is_origin(o, known) for o in d['provenance'].values()): return 'provenance must give label, count and rule'
-    n = d.get('pictures', {})
-    if not isinstance(n, dict) or not all(isinstance(o, int) for o in n.values()): return 'pictures must be a number for each label'
-    if not _can_spell(d.get('recipe', {})): return 'recipe has a step that cannot be taken'
-
-def _can_spell(recipe)->bool:
-    try: return all(isinstance(spell('a', o), str) for o in recipe.values())
-    except (TypeError, ValueError, KeyError, AttributeError): return False
-
-def _runs_in_circle(label:str, parents:dict)->bool:
-    seen = set()
-    while label in parents and label not in seen: seen.add(label); label = parents[label]
-    return label in seen
-
-def _is_origin(o, known:set)->bool:
-    return isinstance(o, dict) and {'label', 'count', 'rule'} <= set(o) and (o['label'] is None or isinstance(o['label'], str) and o['label'] in known) and isinstance(o['count'], int)
-
-# %% ../../nbs/catalog/11_labels.ipynb #b4580ab4
-def space_from(d:dict, where:str|Path)->LabelSpace:
-    "The label space that the JSON `d` tells, which was found in `where`; raise `CatalogError` if it contradicts itself."
-    if why := _fault(d): raise CatalogError(f'{where} holds no label space: {why}')
-    return LabelSpace(**d)
-
-def load_labels(path:str|Path)->LabelSpace:
-    "Read what `LabelSpace.save` wrote; raise `CatalogError` if it contradicts itself."
-    return space_from(read_json(path), path)
 
 # %% ../../nbs/catalog/11_labels.ipynb #2e58aea5
 def _rule(tag:str, folds:Counter, n_groups:int, min_count:int)->str:
@@ -241,7 +248,7 @@ def fit_labels(
     parents:dict[str, str]=None,  # Child → parent of free tags, as labels or raw tags
 )->LabelSpace:
     "Learn the label space of a split catalog, its counts and parents on train alone."
-    check_table(df, 'tags', 'split')
+    check_columns(df, 'tags', 'split')
     if recipe is not None: return _fit_after(df, recipe, min_count, parents)
     fates = _fates(df, min_count)
     kept = [t for t, o in fates.items() if o['rule'] == 'kept']

@@ -5,12 +5,11 @@
 # %% ../../nbs/catalog/03_masks.ipynb #5cf4caf3
 from __future__ import annotations
 import numpy as np
-from PIL.Image import Image
 
 from ..core.files import CatalogError
 
 # %% auto #0
-__all__ = ['rle_to_mask', 'mask_to_rle', 'rle_share', 'crop_garment']
+__all__ = ['rle_to_mask', 'mask_to_rle', 'rle_share']
 
 # %% ../../nbs/catalog/03_masks.ipynb #b8a7bf5d
 _MAX_MASK = 500_000_000  # Most pixels of a mask
@@ -50,16 +49,3 @@ def rle_share(rle:str, height:int, width:int)->float:
     "The share of the picture, 0 to 1, that a mask covers; it is not drawn for that."
     start, end = _runs(rle, height, width)
     return float((end - start).sum()/(height*width))
-
-# %% ../../nbs/catalog/03_masks.ipynb #73cbeaaf
-def crop_garment(
-    im:Image,           # The whole picture
-    mask:np.ndarray,    # bool, shape (height, width): where the garment is
-    margin:float=.05,   # Space around it, as a share of its longer side
-)->Image:
-    "The part of `im` that holds one garment."
-    if mask.shape != (im.height, im.width): raise CatalogError(f'the mask has shape {mask.shape}, the picture {(im.height, im.width)}')
-    if not mask.any(): raise CatalogError('the mask is empty: there is no garment to crop to')
-    y, x = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    m = round(margin*max(np.ptp(x), np.ptp(y)))
-    return im.crop((max(x[0] - m, 0), max(y[0] - m, 0), min(x[-1] + 1 + m, im.width), min(y[-1] + 1 + m, im.height)))

@@ -4,16 +4,15 @@
 
 # %% ../../nbs/catalog/07_picture_cache.ipynb #eb468274
 from __future__ import annotations
-import errno, hashlib, json, math, os, shutil, time, warnings
+import errno, hashlib, json, math, os, shutil, warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import PIL, numpy as np
 from fastcore.xdg import xdg_cache_home
 
-from ..core.files import CatalogError, atomic_path, file_stamp
+from ..core.files import CatalogError, atomic_path, file_stamp, sweep
 from ..core.process import progress
 from .images import ImageError, OPENING_VERSION, Prep
 
@@ -64,17 +63,11 @@ def _no_room(folder:Path, need:int)->CatalogError:
     free, old = shutil.disk_usage(folder).free, sum(o.stat().st_size for o in folder.glob('*decoded-*'))
     return CatalogError(f'decoded pictures need {need:,} bytes, {folder} has {free:,} free and holds {old:,} of decoded pictures: delete those, name another folder by CATALOG_TAGGER_CACHE, or train without the cache')
 
-def _sweep(folder:Path, hours:int=24):
-    "Remove what builds that were killed left behind."
-    for o in folder.glob('.decoded-*.tmp'):
-        with suppress(FileNotFoundError):    # its build may end meanwhile
-            if time.time() - o.stat().st_mtime > 3600*hours: o.unlink()
-
 def _build(path:Path, shape:tuple, rows:Iterator[np.ndarray]):
     "`_write` with a word on what an owner can do when the disk refuses."
     folder, need = path.parent, math.prod(shape)
     try:
-        folder.mkdir(parents=True, exist_ok=True); _sweep(folder)
+        folder.mkdir(parents=True, exist_ok=True); sweep(folder, 'decoded-', hours=24)
         if shutil.disk_usage(folder).free < need: raise OSError(errno.ENOSPC, 'the disk is full')
         _write(path, shape, rows)
     except OSError as e:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError, located
-from ..core.table import check_table
+from ..core.table import check_columns
 from .readers.base import SUFFIXES
 from .images import ImageError, Prep
 
@@ -41,7 +41,7 @@ def find_pictures(
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # Pictures, folders of pictures, or a table whose column `image` holds resolved paths
 )->dict[str, str|None]:                               # Absolute paths in their order, each once; with the reason against one that must not be opened
     "The pictures that `source` names."
-    if isinstance(source, pd.DataFrame): found = {str(o).encode('utf-8', 'backslashreplace').decode(): None for o in check_table(source)['image']}
+    if isinstance(source, pd.DataFrame): found = {str(o).encode('utf-8', 'backslashreplace').decode(): None for o in check_columns(source)['image']}
     else:
         source = [source] if isinstance(source, (str, Path)) else list(source)
         found = {name: why for o in source for name, why in _named(Path(o))}

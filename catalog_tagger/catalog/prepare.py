@@ -4,23 +4,23 @@
 
 # %% ../../nbs/catalog/14_prepare.ipynb #ba692f06
 from __future__ import annotations
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
 from ..core.files import CatalogError, read_json
+from ..core.table import Catalog
 from ..core.config import RunConfig
-from .read import catalog_parents, find_layout, read_catalog
+from .read import find_layout, read_catalog
 from .images import audit_images
 from .split import group_duplicates, near_duplicates, split_audit, split_by, split_catalog
 from .text import TextTags, tag_texts
-from .steps import check_steps, spell
+from .steps import check_steps, spell, spelling_first
 from .labels import LabelSpace, apply_labels, column_of, fit_labels
 from .recipe import Recipe, fit_recipe
 
 # %% auto #0
-__all__ = ['read_audited', 'recipe_steps', 'split_spelt', 'Prepared', 'prepare']
+__all__ = ['read_audited', 'recipe_steps', 'split_spelt', 'Prepared', 'prepare_catalog']
 
 # %% ../../nbs/catalog/14_prepare.ipynb #af576d76
 _READER = dict(delim=('tags', 'delim'), garments=('imaterialist', 'labels'))  # Option of the config → the layout that takes it, under which name
@@ -32,21 +32,22 @@ def _reader_options(cfg:RunConfig, layout:str)->dict:
         if _READER[o][0] != layout: raise CatalogError(f'{o} is an option of the layout {_READER[o][0]}, but {cfg.source} has the layout {layout}')
     return {_READER[o][1]: v for o, v in given.items()}
 
-def _usable(df:pd.DataFrame, why:Sequence[pd.DataFrame])->pd.DataFrame:
-    if len(df): return df
-    reasons = pd.concat(why)['reason'].value_counts()
-    raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times)' if len(reasons) else 'the catalog is empty')
+def _usable(catalog:Catalog)->Catalog:
+    "`catalog`, which has a picture left; raise `CatalogError` if not."
+    if len(catalog.df): return catalog
+    reasons = catalog.rejected['reason'].value_counts()
+    if reasons.empty: raise CatalogError('the catalog is empty')
+    raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times)')
 
 # %% ../../nbs/catalog/14_prepare.ipynb #6cdd4956
-def read_audited(
-    cfg:RunConfig,
-)->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table with `group`, and the `rejected` table
+def read_audited(cfg:RunConfig)->Catalog:  # With `group`
     "Read and audit the catalog of `cfg`; copies of one picture are one group, so that no split tears them apart, and with `cfg.near` near copies too."
     layout = cfg.layout or find_layout(cfg.source)
-    df, unread = read_catalog(cfg.source, layout, cfg.label_columns, where=cfg.where, min_count=cfg.min_count, **_reader_options(cfg, layout))
-    df, unusable = audit_images(df)
-    df = _usable(df, [unread, unusable])
-    return group_duplicates(df, near_duplicates(df, cfg.near) if cfg.near is not None else None), pd.concat([unread, unusable], ignore_index=True)
+    options = _reader_options(cfg, layout)
+    catalog = read_catalog(cfg.source, layout, cfg.label_columns, where=cfg.where, min_count=cfg.min_count, **options)
+    catalog = _usable(catalog.keep(*audit_images(catalog.df)))
+    near = near_duplicates(catalog.df, cfg.near) if cfg.near is not None else None
+    return catalog.keep(group_duplicates(catalog.df, near))
 
 # %% ../../nbs/catalog/14_prepare.ipynb #9ca77617
 def recipe_steps(cfg:RunConfig)->list[dict]:
@@ -61,11 +62,12 @@ def _value(s:str|None):
 def split_spelt(
     df:pd.DataFrame,    # From `read_audited`
     cfg:RunConfig,
-    steps:list[dict],   # Of the recipe; only a first `normalise` is used: nothing has been learned by then
+    steps:list[dict],   # Of the recipe; those of `spelling_first` are taken: nothing has been learned by now
 )->tuple[pd.DataFrame, pd.DataFrame]:  # The table with `split`, and the audit
     "Split as `cfg` says, stratified over the tags as the recipe spells them."
     valid, test = cfg.valid_fraction, cfg.test_fraction
-    spelt = [[t if column_of(t, df.columns) else spell(t, steps[:1]) for t in o] for o in df['tags']]
+    first = spelling_first(steps)
+    spelt = [[t if column_of(t, df.columns) else spell(t, first) for t in o] for o in df['tags']]
     df, kw = df.assign(spelt=[[t for t in o if t] for o in spelt]), dict(fractions=(1 - valid - test, valid, test), seed=cfg.seed, by='spelt')
     if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=_value(cfg.test_from), **kw)
     else: df, audit = split_catalog(df, **kw)
@@ -73,22 +75,21 @@ def split_spelt(
 
 # %% ../../nbs/catalog/14_prepare.ipynb #36cee89a
 class Prepared(NamedTuple):
-    "A catalog that is ready to learn from, and what happened on the way."
-    df:pd.DataFrame         # The catalog table with `labels` and `split`
+    "A catalog that is ready to learn from, and what was learned on the way."
+    catalog:Catalog         # Its table has `labels` and `split`
     space:LabelSpace        # Its labels, fitted on train
     audit:pd.DataFrame      # `split_audit`
-    rejected:pd.DataFrame   # What could not be used, with reasons
     recipe:Recipe           # What the steps made of the free tags of train
     words:TextTags|None     # What train taught about turning texts into tags, with `cfg.words`
 
-def prepare(cfg:RunConfig)->Prepared:
+def prepare_catalog(cfg:RunConfig)->Prepared:
     "Read, audit, split and label the catalog of `cfg`; whatever is learned about tags is learned on train."
-    (df, rejected), steps, words = read_audited(cfg), recipe_steps(cfg), None
+    catalog, steps, words = read_audited(cfg), recipe_steps(cfg), None
+    df = catalog.df
     if cfg.words: df = df.assign(tags=[[] for _ in range(len(df))])
     elif not df['tags'].map(len).any(): raise CatalogError('no picture has a tag; to make tags from the column text give its language: --words en or --words de')
     df, audit = split_spelt(df, cfg, steps)
     if cfg.words: df, words = tag_texts(df, lang=cfg.words); audit = split_audit(df)
     recipe = fit_recipe(df, steps)
-    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog_parents(cfg.source, cfg.layout))
-    df, unlabelled = apply_labels(df, space)
-    return Prepared(df, space, audit, pd.concat([rejected, unlabelled], ignore_index=True), recipe, words)
+    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents)
+    return Prepared(catalog.keep(*apply_labels(df, space)), space, audit, recipe, words)

@@ -7,20 +7,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from ..core.files import CatalogError
+from ..core.table import Catalog
 from .tables import TAG_COLUMNS
 from .readers.base import GARMENT_COLUMNS, LAYOUT_SIGNS, list_tables
 from .readers.styles import LABEL_COLUMNS, read_styles
 from .readers.folders import read_folders, subfolders
 from .readers.tags import read_tags
 from .readers.onehot import read_onehot
-from .readers.imaterialist import imaterialist_parents, read_imaterialist
+from .readers.imaterialist import read_imaterialist
 from .readers.feidegger import read_feidegger
 
 # %% auto #0
-__all__ = ['LAYOUTS', 'find_layout', 'read_catalog', 'catalog_parents']
+__all__ = ['LAYOUTS', 'find_layout', 'known_layout', 'read_catalog']
 
 # %% ../../nbs/catalog/04_read.ipynb #28d04005
 LAYOUTS = {  # Layout → its reader and what its files are
@@ -52,6 +51,14 @@ def find_layout(
     if len(subfolders(path)) > bool(tables): return 'folders'   # a single folder beside a table holds its pictures and is no class
     raise CatalogError(f'{path} has no layout known here: {_found(path, tables)}')
 
+# %% ../../nbs/catalog/04_read.ipynb #b4f0932a
+def known_layout(
+    path:str|Path,  # Any folder
+)->str|None:
+    "The layout of the catalog at `path`, or None where there is none, or none that is certain."
+    try: return find_layout(path)
+    except CatalogError: return None
+
 # %% ../../nbs/catalog/04_read.ipynb #02b526c9
 def read_catalog(
     path:str|Path,                              # Folder of the catalog
@@ -60,14 +67,10 @@ def read_catalog(
     *, where:str=None,                          # Condition that chooses rows, as in `choose_rows`
     min_count:int=1,                            # Fewest pictures of each label, as in `drop_rare`
     **options,                                  # As the layout's own reader takes them: `delim` for 'tags', `labels` for 'imaterialist'
-)->tuple[pd.DataFrame, pd.DataFrame]:           # The catalog table and the `rejected` table
+)->Catalog:
     "Read a catalog by the reader of its layout."
     layout = layout or find_layout(path)
     if not Path(path).is_dir(): raise CatalogError(f'{path} is no folder')
     if layout not in LAYOUTS: raise CatalogError(f'layout {layout!r} is unknown; choose one of {", ".join(LAYOUTS)}')
     if layout == 'styles': options['label_columns'] = label_columns
     return LAYOUTS[layout][0](path, where=where, min_count=min_count, **options)
-
-def catalog_parents(path:str|Path, layout:str=None)->dict[str, str]:
-    "Tag → parent, where the source says so itself; other nesting is found in the data, by `fit_labels`."
-    return imaterialist_parents(path) if (layout or find_layout(path)) == 'imaterialist' else {}

@@ -6,19 +6,20 @@
 from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, read_json, write_json
-from ..core.table import check_table
-from .steps import SPELLING, STEPS, check_steps, lemmatise, spell, step_options, step_tags
-from .labels import column_of, find_origin
+from ..core.files import CatalogError
+from ..core.table import check_columns
+from ..core.records import Count, Finite, Record
+from .steps import STEPS, check_steps, lemmatise, spell, step_moves, step_options, step_tags
+from .labels import Origin, column_of, find_origin
 
 # %% auto #0
-__all__ = ['COMPANY', 'MIN_SEEN', 'load_wordnet', 'balance', 'Recipe', 'fit_recipe', 'load_recipe', 'provenance_table']
+__all__ = ['COMPANY', 'MIN_SEEN', 'load_wordnet', 'evenness', 'Merge', 'Evenness', 'Recipe', 'fit_recipe', 'provenance_table']
 
 # %% ../../nbs/catalog/12_recipe.ipynb #d82ddd2a
 def load_wordnet():
@@ -76,7 +77,7 @@ def _doubts(moves:dict, counts:Counter, company:dict, lang:str, told:bool)->dict
     return res
 
 # %% ../../nbs/catalog/12_recipe.ipynb #24a9e3e8
-def balance(
+def evenness(
     counts:Iterable[int],  # Pictures of each label
 )->dict:
     "How evenly labels are used: `entropy`, `even` (it over its largest), `effective` labels (e to the entropy), `ratio` of largest to smallest."
@@ -87,14 +88,37 @@ def balance(
     return dict(labels=len(n)) | {k: round(float(o), 4) for k, o in res.items()}
 
 # %% ../../nbs/catalog/12_recipe.ipynb #dea4c548
+class Merge(TypedDict):
+    "A name that a respelling put together with another, or would have."
+    column:str          # '' for free tags
+    step:str
+    tag:str
+    to:str
+    pictures:Count      # Train pictures of `tag`
+    to_pictures:Count   # And of `to`
+    why:str             # Why it was not done, '' where it was
+
+class Evenness(TypedDict):
+    "How evenly the names of a column are used after a step; `raw` comes first."
+    column:str
+    step:str
+    labels:Count
+    entropy:Finite
+    even:Finite
+    effective:Finite
+    ratio:Finite
+
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Record):
     "What the steps made of the raw tags of train."
     steps:dict[str, list[dict]]     # Column, or '' for free tags → its steps, with what train taught them in `keep`
-    provenance:dict[str, dict]      # Raw tag → `label` (None: dropped), `count` in train, `rule`, and `via`, the names in between
-    pictures:dict[str, int]         # Label → train pictures
-    merges:list[dict]               # Names that a respelling put together, or would have: `why` says why not
-    balance:list[dict]              # Of the raw tags and after each step
+    provenance:dict[str, Origin]    # Raw tag → `label` (None: dropped), `count` in train, `rule`, and `via`, the names in between
+    pictures:dict[str, Count]       # Label → train pictures
+    merges:list[Merge]              # Names that a respelling put together, or would have: `why` says why not
+    balance:list[Evenness]           # Of the raw tags and after each step
+
+    def __post_init__(self):
+        for o in self.steps.values(): check_steps(o)
 
 # %% ../../nbs/catalog/12_recipe.ipynb #c0c3d3b1
 def _count(rows:list[list[str]], name:dict)->Counter:
@@ -111,13 +135,12 @@ def _company(rows:list[list[str]], name:dict)->dict[str, Counter]:
 
 def _take(s:dict, counts:Counter, company:Callable, safe:set)->tuple[dict, dict]:
     "The moves of one step, and why some of them are not made."
-    if s['step'] == 'lemmatise':  # Forms that train lacks and others may write
-        counts = Counter({t + e: 0 for t in counts for e in ('s', 'es')} | dict(counts))
-    moves = STEPS[s['step']](counts, **step_options(s))
-    why = _doubts(moves, counts, company(), s.get('lang', 'en'), s['step'] == 'alias') if s['step'] in ('alias', 'lemmatise') else {}
+    step = STEPS[s['step']]; forms = dict.fromkeys(step.forms(counts, **step_options(s)), 0)   # that train lacks and others may write
+    counts = Counter(forms | counts); moves = step_moves(s, counts)
+    why = _doubts(moves, counts, company(), s.get('lang', 'en'), 'to' in s) if step.doubted else {}
     why = {t: o for t, o in why.items() if t not in s.get('allow', ())}
     made = {new for t, (new, _) in moves.items() if t not in why}
-    if s['step'] == 'lemmatise': why |= {t: 'other words come down to it' for t in moves if t in made}
+    if step.respells: why |= {t: 'other words come down to it' for t in moves if t in made}
     return moves, why | {t: 'told to keep it' for t in moves if t in safe or t in s.get('keep', ())}
 
 # %% ../../nbs/catalog/12_recipe.ipynb #f838ee25
@@ -129,7 +152,7 @@ def _merges(s:dict, moves:dict, why:dict, counts:Counter)->list[dict]:
 
 def _check_met(s:dict, before:list[dict])->None:
     "Raise `CatalogError` where a step names a tag that the steps before it never leave."
-    for t in [*step_tags(s), *(s['to'] if s['step'] == 'alias' else ())]:
+    for t in [*step_tags(s), *(s.get('to', ()) if STEPS[s['step']].respells else ())]:
         if (o := spell(t, before)) != t: raise CatalogError(f'{s["step"]} names {t!r}, but the steps before it make {o!r} of that: write {o!r}')
 
 def _check_settled(tags:Iterable[str], steps:list[dict])->None:
@@ -140,22 +163,22 @@ def _check_settled(tags:Iterable[str], steps:list[dict])->None:
 
 # %% ../../nbs/catalog/12_recipe.ipynb #dd09f146
 def _fit_steps(rows:list[list[str]], steps:list[dict])->tuple:
-    "Take tags through `steps`: the steps as fitted, current name and `(name, rule)` path of each tag, merges, balance."
+    "Take tags through `steps`: the steps as fitted, current name and `(name, rule)` path of each tag, merges, evenness."
     name = {t: t for t in sorted({t for o in rows for t in o})}
     path, safe, fitted, merges = defaultdict(list), set(), [], []
-    table = [dict(step='raw', **balance(_count(rows, name).values()))]
+    table = [dict(step='raw', **evenness(_count(rows, name).values()))]
     for s in steps:
         _check_met(s, fitted)
-        if s['step'] == 'protect': safe |= set(s['tags'])
+        if STEPS[s['step']].protects: safe |= set(s['tags'])
         counts = _count(rows, name)
         moves, why = _take(s, counts, lambda: _company(rows, name), safe)
-        merges += _merges(s, moves, why, counts) if s['step'] in SPELLING else []
+        merges += _merges(s, moves, why, counts) if STEPS[s['step']].respells else []
         keep = sorted({*why, *safe, *s.get('keep', ())})
         fitted.append(s | (dict(keep=keep) if keep else {}))
         for t, old in name.items():
             if old in moves and old not in why: path[t].append(moves[old]); name[t] = moves[old][0]
         name |= {o: o for o in sorted({*name.values()} - {*name, None})}
-        table.append(dict(step=s['step'], **balance(_count(rows, name).values())))
+        table.append(dict(step=s['step'], **evenness(_count(rows, name).values())))
     _check_settled(name, fitted)
     return fitted, name, path, merges, table
 
@@ -181,7 +204,7 @@ def fit_recipe(
     *, columns:Iterable[str]=(),  # Label columns whose values go through the steps too, each by itself; free tags always do
 )->Recipe:
     "Learn from train what becomes of each raw tag."
-    check_table(df, 'tags', 'split'); check_steps(steps)
+    check_columns(df, 'tags', 'split'); check_steps(steps)
     if lacking := [c for c in columns if c not in df]: raise CatalogError(f'columns names {lacking[0]!r}, which the catalog does not have')
     res = Recipe({}, {}, {}, [], [])
     for c, rows in _rooms(df, columns).items():
@@ -203,20 +226,6 @@ def apply(
     origin = {t: find_origin(t, self.provenance, self.steps) for t in {t for o in df['tags'] for t in o}}
     name = {t: o['label'] for t, o in origin.items() if o and o['label'] is not None}
     return df.assign(tags=[list(dict.fromkeys(name[t] for t in o if t in name)) for o in df['tags']])
-
-# %% ../../nbs/catalog/12_recipe.ipynb #24b9ad8a
-@patch
-def save(self:Recipe, path:str|Path)->None:
-    "Write the recipe as JSON."
-    write_json(path, asdict(self))
-
-def load_recipe(path:str|Path)->Recipe:
-    "Read what `Recipe.save` wrote; raise `CatalogError` if its steps cannot be taken."
-    d = read_json(path)
-    if not isinstance(d, dict) or set(d) != set(Recipe.__dataclass_fields__) or not isinstance(d['steps'], dict):
-        raise CatalogError(f'{path} holds no recipe: it must have {", ".join(Recipe.__dataclass_fields__)}')
-    for o in d['steps'].values(): check_steps(o)
-    return Recipe(**d)
 
 # %% ../../nbs/catalog/12_recipe.ipynb #bc96f068
 def provenance_table(

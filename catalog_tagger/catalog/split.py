@@ -17,7 +17,7 @@ from sklearn.neighbors import radius_neighbors_graph
 from sklearn.preprocessing import normalize
 
 from ..core.files import CatalogError
-from ..core.table import SPLITS, check_table
+from ..core.table import SPLITS, check_columns
 from ..core.process import rng
 from .images import hash_images
 
@@ -67,7 +67,7 @@ def group_duplicates(
     pairs:pd.DataFrame|None=None,   # Pictures that look alike and shall count as one, from `near_duplicates`
 )->pd.DataFrame:                    # A copy whose `group` holds together what any of them holds together
     "Make one group of rows that share a group, a file or all pixels; `pairs` join a picture to one near it, never to a chain."
-    check_table(df)
+    check_columns(df)
     centre = {} if pairs is None else _stars(pairs)
     known = df.assign(centre=df['image'].map(lambda o: centre.get(o, o)))
     links = [_first(_groups(known, c)) for c in ('group', 'centre', 'image', 'pixels')]
@@ -87,7 +87,7 @@ def near_duplicates(
     *, embs:np.ndarray|None=None,  # Embeddings to compare in place of hashes, shape (rows of `df`, d)
 )->pd.DataFrame:                   # `image_a`, `image_b` and `distance`, nearest first
     "Pairs of pictures that look alike; of pictures with equal pixels only the first is compared."
-    check_table(df)
+    check_columns(df)
     most = 64 if embs is None else 2
     if not 0 <= max_distance <= most:
         raise CatalogError(f'max_distance is {max_distance}, expected 0 to {most} {"bits" if embs is None else "of cosine distance"}')
@@ -117,7 +117,7 @@ def split_audit(
     column:str='split',  # Column that names the folds; `fold` after `cross_folds`
 )->pd.DataFrame:         # Columns `tag`, `pictures`, `groups`, counts and shares of the folds, `worst` in points, `note`; commonest first
     "Where each tag stands, how far its shares are from those of all pictures, and what cannot be helped."
-    check_table(df, by, column)
+    check_columns(df, by, column)
     long, names = _long(df, by), _fold_names(df, column)
     fold = pd.Categorical(df[column], names)
     res = pd.crosstab(long.tag, fold[long.row], dropna=False).reindex(columns=names).astype(int)
@@ -190,7 +190,7 @@ def _cut(df, by, fractions, seed)->tuple[np.ndarray, list]:
 # %% ../../nbs/catalog/08_split.ipynb #20a70d7e
 def _respected(df)->pd.DataFrame:
     "`df` with the folds of its source, where one that stands beside train alone is the test fold."
-    have = set(check_table(df, 'split')['split'])
+    have = set(check_columns(df, 'split')['split'])
     if 'train' not in have:
         raise CatalogError(f'split has {", ".join(sorted(have)) or "no rows"} but no train: name the fold to learn from, or drop the column')
     if len(have) == 2: df = df.assign(split=df['split'].where(df['split'] == 'train', 'test'))
@@ -213,7 +213,7 @@ def split_catalog(
     "Deal whole groups out to train, valid and test so that each tag keeps its share, and stands in every fold if it stands in three groups."
     if len(fractions) != 3 or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
         raise CatalogError(f'fractions are {tuple(fractions)}, expected three positive numbers that sum to 1')
-    check_table(df, by)
+    check_columns(df, by)
     df = _respected(df) if 'split' in df else df.assign(split='train')
     have, moves = set(df['split']), []
     names = SPLITS if have <= {'train'} else SPLITS[:2]
@@ -254,7 +254,7 @@ def split_by(
     **kwargs,
 )->tuple[pd.DataFrame, pd.DataFrame]:  # As of `split_catalog`
     "Split along `column`, so that test can lie in the future. A group that reaches into test or valid goes there whole."
-    check_table(df, column)
+    check_columns(df, column)
     if (test is None) == (test_from is None): raise CatalogError('say which values make test, by either test or test_from')
     in_test = _holds(df[column], listify(test)) if test_from is None else _starts(df[column], test_from)
     in_valid = _holds(df[column], listify(valid))
@@ -271,5 +271,5 @@ def cross_folds(
 )->pd.DataFrame:       # A copy with `fold`, 0 to `n` - 1
     "Deal whole groups out to `n` equal folds so that each tag keeps its share, and stands in every fold if it stands in `n` groups."
     if n < 2: raise CatalogError(f'n is {n}, expected at least 2 folds')
-    check_table(df, by)
+    check_columns(df, by)
     return df.assign(fold=_cut(df, by, [1/n]*n, seed)[0])

@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np, pandas as pd
 
 from ..core.files import CatalogError
-from ..core.table import check_table
+from ..core.table import check_columns
 from .recipe import MIN_SEEN, load_wordnet
 
 # %% auto #0
@@ -79,7 +79,7 @@ def suggest_groups(
     apart:dict[str, list[str]]={},  # Exclusive groups: what stands in two of them is no suggestion
 )->pd.DataFrame:                 # `group` (a name for it), `tags`, `score`, `source` and `reason`
     "Tags that may belong together: kinds of one thing in WordNet (where its data is there), often together in train, or alike in their pictures."
-    check_table(df, 'tags', 'split')
+    check_columns(df, 'tags', 'split')
     if embeddings is not None and np.shape(embeddings)[:1] != (len(df),):
         raise CatalogError(f'embeddings have shape {np.shape(embeddings)}, expected a row for each of {len(df)} pictures')
     train = (df['split'] == 'train').to_numpy()

@@ -7,22 +7,24 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypedDict
 from unicodedata import normalize
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from fastcore.meta import delegates
 
-from ..core.files import CatalogError, read_json, write_json
-from ..core.table import check_table
+from ..core.files import CatalogError
+from ..core.table import check_columns
 from ..core.process import progress
+from ..core.records import Finite, Positive, Record
 
 # %% auto #0
 __all__ = ['ENGINES', 'BARE', 'find_words', 'find_phrases', 'join_phrases', 'find_names', 'name_words', 'fit_idf', 'top_words',
-           'TextTags', 'fit_words', 'fit_text_tags', 'text_tags_from', 'load_text_tags', 'tag_texts']
+           'Names', 'TextTags', 'fit_words', 'fit_text_tags', 'tag_texts']
 
 # %% ../../nbs/catalog/09_text.ipynb #4b082abf
 _TOKEN = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:-[^\W_]+)*|[^\w\s]")
@@ -205,17 +207,27 @@ def top_words(
     return res.iloc[order].groupby('item').head(k)
 
 # %% ../../nbs/catalog/09_text.ipynb #d165b04c
+class Names(TypedDict):
+    "Lemma without hyphens and spaces → name."
+    noun:dict[str, str]
+    adj:dict[str, str]
+
 @dataclass(frozen=True)
-class TextTags:
+class TextTags(Record):
     "What was learned on train about turning texts into tags."
     lang:str                # Language of the texts
     engine:str              # What finds the words
-    k:int                   # Most words of an item, before `nouns` and `adjs` are sifted out
+    k:Positive              # Most words of an item, before `nouns` and `adjs` are sifted out
     phrases:list[str]       # Pairs of lemmas that are joined
-    names:dict[str, dict]   # `noun` and `adj` → lemma without hyphens and spaces → name
-    idf:dict[str, float]    # Word → how much it tells
+    names:Names             # What each word goes by, of nouns and of adjectives
+    idf:dict[str, Finite]   # Word → how much it tells
     nouns:list[str]         # Nouns that may be tags, commonest first
     adjs:list[str]          # Adjectives that may be tags, commonest first
+
+    def __post_init__(self):
+        if self.lang not in _HANTA or self.engine not in ENGINES:
+            raise CatalogError(f'lang={self.lang!r} and engine={self.engine!r}, expected one of {", ".join(_HANTA)} and one of {", ".join(ENGINES)}')
+        if odd := {*self.nouns, *self.adjs} - self.idf.keys(): raise CatalogError(f'{min(odd)!r} may be a tag and has no idf')
 
 # %% ../../nbs/catalog/09_text.ipynb #a7cf8c40
 def _commonest(best:pd.DataFrame, n_nouns:int, n_adjs:int)->tuple[list[str], list[str]]:
@@ -273,35 +285,6 @@ def apply(
     texts = list(texts) if not isinstance(texts, str) else texts
     return self._apply(find_words(texts, lang=self.lang, engine=self.engine), len(texts))
 
-# %% ../../nbs/catalog/09_text.ipynb #d2eb5560
-@patch
-def save(self:TextTags, path:str|Path)->None:
-    "Write what was learned as JSON."
-    write_json(path, asdict(self))
-
-def _strings(o)->bool: return isinstance(o, list) and all(isinstance(t, str) for t in o)
-def _maps(o, kind)->bool: return isinstance(o, dict) and all(isinstance(v, kind) for v in o.values())
-
-def _fault(d)->str|None:
-    "What is wrong with the JSON of a `TextTags`, or None."
-    if not isinstance(d, dict) or set(d) != set(TextTags.__dataclass_fields__): return f'it must have {", ".join(TextTags.__dataclass_fields__)}'
-    if d['lang'] not in _HANTA or d['engine'] not in ENGINES: return f'lang {d["lang"]!r} or engine {d["engine"]!r} is not known'
-    if not isinstance(d['k'], int) or d['k'] < 1: return f'k is {d["k"]!r}, expected 1 or more'
-    if not all(_strings(d[o]) for o in ('phrases', 'nouns', 'adjs')): return 'phrases, nouns and adjs must be lists of words'
-    if not _maps(d['names'], dict) or set(d['names']) != {'noun', 'adj'} or not all(_maps(o, str) for o in d['names'].values()):
-        return 'names must be words of noun and adj'
-    if not _maps(d['idf'], (int, float)) or not d['idf'].keys() >= {*d['nouns'], *d['adjs']}:
-        return 'idf must give a number for each of nouns and adjs'
-
-def text_tags_from(d:dict, where:str|Path)->TextTags:
-    "The text tags that the JSON `d` tells, which was found in `where`; raise `CatalogError` if it contradicts itself."
-    if why := _fault(d): raise CatalogError(f'{where} holds no text tags: {why}')
-    return TextTags(**d)
-
-def load_text_tags(path:str|Path)->TextTags:
-    "Read what `TextTags.save` wrote; raise `CatalogError` if it contradicts itself."
-    return text_tags_from(read_json(path), path)
-
 # %% ../../nbs/catalog/09_text.ipynb #efd32c8f
 @delegates(fit_words)
 def tag_texts(
@@ -311,7 +294,7 @@ def tag_texts(
     **kwargs,
 )->tuple[pd.DataFrame, TextTags]:     # `df` with `tags`, and what was learned
     "Give each row tags from its text, by what its train rows teach."
-    check_table(df, 'text', 'split')
+    check_columns(df, 'text', 'split')
     words = find_words(df['text'], lang=lang, engine=engine)
     fitted = fit_words(words[words['item'].isin(df.index[df['split'] == 'train'])], lang=lang, engine=engine, **kwargs)
     return df.assign(tags=fitted._apply(words, len(df))), fitted

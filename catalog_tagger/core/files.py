@@ -4,14 +4,14 @@
 
 # %% ../../nbs/core/00_files.ipynb #82aa8d69
 from __future__ import annotations
-import json, os, re, shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import json, os, re, secrets, shutil, time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['CatalogError', 'inside', 'located', 'atomic_path', 'atomic_files', 'clear_for', 'write_json', 'read_json',
-           'strict_json', 'file_stamp']
+__all__ = ['CatalogError', 'inside', 'located', 'is_leftover', 'sweep', 'atomic_path', 'finish_save', 'atomic_files', 'clear_for',
+           'write_json', 'read_json', 'strict_json', 'file_stamp']
 
 # %% ../../nbs/core/00_files.ipynb #a593092c
 class CatalogError(ValueError): "A fault of the input that its owner can mend; the message names the value, what was expected and the way out."
@@ -37,6 +37,27 @@ def located(
     try: return str(inside(root, path)), None
     except CatalogError as e: return str(path).encode('utf-8', 'backslashreplace').decode(), str(e)
 
+# %% ../../nbs/core/00_files.ipynb #b4a0caf2
+def _temporary(name:str='')->str:
+    "A fresh name for what will be called `name`, or for a folder of several files."
+    return f'.{name}.{secrets.token_hex(6)}.tmp' if name else f'.{secrets.token_hex(6)}.tmp'
+
+def is_leftover(name:str)->bool:
+    "Is `name` one that a killed `atomic_path` or `atomic_files` leaves behind?"
+    return re.fullmatch(r'\.(.+\.)?[0-9a-f]+\.tmp', name) is not None
+
+def sweep(
+    folder:str|Path,  # Where files are written
+    name:str='',      # How the names of these files begin; '' for any
+    hours:float=0,    # Leave what is younger: its process may be alive
+)->None:
+    "Remove from `folder` what killed processes have left."
+    for o in Path(folder).glob('.*.tmp'):
+        with suppress(FileNotFoundError):     # its process may end meanwhile
+            if not is_leftover(o.name) or not o.name.startswith(f'.{name}') or time.time() - o.stat().st_mtime < 3600*hours: continue
+            if o.is_dir(): shutil.rmtree(o, ignore_errors=True)
+            else: o.unlink()
+
 # %% ../../nbs/core/00_files.ipynb #daff6472
 @contextmanager
 def atomic_path(
@@ -44,23 +65,43 @@ def atomic_path(
 )->Iterator[Path]:  # A temporary name in the same folder, moved to `path` when the block ends well
     "Write to a temporary name beside `path` and move it there at the end; an error leaves what was there."
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    tmp = path.with_name(_temporary(path.name))
     try:
         yield tmp
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
+# %% ../../nbs/core/00_files.ipynb #1b7f9526
+def finish_save(
+    folder:str|Path,  # Where files are, or are not yet
+)->None:
+    "Move into `folder` the files that an interrupted `atomic_files` had wholly written."
+    for ready in Path(folder).glob('.*.ready'):
+        if ready.is_symlink() or not re.fullmatch(r'\.[0-9a-f]+\.ready', ready.name): continue
+        try:
+            with suppress(FileNotFoundError):     # another process may finish it too
+                for o in sorted(ready.iterdir()):
+                    if o.suffix == '.gone': (ready.parent/o.stem).unlink(missing_ok=True); o.unlink()
+                    else: os.replace(o, ready.parent/o.name)
+                ready.rmdir()
+        except OSError as e: raise CatalogError(f'the last save of {folder} was interrupted and cannot be finished: {e}; make the folder writable') from None
+
 # %% ../../nbs/core/00_files.ipynb #e7b10684
 @contextmanager
 def atomic_files(
-    folder:str|Path,  # Where the files shall stand; made if it is not there
-)->Iterator[Path]:    # A temporary folder inside it to write them to
-    "Write several files that belong together: they move into `folder` when the block ends well, an error leaves what was there."
-    folder = Path(folder); tmp = folder/f'.{os.getpid()}.tmp'; tmp.mkdir(parents=True)
+    folder:str|Path,            # Where the files shall be; made if it is not there
+    names:Collection[str]=(),   # Files of the set that are removed where this block does not write them
+)->Iterator[Path]:              # A temporary folder inside `folder` to write them to
+    "Write several files that belong together: an error or a kill in the block leaves what was there, a later one is repaired by `finish_save`."
+    folder = Path(folder); tmp = folder/_temporary(); tmp.mkdir(parents=True)
     try:
         yield tmp
-        for o in sorted(tmp.iterdir()): os.replace(o, folder/o.name)
+        finish_save(folder)     # an older one comes first
+        for o in names:
+            if not (tmp/o).exists(): (tmp/f'{o}.gone').touch()
+        os.replace(tmp, tmp.with_suffix('.ready'))
     finally: shutil.rmtree(tmp, ignore_errors=True)
+    finish_save(folder)
 
 # %% ../../nbs/core/00_files.ipynb #807dd3dc
 def clear_for(
@@ -71,11 +112,12 @@ def clear_for(
     "`out` if files may be written there; raise `CatalogError` if it holds something else."
     if not str(out).strip(): raise CatalogError('out is empty; give a folder by --out')
     out = Path(out)
-    if source is not None and out.resolve().is_relative_to(Path(source).resolve()): raise CatalogError(f'{out} lies in the catalog {source}; give a folder outside by --out')
+    if source is not None and out.resolve().is_relative_to(Path(source).resolve()):
+        raise CatalogError(f'{out} lies in the catalog {source}; give a folder outside by --out')
     if out.exists() and not out.is_dir(): raise CatalogError(f'{out} is a file; give another folder by --out')
-    if out.exists() and any(not re.fullmatch(r'\.\d+\.tmp', o.name) for o in out.iterdir()) and not any((out/o).exists() for o in marks):   # such a folder is what a killed atomic_files leaves
+    out.mkdir(parents=True, exist_ok=True); finish_save(out)
+    if not all(is_leftover(o.name) for o in out.iterdir()) and not any((out/o).exists() for o in marks):
         raise CatalogError(f'{out} holds files but no {" or ".join(marks)}, so they are not ours; give an empty or a new folder by --out')
-    out.mkdir(parents=True, exist_ok=True)
     return out
 
 # %% ../../nbs/core/00_files.ipynb #ef288b26

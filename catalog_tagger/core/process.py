@@ -4,15 +4,17 @@
 
 # %% ../../nbs/core/02_process.ipynb #c7a82cff
 from __future__ import annotations
-import ctypes, hashlib, sys
+import ctypes, hashlib, platform, sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from importlib import metadata
 
 import numpy as np
 from fastcore.imports import in_notebook
 from tqdm.auto import tqdm
 
 # %% auto #0
-__all__ = ['rng', 'interactive', 'progress', 'reuse_memory']
+__all__ = ['rng', 'interactive', 'progress', 'reuse_memory', 'package_versions']
 
 # %% ../../nbs/core/02_process.ipynb #50b5ffe9
 def rng(
@@ -41,3 +43,13 @@ def reuse_memory()->None:
     if sys.platform != 'linux' or not hasattr(libc := ctypes.CDLL(None), 'gnu_get_libc_version'): return
     libc.mallopt(-3, 2**30)       # M_MMAP_THRESHOLD: arrays below a gigabyte come from the heap,
     libc.mallopt(-1, 2**31 - 1)   # M_TRIM_THRESHOLD: which is not given back
+
+# %% ../../nbs/core/02_process.ipynb #d2c15eb0
+_PACKAGES = ('catalog_tagger', 'fastai', 'torch', 'torchvision', 'timm', 'pillow')
+
+def package_versions()->dict[str, str]:
+    "The version of Python and of each package that answers depend on; a package that is not installed is left out."
+    res = dict(python=platform.python_version())
+    for o in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError): res[o] = metadata.version(o)
+    return res

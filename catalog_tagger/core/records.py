@@ -17,12 +17,13 @@ from msgspec import Meta
 from .files import CatalogError, read_json, strict_json, write_json
 
 # %% auto #0
-__all__ = ['Share', 'Count', 'Positive', 'Finite', 'as_type', 'Record', 'expected', 'check_fields']
+__all__ = ['Share', 'Count', 'Positive', 'Texts', 'Finite', 'as_type', 'check_format', 'Record', 'expected', 'check_fields']
 
 # %% ../../nbs/core/03_records.ipynb #d448c061
 Share = Annotated[float, Meta(ge=0, le=1)]                                        # From 0 to 1
 Count = Annotated[int, Meta(ge=0, le=10**12)]                                     # How many; what is more is no count of pictures
 Positive = Annotated[int, Meta(ge=1)]
+Texts = Annotated[list[str], Meta(min_length=1)]                                  # One or more
 Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]    # No NaN and no infinity
 
 # %% ../../nbs/core/03_records.ipynb #45b09dc6
@@ -47,6 +48,17 @@ def as_type(
     "The JSON `d` as a `t`; raise `CatalogError` where it is something else."
     try: return msgspec.convert(d, t)
     except msgspec.ValidationError as e: raise CatalogError(f'{where} holds no {getattr(t, "__name__", t)}: {_why(e, d)}') from None
+
+# %% ../../nbs/core/03_records.ipynb #5d17e6df
+def check_format(
+    d,               # JSON of a file
+    known:int,       # The format that this version reads
+    where:str|Path,  # The file
+)->None:
+    "Raise `CatalogError` unless `d` says that it has the format `known`."
+    if not isinstance(d, dict) or type(d.get('format')) is not int: raise CatalogError(f'{where} has no number of its format')
+    if d['format'] != known:
+        raise CatalogError(f'the format of {where} is {d["format"]}, this version of catalog_tagger reads {known}; install the one it was made with')
 
 # %% ../../nbs/core/03_records.ipynb #557fa5d8
 def _unknown(d, known, at:str='$')->Iterator[str]:
@@ -101,7 +113,7 @@ def expected(t)->str:
     if kind is Annotated: return _range(args[1])
     if kind is Literal: return ' or '.join(map(str, args))
     if kind in (Union, UnionType): return ' or '.join(expected(o) for o in args if o is not NoneType)
-    return _WORDS.get(t, str(t))
+    return 'a list of text' if kind in (list, tuple) else _WORDS.get(t, str(t))
 
 # %% ../../nbs/core/03_records.ipynb #669eb81d
 def check_fields(

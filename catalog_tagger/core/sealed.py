@@ -4,7 +4,7 @@
 
 # %% ../../nbs/core/04_sealed.ipynb #aa8fcfbd
 from __future__ import annotations
-import hashlib, re, stat
+import hashlib, stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import CatalogError
+from .files import CatalogError, finish_save, is_leftover
 
 # %% auto #0
 __all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'told_of', 'read_array']
@@ -57,7 +57,8 @@ def read_sealed(
     "The files of a sealed folder, whole and unchanged; raise `CatalogError` on anything else. No other file is opened and no link followed."
     folder = Path(folder)
     if not folder.is_dir(): raise CatalogError('it is no folder')
-    more = [o.name for o in folder.iterdir() if o.name not in names and not re.fullmatch(r'\.\d+\.tmp', o.name)]   # such a folder is what a killed atomic_files leaves
+    finish_save(folder)
+    more = [o.name for o in folder.iterdir() if o.name not in names and not is_leftover(o.name)]
     if more: raise CatalogError(f'{min(more)!r} is no part of {what} and was not opened; its files are {", ".join(names)} and nothing else')
     there = [o for o in names if o not in optional or (folder/o).is_symlink() or (folder/o).exists()]
     files = {o: _read_part(folder/o, names[o]) for o in there}

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 
 from ..core.files import CatalogError
-from ..core.table import check_table
+from ..core.table import check_columns
 from ..core.process import rng
 from ..catalog.images import open_image
-from ..catalog.recipe import Recipe, balance
+from ..catalog.recipe import Recipe, evenness
 from .plots import bar_columns, bars_height, captioned_grid, matrix_plot, readable
 
 # %% auto #0
@@ -36,7 +36,7 @@ def label_bars(
     heights = [bars_height(len(o)) for o in tables.values()]
     fig = plt.figure(figsize=(width, sum(heights)), layout='constrained')
     for sub, (name, o) in zip(fig.subfigures(2, 1, height_ratios=heights), tables.items()):
-        bar_columns(o, f'{name}: {len(o)}, worth {balance(o["pictures"])["effective"]:.0f}', xlabel='train pictures', fig=sub)
+        bar_columns(o, f'{name}: {len(o)}, worth {evenness(o["pictures"])["effective"]:.0f}', xlabel='train pictures', fig=sub)
     return fig
 
 def recipe_report(recipe:Recipe, **kwargs)->plt.Figure:
@@ -86,7 +86,7 @@ def size_outliers(
     *, reach:float=1.5,   # Quartile distances beyond the quartiles from which on a picture is unusual
 )->pd.Series:             # For each row 'small', 'large', 'wide', 'tall' or ''
     "Which pictures are of unusual size or shape: outside Tukey's fences of the logarithm of side and of aspect."
-    check_table(df, 'width', 'height')
+    check_columns(df, 'width', 'height')
     res = pd.Series('', df.index)
     for x, low, high in ((df['width']/df['height'], 'tall', 'wide'), (df['width']*df['height'], 'small', 'large')):
         x = np.log(x.astype(float)); a, b = x.quantile([.25, .75])

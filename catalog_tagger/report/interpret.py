@@ -13,8 +13,9 @@ from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
 from torch import nn, Tensor
 
 from ..core.files import CatalogError
-from ..core.table import check_table
+from ..core.table import check_columns
 from ..core.process import progress
+from ..core.extras import need
 from ..catalog.images import open_image
 from ..catalog.labels import LabelSpace
 from ..train.backbones import body_children
@@ -31,7 +32,7 @@ __all__ = ['NORMALISE', 'group_confusion', 'confusion_plot', 'confused_pairs', '
 # %% ../../nbs/report/02_interpret.ipynb #42ae7156
 def _truth(df:pd.DataFrame, x:np.ndarray, space:LabelSpace, what:str)->tuple[np.ndarray, np.ndarray]:
     "`x`, scores or answers of the pictures of `df`, as numbers from 0 to 1, and their truth as booleans."
-    check_table(df, 'labels'); x, targs = np.asarray(x, float), space.one_hot(df['labels']).astype(bool)
+    check_columns(df, 'labels'); x, targs = np.asarray(x, float), space.one_hot(df['labels']).astype(bool)
     if x.shape != targs.shape: raise CatalogError(f'{what} of shape {x.shape}, expected {targs.shape}: a row for each picture, a column for each label')
     if not ((x >= 0) & (x <= 1)).all(): raise CatalogError(f'{what} are not from 0 to 1: give probabilities, not logits')
     return x, targs
@@ -199,7 +200,7 @@ def picture_facts(
     df:pd.DataFrame,      # A catalog with `image` and `labels`
 )->pd.DataFrame:          # `size` (px, root of the area), `aspect` (width over height), `brightness` (0 to 1), `labels` (how many)
     "What may make a picture hard."
-    check_table(df, 'labels'); rows = []
+    check_columns(df, 'labels'); rows = []
     for o in progress(df['image'], 'facts'):
         im = open_image(o)
         rows.append(((im.width*im.height)**.5, im.width/im.height, np.asarray(im.convert('L').reduce(max(1, min(im.size)//64))).mean()/255))
@@ -374,12 +375,6 @@ def _pairs(tags:Sequence, n:int, space:LabelSpace)->list[tuple[int, str]]:
     for t in {t for o in each for t in o} - set(space.vocab): raise CatalogError(f'{t!r} is no label of this model; there are {", ".join(space.vocab[:5])} …')
     return [(i, t) for i, o in enumerate(each) for t in o]
 
-def _captum():
-    "captum's part for layers, which only heat maps need."
-    try: from captum.attr import LayerAttribution, LayerGradCam
-    except ImportError: raise CatalogError('heat maps need captum: pip install "catalog_tagger[interpret]"') from None
-    return LayerGradCam, LayerAttribution.interpolate
-
 # %% ../../nbs/report/02_interpret.ipynb #e027a185
 def heat_maps(
     predictor:Predictor,  # Or a `Tagger`
@@ -389,14 +384,14 @@ def heat_maps(
     bs:int=16,            # Picture and tag at a time
 )->list[dict[str, np.ndarray]]:  # For each picture a map for each tag, of the input's height and width, from 0 to 1
     "Grad-CAM: where in each picture the model sees what speaks for each tag."
-    cam, enlarge = _captum(); model = predictor.model; pairs = _pairs(tags, len(images), predictor.space)
+    attr = need('captum.attr', 'a heat map'); model = predictor.model; pairs = _pairs(tags, len(images), predictor.space)
     m = _last_maps(model) if layer is None else find_layer(model, layer)
     x, maps, res = _inputs(predictor, images), _maps_of(model, m), [{} for _ in images]
     for i in range(0, len(pairs), bs):
         rows, names = zip(*pairs[i:i+bs])
         with torch.enable_grad(), _hooked(m, lambda o: maps.back(maps(o), o)):
-            heat = cam(model, maps).attribute(x[list(rows)].requires_grad_(), [predictor.space.vocab.index(t) for t in names], relu_attributions=True)
-        heat = enlarge(heat.detach(), predictor.prep.size, 'bilinear')[:, 0].cpu().numpy()
+            heat = attr.LayerGradCam(model, maps).attribute(x[list(rows)].requires_grad_(), [predictor.space.vocab.index(t) for t in names], relu_attributions=True)
+        heat = attr.LayerAttribution.interpolate(heat.detach(), predictor.prep.size, 'bilinear')[:, 0].cpu().numpy()
         for r, t, h in zip(rows, names, heat): res[r][t] = h/max(h.max(), 1e-12)
     return res
 

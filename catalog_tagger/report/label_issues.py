@@ -4,7 +4,7 @@
 
 # %% ../../nbs/report/03_label_issues.ipynb #b82bd2dc
 from __future__ import annotations
-from importlib import import_module
+from types import ModuleType
 from pathlib import Path
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -14,11 +14,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
 from ..core.files import CatalogError
-from ..core.table import check_table
+from ..core.table import check_columns
 from ..core.process import progress
 from ..core.config import load_config
+from ..core.extras import need
 from ..catalog.split import cross_folds
-from ..catalog.labels import LabelSpace, load_labels
+from ..catalog.labels import LabelSpace
 from ..runs.folder import load_run, read_split
 from ..runs.train import frozen_features
 from .plots import picture_grid
@@ -65,10 +66,7 @@ def out_of_fold_scores(
     return res
 
 # %% ../../nbs/report/03_label_issues.ipynb #cdd5785d
-def _cleanlab(module:str):
-    "A module of cleanlab, which only this page needs."
-    try: return import_module(f'cleanlab.{module}')
-    except ImportError: raise CatalogError('label issues need cleanlab: pip install "catalog_tagger[cleanlab]"') from None
+def _cleanlab(module:str)->ModuleType: return need(f'cleanlab.{module}', 'finding label issues')
 
 _COLUMNS = ['row', 'kind', 'tag', 'instead', 'score']
 
@@ -96,7 +94,7 @@ def label_issues(
     *, k:int=None,        # Most issues; None for all
 )->pd.DataFrame:          # `image`, `kind`, `tag`, `instead`, `score`, `labels`: what is surest to be at fault first
     "Labels that are wrong, that are missing, and that are in doubt."
-    check_table(df, 'labels'); scores, targs, names = np.asarray(scores, float), space.one_hot(df['labels']).astype(bool), np.array(space.vocab, object)
+    check_columns(df, 'labels'); scores, targs, names = np.asarray(scores, float), space.one_hot(df['labels']).astype(bool), np.array(space.vocab, object)
     if scores.shape != targs.shape or not ((scores >= 0) & (scores <= 1)).all(): raise CatalogError(f'scores of shape {scores.shape}, expected {targs.shape} and numbers from 0 to 1')
     has = {g: np.flatnonzero(targs[:, cols].any(1)) for g, cols in space.group_columns.items()}
     found = [_group_issues(scores[np.ix_(has[g], cols)], targs[np.ix_(has[g], cols)], has[g], names[cols]) for g, cols in space.group_columns.items()]
@@ -108,7 +106,7 @@ def label_issues(
 # %% ../../nbs/report/03_label_issues.ipynb #eab1d9ea
 def _held_out_scores(run:str|Path, df:pd.DataFrame, trust:bool)->np.ndarray:
     "Scores of pictures by the tagger of `run`, calibrated where it is."
-    tagger = load_run(run, trust=trust); scores, decision = tagger.scores(df['image']), getattr(tagger, 'decision', None)
+    tagger = load_run(run, trust=trust); scores, decision = tagger.scores(df['image']), tagger.decision
     return decision.calibration.apply(scores, tagger.space) if decision else scores
 
 def _probe_run(run:str|Path, df:pd.DataFrame, space:LabelSpace)->np.ndarray:
@@ -124,7 +122,7 @@ def run_issues(
     trust:bool=False,      # As in `load_run`
 )->pd.DataFrame:           # As from `label_issues`
     "What looks wrong in the labels of a run: on valid and test, which its model was not trained on, or on all pictures."
-    df, space = read_split(run, source), load_labels(Path(run)/'labels.json')
+    df, space = read_split(run, source), LabelSpace.load(Path(run)/'labels.json')
     if not whole: df = df[df['split'] != 'train'].reset_index(drop=True)
     scores = _probe_run(run, df, space) if whole else _held_out_scores(run, df, trust)
     return label_issues(df, scores, space, k=k)

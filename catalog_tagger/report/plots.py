@@ -16,6 +16,7 @@ from sklearn.preprocessing import Normalizer
 
 from ..core.files import CatalogError, atomic_path, read_json
 from ..core.table import as_numbers, read_table
+from ..core.extras import need
 from ..catalog.images import open_image
 
 # %% auto #0
@@ -113,8 +114,7 @@ def neighbour_sheet(
 # %% ../../nbs/report/00_plots.ipynb #28f97eb4
 def _umap(x:np.ndarray, seed:int)->np.ndarray:
     "Two coordinates by UMAP, where it is installed."
-    try: from umap import UMAP
-    except ImportError: raise CatalogError("method='umap' needs umap-learn: pip install umap-learn, or take method='pca'") from None
+    UMAP = need('umap', "method='umap'", "take method='pca'").UMAP
     return UMAP(metric='cosine', random_state=seed, n_jobs=1).fit_transform(x)
 
 def flat_map(

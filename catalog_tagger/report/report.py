@@ -20,10 +20,11 @@ from ..core.files import CatalogError, atomic_path, read_json
 from ..core.table import SPLITS, as_numbers, read_table
 from ..core.config import RunConfig, load_config
 from ..catalog.images import open_image
-from ..catalog.labels import LabelSpace, load_labels
+from ..catalog.labels import LabelSpace
 from ..catalog.recipe import provenance_table
 from ..serve.answers import as_matrix
 from ..serve.calibrate import reliability_table, share_bounds
+from ..serve.modes import DEFAULT_MODE
 from ..serve.coverage import coverage_curve, published
 from ..serve.decide import Decision, decide
 from ..serve.review import review_queue
@@ -32,8 +33,7 @@ from ..runs.folder import load_run, read_split
 from ..runs.compare import compare_runs, main_score
 from .plots import coverage_plot, history_plot, rate_plot, reliability_plot
 from .data_plots import label_bars
-from .interpret import (
-    confused_pairs, confusion_plot, instead_table, label_confusion, label_confusion_plot, top_losses)
+from .interpret import confused_pairs, confusion_plot, instead_table, label_confusion, label_confusion_plot, top_losses
 
 # %% auto #0
 __all__ = ['RunFiles', 'read_run', 'repeat_command', 'Judged', 'judge_test', 'publish_table', 'run_page', 'compare_page',
@@ -185,7 +185,7 @@ def read_run(
 )->RunFiles:
     "The files that a run left; raise `CatalogError` with the name of one that is missing."
     run = Path(run); tables = {o: read_table(run/f'{o}.csv') for o in ('history', 'audit', 'rejected', 'split')}
-    return RunFiles(run, load_config(run/'config.json'), read_json(run/'metrics.json'), load_labels(run/'labels.json'),
+    return RunFiles(run, load_config(run/'config.json'), read_json(run/'metrics.json'), LabelSpace.load(run/'labels.json'),
                     as_numbers(tables['history'], 'stage'), as_numbers(tables['audit'], 'tag', 'note'), tables['rejected'], tables['split'])
 
 # %% ../../nbs/report/04_report.ipynb #c0d7de84
@@ -368,7 +368,7 @@ def publish_table(
     "What the bundle would publish unseen of the test fold, at the limits that were set on valid, and how much of it is right."
     rows = []
     for g, limit in j.decision.publish.items():
-        right, n, share = published(j.p, j.targs, j.space, limit, of=g or None, min_score=j.decision.thresholds['balanced'])
+        right, n, share = published(j.p, j.targs, j.space, limit, of=g or None, min_score=j.decision.thresholds[DEFAULT_MODE])
         rows.append((g or 'whole pictures', limit, n, share, right/max(n, 1), float(share_bounds(right, n)[0])))
     return pd.DataFrame(rows, columns=['of', 'limit', 'n', 'share', 'right', 'low'])
 
@@ -376,7 +376,7 @@ def publish_table(
 def _curve(j:Judged, of:str|None)->FT:
     "The coverage of test; the upright line is the bundle's limit."
     promise, limit = j.decision.promise, j.decision.publish.get(of or '', 2.)
-    curve = coverage_curve(j.p, j.targs, j.space, of=of, precision=promise['precision'], confidence=promise['confidence'], min_score=j.decision.thresholds['balanced'], step=.005)
+    curve = coverage_curve(j.p, j.targs, j.space, of=of, precision=promise['precision'], confidence=promise['confidence'], min_score=j.decision.thresholds[DEFAULT_MODE], step=.005)
     if not len(curve): return P('Nothing is said of any picture.')
     return _plot(coverage_plot(curve.assign(holds=curve['limit'] >= limit), promise['precision']), f'precision over the share of {of or "whole pictures"} that is published')
 

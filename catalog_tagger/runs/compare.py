@@ -15,7 +15,7 @@ import pandas as pd
 from ..core.files import CatalogError, atomic_path, read_json
 from ..core.table import read_table, write_table
 from ..core.config import RunConfig, load_config
-from ..catalog.labels import LabelSpace, load_labels
+from ..catalog.labels import LabelSpace
 from .train import train_run
 
 # %% auto #0
@@ -50,7 +50,7 @@ def run_row(
     run:str|Path,  # Folder of a run
 )->dict:           # `model`, `road`, numbers of pictures and labels, `metric`, `train`, `valid` with `low` and `high`, `floor`, `epochs`, `seconds`
     "What a run left, as a row of the comparison."
-    cfg, metrics, space = load_config(Path(run)/'config.json'), read_json(Path(run)/'metrics.json'), load_labels(Path(run)/'labels.json')
+    cfg, metrics, space = load_config(Path(run)/'config.json'), read_json(Path(run)/'metrics.json'), LabelSpace.load(Path(run)/'labels.json')
     metric, n_epochs = main_score(space), len(read_table(Path(run)/'history.csv'))
     valid = metrics['valid'][metric]
     return dict(model=cfg.arch, road=metrics['road'].split(', with')[0], train_pictures=metrics['pictures']['train'], valid_pictures=metrics['pictures']['valid'], n_labels=len(space.vocab),

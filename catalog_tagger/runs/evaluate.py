@@ -15,7 +15,7 @@ from ..core.table import read_table
 from ..core.process import progress
 from ..core.config import load_config
 from ..catalog.picture_files import find_pictures, open_pictures
-from ..catalog.text import load_text_tags
+from ..catalog.text import TextTags
 from ..catalog.labels import apply_labels, find_origin
 from ..catalog.prepare import read_audited
 from ..serve.review import join_queues, review_queue
@@ -34,7 +34,7 @@ def review_pictures(
     *, bs:int=64,                       # Pictures at a time
 )->pd.DataFrame:                        # As of `review_queue`
     "The pictures that cannot be published unseen, in the order in which a person's look pays."
-    if getattr(tagger, 'decision', None) is None: raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
+    if tagger.decision is None: raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
     found, queues = list(find_pictures(paths).items()), []
     for i in progress(range(0, len(found), bs), 'review'):
         good, _ = open_pictures(tagger.prep, found[i:i+bs])
@@ -56,12 +56,13 @@ def evaluate_run(
     cfg, seen = load_config(Path(run)/'config.json'), read_table(Path(run)/'split.csv')
     if seen.empty or not {'digest', 'split'} <= set(seen): raise CatalogError(f'{run}/split.csv does not tell which pictures were trained on; restore it, for scores on those would flatter')
     predictor = load_run(run, trust=trust)
-    df, rejected = read_audited(replace(cfg, source=str(source), where=where, min_count=1, near=None))
-    if cfg.words: df = df.assign(tags=load_text_tags(Path(run)/'words.json').apply(df['text']))
+    catalog = read_audited(replace(cfg, source=str(source), where=where, min_count=1, near=None))
+    df = catalog.df
+    if cfg.words: df = df.assign(tags=TextTags.load(Path(run)/'words.json').apply(df['text']))
     known = df['digest'].isin(seen['digest'][seen['split'] != 'test'])
     unknown = sorted({t for o in df['tags'] for t in o if find_origin(t, predictor.space.provenance, predictor.space.recipe) is None})
-    df, unlabelled = apply_labels(df[~known].reset_index(drop=True), predictor.space)
-    rejected = pd.concat([rejected, unlabelled], ignore_index=True)
+    catalog = catalog.keep(*apply_labels(df[~known].reset_index(drop=True), predictor.space))
+    df, rejected = catalog.df, catalog.rejected
     if df.empty: raise CatalogError(f'nothing of {source} is left to score: {int(known.sum())} pictures were trained or tuned on, {len(rejected)} rejected')
     table, labels = score_pictures(predictor, df)
     say(f'{len(df)} pictures of {source} scored; {int(known.sum())} left out that the run was trained or tuned on, {len(rejected)} rejected{":" if len(rejected) else ""}')

@@ -35,7 +35,7 @@ def load_run(
             learn = load_learner(path)
     except Exception as e: raise CatalogError(f'{path} cannot be loaded: {type(e).__name__}: {e}') from None
     learn.model.to(memory_format=torch.channels_last)
-    return Predictor.from_learner(learn)
+    return Tagger.from_learner(learn)
 
 # %% ../../nbs/runs/00_folder.ipynb #b86417e9
 def read_split(

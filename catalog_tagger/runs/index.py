@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError, clear_for
-from ..core.table import rejected_table
+from ..core.table import Catalog, rejected_table
 from ..core.config import RunConfig, load_config
 from ..catalog.query import choose_rows
-from ..catalog.read import find_layout
+from ..catalog.read import known_layout
 from ..catalog.images import audit_images
 from ..catalog.picture_files import find_pictures
 from ..catalog.split import group_duplicates
@@ -40,30 +40,28 @@ def load_embedder(
     return make_embedder(str(model) if tagger is None else tagger, layer, size=size, weights=weights), tagger
 
 # %% ../../nbs/runs/05_index.ipynb #94fbfe86
-def _has_layout(source:str|Path)->bool:
-    try: return bool(find_layout(source))
-    except CatalogError: return False
-
-def _read_pictures(source, where:str|None)->tuple[pd.DataFrame, pd.DataFrame]:
+def _read_pictures(source, where:str|None)->Catalog:
     "Pictures without a catalog, audited."
     found = find_pictures(source)
     df, bad = audit_images(pd.DataFrame({'image': [o for o, why in found.items() if not why]}))
     unread = rejected_table((o, i, why) for i, (o, why) in enumerate(found.items()) if why)
-    if df.empty: raise CatalogError(f'none of {len(found)} pictures could be used; the first: {(why := pd.concat([unread, bad]))["image"].iloc[0]}: {why["reason"].iloc[0]}')
-    return choose_rows(group_duplicates(df), where).reset_index(drop=True), pd.concat([unread, bad], ignore_index=True)
+    rejected = pd.concat([unread, bad], ignore_index=True)
+    if df.empty: raise CatalogError(f'none of {len(found)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
+    return Catalog(choose_rows(group_duplicates(df), where).reset_index(drop=True), rejected, source=str(source))
 
 def read_products(
     source:str|Path,            # Folder of a catalog, or of pictures
     run:str|Path=None,          # A run whose config says how the catalog is read
     space=None,                 # `LabelSpace` that gives the products their `labels`; None takes their tags
     *, where:str=None,          # Condition that chooses rows, as in `choose_rows`
-)->tuple[pd.DataFrame, pd.DataFrame]:  # The table with `group`, and the `rejected` table
+)->Catalog:                    # With `group` and `labels`; of pictures without a catalog with `group` alone
     "The products to search in, audited, copies of one picture as one group; with the columns of the catalog where its layout is known."
-    if not _has_layout(source): return _read_pictures(source, where)
+    layout = known_layout(source)
+    if layout is None: return _read_pictures(source, where)
     config = Path(run or '')/'config.json'
     cfg = load_config(config) if run is not None and config.is_file() else RunConfig(str(source), '')
-    df, rejected = read_audited(replace(cfg, source=str(source), where=where, min_count=1, near=None))
-    return df.assign(labels=df['tags'].map(space.encode if space else list)), rejected
+    catalog = read_audited(replace(cfg, source=str(source), layout=cfg.layout or layout, where=where, min_count=1, near=None))
+    return catalog.keep(catalog.df.assign(labels=catalog.df['tags'].map(space.encode if space else list)))
 
 # %% ../../nbs/runs/05_index.ipynb #86cb4431
 def index_catalog(
@@ -80,10 +78,11 @@ def index_catalog(
     if kind not in (None, *KINDS): raise CatalogError(f'kind={kind!r}, expected one of {", ".join(KINDS)}')
     out = clear_for(out, 'index.json', 'embedder.json', source=source)
     embedder, tagger = load_embedder(model, layer, size=size, weights=weights, trust=trust)
-    df, rejected = read_products(source, model if tagger else None, tagger and tagger.space, where=where)
-    e = embed_catalog(embedder, df, out, dtype=dtype, dims=dims, whiten=whiten, resume=resume)
-    rejected = pd.concat([rejected, e.rejected], ignore_index=True)
-    index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), df.drop(columns=['digest', 'pixels']), kind=kind, target=target)
+    catalog = read_products(source, model if tagger else None, tagger and tagger.space, where=where)
+    e = embed_catalog(embedder, catalog.df, out, dtype=dtype, dims=dims, whiten=whiten, resume=resume)
+    rejected = pd.concat([catalog.rejected, e.rejected], ignore_index=True)
+    table = catalog.df.drop(columns=['digest', 'pixels'])
+    index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=target)
     index.save(out)
     say(f'{index} in {out}; {len(rejected)} pictures could not be used{":" if len(rejected) else ""}')
     for o in rejected.head(20).itertuples(): say(f'  {o.image}: {o.reason}')

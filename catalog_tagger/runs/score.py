@@ -4,16 +4,14 @@
 
 # %% ../../nbs/runs/02_score.ipynb #3348a28d
 from __future__ import annotations
-import importlib.metadata, platform
-
 import pandas as pd
 from fastai.learner import Learner
 
 from ..core.table import SPLITS
+from ..core.process import package_versions
 from ..core.metrics import add_intervals, label_table, picture_scores, score_table
 from ..train.learner import road
 from ..serve.answers import as_matrix, decode
-from ..serve.predictor import Predictor
 from ..serve.decide import decide
 from ..serve.tagger import Tagger
 
@@ -22,15 +20,14 @@ __all__ = ['score_pictures', 'json_rows', 'run_metrics']
 
 # %% ../../nbs/runs/02_score.ipynb #087e57f9
 def score_pictures(
-    predictor:Predictor,
+    tagger:Tagger,
     df:pd.DataFrame,       # A catalog with `image` and `labels`
     *, k:int=3,            # How many labels a picture is given in recall@k
     min_score:float=.5,    # Least score of a free tag that counts as answered, where the model has no thresholds of its own
 )->tuple[pd.DataFrame, pd.DataFrame]:  # `score_table` with floors, and `label_table`
     "Score a model as it serves: through `Prep`, and for sets of labels on decoded answers."
-    space = predictor.space
-    scores, targs = predictor.scores(df['image']), space.one_hot(df['labels'])
-    decision = getattr(predictor, 'decision', None)
+    space, decision = tagger.space, tagger.decision
+    scores, targs = tagger.scores(df['image']), space.one_hot(df['labels'])
     answers = decide(scores, space, decision) if decision else decode(scores, space, k=None, min_score=min_score)
     pred = as_matrix(answers, space)
     table = score_table(scores, targs, counts=space.counts, groups=space.group_columns, parents=space.parent_columns, k=k, pred=pred)
@@ -41,9 +38,6 @@ def json_rows(df:pd.DataFrame, orient:str):
     "`df` as plain Python, nan as None."
     return df.astype(object).where(df.notna(), None).to_dict(orient)
 
-def _versions()->dict[str, str]:
-    return dict(python=platform.python_version()) | {o: importlib.metadata.version(o) for o in ('catalog_tagger', 'fastai', 'torch', 'torchvision', 'timm', 'pillow')}
-
 def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
     "What goes into `metrics.json`: scores of each fold with their floors, of train on as many of its pictures as valid has; a row for each label, parameters, versions. The one look at test."
     res, n_valid = {}, (df['split'] == 'valid').sum()
@@ -53,4 +47,4 @@ def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
         table, labels = score_pictures(tagger, rows.reset_index(drop=True))
         res[fold] = json_rows(table, 'index')
     return dict(res, labels=json_rows(labels, 'records'), pictures=df['split'].value_counts().to_dict(),
-                parameters=sum(o.numel() for o in learn.model.parameters()), road=road(learn), versions=_versions())
+                parameters=sum(o.numel() for o in learn.model.parameters()), road=road(learn), versions=package_versions())

@@ -22,7 +22,7 @@ from ..core.config import RunConfig
 from ..catalog.picture_cache import cache_folder
 from ..catalog.split import split_summary
 from ..catalog.labels import LabelSpace
-from ..catalog.prepare import Prepared, prepare
+from ..catalog.prepare import Prepared, prepare_catalog
 from ..train.backbones import arch_prep
 from ..train.data import catalog_dls, train_tfms
 from ..train.learner import catalog_learner, road
@@ -41,8 +41,8 @@ __all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'frozen_features', 'sav
 # %% ../../nbs/runs/01_train.ipynb #2e1c5533
 def build_learner(
     cfg:RunConfig,
-    df:pd.DataFrame,    # From `prepare`
-    space:LabelSpace,   # From `prepare`
+    df:pd.DataFrame,    # From `prepare_catalog`
+    space:LabelSpace,   # From `prepare_catalog`
 )->Learner:
     "The learner of a run, seeded, before it has learned anything."
     reuse_memory(); set_seed(cfg.seed, reproducible=True)
@@ -51,7 +51,7 @@ def build_learner(
     dls = catalog_dls(df, space, prep, bs=cfg.bs, num_workers=cfg.num_workers, min_scale=cfg.min_scale, batch_tfms=tfms, cache=cache_folder() if cfg.cache else None)
     if cfg.balance > 1: balance_sampling(dls.train, rarity_weights(df.loc[df['split'] == 'train', 'labels'].tolist(), cap=cfg.balance))
     learn = catalog_learner(dls, cfg.arch, weights=cfg.weights, head=cfg.head, dropout=cfg.dropout, loss=cfg.loss, opt=cfg.opt)
-    learn.n_tta = cfg.tta   # learn.tta is fastai's
+    learn.facts.tta = cfg.tta
     return learn
 
 # %% ../../nbs/runs/01_train.ipynb #a98afa92
@@ -65,7 +65,7 @@ def _stage_cbs(cfg:RunConfig, name:str)->list:
 
 def _stages(learn:Learner, cfg:RunConfig, lr:float)->Iterator[tuple[str, Learner, Callable]]:
     "Name, learner and fit of each stage, made when it is its turn."
-    if learn.pretrained and cfg.freeze_epochs:
+    if learn.facts.pretrained and cfg.freeze_epochs:
         head = cached_learner(learn, 'pool', cfg.views) if cfg.views else learn
         yield 'head', head, lambda: fit_schedule(head, cfg.freeze_epochs, lr, cfg.schedule, cbs=_stage_cbs(cfg, 'head'))
     if cfg.epochs:
@@ -81,7 +81,7 @@ def fit_learner(
     say=noop,             # Takes a line on what a resumed run skips
 )->float:                 # The learning rate used
     "Train the head with a frozen body, then the body; from scratch there is nothing worth freezing."
-    lr, learn.rate_curve = suggest_rate(learn) if cfg.lr_find else (cfg.lr, None)
+    lr, learn.facts.rate_curve = suggest_rate(learn) if cfg.lr_find else (cfg.lr, None)
     settings = {k: v for k, v in asdict(cfg).items() if k not in ('source', 'out')} | dict(pictures=pictures)
     for name, stage, fit in _stages(learn, cfg, lr): fit() if checkpoints is None else fit_stage(stage, name, fit, checkpoints, config=settings, say=say)
     return lr
@@ -89,7 +89,7 @@ def fit_learner(
 # %% ../../nbs/runs/01_train.ipynb #88d19aeb
 def frozen_features(
     cfg:RunConfig,
-    df:pd.DataFrame,    # From `prepare`
+    df:pd.DataFrame,    # From `prepare_catalog`
     space:LabelSpace,   # Likewise
     *, bs:int=64,       # Pictures at a time
 )->np.ndarray:          # Shape (pictures, channels)
@@ -101,15 +101,15 @@ def save_run(
     cfg:RunConfig, learn:Learner, ready:Prepared, metrics:dict,
 )->Path:  # Folder of the run
     "Write `learner.pkl`, `labels.json`, `metrics.json`, `history.csv`, `config.json`, `split.csv`, `audit.csv`, `rejected.csv`, and `words.json` with `cfg.words`; all or none."
-    root, df, rejected = Path(cfg.source).resolve(), ready.df, ready.rejected
+    root, df, rejected = Path(cfg.source).resolve(), ready.catalog.df, ready.catalog.rejected
     def rel(s): return s.map(lambda o: os.path.relpath(o, root) if os.path.isabs(o) else o)
-    with atomic_files(cfg.out) as d:
+    with atomic_files(cfg.out, ('lr_find.csv', 'words.json')) as d:
         learn.export(d.resolve()/'learner.pkl')
-        learn.space.save(d/'labels.json')
+        learn.dls.space.save(d/'labels.json')
         write_json(d/'metrics.json', metrics)
         write_json(d/'config.json', asdict(cfg) | dict(source=str(root), out=str(Path(cfg.out).resolve())))
         write_table(d/'history.csv', learn.history.table())
-        if learn.rate_curve is not None: write_table(d/'lr_find.csv', learn.rate_curve)
+        if learn.facts.rate_curve is not None: write_table(d/'lr_find.csv', learn.facts.rate_curve)
         write_table(d/'split.csv', df[['image', 'row', 'split', 'digest', 'tags', 'labels']].assign(image=rel(df['image'])))
         if ready.words: ready.words.save(d/'words.json')
         write_table(d/'audit.csv', ready.audit)
@@ -138,8 +138,8 @@ def train_run(
     unfinished = clear_for(cfg.out, 'config.json', UNFINISHED, source=cfg.source)/UNFINISHED
     if not resume: clear_checkpoints(unfinished)
     elif not unfinished.is_dir(): say(f'nothing to go on from in {cfg.out}: it starts with the first epoch')
-    start, ready = time.perf_counter(), prepare(cfg)
-    df, space, rejected = ready.df, ready.space, ready.rejected
+    start, ready = time.perf_counter(), prepare_catalog(cfg)
+    df, rejected, space = ready.catalog.df, ready.catalog.rejected, ready.space
     n, dropped = df['split'].value_counts(), sum(o['label'] is None for o in space.provenance.values())
     say(f'{len(df)} pictures of {cfg.source}: {n["train"]} train, {n["valid"]} valid, {n["test"]} test; {len(rejected)} rejected{":" if len(rejected) else ""}')
     report_rejected(rejected, say)

@@ -19,8 +19,9 @@ from sklearn.preprocessing import StandardScaler
 from fastai.vision.all import *
 
 from ..core.files import CatalogError, atomic_path
-from ..core.table import check_table
+from ..core.table import check_columns
 from ..core.process import interactive, rng
+from ..core.extras import need
 from ..catalog.images import Prep
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
@@ -29,7 +30,7 @@ from ..train.heads import build_model
 from ..train.weights import read_weights
 from ..train.losses import find_optimiser
 from ..train.data import crop_size, random_crops, train_tfms
-from ..train.learner import History
+from ..train.learner import History, TrainFacts
 from .triplets import effective_rank
 
 # %% auto #0
@@ -41,8 +42,7 @@ def nt_xent(
     temperature:float=.2,  # Similarities are divided by it; the smaller, the more the nearest strangers count
 )->nn.Module:              # Takes embeddings, shape (2n, features), and which picture each is a view of, shape (2n,)
     "The normalised, temperature-scaled cross-entropy of SimCLR."
-    try: from pytorch_metric_learning import losses, reducers
-    except ImportError: raise CatalogError('contrastive learning needs pytorch-metric-learning: pip install "catalog_tagger[metric]"') from None
+    losses, reducers = [need(f'pytorch_metric_learning.{o}', 'contrastive learning') for o in ('losses', 'reducers')]
     if not temperature > 0: raise CatalogError(f'temperature={temperature}, expected more than 0')
     return losses.SupConLoss(temperature=temperature, reducer=reducers.MeanReducer())
 
@@ -89,6 +89,7 @@ class SimCLR(Callback):
         tfms:list=None,     # Batch transforms, drawn anew for each view; None is `train_tfms(max_lighting=.4, jitter=.4, p_gray=.2)`
     ):
         tfms = train_tfms(max_lighting=.4, jitter=.4, p_gray=.2) if tfms is None else tfms
+        self.prep = prep
         self.view = Pipeline([IntToFloatTensor(), *tfms, Normalize.from_stats(prep.mean, prep.std)], split_idx=0)
 
     def before_batch(self):
@@ -142,30 +143,30 @@ def contrastive_learner(
     metrics=None,          # None takes `twin_accuracy`, `embedding_std` and `effective_rank`
     cbs=None,              # Callbacks beside fastai's own, `SimCLR` and `History`
     **kwargs
-)->Learner:                # With `arch`, `prep` and `history` as attributes; nothing is frozen
+)->Learner:                # With `facts` and `history` as from `catalog_learner`; nothing is frozen
     "A fastai `Learner` that trains a body on pictures without labels."
-    a, history = find_arch(arch), History()
+    a = find_arch(arch)
     prep = replace(dls.prep, mean=a.mean, std=a.std)
     model = _contrastive_model(a, read_weights(a, weights), prep.size, n_out)
     if metrics is None: metrics = [twin_accuracy, embedding_std, effective_rank]
-    learn = Learner(dls, model, nt_xent(temperature), opt_func=find_optimiser(opt), metrics=metrics, cbs=[SimCLR(prep, tfms), history, *L(cbs)], **dict(splitter=default_split) | kwargs)
+    learn = Learner(dls, model, nt_xent(temperature), opt_func=find_optimiser(opt), metrics=metrics, cbs=[SimCLR(prep, tfms), History(), *L(cbs)], **dict(splitter=default_split) | kwargs)
     if dls.device.type == 'cpu': learn.model.to(memory_format=torch.channels_last)
     if not interactive(): learn.remove_cb(ProgressCallback); learn.logger = noop
-    learn.arch, learn.prep, learn.history = arch, prep, history
+    learn.facts = TrainFacts(arch, weights not in (None, 'none'))
     return learn
 
 # %% ../../nbs/search/07_contrastive.ipynb #c7fa8235
 def save_body(
-    learn:Learner,   # From `contrastive_learner`, or any with `arch` whose model is a body and a head
+    learn:Learner,   # From `contrastive_learner` or `catalog_learner`
     path:str|Path,   # A name that ends in .safetensors
 )->Path:             # `path`
     "Write the body of `learn`, without its head, under the names of its library, as `read_weights` takes them."
     path = Path(path)
     if path.suffix != '.safetensors': raise CatalogError(f'{path} is to hold weights, expected a name that ends in .safetensors')
-    with torch.device('meta'): names = build_model(find_arch(learn.arch), [dict(layer='Identity')])[1]
+    with torch.device('meta'): names = build_model(find_arch(learn.facts.arch), [dict(layer='Identity')])[1]
     state = learn.model.state_dict()
     tensors = {o.removeprefix('body.'): state[k].detach().cpu().contiguous() for k, o in names.items()}
-    with atomic_path(path) as p: save_file(tensors, p, metadata=dict(arch=learn.arch))
+    with atomic_path(path) as p: save_file(tensors, p, metadata=dict(arch=learn.facts.arch))
     return path
 
 # %% ../../nbs/search/07_contrastive.ipynb #8420abcb
@@ -176,7 +177,7 @@ def few_labels(
     *, seed:int=42,     # The same seed gives a smaller share as a part of a larger one
 )->tuple[pd.DataFrame, LabelSpace]:
     "The catalog with a random share of its train pictures, and the same labels with their counts in it; the other folds stay."
-    check_table(df, 'labels', 'split')
+    check_columns(df, 'labels', 'split')
     if not 0 < share <= 1: raise CatalogError(f'share={share}, expected more than 0 and at most 1')
     train = np.flatnonzero(df['split'] == 'train')
     gone = rng(seed, 'few_labels').permutation(train)[max(2, round(share*len(train))):]

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/search/04_embed.ipynb #aaa3baa8
 from __future__ import annotations
-import json, shutil
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +16,10 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core.files import CatalogError, atomic_files, clear_for, strict_json, write_json
+from ..core.files import CatalogError, atomic_files, clear_for, strict_json, sweep, write_json
 from ..core.table import read_table, rejected_table, write_table
 from ..core.process import progress, rng
+from ..core.records import Record
 from ..core.sealed import SUMS, read_sealed, seal, told_of
 from ..core.jobs import check_counts, map_parts, part_facts, run_job
 from ..catalog.images import Prep
@@ -26,13 +27,15 @@ from ..catalog.picture_files import find_pictures, open_pictures
 from ..train.backbones import arch_prep, create_net, cut_body, find_arch
 from ..train.heads import UnitLength, build_layers, describe_layers
 from ..train.weights import read_weights
-from ..serve.predictor import Predictor, as_input, serving_model
-from ..serve.model_file import plain_tensors, prep_from, prep_json, read_model
+from ..serve.predictor import as_input, serving_model
+from ..serve.model_file import ArchName, plain_tensors, read_model
+from ..serve.tagger import Tagger
 from .vectors import EmbeddingsError, read_vectors
 
 # %% auto #0
 __all__ = ['LAYERS', 'EMBEDDING_FILES', 'Embedder', 'make_embedder', 'fit_projection', 'project', 'with_projection',
-           'write_embedder', 'read_rejected', 'read_embedder', 'Embeddings', 'embed_catalog', 'load_embeddings']
+           'EmbedderFacts', 'write_embedder', 'read_rejected', 'read_embedder', 'Embeddings', 'embed_catalog',
+           'load_embeddings']
 
 # %% ../../nbs/search/04_embed.ipynb #45646c5b
 @dataclass
@@ -81,7 +84,7 @@ def _until_hidden(head:nn.Module)->list[nn.Module]:
 
 # %% ../../nbs/search/04_embed.ipynb #f99cf272
 def make_embedder(
-    model:str|Predictor,            # A backbone, as in `find_arch`, or a tagger
+    model:str|Tagger,               # A backbone, as in `find_arch`, or a tagger
     layer:str='avg',                # 'avg' or 'concat' (average, and maximum beside it, of the body's maps); of a tagger also 'hidden' (below its last layer) or 'logits'
     *, size:int|tuple[int, int]=128,   # Of a backbone's pictures, px; a tagger has its own
     weights:str|Path='default',     # Of a backbone, as in `read_weights`
@@ -89,7 +92,7 @@ def make_embedder(
     "The embedder of a trained tagger or a pretrained backbone."
     if layer not in LAYERS: raise CatalogError(f'layer={layer!r}, expected one of {", ".join(LAYERS)}')
     if isinstance(model, str): return _from_arch(model, layer, size, weights)
-    if getattr(model, 'arch', None) is None: raise CatalogError('the backbone of this model is not known: load its bundle, or a Tagger with `arch`')
+    if model.arch is None: raise CatalogError('the backbone of this model is not known: load its bundle, or a Tagger with `arch`')
     body, head = model.model[0], getattr(model.model[1], 'main', model.model[1])   # Inception's auxiliary output has no part in an answer
     layers = _pooled(body, layer) if layer in _POOLS else _until_hidden(head) if layer == 'hidden' else _leaves(head)
     return Embedder(nn.Sequential(body, nn.Sequential(*layers, UnitLength())).eval(), model.prep, model.arch)
@@ -132,11 +135,18 @@ def with_projection(embedder:Embedder, layer:nn.Linear)->Embedder:
 # %% ../../nbs/search/04_embed.ipynb #4b3740ec
 EMBEDDING_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30, 'rejected.csv': 1 << 30, SUMS: 4096}   # And the most bytes of each
 
+@dataclass(frozen=True)
+class EmbedderFacts(Record):
+    "What `embedder.json` holds."
+    arch:ArchName      # Of the body
+    head:list[dict]    # From `describe_layers`
+    prep:Prep
+
 def write_embedder(embedder:Embedder, folder:str|Path)->None:
     "`embedder.json` and `model.safetensors` in `folder`."
     head = describe_layers(embedder.model[1])
     save_file(plain_tensors(embedder.model, embedder.arch, head), Path(folder)/'model.safetensors')
-    write_json(Path(folder)/'embedder.json', dict(arch=embedder.arch, head=head, prep=prep_json(embedder.prep)))
+    EmbedderFacts(embedder.arch, head, embedder.prep).save(Path(folder)/'embedder.json')
 
 def read_rejected(files)->pd.DataFrame: return read_table(BytesIO(files['rejected.csv']))
 
@@ -145,12 +155,10 @@ def read_embedder(
     n:int,    # Dimensions that it must give
 )->Embedder:
     "What `write_embedder` wrote, each part checked before it is used."
-    d = strict_json(files['embedder.json'])
-    if not isinstance(d, dict) or set(d) != {'arch', 'head', 'prep'}: raise CatalogError('embedder.json must have arch, head and prep')
-    prep = prep_from(d['prep'])
-    model, more = read_model(d['arch'], d['head'], files['model.safetensors'], prep.size, n)
+    facts = EmbedderFacts.from_dict(strict_json(files['embedder.json']), 'embedder.json')
+    model, more = read_model(facts.arch, facts.head, files['model.safetensors'], facts.prep.size, n)
     if more or not isinstance(model[1][-1], UnitLength): raise CatalogError('the model does not end in UnitLength, or has other arrays beside it')
-    return Embedder(model, prep, d['arch'])
+    return Embedder(model, facts.prep, facts.arch)
 
 # %% ../../nbs/search/04_embed.ipynb #8ee10d7f
 def _embed_batch(embedder:Embedder, batch:list[tuple])->tuple[np.ndarray, list[str]]:
@@ -208,8 +216,8 @@ def _finish(embedder:Embedder, files:list[Path], found:list[str], out:Path, dtyp
         sample = _sample(files, len(ids))
         layer = fit_projection(sample, dims or min(sample.shape), whiten=whiten)
         embedder = with_projection(embedder, layer)
-    for o in out.glob('.*.tmp'): shutil.rmtree(o, ignore_errors=True)   # of a job that was killed here
-    with atomic_files(out) as d:
+    sweep(out)
+    with atomic_files(out, EMBEDDING_FILES) as d:
         _assemble(files, d/'vectors.npy', len(ids), dtype, layer)
         write_json(d/'ids.json', ids); write_table(d/'rejected.csv', rejected); write_embedder(embedder, d)
         seal(d, EMBEDDING_FILES)

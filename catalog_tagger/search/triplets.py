@@ -7,7 +7,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from importlib import import_module
+from types import ModuleType
 from pathlib import Path
 from types import MethodType
 
@@ -15,11 +15,12 @@ import numpy as np, torch
 from fastai.vision.all import *
 
 from ..core.files import CatalogError
+from ..core.extras import need
 from ..train.backbones import BUNDLED, find_arch
 from ..train.heads import UnitLength
-from ..train.checkpoint import PlainError
 from ..train.learner import FrozenStats, catalog_learner, catalog_model, is_training
-from ..serve.predictor import Predictor
+from ..train.checkpoint import PlainError
+from ..serve.tagger import Tagger
 from .retrieval import retrieval_scores
 
 # %% auto #0
@@ -63,10 +64,7 @@ class SharedRule:
         return shared.new_tensor(torch.nan).where((shared > 0) & (shared < least[:, None]), (shared > 0).float())
 
 # %% ../../nbs/search/06_triplets.ipynb #a545ec12
-def _metric(module:str):
-    "A module of pytorch-metric-learning, which only the losses need."
-    try: return import_module(f'pytorch_metric_learning.{module}')
-    except ImportError: raise CatalogError('metric learning needs pytorch-metric-learning: pip install "catalog_tagger[metric]"') from None
+def _metric(module:str)->ModuleType: return need(f'pytorch_metric_learning.{module}', 'metric learning')
 
 def _distances(emb:Tensor, distance=None)->Tensor:
     "Distances within a batch by a distance of pytorch-metric-learning, Euclidean on vectors of length 1 when None; a similarity counts as its negative."
@@ -230,16 +228,16 @@ def overlap_sampling(
     return dl
 
 # %% ../../nbs/search/06_triplets.ipynb #bd98648e
-def _start_from(learn:Learner, start:Predictor):
+def _start_from(learn:Learner, start:Tagger):
     "Give `learn` the body of `start`, frozen."
     learn.model[0].load_state_dict(start.model[0].state_dict())
-    learn.pretrained = True; learn.add_cb(FrozenStats()); learn.freeze()
+    learn.facts.pretrained = True; learn.add_cb(FrozenStats()); learn.freeze()
 
 @delegates(catalog_learner, but=['head', 'weights'])
 def embedding_learner(
     dls:DataLoaders,         # From `catalog_dls`
     loss:Callable,           # `TripletLoss()`, `MultiLabelSupCon()`, or your own
-    *, start:Predictor=None,  # A trained `Tagger` whose body to go on from; None starts from a pretrained backbone
+    *, start:Tagger=None,    # A trained tagger whose body to go on from; None starts from a pretrained backbone
     arch:str=BUNDLED,        # Backbone, where there is no `start`
     weights:str|Path|None='default',  # Its weights, as in `catalog_learner`
     dim:int=128,             # Length of an embedding

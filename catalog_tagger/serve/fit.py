@@ -17,10 +17,10 @@ __all__ = ['fit_tagger']
 # %% ../../nbs/serve/11_fit.ipynb #33b52bb3
 def fit_tagger(
     learn:Learner,
-    df:pd.DataFrame,  # From `prepare`
+    df:pd.DataFrame,  # From `prepare_catalog`
 )->Tagger:
     "The tagger of a trained learner: thresholds, calibration and what it calls unlike its catalog are fitted on valid."
-    tagger = Tagger.from_learner(learn); tagger.arch = learn.arch
+    tagger = Tagger.from_learner(learn)
     train, valid = (df[df['split'] == o] for o in ('train', 'valid'))
     scores, features = tagger.scores_and_features(valid['image'])
     outside = fit_outside(tagger.features(train['image']), features)

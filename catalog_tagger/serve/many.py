@@ -16,8 +16,10 @@ from ..core.files import CatalogError, atomic_path
 from ..core.table import rejected_table
 from ..core.process import progress
 from ..core.jobs import check_counts, map_parts, part_facts, run_job
+from ..core.extras import need
 from ..catalog.picture_files import find_pictures, open_pictures
 from .review import QUEUE_COLUMNS, review_queue
+from .tagger import Tagger
 
 # %% auto #0
 __all__ = ['ANSWER_COLUMNS', 'tag_many', 'tag_many_ray']
@@ -73,9 +75,8 @@ def _read_part(path:Path)->pd.DataFrame:
 
 # %% ../../nbs/serve/13_many.ipynb #807163fe
 def _arrow():
-    try: import pyarrow, pyarrow.parquet
-    except ImportError: raise CatalogError('Parquet needs pyarrow: pip install pyarrow, or give a name that ends in .csv') from None
-    return pyarrow, pyarrow.parquet
+    "pyarrow and its part for Parquet."
+    return [need(o, 'Parquet', 'give a name that ends in .csv') for o in ('pyarrow', 'pyarrow.parquet')]
 
 def _columns(path:Path)->list[str]:
     "Names of the columns of the table at `path`, none if it is no table."
@@ -103,7 +104,7 @@ def _checked_outs(out:str|Path, review:str|Path|None, predictor)->tuple[Path, Pa
     out = _checked_out(out, 'out', 'table of tags', ANSWER_COLUMNS, ('.csv', '.parquet'))
     if review is None: return out, None
     if Path(review) == out: raise CatalogError(f'out and review are both {out}; give two names')
-    if getattr(predictor, 'decision', None) is None:
+    if not isinstance(predictor, Tagger) or predictor.decision is None:
         raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
     return out, _checked_out(review, 'review', 'review queue', QUEUE_COLUMNS, ('.csv',))
 
@@ -184,9 +185,7 @@ def tag_many(
 # %% ../../nbs/serve/13_many.ipynb #4611f53c
 def _load(load:Callable|str|Path):
     "What the function `load` makes, or the tagger of the bundle at that path."
-    if callable(load): return load()
-    from catalog_tagger.serve.tagger import Tagger
-    return Tagger.load(load)
+    return load() if callable(load) else Tagger.load(load)
 
 class _Worker:
     "A predictor in a process of its own, which makes one part at a time."
@@ -199,11 +198,6 @@ class _Worker:
         return dict(part=n) | files
 
 # %% ../../nbs/serve/13_many.ipynb #e81b382a
-def _ray():
-    try: import ray, ray.data
-    except ImportError: raise CatalogError('tagging on a cluster needs Ray: pip install "catalog_tagger[ray]"') from None
-    return ray
-
 def tag_many_ray(
     load:str|Path|Callable,          # Folder of a bundle, or a function that makes the predictor; must be there in every process
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`; each machine must see the same paths
@@ -219,14 +213,15 @@ def tag_many_ray(
     **options,                       # What else `predict` takes
 )->tuple[int, pd.DataFrame]:         # As from `tag_many`
     "`tag_many` on a Ray cluster: the one that is connected, the one that RAY_ADDRESS names, else one on this machine."
-    ray = _ray()
+    need('ray.data', 'tagging on a cluster'); import ray
     def make(options, review):
         def tag_parts(todo, workers):
             if not todo: return
             if not ray.is_initialized(): ray.init()
             n = min(len(todo), actors or max(1, int(ray.cluster_resources()['CPU']//max(num_cpus, 1))))
             rows = ray.data.from_items([dict(part=i, pictures=json.dumps(o)) for i, o in todo.items()], override_num_blocks=len(todo))
-            done = rows.map(_Worker, fn_constructor_args=(load, options, review, bs), compute=ray.data.ActorPoolStrategy(size=n), num_cpus=num_cpus, num_gpus=num_gpus or None)
+            done = rows.map(_Worker, fn_constructor_args=(load, options, review, bs), compute=ray.data.ActorPoolStrategy(size=n),
+                            num_cpus=num_cpus, num_gpus=num_gpus or None)
             for o in progress(done.iter_rows(), 'tag', len(todo)): yield o['part'], {k: v for k, v in o.items() if k != 'part'}
         return tag_parts
     predictor = _load(load)

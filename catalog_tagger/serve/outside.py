@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.decomposition import PCA
 
 from ..core.files import CatalogError
 
@@ -48,6 +47,7 @@ def fit_outside(
     n:int=64,              # Most directions that are looked at
 )->Outside:
     "Learn from train where pictures lie, and from valid how far away is too far."
+    from sklearn.decomposition import PCA   # serving does without scikit-learn
     if not 0 < share < 1: raise CatalogError(f'share={share}, expected between 0 and 1')
     x = _directions(features); n = min(n, x.shape[1]//2, len(x) - 1)
     if n < 1: raise CatalogError(f'features of shape {x.shape} are too few to learn from')

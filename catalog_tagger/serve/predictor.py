@@ -59,8 +59,9 @@ class Predictor:
     @classmethod
     def from_learner(cls, learn)->Predictor:
         "The predictor of a learner made by `catalog_learner`."
-        if not hasattr(learn, 'space') or not hasattr(learn, 'prep'): raise CatalogError('this learner has no label space: it was not made by catalog_learner')
-        return cls(learn.model, learn.space, learn.prep, getattr(learn.loss_func, 'activation_name', None), getattr(learn, 'n_tta', 1))
+        try: space, prep, facts = learn.dls.space, learn.dls.prep, learn.facts
+        except AttributeError: raise CatalogError('this learner has no label space: it was not made by catalog_learner') from None
+        return cls(learn.model, space, prep, getattr(learn.loss_func, 'activation_name', None), facts.tta)
 
     def score_batch(self, x:torch.Tensor)->torch.Tensor:  # Shape (n, labels), from 0 to 1
         "Scores of a batch `x` as `prep` makes it, shape (n, 3, height, width): the mean over its views."

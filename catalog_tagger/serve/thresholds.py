@@ -5,51 +5,16 @@
 # %% ../../nbs/serve/03_thresholds.ipynb #47e7dacc
 from __future__ import annotations
 import numpy as np, pandas as pd
-from scipy.special import expit
 
 from ..core.files import CatalogError
 from ..catalog.labels import LabelSpace
-from .calibrate import check_scores, safe_logit
+from .calibrate import check_scores
+from .modes import MODES
 
 # %% auto #0
-__all__ = ['MODES', 'precision_cut', 'fit_thresholds']
-
-# %% ../../nbs/serve/03_thresholds.ipynb #53fdc3ec
-def _cuts(s:np.ndarray, t:np.ndarray)->tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "The different scores from high to low, with how many are right and how many answered from each on."
-    order = np.argsort(-s, kind='stable'); s, hits = s[order], np.cumsum(t[order])
-    last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)
-    return s[last], hits[last], last + 1
-
-def _at(values:np.ndarray, i:int)->float:
-    "A threshold that takes in `values[i]`, half-way to the next lower one."
-    return float(values[i] + (values[i + 1] if i + 1 < len(values) else 0))/2
-
-def _f1_cut(s, t)->float:
-    values, hits, n = _cuts(s, t)
-    return _at(values, np.argmax(2*hits/(n + t.sum())))
-
-def precision_cut(s, t, precision:float)->float:
-    values, hits, n = _cuts(s, t); good = np.flatnonzero(hits >= precision*n)
-    return _at(values, good[-1]) if len(good) else 1.
-
-def _recall_cut(s, t, recall:float)->float:
-    values, hits, n = _cuts(s, t)
-    return _at(values, np.argmax(hits >= recall*hits[-1]))
+__all__ = ['fit_thresholds']
 
 # %% ../../nbs/serve/03_thresholds.ipynb #4c966dae
-def _shrink(own:np.ndarray, common:float, support:np.ndarray, prior:float)->np.ndarray:
-    "Each threshold drawn towards the common one, the more the fewer examples it has."
-    n = np.maximum(support, 1e-9)
-    return expit((n*safe_logit(own) + prior*safe_logit(common))/(n + prior))
-
-def _macro_cut(scores, targs, known)->float:
-    "The one threshold with the best mean F1 over tags."
-    pos = (targs & known).sum(0); has = pos > 0
-    def macro(u): said = (scores >= u) & known; return (2*(said & targs).sum(0)/(said.sum(0) + pos).clip(1))[has].mean()
-    grid = np.linspace(.01, .99, 99)
-    return float(grid[np.argmax([macro(u) for u in grid])])
-
 def fit_thresholds(
     scores:np.ndarray,       # Calibrated scores of the valid fold, shape (pictures, labels)
     targs:np.ndarray,        # 0 or 1, same shape
@@ -58,14 +23,9 @@ def fit_thresholds(
     recall:float=.95,        # Asked for by `high_recall`
     prior:float=10.,         # How many examples the common threshold is worth
 )->pd.DataFrame:             # A row a tag: `label`, `support`, and a threshold for each mode
-    "The least score with which each tag is said, for each named mode."
+    "The decision threshold of each tag in each of `MODES`."
     for name, v in dict(precision=precision, recall=recall).items():
         if not 0 < v <= 1: raise CatalogError(f'{name}={v}, expected above 0, to 1')
-    scores, targs, known = check_scores(scores, targs, space); support = (targs & known).sum(0)
-    rules = dict(balanced=_f1_cut, high_precision=lambda s, t: precision_cut(s, t, precision), high_recall=lambda s, t: _recall_cut(s, t, recall))
-    own = {m: np.array([rule(scores[k, i], targs[k, i]) if k.any() else .5 for i, k in enumerate(known.T)]) for m, rule in rules.items()}
-    each = {m: _shrink(own[m], rule(scores[known], targs[known]), support, prior) for m, rule in rules.items()}
-    return pd.DataFrame(dict(label=space.vocab, support=support, **each, micro_f1=_f1_cut(scores[known], targs[known]), macro_f1=_macro_cut(scores, targs, known), top_k=0.))
-
-# %% ../../nbs/serve/03_thresholds.ipynb #384550f1
-MODES = ('balanced', 'high_precision', 'high_recall', 'micro_f1', 'macro_f1', 'top_k')
+    scores, targs, known = check_scores(scores, targs, space); asked = dict(precision=precision, recall=recall, prior=prior)
+    fitted = {m: o.fit(scores, targs, known, **asked) for m, o in MODES.items()}
+    return pd.DataFrame(dict(label=space.vocab, support=(targs & known).sum(0), **fitted))

@@ -15,7 +15,7 @@ from ..core.files import CatalogError, atomic_path, write_json
 from ..core.process import progress, rng
 from ..catalog.cells import join_tags
 from ..catalog.masks import mask_to_rle
-from ..catalog.read import find_layout
+from ..catalog.read import find_layout, known_layout
 from .drawing import ARTICLES, COLOURS, PATTERNS, check_known, check_side, draw_scene
 
 # %% auto #0
@@ -373,11 +373,7 @@ def study_data(
     data = os.environ.get('CATALOG_TAGGER_DATA')
     real = Path(path) if path else Path(data)/name if data else None
     if path: find_layout(real)   # raises where there is none
-    if real and (path or _has_layout(real)):
+    if real and (path or known_layout(real)):
         say(f'real files: {real.name}'); return real
     say(f'the drawn demo catalog, in the layout of {name}')
     return draw(Path(tempfile.mkdtemp())/name, **kwargs)
-
-def _has_layout(path):
-    try: return bool(find_layout(path))
-    except CatalogError: return False

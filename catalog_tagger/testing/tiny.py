@@ -28,7 +28,7 @@ def tiny_catalog(
     **kwargs,                  # For `draw`, such as `size` or `seed`
 )->tuple[pd.DataFrame, LabelSpace]:
     "A drawn catalog in a temporary folder, read, split and labelled, and its labels."
-    df, _ = split_catalog(read_catalog(draw(Path(tempfile.mkdtemp())/'shop', n=n, **kwargs))[0])
+    df, _ = split_catalog(read_catalog(draw(Path(tempfile.mkdtemp())/'shop', n=n, **kwargs)).df)
     space = fit_labels(df)
     return apply_labels(df, space)[0], space
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import hashlib, json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..core.files import CatalogError, atomic_path, file_stamp
 from ..core.process import interactive, progress
 from ..catalog.picture_cache import cache_folder
 from .backbones import body_children
+from .data import CatalogDLs
 from .learner import FrozenStats, History
 
 # %% auto #0
@@ -150,8 +152,8 @@ class ActivationDL(DataLoader):
             views = self.rng.choices(range(self.dataset.views), k=len(idxs)) if self.dataset.views > 1 else 0
             yield self.dataset[np.array(idxs) + self.n*np.array(views)]
 
-class ActivationDLs(DataLoaders):
-    "`DataLoaders` of cached activations."
+class ActivationDLs(CatalogDLs):
+    "`CatalogDLs` of cached activations."
     show_batch = show_results = new_empty = test_dl = _no_pictures
 
 # %% ../../nbs/train/08_activations.ipynb #a9b89954
@@ -181,21 +183,22 @@ def _activations(dl, ds, *args)->Activations:
     "Activations of the pictures of `dl` with the targets of `ds`, which need no picture opened."
     return Activations(_rows(dl, *args), torch.stack([ds.tls[1][i] for i in range(len(ds))]))
 
-def _cached_dls(dls:DataLoaders, lower:nn.Module, views:int, bs:int|None, seed:int, folder:str|Path|None)->ActivationDLs:
+def _cached_dls(dls:CatalogDLs, lower:nn.Module, views:int, bs:int|None, seed:int, folder:str|Path|None)->ActivationDLs:
     "The pictures of `dls` after `lower`; those of train in `views` augmented views, or plain."
     folder = cache_folder()/'activations' if folder is None else Path(folder)
     train = dls.train if views > 1 else dls.test_dl(dls.train_ds.items, with_labels=True)
     train = _activations(train, dls.train_ds, lower, views, seed, folder)
     valid = _activations(dls.valid, dls.valid_ds, lower, 1, seed, folder)
     bs = min(bs or dls.train.bs, len(train))
-    res = ActivationDLs(ActivationDL(train, bs=bs, shuffle=True, drop_last=dls.train.drop_last), ActivationDL(valid, bs=max(bs, dls.valid.bs)), path=dls.path, device=dls.device)
+    res = ActivationDLs(ActivationDL(train, bs=bs, shuffle=True, drop_last=dls.train.drop_last), ActivationDL(valid, bs=max(bs, dls.valid.bs)),
+                        space=dls.space, prep=dls.prep, path=dls.path, device=dls.device)
     for here, there in zip(res.loaders, dls.loaders): here.items = there.items   # so that a batch can be told by its pictures
-    res.space, res.prep = getattr(dls, 'space', None), getattr(dls, 'prep', None)
     return res
 
 # %% ../../nbs/train/08_activations.ipynb #42abc48a
 class _SameHistory(History):
     "Write into the history `of` the joined learner; the stage says what learned."
+    name = 'history'
     def __init__(self, of:History, at:str): self.of, self.at = of, at
     rows = property(lambda self: self.of.rows)
     pictures = property(lambda self: self.of.pictures, lambda self, n: setattr(self.of, 'pictures', n))
@@ -224,9 +227,9 @@ def cached_learner(
     bs:int=None,               # Pictures a training batch; None is that of `learn`
     seed:int=42,               # Of the views
     cbs=None,                  # Callbacks beside fastai's own, `FrozenStats` and the history
-)->Learner:                    # Its model is the upper part of `learn.model` itself; `joined` is `learn`
+)->Learner:                    # Its model is the upper part of `learn.model` itself; `facts.joined` is `learn`
     "A fastai `Learner` for the part of `learn` above a split point, on activations that were computed once."
-    if not isinstance(getattr(learn, 'history', None), History): raise CatalogError('this learner has no history: it was not made by catalog_learner')
+    if not learn._grab_cbs(History): raise CatalogError('this learner has no history: it was not made by catalog_learner')
     if views < 1: raise CatalogError(f'views={views}, expected 1 or more')
     check_precision(learn)
     lower, upper = split_at(learn.model.to(learn.dls.device), at)
@@ -236,5 +239,5 @@ def cached_learner(
                      cbs=[*frozen, _SameBelow(lower), _SameHistory(learn.history, at), *L(cbs)], **args)
     cached.freeze_to(learn.opt.frozen_idx if learn.opt else 0)
     if not interactive(): cached.remove_cb(ProgressCallback); cached.logger = noop
-    cached.space, cached.prep, cached.history, cached.joined = cached.dls.space, cached.dls.prep, learn.history, learn
+    cached.facts = replace(learn.facts, joined=learn)
     return cached

@@ -15,7 +15,7 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from fastai.basics import *
 
-from ..core.files import CatalogError, atomic_path
+from ..core.files import CatalogError, atomic_path, sweep
 from .learner import is_training
 
 # %% auto #0
@@ -237,7 +237,7 @@ def _check_facts(file:Path, there:dict, here:dict):
 # %% ../../nbs/train/07_checkpoint.ipynb #d44d7d22
 def _read_checkpoint(file:Path)->dict|None:
     "What `Checkpoint` wrote to `file`, None when it is not there; what a killed process left beside it goes."
-    for o in file.parent.glob(f'.{file.name}.*.tmp'): o.unlink(missing_ok=True)
+    sweep(file.parent, file.name)
     if not file.exists(): return None
     d, kinds = read_state(file), dict(facts=dict, start=int, n_fits=int, done=bool)
     if any(type(d.get(k)) is not kind for k, kind in kinds.items()): raise CatalogError(f'{file} is no checkpoint of a stage; start again without resume')

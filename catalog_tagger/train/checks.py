@@ -42,11 +42,13 @@ def _train_modes(learn:Learner):
 # %% ../../nbs/train/06_checks.ipynb #82bb3dac
 def _check_inputs(learn:Learner, x:Tensor):
     "Are the pictures normalised, once, with the statistics of the backbone?"
-    mean, std = (x.new_tensor(o)[:, None, None] for o in (learn.prep.mean, learn.prep.std))
+    prep = learn.dls.prep; mean, std = (x.new_tensor(o)[:, None, None] for o in (prep.mean, prep.std))
     colours = x*std + mean; said = f'the pictures of a batch hold values from {x.min():.3g} to {x.max():.3g}'
-    if x.min() >= 0 and x.max() <= 1: raise CatalogError(f'{said}: they are not normalised; {learn.arch} expects mean {learn.prep.mean} and std {learn.prep.std}')
+    if x.min() >= 0 and x.max() <= 1:
+        raise CatalogError(f'{said}: they are not normalised; {learn.facts.arch} expects mean {prep.mean} and std {prep.std}')
     if not (colours.min() > -.05 and colours.max() < 1.05):
-        raise CatalogError(f'{said}, which no picture has after one normalisation with mean {learn.prep.mean} and std {learn.prep.std}: they are normalised twice, or 0 to 255 was not brought to 0 to 1')
+        raise CatalogError(f'{said}, which no picture has after one normalisation with mean {prep.mean} and std {prep.std}: '
+                           'they are normalised twice, or 0 to 255 was not brought to 0 to 1')
 
 def _check_frozen(learn:Learner, x:Tensor):
     "Do the frozen layers of the body give in training the features that they give in evaluation?"

@@ -11,14 +11,14 @@ import numpy as np, pandas as pd
 from fastai.vision.all import *
 
 from ..core.files import CatalogError
-from ..core.table import check_table
+from ..core.table import check_columns
 from ..catalog.images import Prep, fit_image, open_image
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
 
 # %% auto #0
 __all__ = ['CatalogImage', 'OpenImage', 'FitImage', 'train_tfms', 'label_block', 'crop_size', 'catalog_block', 'PictureCacheDL',
-           'random_crops', 'catalog_dls']
+           'random_crops', 'CatalogDLs', 'catalog_dls']
 
 # %% ../../nbs/train/04_data.ipynb #750015a9
 class CatalogImage(PILImage):
@@ -147,7 +147,7 @@ def do_batch(self:PictureCacheDL, b):
     return TensorImage(x.contiguous()), self.targets[b]    # normalising channels_last costs more than turning it
 
 # %% ../../nbs/train/04_data.ipynb #f68d3604
-def _cached(dls:DataLoaders, df:pd.DataFrame, folder:str|Path, *, item_tfms=None, min_scale:float=.5, **kwargs)->DataLoaders:
+def _cached(dls:CatalogDLs, df:pd.DataFrame, folder:str|Path, *, item_tfms=None, min_scale:float=.5, **kwargs)->CatalogDLs:
     "`dls` with decoded pictures: valid as `Prep` makes them, train larger, for random crops."
     def over(dl, rows, prep, crop=None):
         pictures = cache_pictures(df['image'].iloc[rows], prep, folder=folder)
@@ -156,6 +156,21 @@ def _cached(dls:DataLoaders, df:pd.DataFrame, folder:str|Path, *, item_tfms=None
     dls.valid = over(dls.valid, valid, prep)
     if item_tfms is None: dls.train = over(dls.train, train, replace(prep, size=crop_size(prep.size, min_scale)), RandomResizedCrop(prep.size, min_scale=min_scale))
     return dls
+
+# %% ../../nbs/train/04_data.ipynb #f51e7d8c
+class CatalogDLs(DataLoaders):
+    "`DataLoaders` that know their labels (`space`) and the way in of a picture (`prep`); both survive `learn.export`."
+    def __init__(
+        self, *loaders,     # Train and valid
+        space:LabelSpace,   # Labels, as fitted on train
+        prep:Prep,          # Input size and the backbone's statistics
+        **kwargs            # `path` and `device`
+    ):
+        super().__init__(*loaders, **kwargs); self.space, self.prep = space, prep
+
+    def new_empty(self):
+        loaders = [dl.new(dl.dataset.new_empty()) for dl in self.loaders]
+        return CatalogDLs(*loaders, space=self.space, prep=self.prep, path=self.path, device=self.device)
 
 # %% ../../nbs/train/04_data.ipynb #a457ce29
 @delegates(catalog_block)
@@ -168,14 +183,14 @@ def catalog_dls(
     device=None,            # None takes a GPU when there is one
     cache:str|Path=None,    # Folder of decoded pictures, such as `cache_folder()`; None opens the files each time
     **kwargs
-)->DataLoaders:             # `train` and `valid`, with `space` and `prep` as attributes
+)->CatalogDLs:              # `train` and `valid`, with `space` and `prep` as attributes
     "The `DataLoaders` of a labelled and split catalog; `dls.test_dl(df, with_labels=True)` opens any other table the same way."
-    check_table(df, 'labels', 'split')
+    check_columns(df, 'labels', 'split')
     n = [len(o) for o in _folds(df)]
     if n[0] < 2 or n[1] < 1: raise CatalogError(f'train has {n[0]} pictures and valid {n[1]}, expected at least 2 and 1')
     if space.is_single and len(space.vocab) < 2: raise CatalogError(f'{space.vocab[0]!r} is the only label: there is nothing to tell apart')
     unknown = sorted({l for o in df['labels'] for l in o} - set(space.vocab))
     if unknown: raise CatalogError(f'labels {unknown[:3]} are not in the label space; call apply_labels(df, space) first')
     dls = catalog_block(space, prep, **kwargs).dataloaders(df, bs=min(bs, n[0]), num_workers=num_workers, device=device)
-    dls.space, dls.prep = space, prep
+    dls = CatalogDLs(*dls.loaders, space=space, prep=prep, path=dls.path, device=dls.device)
     return dls if cache is None else _cached(dls, df, cache, **kwargs)

@@ -5,6 +5,7 @@
 # %% ../../nbs/train/05_learner.ipynb #50474fba
 from __future__ import annotations
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd, torch, torchvision
@@ -16,9 +17,11 @@ from ..core.metrics import DominantRecall, RecallAtK
 from .backbones import Arch, AuxHead, BUNDLED, InceptionBody, create_net, cut_body, find_arch, own_classifier
 from .weights import read_weights
 from .losses import AuxLoss, find_loss, find_optimiser
+from .data import CatalogDLs
 
 # %% auto #0
-__all__ = ['stage_name', 'is_training', 'History', 'FrozenStats', 'catalog_model', 'catalog_learner', 'count_parameters', 'road']
+__all__ = ['stage_name', 'is_training', 'History', 'FrozenStats', 'catalog_model', 'TrainFacts', 'catalog_learner',
+           'count_parameters', 'road']
 
 # %% ../../nbs/train/05_learner.ipynb #15e65561
 def stage_name(learn:Learner)->str:
@@ -97,6 +100,16 @@ def _splitter(a:Arch):
     "fastai's groups of parameters: the lower half, the upper half and the head of torchvision's ResNets, body and head of other nets."
     return model_meta[torchvision.models.resnet18]['split'] if a.library == 'torchvision' and a.net.startswith('res') else default_split
 
+# %% ../../nbs/train/05_learner.ipynb #743d1842
+@dataclass
+class TrainFacts:
+    "What a learner, its data and its model do not say: `learn.facts`. It survives `learn.export`."
+    arch:str             # Backbone, as in `find_arch`
+    pretrained:bool      # Did the body start from trained weights?
+    tta:int=1            # Views of a picture whose scores its tagger averages, as in `Predictor`
+    rate_curve:pd.DataFrame|None=None  # Of the search for a rate, from `suggest_rate`, where there was one
+    joined:Learner|None=None           # Of a cached learner: the learner whose upper part it trains
+
 # %% ../../nbs/train/05_learner.ipynb #f1f2900d
 def _default_metrics(space, activation)->list:
     "Scores that do not mislead: accuracy where a picture has one label, recall@3 and dominant-label recall where it has many."
@@ -120,7 +133,7 @@ def _start_at_shares(last:nn.Linear, loss_func, space, n:int):
 # %% ../../nbs/train/05_learner.ipynb #1dd56da0
 @delegates(Learner.__init__)
 def catalog_learner(
-    dls:DataLoaders,       # From `catalog_dls`
+    dls:CatalogDLs,        # From `catalog_dls`
     arch:str=BUNDLED,      # Backbone, as in `find_arch`
     *, weights:str|Path|None='default',  # 'default', 'bundled', None or 'none' (from scratch), or a file, as in `read_weights`; the body starts frozen unless from scratch
     head:str|nn.Module='fastai',  # 'fastai', 'linear', 'stacked' or a module, as in `catalog_model`
@@ -131,9 +144,9 @@ def catalog_learner(
     cbs=None,              # Callbacks beside fastai's own, `FrozenStats` and `History`
     train_bn:bool=False,   # Let a pretrained body's BatchNorm train even when frozen, as fastai does by default
     **kwargs
-)->Learner:                # With `arch`, `pretrained`, `space`, `prep` and `history` as attributes
+)->Learner:                # With `facts` (`TrainFacts`) and `history` (`History`) as attributes
     "A fastai `Learner` on a catalog, its body frozen with its statistics when pretrained."
-    a = find_arch(arch); pretrained = weights not in (None, 'none'); history = History()
+    a = find_arch(arch); pretrained = weights not in (None, 'none')
     if pretrained: _check_stats(dls.prep, a)
     model = catalog_model(a, len(dls.space.vocab), read_weights(a, weights), head=head, dropout=dropout)
     loss_func = loss if callable(loss) else find_loss(loss or _default_loss(dls.space), dls.space, dls.train.n)
@@ -141,12 +154,12 @@ def catalog_learner(
     if isinstance(model[1], AuxHead): loss_func = AuxLoss(loss_func)
     if metrics is None: metrics = _default_metrics(dls.space, getattr(loss_func, 'activation', None))
     learn = Learner(dls, model, loss_func, opt_func=find_optimiser(opt), metrics=metrics, train_bn=train_bn,
-                    cbs=[*([FrozenStats()] if pretrained and not train_bn else []), history, *L(cbs)], **dict(splitter=_splitter(a)) | kwargs)
+                    cbs=[*([FrozenStats()] if pretrained and not train_bn else []), History(), *L(cbs)], **dict(splitter=_splitter(a)) | kwargs)
     learn.create_opt()
     if pretrained: learn.freeze()
     if dls.device.type == 'cpu': learn.model.to(memory_format=torch.channels_last)
     if not interactive(): learn.remove_cb(ProgressCallback); learn.logger = noop
-    learn.arch, learn.pretrained, learn.space, learn.prep, learn.history = arch, pretrained, dls.space, dls.prep, history
+    learn.facts = TrainFacts(arch, pretrained)
     return learn
 
 # %% ../../nbs/train/05_learner.ipynb #679b0ae4
@@ -160,6 +173,6 @@ def _augmented(dl:DataLoader)->bool: return any(isinstance(o, RandTransform) and
 def road(learn:Learner)->str:
     "One sentence on how `learn` was trained, or is about to be: from scratch, feature extraction, fine-tune, frozen then unfrozen, or partly unfrozen."
     stages = tuple(dict.fromkeys(o['stage'] for o in learn.history.rows)) or (stage_name(learn),)
-    kind = {('frozen',): 'feature extraction', ('unfrozen',): 'fine-tune'}.get(stages, ', then '.join(stages)) if learn.pretrained else 'from scratch'
+    kind = {('frozen',): 'feature extraction', ('unfrozen',): 'fine-tune'}.get(stages, ', then '.join(stages)) if learn.facts.pretrained else 'from scratch'
     n, learning = count_parameters(learn)
     return f'{kind}, {"with" if _augmented(learn.dls.train) else "without"} augmentation; {learning:,} of {n:,} parameters learn'

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...core.files import CatalogError, inside, located, read_json
-from ...core.table import check_table, rejected_table
+from ...core.table import Catalog, check_table, rejected_table
 from ..tables import IMAGE_COLUMNS, TAG_COLUMNS, csv_rows, find_column, split_names
 
 # %% auto #0
@@ -59,13 +59,19 @@ def locate_pictures(root:Path, df:pd.DataFrame, names:pd.Series)->pd.DataFrame:
     places = [_place(root, o) for o in names.tolist()]
     return add_reasons(df.assign(image=[o for o, _ in places]), [o for _, o in places])
 
-def finish_reading(df:pd.DataFrame, min_count:int)->tuple[pd.DataFrame, pd.DataFrame]:
-    "The end of every reader: rows with a reason in `why` and rare tags are rejected, folds get the library's names."
+def finish_reading(
+    df:pd.DataFrame,       # What was read, with `image`, `tags`, `row`, and `why` against a row
+    layout:str,            # Name of the layout
+    source:str|Path,       # Where it was read from
+    min_count:int,         # Fewest pictures of each tag, as in `drop_rare`
+    **kwargs,              # What else a `Catalog` knows
+)->Catalog:
+    "The end of every reader: rows with a reason in `why` and rare tags are rejected, folds get the library's names, and the table is checked."
     bad = df[df['why'].notna()]; df = df[df['why'].isna()].drop(columns='why').reset_index(drop=True)
     if 'split' in df: df['split'] = split_names(df['split'])
     df, rare = drop_rare(df, min_count)
     rejected = rejected_table(zip(bad['image'], bad['row'], bad['why']))
-    return check_table(df, 'tags'), pd.concat([rejected, rare], ignore_index=True)
+    return Catalog(check_table(df, 'tags'), rejected, layout, source=str(source), **kwargs).keep(df, rare)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #0ff18d0a
 def merge_rows(df:pd.DataFrame)->pd.DataFrame:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...core.table import is_tags
+from ...core.table import Catalog, is_tags
 from ..query import choose_rows
 from ..tables import read_rows, replace_surrogates, require_column
 from .base import add_reasons, finish_reading, locate_pictures, pick_table
@@ -29,7 +29,7 @@ def read_feidegger(
     *, table:str=None,                 # Name of the JSON; None takes the one that has `url` and `descriptions`
     where:str=None,                    # Condition on url and split, as in `choose_rows`
     min_count:int=1,                   # Of no effect while there are no tags
-)->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table with `text`, `descriptions`, `split` and empty `tags`, and the `rejected` table
+)->Catalog:                            # With `text`, `descriptions`, `split` and empty `tags`
     "Read the layout of FEIDEGGER 1.2: descriptions of each picture, in tenths of which eight are for train."
     df = read_rows(pick_table(path, 'feidegger', table))
     url, texts, tenth = (require_column(df, o, (), o) for o in ('url', 'descriptions', 'split'))
@@ -40,4 +40,4 @@ def read_feidegger(
     df = choose_rows(df, where).reset_index(drop=True)
     df = locate_pictures(Path(path), df, df[url].map(_last_part))
     df = add_reasons(df, df.duplicated('image').map({True: 'the same picture as an earlier row', False: None}))
-    return finish_reading(df, min_count)
+    return finish_reading(df, 'feidegger', path, min_count)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...core.files import CatalogError, located
+from ...core.table import Catalog
 from ..query import choose_rows
 from ..tables import FOLD_NAMES
 from .base import SUFFIXES, finish_reading
@@ -53,7 +54,7 @@ def read_folders(
     path:str|Path,                     # Folder of class folders, or of `train`, `validation`, `test` with class folders below
     *, where:str=None,                 # Condition on `category`, as in `choose_rows`
     min_count:int=1,                   # Fewest pictures of each class, as in `drop_rare`
-)->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table, with `split` if the source has folds, and the `rejected` table
+)->Catalog:                            # With `split` if the source has folds
     "Read one class a folder: a picture's label is the name of the folder it lies in."
     root = Path(path).resolve(); has_splits = bool(_split_dirs(root))
     files = [o for o in find_files(root) if o.parent != root or o.is_dir() or o.suffix.lower() in SUFFIXES]   # a README beside the folders is no picture
@@ -61,4 +62,4 @@ def read_folders(
     df = choose_rows(df.assign(row=range(len(df))), where).reset_index(drop=True)
     if df['why'].notna().all(): raise CatalogError(f'{path} holds no picture in a class folder')
     df['tags'] = pd.Series(column_tags(df, ['category']), dtype=object)
-    return finish_reading(df if has_splits else df.drop(columns='split'), min_count)
+    return finish_reading(df if has_splits else df.drop(columns='split'), 'folders', path, min_count)

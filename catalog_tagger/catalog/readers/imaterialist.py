@@ -14,13 +14,14 @@ from pathlib import Path
 import pandas as pd
 
 from ...core.files import CatalogError, inside, read_json
+from ...core.table import Catalog
 from ..query import choose_rows
 from ..cells import clean_tag
 from ..tables import csv_rows, numeric_column
 from .base import GARMENT_COLUMNS, finish_reading, locate_pictures, merge_rows
 
 # %% auto #0
-__all__ = ['imaterialist_parents', 'read_imaterialist', 'read_garments']
+__all__ = ['read_imaterialist', 'read_garments']
 
 # %% ../../../nbs/catalog/readers/05_imaterialist.ipynb #23158258
 _KINDS = dict(categories=('categories',), attributes=('attributes',), both=('categories', 'attributes'))
@@ -39,12 +40,8 @@ def _garment_names(root:str|Path)->dict[str, dict[str, tuple[str, str]]]:
     if twice := [o for o in n if n[o] > 1 or not o]: raise CatalogError(f'label_descriptions.json: the name {twice[0]!r} is empty or stands twice')
     return names
 
-def imaterialist_parents(
-    path:str|Path,      # Folder with `label_descriptions.json`
-    labels:str='both',  # As in `read_imaterialist`
-)->dict[str, str]:      # Category or attribute → its supercategory
-    "Which tag of `read_imaterialist` is whose parent."
-    names = _garment_names(path)
+def _parents(names:dict, labels:str)->dict[str, str]:
+    "Category or attribute → its supercategory."
     return dict(o for kind in _kinds(labels) for o in names[kind].values())
 
 # %% ../../../nbs/catalog/readers/05_imaterialist.ipynb #0d39e4b5
@@ -75,9 +72,9 @@ def _cells(root:Path)->Iterator[tuple[list[str], str|None]]:
     pick = itemgetter(*map([*head, 'AttributesIds'].index, (*GARMENT_COLUMNS, 'AttributesIds')))
     for o in rows: yield pick((o + ['']*n)[:n] + ['']), None if len(o) == n else f'{len(o)} cells under {n} columns; AttributesIds must be quoted'
 
-def _garments(root:Path, labels:str, ids:set=None)->Iterator[tuple]:
+def _garments(root:Path, names:dict, labels:str, ids:set=None)->Iterator[tuple]:
     "ImageId, row, tags, reason, mask, height and width of each garment, or of those of the pictures `ids`."
-    tags_of = _garment_tags(_garment_names(root), _kinds(labels))
+    tags_of = _garment_tags(names, _kinds(labels))
     for i, ((image, rle, height, width, kind, attributes), why) in enumerate(_cells(root)):
         if ids is not None and image not in ids: continue
         tags, why = ([], why) if (why := why or _mask_fault(rle, height, width)) else tags_of(kind, attributes)
@@ -89,16 +86,17 @@ def read_imaterialist(
     labels:str='both',                 # 'categories', 'attributes' or 'both'; each tag is followed by its supercategory
     *, where:str=None,                 # Condition on ImageId, Height and Width, as in `choose_rows`
     min_count:int=1,                   # Fewest pictures of each tag, as in `drop_rare`
-)->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table, one row a picture, and the `rejected` table
+)->Catalog:                            # One row a picture; each category and attribute has its supercategory as parent
     "Read the layout of iMaterialist (Fashion) 2020, one row a garment; masks are left alone until `read_garments`."
-    root = Path(path)
-    rows = [(image, i, tags, why, height, width) for image, i, tags, why, _, height, width in _garments(root, labels)]
+    root, names = Path(path), _garment_names(path)
+    rows = [(image, i, tags, why, height, width) for image, i, tags, why, _, height, width in _garments(root, names, labels)]
     if not rows: raise CatalogError(f'{root/"train.csv"} has no rows')
     df = pd.DataFrame(rows, columns=['image', 'row', 'tags', 'why', 'Height', 'Width']).astype({'why': object})
     df = merge_rows(df)
     df = df.assign(ImageId=df['image'], Height=numeric_column(df['Height']), Width=numeric_column(df['Width']))
     df = choose_rows(df, where).reset_index(drop=True)
-    return finish_reading(locate_pictures(root, df, 'train/' + df['image']), min_count)
+    df = locate_pictures(root, df, 'train/' + df['image'])
+    return finish_reading(df, 'imaterialist', path, min_count, parents=_parents(names, labels))
 
 # %% ../../../nbs/catalog/readers/05_imaterialist.ipynb #44c5800d
 def read_garments(
@@ -107,6 +105,6 @@ def read_garments(
     labels:str='both',   # As in `read_imaterialist`
 )->pd.DataFrame:         # One row a garment: `ImageId`, `row`, `tags`, `rle`, `height` and `width`
     "The garments of some pictures with their run-length masks, for `rle_to_mask` and `rle_share`; bad rows are left out, their pictures are rejected."
-    df = pd.DataFrame(_garments(Path(path), labels, set(ids)), columns=['ImageId', 'row', 'tags', 'why', 'rle', 'height', 'width'])
+    df = pd.DataFrame(_garments(Path(path), _garment_names(path), labels, set(ids)), columns=['ImageId', 'row', 'tags', 'why', 'rle', 'height', 'width'])
     df = df[df['why'].isna()].drop(columns='why').reset_index(drop=True)
     return df.astype({'height': int, 'width': int})

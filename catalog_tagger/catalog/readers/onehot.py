@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from ...core.files import CatalogError
+from ...core.table import Catalog
 from ..cells import clean_tag
 from ..tables import IMAGE_COLUMNS, list_columns, read_rows, require_column
 from .base import add_reasons, pick_table
@@ -36,7 +37,7 @@ def read_onehot(
     image_column:str=None,             # As in `read_tags`
     where:str=None,                    # Condition on the other columns, as in `choose_rows`
     min_count:int=1,                   # Fewest pictures of each tag, as in `drop_rare`
-)->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table, without the columns of tags, and the `rejected` table
+)->Catalog:                            # Its table has no columns of tags
     "Read a table with a column of 0 and 1 for each tag."
     df = read_rows(pick_table(path, 'onehot', table))
     tags = {c: clean_tag(c.removeprefix(prefix)) for c in df if c.startswith(prefix)}
@@ -45,4 +46,4 @@ def read_onehot(
     image = require_column(df, image_column, IMAGE_COLUMNS, 'pictures')
     hot, why = _hot_tags(df, tags)
     df = add_reasons(df.drop(columns=list(tags)).assign(tags=pd.Series(hot, dtype=object)), why)
-    return read_picture_table(Path(path), df, image, where, min_count)
+    return read_picture_table(path, df, 'onehot', image, where, min_count)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...core.files import CatalogError, inside
+from ...core.table import Catalog
 from ..query import choose_rows
 from ..tables import csv_rows
 from .base import NO_TAGS, add_reasons, finish_reading, locate_pictures
@@ -54,7 +55,7 @@ def read_styles(
     label_columns:Sequence[str]=LABEL_COLUMNS,   # Columns that hold labels, coarse to fine; each is an exclusive group
     *, where:str=None,                           # Condition on the columns that chooses rows, as in `choose_rows`
     min_count:int=1,                             # Fewest rows of each label, as in `drop_rare`
-)->tuple[pd.DataFrame, pd.DataFrame]:            # The catalog table and the `rejected` table
+)->Catalog:
     "Read the layout of Fashion Product Images."
     root = Path(path)
     df = read_styles_csv(inside(root, 'styles.csv'))
@@ -65,4 +66,4 @@ def read_styles(
     if 'productDisplayName' in df: df['text'] = df['productDisplayName'].fillna('')
     df = add_reasons(df, df['tags'].map(lambda o: None if o else f'{NO_TAGS} in {", ".join(label_columns)}'))
     df = add_reasons(df, df.duplicated('image').map({True: 'the same picture as an earlier row', False: None}))
-    return finish_reading(df, min_count)
+    return finish_reading(df, 'styles', path, min_count)

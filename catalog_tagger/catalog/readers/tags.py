@@ -10,23 +10,23 @@ from pathlib import Path
 import pandas as pd
 
 from ...core.files import CatalogError
+from ...core.table import Catalog
 from ..query import choose_rows
 from ..cells import EMPTY_CELLS, find_delim, parse_tags
-from ..tables import (
-    IMAGE_COLUMNS, TAG_COLUMNS, TEXT_COLUMNS, find_column, numeric_column, read_rows, require_column)
+from ..tables import IMAGE_COLUMNS, TAG_COLUMNS, TEXT_COLUMNS, find_column, numeric_column, read_rows, require_column
 from .base import add_reasons, finish_reading, locate_pictures, merge_rows, pick_table
 
 # %% auto #0
 __all__ = ['read_picture_table', 'read_tags']
 
 # %% ../../../nbs/catalog/readers/03_tags.ipynb #b5c9b5dc
-def read_picture_table(root:Path, df:pd.DataFrame, image_column:str, where:str|None, min_count:int)->tuple[pd.DataFrame, pd.DataFrame]:
+def read_picture_table(path:str|Path, df:pd.DataFrame, layout:str, image_column:str, where:str|None, min_count:int)->Catalog:
     "The catalog of a table that has `tags`, `row` and `why`, and the pictures' names in `image_column`."
     other = df.columns.difference(['tags', 'why', image_column])
     df = choose_rows(df.assign(**{c: numeric_column(df[c]) for c in other}), where).reset_index(drop=True)
-    df = locate_pictures(root, df, df[image_column])
+    df = locate_pictures(Path(path), df, df[image_column])
     if c := find_column(df, TEXT_COLUMNS): df['text'] = [o if isinstance(o, str) else '' for o in df[c]]
-    return finish_reading(merge_rows(df), min_count)
+    return finish_reading(merge_rows(df), layout, path, min_count)
 
 # %% ../../../nbs/catalog/readers/03_tags.ipynb #bd6b41b1
 _SINGULAR = ('tag', 'label')  # Columns of which each cell is one tag
@@ -51,7 +51,7 @@ def read_tags(
     tags_column:str=None,              # Column of tags; None takes the first of `TAG_COLUMNS`
     where:str=None,                    # Condition on the columns that chooses rows, as in `choose_rows`
     min_count:int=1,                   # Fewest pictures of each tag, as in `drop_rare`
-)->tuple[pd.DataFrame, pd.DataFrame]:  # The catalog table and the `rejected` table
+)->Catalog:
     "Read a table with one column of tags, one or several rows a picture."
     df = read_rows(pick_table(path, 'tags', table))
     image = require_column(df, image_column, IMAGE_COLUMNS, 'pictures')
@@ -59,4 +59,4 @@ def read_tags(
     single = delim is None and tags.lower() in _SINGULAR
     delim = delim or find_delim([] if single else df[tags]) or ','
     df['tags'], why = _parse_column(df[tags], _one_tag if single else lambda o: parse_tags(o, delim))
-    return read_picture_table(Path(path), add_reasons(df, why), image, where, min_count)
+    return read_picture_table(path, add_reasons(df, why), 'tags', image, where, min_count)
