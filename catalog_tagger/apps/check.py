@@ -12,7 +12,7 @@ from ..core.files import atomic_files, clear_for, write_json
 from ..core.table import write_table
 from ..core.config import RunConfig
 from ..catalog.split import near_duplicates, split_summary
-from ..catalog.recipe import balance, provenance_table
+from ..catalog.recipe import evenness, provenance_table
 from ..catalog.suggest import suggest_groups
 from ..catalog.prepare import Prepared, prepare_catalog
 from ..runs.train import frozen_features
@@ -27,7 +27,7 @@ def _rows(df:pd.DataFrame)->list[dict]: return df.to_dict('records')
 
 def _spread(ready:Prepared)->dict[str, dict]:
     "How even raw tags and labels are in train."
-    return dict(raw=balance(o['count'] for o in ready.space.provenance.values()), labels=balance(ready.space.counts.tolist()))
+    return dict(raw=evenness(o['count'] for o in ready.space.provenance.values()), labels=evenness(ready.space.counts.tolist()))
 
 def catalog_facts(
     cfg:RunConfig,
@@ -37,7 +37,7 @@ def catalog_facts(
     ready = ready or prepare_catalog(cfg)
     catalog, space = ready.catalog, ready.space
     table = provenance_table(space.provenance)
-    merged = table[(table['label'] != '') & table['rule'].str.contains('normalised|aliased|lemmatised|grouped')]
+    merged = table[(table['label'] != '') & (table['rule'] != 'kept')]
     return dict(layout=catalog.layout, pictures=len(catalog.df), rejected=catalog.rejected['reason'].value_counts().to_dict(),
                 split=split_summary(catalog.df, ready.audit), labels=dict(zip(space.vocab, space.counts.tolist())), exclusive=space.exclusive, parents=space.parents,
                 raw_tags=int((table['count'] > 0).sum()), merged=_rows(merged[['raw', 'label', 'count', 'rule']]),

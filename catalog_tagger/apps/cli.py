@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 from fastcore.docments import docments
 
 from ..core.files import CatalogError, clear_for, write_json
-from ..core.table import write_table
+from ..core.table import read_table, write_table
 from ..core.config import GROUPS, RunConfig
 from ..serve.modes import DEFAULT_MODE, MODES
 
@@ -117,17 +117,16 @@ def _tag(a):
     out = _out_file(a.out, '.csv', '.parquet')
     review = None if a.review is None else _out_file(a.review, '.csv')
     from catalog_tagger.serve.many import tag_many, tag_many_ray
-    from catalog_tagger.runs.evaluate import review_pictures
     from catalog_tagger.runs.folder import load_tagger
     tagger = load_tagger(a.run, trust=a.trust)
-    how = dict(k=a.k, min_score=a.min_score, resume=a.resume) | (dict(mode=a.mode) if a.mode else {})
+    how = dict(k=a.k, min_score=a.min_score, resume=a.resume, review=review) | (dict(mode=a.mode) if a.mode else {})
     n, rejected = tag_many(tagger, a.paths, out, **how) if a.engine == 'local' else tag_many_ray(_bundle(a.run), a.paths, out, **how)
     if not n: raise CatalogError(f'none of {len(rejected)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
     print(f'{n} pictures tagged in {out}; {len(rejected)} could not be used{":" if len(rejected) else ""}')
     for o in rejected.head(20).itertuples(): print(f'  {o.image}: {o.reason}')
     if review is None: return
-    queue = review_pictures(tagger, a.paths); write_table(review, queue)
-    print(f'{n - len(queue)} can be published unseen, {len(queue)} are for a person to look at: {review}')
+    left = len(read_table(review))
+    print(f'{n - left} can be published unseen, {left} are for a person to look at: {review}')
 
 def _issues(a):
     "tell which labels of a run's catalog look wrong, forgotten or doubtful"
@@ -151,8 +150,9 @@ def _export(a):
 
 def _app(a):
     "serve a page on which pictures are dropped, tagged, corrected and taken away as CSV"
-    try: from catalog_tagger.apps.web import serve_app
-    except ModuleNotFoundError as e: raise CatalogError(f'the web page needs {e.name}: pip install "catalog_tagger[app]"') from None
+    from catalog_tagger.core.extras import need
+    for o in ('fasthtml', 'uvicorn'): need(o, 'the web page')
+    from catalog_tagger.apps.web import serve_app
     serve_app(a.run, index=a.index, host=a.host, port=a.port)
 
 def _report(a):

@@ -15,7 +15,7 @@ from .read import find_layout, read_catalog
 from .images import audit_images
 from .split import group_duplicates, near_duplicates, split_audit, split_by, split_catalog
 from .text import TextTags, tag_texts
-from .steps import check_steps, spell
+from .steps import check_steps, spell, spelling_first
 from .labels import LabelSpace, apply_labels, column_of, fit_labels
 from .recipe import Recipe, fit_recipe
 
@@ -62,11 +62,12 @@ def _value(s:str|None):
 def split_spelt(
     df:pd.DataFrame,    # From `read_audited`
     cfg:RunConfig,
-    steps:list[dict],   # Of the recipe; only a first `normalise` is used: nothing has been learned by then
+    steps:list[dict],   # Of the recipe; those of `spelling_first` are taken: nothing has been learned by now
 )->tuple[pd.DataFrame, pd.DataFrame]:  # The table with `split`, and the audit
     "Split as `cfg` says, stratified over the tags as the recipe spells them."
     valid, test = cfg.valid_fraction, cfg.test_fraction
-    spelt = [[t if column_of(t, df.columns) else spell(t, steps[:1]) for t in o] for o in df['tags']]
+    first = spelling_first(steps)
+    spelt = [[t if column_of(t, df.columns) else spell(t, first) for t in o] for o in df['tags']]
     df, kw = df.assign(spelt=[[t for t in o if t] for o in spelt]), dict(fractions=(1 - valid - test, valid, test), seed=cfg.seed, by='spelt')
     if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=_value(cfg.test_from), **kw)
     else: df, audit = split_catalog(df, **kw)

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/report/03_label_issues.ipynb #b82bd2dc
 from __future__ import annotations
-from importlib import import_module
+from types import ModuleType
 from pathlib import Path
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -13,10 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
-
 from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import progress
+from ..core.extras import need
 from ..catalog.split import cross_folds
 from ..catalog.labels import LabelSpace
 from ..runs.folder import Run
@@ -65,10 +65,7 @@ def out_of_fold_scores(
     return res
 
 # %% ../../nbs/report/03_label_issues.ipynb #cdd5785d
-def _cleanlab(module:str):
-    "A module of cleanlab, which only this page needs."
-    try: return import_module(f'cleanlab.{module}')
-    except ImportError: raise CatalogError('label issues need cleanlab: pip install "catalog_tagger[cleanlab]"') from None
+def _cleanlab(module:str)->ModuleType: return need(f'cleanlab.{module}', 'finding label issues')
 
 _COLUMNS = ['row', 'kind', 'tag', 'instead', 'score']
 

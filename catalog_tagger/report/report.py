@@ -16,10 +16,10 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import noop
 from fastcore.xml import A, Body, Button, Code, Dd, Details, Div, Dl, Dt, Figcaption, Figure, FT, H1, H2, H3, Head, Header, Html, Img, Li, Link, Main, Meta, Nav, P, Pre, Safe, Script, Section, Span, Style, Summary, Table, Tbody, Td, Th, Thead, Title, to_xml, Tr, Ul
 
-
 from ..core.files import CatalogError, atomic_path
 from ..core.table import SPLITS
 from ..core.config import RunConfig
+from ..core.metrics import find_metric
 from ..catalog.images import open_image
 from ..catalog.labels import LabelSpace
 from ..catalog.recipe import provenance_table
@@ -242,19 +242,10 @@ def _training(run:Run)->list:
             Details(Summary('Every epoch'), _table(run.history, 'Losses and scores of each epoch'))]
 
 # %% ../../nbs/report/04_report.ipynb #1c175091
-_MEANING = {'recall@': 'true labels among the first k answers, over how many there could be; mean over pictures',
-            'precision@': 'true labels among the first k answers, over k',
-            'dominant_recall': 'the two commonest true labels, parents aside, among the first answers',
-            'f1_micro': 'F1 over all answers together; frequent labels weigh most',
-            'f1_macro': 'mean of the F1 of each label; rare ones weigh as much as frequent ones',
-            'f1_samples': 'mean of the F1 of each picture',
-            'mAP': 'mean over labels of the average precision, over all thresholds',
-            'exact_match': 'pictures of which everything that is said is right, and nothing missing',
-            'accuracy/': 'pictures whose label of this group is right'}
-
 def _words(names:Sequence[str])->FT:
     "What each of the scores is."
-    return Details(Summary('What the scores are'), Dl(*(o for n in names for k, v in _MEANING.items() if n.startswith(k) for o in (Dt(n), Dd(v))), cls='words'))
+    texts = {n: m.text for n in names if (m := find_metric(n))}
+    return Details(Summary('What the scores are'), Dl(*(o for n, text in texts.items() for o in (Dt(n), Dd(text))), cls='words'))
 
 # %% ../../nbs/report/04_report.ipynb #babca52a
 def _scores(run:Run)->list:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError
-from ..catalog.images import audit_images
-from ..catalog.picture_files import find_pictures
+from ..core.process import progress
+from ..catalog.picture_files import find_pictures, open_pictures
 from ..catalog.labels import apply_labels, find_origin
 from ..catalog.prepare import read_audited
-from ..serve.review import review_queue
+from ..serve.review import join_queues, review_queue
 from ..serve.tagger import Tagger
 from .folder import Run
 from .train import report_rejected, report_scores
@@ -28,12 +28,18 @@ __all__ = ['review_pictures', 'evaluate_run']
 def review_pictures(
     tagger:Tagger,
     paths:str|Path|Sequence[str|Path],  # Pictures and folders of them, as in `find_pictures`
+    *, bs:int=64,                       # Pictures at a time
 )->pd.DataFrame:                        # As of `review_queue`
     "The pictures that cannot be published unseen, in the order in which a person's look pays."
     if tagger.decision is None: raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
-    df, _ = audit_images(pd.DataFrame({'image': [str(o) for o, why in find_pictures(paths).items() if not why]}))
-    scores, features = tagger.scores_and_features(df['image'])
-    return review_queue(df, scores, tagger.space, tagger.decision, features=features)
+    found, queues = list(find_pictures(paths).items()), []
+    for i in progress(range(0, len(found), bs), 'review'):
+        good, _ = open_pictures(tagger.prep, found[i:i+bs])
+        if not good: continue
+        scores, features = tagger.scores_and_features(list(good.values()), bs)
+        queues.append(review_queue(pd.DataFrame({'image': list(good)}), scores, tagger.space, tagger.decision, features=features))
+    if not queues: raise CatalogError(f'none of {len(found)} pictures could be used')
+    return join_queues(queues)
 
 # %% ../../nbs/runs/03_evaluate.ipynb #6235b97b
 def evaluate_run(
