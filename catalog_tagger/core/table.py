@@ -17,7 +17,8 @@ from .files import CatalogError, atomic_path
 
 # %% auto #0
 __all__ = ['SPLITS', 'RESERVED', 'rejected_table', 'is_tags', 'check_columns', 'check_table', 'set_aside', 'source_name',
-           'source_columns', 'source_view', 'Catalog', 'first_few', 'write_table', 'read_table', 'as_numbers']
+           'source_columns', 'source_view', 'Catalog', 'first_few', 'html_facts', 'write_table', 'read_table',
+           'as_numbers']
 
 # %% ../../nbs/core/01_table.ipynb #67dbd360
 def rejected_table(
@@ -120,6 +121,11 @@ def _rejected_line(rejected:pd.DataFrame)->str:
     reasons = rejected['reason'].value_counts()
     return f'{len(rejected)}' + (f', most frequent: {reasons.index[0]:.80} ({reasons.iloc[0]})' if len(reasons) else '')
 
+def html_facts(facts:dict[str, str])->str:
+    "Names and values as a small HTML table, as a notebook shows a `Catalog` or a `Run`."
+    rows = (f'<tr><th>{escape(k)}</th><td style="text-align: left">{escape(v)}</td></tr>' for k, v in facts.items())
+    return f'<table>{"".join(rows)}</table>'
+
 @patch
 def _facts(self:Catalog)->dict[str, str]:
     "What a person wants to know first."
@@ -132,9 +138,7 @@ def _facts(self:Catalog)->dict[str, str]:
 def __repr__(self:Catalog)->str: return '\n'.join(f'{k}: {v}' for k, v in self._facts().items())
 
 @patch
-def _repr_html_(self:Catalog)->str:
-    rows = (f'<tr><th>{escape(k)}</th><td style="text-align: left">{escape(v)}</td></tr>' for k, v in self._facts().items())
-    return f'<table>{"".join(rows)}</table>'
+def _repr_html_(self:Catalog)->str: return html_facts(self._facts())
 
 # %% ../../nbs/core/01_table.ipynb #3ec27a68
 _LISTS = ('tags', 'labels')
