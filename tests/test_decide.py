@@ -10,7 +10,7 @@ from catalog_tagger.core.files import CatalogError, read_json, write_json
 from catalog_tagger.core.table import read_table, write_table
 from catalog_tagger.serve.calibrate import Calibration, calibration_error, find_shares, fit_calibration, reliability_table, scored_cells, share_bounds
 from catalog_tagger.serve.coverage import coverage_curve, inconsistent_share, publish_limit
-from catalog_tagger.serve.decide import Decision, decide, decision_from_dict, fit_decision
+from catalog_tagger.serve.decide import Decision, decide, fit_decision
 from catalog_tagger.serve.outside import fit_outside, outside_from_arrays
 from catalog_tagger.serve.review import review_queue
 from catalog_tagger.serve.modes import DEFAULT_MODE, MODES, Mode, all_tags, f1_cut, precision_cut
@@ -256,6 +256,8 @@ def test_arrays_that_do_not_fit(change):
     with pytest.raises(CatalogError): outside_from_arrays({k: arrays[k] for k in list(arrays)[:2]})
 
 # Saved, loaded, hostile
+
+def decision_from_dict(d, space): return Decision.from_dict(d).check_space(space)
 
 @pytest.fixture(scope='module')
 def decision(): return fit_decision(*draw_shop(300, 0), space)

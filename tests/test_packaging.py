@@ -7,6 +7,7 @@ from zipfile import ZipFile
 
 import pytest
 import catalog_tagger
+from catalog_tagger.core.extras import OPTIONAL
 
 root = Path(__file__).resolve().parents[1]
 lib = root/'catalog_tagger'
@@ -61,3 +62,10 @@ def test_imports():
             f'    assert "fastai" not in sys.modules, f"{{o}} imports fastai"\nfor o in {rest}: import_module(o)')
     r = subprocess.run([sys.executable, '-c', code], cwd=root, text=True, capture_output=True)
     assert r.returncode == 0, r.stderr
+
+def test_every_optional_package_has_its_extra(settings):
+    "What a message says to install does bring the package."
+    for package, extra in OPTIONAL.values():
+        if extra is None: continue
+        brought = names(settings[f'{extra}_requirements'].split())
+        assert any(package.lower() in o for o in brought), f'{package} is not in the extra {extra}'

@@ -208,7 +208,7 @@ def test_the_table_of_tags(tmp_path):
 
 def test_without_onnx_the_way_to_it_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
-    with pytest.raises(CatalogError, match=r'onnxscript is not installed.*pip install "catalog_tagger\[onnx\]"'): export_onnx(make_tagger(), tmp_path/'t.onnx')
+    with pytest.raises(CatalogError, match=r'ONNX needs onnxscript: pip install "catalog_tagger\[onnx\]"'): export_onnx(make_tagger(), tmp_path/'t.onnx')
     assert not list(tmp_path.iterdir())
 
 def test_eight_bits_are_smaller_and_a_failure_leaves_what_was_there(trained, graph, ort):

@@ -163,14 +163,14 @@ def export(
 ):
     "Write the model of a run as ONNX, for programs without torch."
     out = _out_file(out, '.onnx')
-    from catalog_tagger.runs.folder import load_run, read_split
+    from catalog_tagger.runs.folder import Run, load_tagger
     from catalog_tagger.serve.onnx import export_onnx, quantise_onnx
-    tagger = load_run(run, trust=trust); gap = export_onnx(tagger, out)
+    tagger = load_tagger(run, trust=trust); gap = export_onnx(tagger, out)
     compared = 'not compared with torch, for want of onnxruntime' if gap is None else f'scores within {gap:.1g} of those of torch'
     print(f'{out}, {out.stem}.json and selected_tags.csv; {compared}')
     if not int8: return
-    df = read_split(run, source)
-    print(f'{quantise_onnx(tagger, out, df["image"][df["split"] == "train"][:64].tolist())}: 8 bits a number, with scores of its own')
+    pictures = Run.open(run, source).pictures('train')['image'][:64].tolist()
+    print(f'{quantise_onnx(tagger, out, pictures)}: 8 bits a number, with scores of its own')
 
 # %% ../../nbs/apps/03_cli.ipynb #0bca42cf
 def report(
@@ -190,8 +190,9 @@ def app(
     host:str='127.0.0.1',     # Address to listen at; 0.0.0.0 lets everybody on the network in
 ):
     "Serve a web page on which pictures are dropped, tagged, corrected and downloaded as CSV."
-    try: from catalog_tagger.apps.web import serve_app
-    except ModuleNotFoundError as e: raise CatalogError(f'the web page needs {e.name}: pip install "catalog_tagger[app]"') from None
+    from catalog_tagger.core.extras import need
+    for o in ('fasthtml', 'uvicorn'): need(o, 'the web page')
+    from catalog_tagger.apps.web import serve_app
     serve_app(run, index=index, host=host, port=port)
 
 # %% ../../nbs/apps/03_cli.ipynb #e3e3640d

@@ -13,13 +13,13 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..core.files import CatalogError
-from ..core.table import check_columns
+from ..core.table import check_columns, source_columns
 from ..core.records import Count, Finite, Record
-from .steps import SPELLING, STEPS, check_steps, lemmatise, spell, step_options, step_tags
+from .steps import STEPS, check_steps, lemmatise, spell, step_moves, step_options, step_tags
 from .labels import Origin, column_of, find_origin
 
 # %% auto #0
-__all__ = ['COMPANY', 'MIN_SEEN', 'load_wordnet', 'balance', 'Merge', 'Evenness', 'Recipe', 'fit_recipe', 'provenance_table']
+__all__ = ['COMPANY', 'MIN_SEEN', 'load_wordnet', 'evenness', 'Merge', 'Evenness', 'Recipe', 'fit_recipe', 'provenance_table']
 
 # %% ../../nbs/catalog/12_recipe.ipynb #d82ddd2a
 def load_wordnet():
@@ -77,7 +77,7 @@ def _doubts(moves:dict, counts:Counter, company:dict, lang:str, told:bool)->dict
     return res
 
 # %% ../../nbs/catalog/12_recipe.ipynb #24a9e3e8
-def balance(
+def evenness(
     counts:Iterable[int],  # Pictures of each label
 )->dict:
     "How evenly labels are used: `entropy`, `even` (it over its largest), `effective` labels (e to the entropy), `ratio` of largest to smallest."
@@ -135,13 +135,12 @@ def _company(rows:list[list[str]], name:dict)->dict[str, Counter]:
 
 def _take(s:dict, counts:Counter, company:Callable, safe:set)->tuple[dict, dict]:
     "The moves of one step, and why some of them are not made."
-    if s['step'] == 'lemmatise':  # Forms that train lacks and others may write
-        counts = Counter({t + e: 0 for t in counts for e in ('s', 'es')} | dict(counts))
-    moves = STEPS[s['step']](counts, **step_options(s))
-    why = _doubts(moves, counts, company(), s.get('lang', 'en'), s['step'] == 'alias') if s['step'] in ('alias', 'lemmatise') else {}
+    step = STEPS[s['step']]; forms = dict.fromkeys(step.forms(counts, **step_options(s)), 0)   # that train lacks and others may write
+    counts = Counter(forms | counts); moves = step_moves(s, counts)
+    why = _doubts(moves, counts, company(), s.get('lang', 'en'), 'to' in s) if step.doubted else {}
     why = {t: o for t, o in why.items() if t not in s.get('allow', ())}
     made = {new for t, (new, _) in moves.items() if t not in why}
-    if s['step'] == 'lemmatise': why |= {t: 'other words come down to it' for t in moves if t in made}
+    if step.respells: why |= {t: 'other words come down to it' for t in moves if t in made}
     return moves, why | {t: 'told to keep it' for t in moves if t in safe or t in s.get('keep', ())}
 
 # %% ../../nbs/catalog/12_recipe.ipynb #f838ee25
@@ -153,7 +152,7 @@ def _merges(s:dict, moves:dict, why:dict, counts:Counter)->list[dict]:
 
 def _check_met(s:dict, before:list[dict])->None:
     "Raise `CatalogError` where a step names a tag that the steps before it never leave."
-    for t in [*step_tags(s), *(s['to'] if s['step'] == 'alias' else ())]:
+    for t in [*step_tags(s), *(s.get('to', ()) if STEPS[s['step']].respells else ())]:
         if (o := spell(t, before)) != t: raise CatalogError(f'{s["step"]} names {t!r}, but the steps before it make {o!r} of that: write {o!r}')
 
 def _check_settled(tags:Iterable[str], steps:list[dict])->None:
@@ -164,22 +163,22 @@ def _check_settled(tags:Iterable[str], steps:list[dict])->None:
 
 # %% ../../nbs/catalog/12_recipe.ipynb #dd09f146
 def _fit_steps(rows:list[list[str]], steps:list[dict])->tuple:
-    "Take tags through `steps`: the steps as fitted, current name and `(name, rule)` path of each tag, merges, balance."
+    "Take tags through `steps`: the steps as fitted, current name and `(name, rule)` path of each tag, merges, evenness."
     name = {t: t for t in sorted({t for o in rows for t in o})}
     path, safe, fitted, merges = defaultdict(list), set(), [], []
-    table = [dict(step='raw', **balance(_count(rows, name).values()))]
+    table = [dict(step='raw', **evenness(_count(rows, name).values()))]
     for s in steps:
         _check_met(s, fitted)
-        if s['step'] == 'protect': safe |= set(s['tags'])
+        if STEPS[s['step']].protects: safe |= set(s['tags'])
         counts = _count(rows, name)
         moves, why = _take(s, counts, lambda: _company(rows, name), safe)
-        merges += _merges(s, moves, why, counts) if s['step'] in SPELLING else []
+        merges += _merges(s, moves, why, counts) if STEPS[s['step']].respells else []
         keep = sorted({*why, *safe, *s.get('keep', ())})
         fitted.append(s | (dict(keep=keep) if keep else {}))
         for t, old in name.items():
             if old in moves and old not in why: path[t].append(moves[old]); name[t] = moves[old][0]
         name |= {o: o for o in sorted({*name.values()} - {*name, None})}
-        table.append(dict(step=s['step'], **balance(_count(rows, name).values())))
+        table.append(dict(step=s['step'], **evenness(_count(rows, name).values())))
     _check_settled(name, fitted)
     return fitted, name, path, merges, table
 
@@ -190,11 +189,11 @@ def _told(name:str|None, count:int, path:list)->dict:
 # %% ../../nbs/catalog/12_recipe.ipynb #ec53a018
 def _rooms(df:pd.DataFrame, columns:Iterable[str])->dict[str|None, list[list[str]]]:
     "Column, '' for free tags, None for columns that stay as they are → the train pictures' tags of it, without the column's name."
-    rooms = {c: [] for c in (None, '', *columns)}
+    rooms, own = {c: [] for c in (None, '', *columns)}, source_columns(df)
     for tags in df['tags'][df['split'] == 'train']:
         for o in rooms.values(): o.append([])
         for t in tags:
-            c = column_of(t, df.columns) or ''
+            c = column_of(t, own) or ''
             if c in rooms: rooms[c][-1].append(t.removeprefix(f'{c}=' if c else ''))
             else: rooms[None][-1].append(t)
     return rooms
@@ -206,7 +205,7 @@ def fit_recipe(
 )->Recipe:
     "Learn from train what becomes of each raw tag."
     check_columns(df, 'tags', 'split'); check_steps(steps)
-    if lacking := [c for c in columns if c not in df]: raise CatalogError(f'columns names {lacking[0]!r}, which the catalog does not have')
+    if lacking := [c for c in columns if c not in source_columns(df)]: raise CatalogError(f'columns names {lacking[0]!r}, which the catalog does not have')
     res = Recipe({}, {}, {}, [], [])
     for c, rows in _rooms(df, columns).items():
         fitted, name, path, merges, table = _fit_steps(rows, steps if c is not None else [])

@@ -6,13 +6,17 @@
 from __future__ import annotations
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import NamedTuple
 from unicodedata import normalize
 
 from ..core.files import CatalogError
 
 # %% auto #0
-__all__ = ['SPELLING', 'STEPS', 'normalise', 'lemmatise', 'spell', 'step_options', 'step_tags', 'check_steps']
+__all__ = ['STEPS', 'normalise', 'lemmatise', 'Option', 'Step', 'step_options', 'step_tags', 'spell', 'spelling_first',
+           'step_moves', 'check_steps']
 
 # %% ../../nbs/catalog/10_steps.ipynb #4a234a0e
 def normalise(
@@ -37,68 +41,134 @@ def lemmatise(
     lemma = lemmatize(word.capitalize() if lang == 'de' else word, lang=lang, greedy=lang == 'de')
     return head + gap + (lemma.lower() if word.islower() else lemma)
 
-def _alias(tag:str, to:dict[str, list[str]])->str: return next((new for new, olds in to.items() if tag in olds), tag)
-
-# %% ../../nbs/catalog/10_steps.ipynb #73d8a30c
-SPELLING = {'normalise': normalise, 'alias': _alias, 'lemmatise': lemmatise}  # Steps of a recipe that respell one tag and need no others to do it
-
-def spell(
-    tag:str,               # A raw tag
-    steps:Iterable[dict],  # Of a recipe: `step`, its parameters, and `keep`, the tags that it leaves alone
-)->str:
-    "Take `tag` through those `steps` that are in `SPELLING`."
-    for s in steps:
-        if s['step'] in SPELLING and tag not in s.get('keep', ()):
-            tag = SPELLING[s['step']](tag, **{k: v for k, v in s.items() if k not in ('step', 'keep', 'allow')})
-    return tag
+def _alias(tag:str, *, to:dict[str, list[str]])->str: return next((new for new, olds in to.items() if tag in olds), tag)
 
 # %% ../../nbs/catalog/10_steps.ipynb #0f65614a
-def _respelt(step:str)->Callable:
-    "A step of `SPELLING`, for all tags."
-    f, rule = SPELLING[step], {'normalise': 'normalised', 'lemmatise': 'lemmatised'}[step]
-    def take(counts, **kw): return {t: (o or None, rule if o else 'dropped: nothing left') for t in counts if (o := f(t, **kw)) != t}
-    take.__signature__ = inspect.signature(f)
-    return take
+def _group(counts, *, to, name='{}'): return {t: name.format(g) for g, ts in to.items() for t in ts}
+def _exclude(counts, *, tags): return dict.fromkeys(tags)
+def _protect(counts, *, tags): return {}
+def _drop_rare(counts, *, min_count): return {t: None for t, n in counts.items() if n < min_count}
+def _keep_top(counts, *, n): return dict.fromkeys(sorted(counts, key=lambda t: (-counts[t], t))[n:])
 
-def _renamed(counts, to, rule, name='{}'): return {t: (name.format(g), rule) for g, ts in to.items() for t in ts}
-def _alias(counts, to): return _renamed(counts, to, 'aliased')
-def _group(counts, to, name='{}'): return _renamed(counts, to, 'grouped', name)
-def _exclude(counts, tags): return {t: (None, 'excluded') for t in tags}
-def _protect(counts, tags): return {}
+# %% ../../nbs/catalog/10_steps.ipynb #898926d3
+class Option(NamedTuple):
+    "What the values of an option are."
+    expected:str          # In words
+    fits:Callable         # Is a value one of them?
+
+def _are_texts(o)->bool: return isinstance(o, (list, tuple)) and all(isinstance(t, str) for t in o)
+def _are_names(o)->bool: return isinstance(o, dict) and _are_texts([*o]) and all(map(_are_texts, o.values()))
+def _is_template(o)->bool: return isinstance(o, str) and o.count('{}') == 1 and not {*'{}'} & {*o.replace('{}', '')}
+
+_TEXT = Option('a text', lambda o: isinstance(o, str))
+_FLAG = Option('true or false', lambda o: isinstance(o, bool))
+_COUNT = Option('a whole number, 1 or more', lambda o: type(o) is int and o >= 1)
+_FORM = Option('NFC, NFD, NFKC or NFKD', lambda o: o in ('NFC', 'NFD', 'NFKC', 'NFKD'))
+_TAGS = Option('a list of tags', _are_texts)
+_NAMES = Option('names, each with a list of tags', _are_names)
+_TEMPLATE = Option('a text with {} where the name goes', _is_template)
+
+# %% ../../nbs/catalog/10_steps.ipynb #ece3d3b5
+@dataclass(frozen=True)
+class Step:
+    "What there is to know of a kind of step."
+    func:Callable            # Tag → spelling where it `respells`, else counts → {name: new name or None}; its keyword arguments are the options
+    text:str                 # What it does, in a few words
+    rule:str                 # What provenance says of a tag that it changed; `{count}` (its pictures) and options are filled in
+    options:dict[str, Option] = field(default_factory=dict)  # Option → what its values are
+    respells:bool = False    # Does it look at one tag alone? Then it comes first, and also respells tags that train does not have
+    doubted:bool = False     # Are its merges held against train, and those that look wrong not made?
+    protects:bool = False    # Do all later steps leave alone the tags that it names?
+    forms:Callable = lambda counts, **options: ()   # Names beside those of train that it is to be tried on
 
 # %% ../../nbs/catalog/10_steps.ipynb #4d5cdc3f
-def _drop_rare(counts, min_count):
-    return {t: (None, f'dropped: rare, {n} of min_count={min_count} pictures in train') for t, n in counts.items() if n < min_count}
+STEPS = {
+    'normalise': Step(normalise, 'one case, Unicode form, spacing', 'normalised', dict(form=_FORM, case=_FLAG, seps=_TEXT), respells=True),
+    'alias': Step(_alias, 'synonyms, misspellings: a name and its other names', 'aliased', dict(to=_NAMES), respells=True, doubted=True,
+                  forms=lambda counts, to: [t for ts in to.values() for t in ts]),
+    'lemmatise': Step(lemmatise, '*cakes* to *cake*', 'lemmatised', dict(lang=_TEXT), respells=True, doubted=True,
+                      forms=lambda counts, **_: [t + e for t in counts for e in ('s', 'es')]),
+    'group': Step(_group, 'a group and its tags; `tag_{}_sum` as its name marks groups', 'grouped', dict(to=_NAMES, name=_TEMPLATE)),
+    'drop_rare': Step(_drop_rare, 'in fewer train pictures: never a label',
+                      'dropped: rare, {count} of min_count={min_count} pictures in train', dict(min_count=_COUNT)),
+    'keep_top': Step(_keep_top, 'only the most frequent in train', 'dropped: not among the {n} commonest', dict(n=_COUNT)),
+    'exclude': Step(_exclude, 'never a label', 'excluded', dict(tags=_TAGS)),
+    'protect': Step(_protect, 'the later steps leave these alone', 'kept', dict(tags=_TAGS), protects=True)}
 
-def _keep_top(counts, n):
-    order = sorted(counts, key=lambda t: (-counts[t], t))
-    return {t: (None, f'dropped: not among the {n} commonest') for t in order[n:]}
-
-STEPS = {'normalise': _respelt('normalise'), 'alias': _alias, 'lemmatise': _respelt('lemmatise'), 'group': _group,
-         'drop_rare': _drop_rare, 'keep_top': _keep_top, 'exclude': _exclude, 'protect': _protect}
-
-# %% ../../nbs/catalog/10_steps.ipynb #b7fc375c
+# %% ../../nbs/catalog/10_steps.ipynb #73d8a30c
 def step_options(s:dict)->dict: return {k: v for k, v in s.items() if k not in ('step', 'keep', 'allow')}
 
 def step_tags(s:dict)->list[str]:
     "The tags that a step names."
     return [t for ts in s['to'].values() for t in ts] if 'to' in s else list(s.get('tags', ()))
 
+def spell(
+    tag:str,               # A raw tag
+    steps:Iterable[dict],  # Of a recipe: `step`, its options, and `keep`, the tags that it leaves alone
+)->str:
+    "Take `tag` through those `steps` that respell; a protected tag is left alone by the later ones."
+    safe = set()
+    for s in steps:
+        o = STEPS[s['step']]
+        if o.protects: safe.update(s['tags'])
+        if o.respells and tag not in safe and tag not in s.get('keep', ()): tag = o.func(tag, **step_options(s))
+    return tag
+
+def spelling_first(
+    steps:list[dict],  # Of a recipe
+)->list[dict]:         # For `spell`
+    "The steps that spell tags before there is a train fold to learn from: up to the first whose merges are held against it."
+    first = takewhile(lambda s: not STEPS[s['step']].doubted, steps)
+    return [s for s in first if STEPS[s['step']].respells or STEPS[s['step']].protects]
+
+# %% ../../nbs/catalog/10_steps.ipynb #141c9f73
+def step_moves(
+    s:dict,                  # A step
+    counts:Mapping[str, int],  # Pictures of each name in train
+)->dict[str, tuple[str|None, str]]:  # Name that it changes → the new one, None for one that is dropped, and the rule
+    "What a step makes of names."
+    o, kw = STEPS[s['step']], step_options(s)
+    if o.respells: return {t: (n or None, o.rule if n else 'dropped: nothing left') for t in counts if (n := o.func(t, **kw)) != t}
+    return {t: (n, o.rule.format(count=counts.get(t, 0), **kw)) for t, n in o.func(counts, **kw).items()}
+
+# %% ../../nbs/catalog/10_steps.ipynb #b7fc375c
+def _returns(t:str, new:dict[str, str])->bool:
+    "Does renaming by `new` lead from `t` back to a name that it has been?"
+    seen = {t}
+    while new.get(t, t) != t:
+        if (t := new[t]) in seen: return True
+        seen.add(t)
+    return False
+
+def _names_fault(s:dict)->str|None:
+    "What is wrong with the tags that a step names, or None."
+    tags = step_tags(s); new = _group(None, to=s['to'], name=s.get('name', '{}')) if 'to' in s else {}
+    if twice := [t for t, n in Counter(tags).items() if n > 1]: return f'{twice[0]!r} stands there twice'
+    chain = set(s.get('to', ())) & set(tags)
+    if chain and STEPS[s['step']].respells: return f'{min(chain)!r} is both a name and an other name'
+    if circle := [t for t in new if _returns(t, new)]: return f'{circle[0]!r} is renamed in a circle'
+
 def _step_fault(s)->str|None:
     "What is wrong with a step, or None."
-    if not isinstance(s, dict) or s.get('step') not in STEPS: return f'expected one of {", ".join(STEPS)}'
-    try: inspect.signature(STEPS[s['step']]).bind({}, **step_options(s)); spell('a', [s])
+    if not isinstance(s, dict) or s.get('step') not in list(STEPS): return f'expected one of {", ".join(STEPS)}'
+    o = STEPS[s['step']]; checks = o.options | dict(keep=_TAGS, allow=_TAGS)
+    try: inspect.signature(o.func).bind(None, **step_options(s))
+    except TypeError as e: return str(e)
+    for k in [k for k in s if k in checks and not checks[k].fits(s[k])]: return f'{k}={s[k]!r:.40}, expected {checks[k].expected}'
+    if why := _names_fault(s): return why
+    try: spell('a', [s])
     except (TypeError, ValueError, AttributeError) as e: return str(e)
-    twice = [t for t, n in Counter(step_tags(s)).items() if n > 1]
-    if twice: return f'{twice[0]!r} stands there twice'
-    if s['step'] == 'alias' and (chain := set(s['to']) & set(step_tags(s))): return f'{min(chain)!r} is both a name and an other name'
 
+# %% ../../nbs/catalog/10_steps.ipynb #791b9919
 def check_steps(steps:list[dict])->list[dict]:
     "`steps` if they can be taken, otherwise a `CatalogError` that names the step."
-    learning = None
+    if not isinstance(steps, list): raise CatalogError(f'{steps!r:.80} is no list of steps')
+    later = None
     for i, s in enumerate(steps):
         if why := _step_fault(s): raise CatalogError(f'step {i} is {s!r:.80}: {why}')
-        if s['step'] in SPELLING and learning:
-            raise CatalogError(f'step {i}, {s["step"]}, comes after {learning}: steps that respell come first, so that new spellings find their label')
-        if s['step'] not in {*SPELLING, 'protect'}: learning = s['step']
+        o = STEPS[s['step']]
+        if o.respells and later:
+            raise CatalogError(
+                f'step {i}, {s["step"]}, comes after {later}: steps that respell come first, so that new spellings find their label')
+        if not (o.respells or o.protects): later = s['step']
     return steps

@@ -16,7 +16,7 @@ from .records import check_fields, Record
 # %% auto #0
 __all__ = ['GROUPS', 'PRESETS', 'whole', 'number', 'CatalogSettings', 'SplitSettings', 'PictureSettings', 'ModelSettings',
            'TrainingSettings', 'JobSettings', 'RunConfig', 'choices', 'training_settings', 'EmbedSettings',
-           'IndexSettings', 'find_preset', 'load_config']
+           'IndexSettings', 'find_preset']
 
 # %% ../../nbs/core/05_config.ipynb #a341e995
 def whole(
@@ -183,6 +183,3 @@ def find_preset(name:str|None)->dict:  # Fields of `RunConfig`
     if name is None: return {}
     if name not in PRESETS: raise CatalogError(f'preset {name!r} is unknown; there are {", ".join(PRESETS)}')
     return PRESETS[name]
-
-# %% ../../nbs/core/05_config.ipynb #d8422e51
-def load_config(path)->RunConfig: return RunConfig.load(path)

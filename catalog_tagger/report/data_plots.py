@@ -13,7 +13,7 @@ from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import rng
 from ..catalog.images import open_image
-from ..catalog.recipe import Recipe, balance
+from ..catalog.recipe import Recipe, evenness
 from .plots import bar_columns, bars_height, captioned_grid, matrix_plot, readable
 
 # %% auto #0
@@ -36,7 +36,7 @@ def label_bars(
     heights = [bars_height(len(o)) for o in tables.values()]
     fig = plt.figure(figsize=(width, sum(heights)), layout='constrained')
     for sub, (name, o) in zip(fig.subfigures(2, 1, height_ratios=heights), tables.items()):
-        bar_columns(o, f'{name}: {len(o)}, worth {balance(o["pictures"])["effective"]:.0f}', xlabel='train pictures', fig=sub)
+        bar_columns(o, f'{name}: {len(o)}, worth {evenness(o["pictures"])["effective"]:.0f}', xlabel='train pictures', fig=sub)
     return fig
 
 def recipe_report(recipe:Recipe, **kwargs)->plt.Figure:

@@ -15,6 +15,7 @@ from torch import nn, Tensor
 from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import progress
+from ..core.extras import need
 from ..catalog.images import open_image
 from ..catalog.labels import LabelSpace
 from ..train.backbones import body_children
@@ -374,12 +375,6 @@ def _pairs(tags:Sequence, n:int, space:LabelSpace)->list[tuple[int, str]]:
     for t in {t for o in each for t in o} - set(space.vocab): raise CatalogError(f'{t!r} is no label of this model; there are {", ".join(space.vocab[:5])} …')
     return [(i, t) for i, o in enumerate(each) for t in o]
 
-def _captum():
-    "captum's part for layers, which only heat maps need."
-    try: from captum.attr import LayerAttribution, LayerGradCam
-    except ImportError: raise CatalogError('heat maps need captum: pip install "catalog_tagger[interpret]"') from None
-    return LayerGradCam, LayerAttribution.interpolate
-
 # %% ../../nbs/report/02_interpret.ipynb #e027a185
 def heat_maps(
     predictor:Predictor,  # Or a `Tagger`
@@ -389,14 +384,14 @@ def heat_maps(
     bs:int=16,            # Picture and tag at a time
 )->list[dict[str, np.ndarray]]:  # For each picture a map for each tag, of the input's height and width, from 0 to 1
     "Grad-CAM: where in each picture the model sees what speaks for each tag."
-    cam, enlarge = _captum(); model = predictor.model; pairs = _pairs(tags, len(images), predictor.space)
+    attr = need('captum.attr', 'a heat map'); model = predictor.model; pairs = _pairs(tags, len(images), predictor.space)
     m = _last_maps(model) if layer is None else find_layer(model, layer)
     x, maps, res = _inputs(predictor, images), _maps_of(model, m), [{} for _ in images]
     for i in range(0, len(pairs), bs):
         rows, names = zip(*pairs[i:i+bs])
         with torch.enable_grad(), _hooked(m, lambda o: maps.back(maps(o), o)):
-            heat = cam(model, maps).attribute(x[list(rows)].requires_grad_(), [predictor.space.vocab.index(t) for t in names], relu_attributions=True)
-        heat = enlarge(heat.detach(), predictor.prep.size, 'bilinear')[:, 0].cpu().numpy()
+            heat = attr.LayerGradCam(model, maps).attribute(x[list(rows)].requires_grad_(), [predictor.space.vocab.index(t) for t in names], relu_attributions=True)
+        heat = attr.LayerAttribution.interpolate(heat.detach(), predictor.prep.size, 'bilinear')[:, 0].cpu().numpy()
         for r, t, h in zip(rows, names, heat): res[r][t] = h/max(h.max(), 1e-12)
     return res
 

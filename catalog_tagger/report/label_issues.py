@@ -4,7 +4,7 @@
 
 # %% ../../nbs/report/03_label_issues.ipynb #b82bd2dc
 from __future__ import annotations
-from importlib import import_module
+from types import ModuleType
 from pathlib import Path
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -16,10 +16,10 @@ from sklearn.preprocessing import Normalizer
 from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import progress
-from ..core.config import load_config
+from ..core.extras import need
 from ..catalog.split import cross_folds
 from ..catalog.labels import LabelSpace
-from ..runs.folder import load_run, read_split
+from ..runs.folder import Run
 from ..runs.train import frozen_features
 from .plots import picture_grid
 
@@ -65,10 +65,7 @@ def out_of_fold_scores(
     return res
 
 # %% ../../nbs/report/03_label_issues.ipynb #cdd5785d
-def _cleanlab(module:str):
-    "A module of cleanlab, which only this page needs."
-    try: return import_module(f'cleanlab.{module}')
-    except ImportError: raise CatalogError('label issues need cleanlab: pip install "catalog_tagger[cleanlab]"') from None
+def _cleanlab(module:str)->ModuleType: return need(f'cleanlab.{module}', 'finding label issues')
 
 _COLUMNS = ['row', 'kind', 'tag', 'instead', 'score']
 
@@ -106,14 +103,14 @@ def label_issues(
     return pd.DataFrame(dict(image=df['image'].to_numpy()[res['row']], **res[_COLUMNS[1:]], labels=df['labels'].to_numpy()[res['row']]))
 
 # %% ../../nbs/report/03_label_issues.ipynb #eab1d9ea
-def _held_out_scores(run:str|Path, df:pd.DataFrame, trust:bool)->np.ndarray:
+def _held_out_scores(run:Run, df:pd.DataFrame, trust:bool)->np.ndarray:
     "Scores of pictures by the tagger of `run`, calibrated where it is."
-    tagger = load_run(run, trust=trust); scores, decision = tagger.scores(df['image']), tagger.decision
+    tagger = run.tagger(trust=trust); scores, decision = tagger.scores(df['image']), tagger.decision
     return decision.calibration.apply(scores, tagger.space) if decision else scores
 
-def _probe_run(run:str|Path, df:pd.DataFrame, space:LabelSpace)->np.ndarray:
+def _probe_run(run:Run, df:pd.DataFrame)->np.ndarray:
     "Scores of all pictures of a run, out of fold."
-    features = frozen_features(load_config(Path(run)/'config.json'), df, space)
+    space = run.labels; features = frozen_features(run.config, df, space)
     return out_of_fold_scores(features, space.one_hot(df['labels']), space, cross_folds(df)['fold'])
 
 def run_issues(
@@ -121,13 +118,13 @@ def run_issues(
     source:str|Path=None,  # Where its catalog stands now; None for where it stood
     *, whole:bool=False,   # Judge train too: all pictures, by probes on the backbone as it came, each fitted on the other folds
     k:int=None,            # Most issues; None for all
-    trust:bool=False,      # As in `load_run`
+    trust:bool=False,      # As in `load_tagger`
 )->pd.DataFrame:           # As from `label_issues`
     "What looks wrong in the labels of a run: on valid and test, which its model was not trained on, or on all pictures."
-    df, space = read_split(run, source), LabelSpace.load(Path(run)/'labels.json')
+    run = Run.open(run, source); df = run.pictures()
     if not whole: df = df[df['split'] != 'train'].reset_index(drop=True)
-    scores = _probe_run(run, df, space) if whole else _held_out_scores(run, df, trust)
-    return label_issues(df, scores, space, k=k)
+    scores = _probe_run(run, df) if whole else _held_out_scores(run, df, trust)
+    return label_issues(df, scores, run.labels, k=k)
 
 # %% ../../nbs/report/03_label_issues.ipynb #06e9bd53
 def issue_grid(

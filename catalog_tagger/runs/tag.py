@@ -10,11 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError
-from ..core.table import write_table
+from ..core.table import read_table
 from ..serve.many import tag_many, tag_many_ray
 from ..serve.tagger import find_bundle
-from .evaluate import review_pictures
-from .folder import load_run
+from .folder import load_tagger
 
 # %% auto #0
 __all__ = ['tag_run']
@@ -31,19 +30,20 @@ def tag_run(
     out:str|Path,             # File to write, as in `tag_many`
     *, review:str|Path=None,  # CSV file for the pictures that a person should look at; None writes none
     engine:str='local',       # Where to work: 'local' in this process, 'ray' on a cluster
-    trust:bool=False,         # As in `load_run`
+    trust:bool=False,         # As in `load_tagger`
     say=print,                # Takes each line of the report
     **options,                # More for `tag_many`, such as `k`, `mode` or `resume`
 )->tuple[int, pd.DataFrame]:  # As from `tag_many`
     "Tag pictures with a run, write the tags to `out` and the review queue to `review`."
     if engine not in ('local', 'ray'): raise CatalogError(f'engine={engine!r}, expected local or ray')
-    tagger = load_run(run, trust=trust)
+    tagger = load_tagger(run, trust=trust)
+    options |= dict(review=review)
     n, rejected = tag_many(tagger, paths, out, **options) if engine == 'local' else tag_many_ray(_bundle(run), paths, out, **options)
     if not n:
         raise CatalogError(f'none of {len(rejected)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
     say(f'{n} pictures tagged in {out}; {len(rejected)} could not be used{":" if len(rejected) else ""}')
     for o in rejected.head(20).itertuples(): say(f'  {o.image}: {o.reason}')
     if review is not None:
-        queue = review_pictures(tagger, paths); write_table(review, queue)
-        say(f'{n - len(queue)} can be published without a look, {len(queue)} are for a person to check: {review}')
+        left = len(read_table(review))
+        say(f'{n - left} can be published without a look, {left} are for a person to check: {review}')
     return n, rejected

@@ -21,6 +21,7 @@ from fastai.vision.all import *
 from ..core.files import CatalogError, atomic_path
 from ..core.table import check_columns
 from ..core.process import interactive, rng
+from ..core.extras import need
 from ..catalog.images import Prep
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
@@ -41,8 +42,7 @@ def nt_xent(
     temperature:float=.2,  # Similarities are divided by it; the smaller, the more the nearest strangers count
 )->nn.Module:              # Takes embeddings, shape (2n, features), and which picture each is a view of, shape (2n,)
     "The normalised, temperature-scaled cross-entropy of SimCLR."
-    try: from pytorch_metric_learning import losses, reducers
-    except ImportError: raise CatalogError('contrastive learning needs pytorch-metric-learning: pip install "catalog_tagger[metric]"') from None
+    losses, reducers = [need(f'pytorch_metric_learning.{o}', 'contrastive learning') for o in ('losses', 'reducers')]
     if not temperature > 0: raise CatalogError(f'temperature={temperature}, expected more than 0')
     return losses.SupConLoss(temperature=temperature, reducer=reducers.MeanReducer())
 

@@ -10,17 +10,13 @@ import numpy as np
 
 from ..core.files import CatalogError
 from ..core.process import rng
+from ..core.extras import need
 
 # %% auto #0
 __all__ = ['KINDS', 'start_settings', 'vector_blocks', 'make_structure', 'set_effort']
 
 # %% ../../nbs/search/03_faiss.ipynb #198a9b07
 KINDS = ('exact', 'flat', 'hnsw', 'ivf_sq8', 'ivf_pq')   # Structures of an index: numpy, and four of FAISS
-
-def _faiss(kind:str='this index'):
-    try: import faiss
-    except ImportError: raise CatalogError(f'{kind} needs FAISS: pip install "catalog_tagger[faiss]", or build the index with kind=\'exact\'') from None
-    return faiss
 
 def start_settings(kind:str, n:int, d:int)->dict[str, int]:
     "How a structure for `n` vectors of `d` numbers is made, and the least effort of a search in it."
@@ -49,7 +45,8 @@ def make_structure(kind:str, settings:Mapping[str, int], vectors, centroids=None
     "The structure of FAISS over `vectors`; None for `exact`. The same vectors and centroids make the same one."
     if kind == 'exact': return None
     if kind == 'ivf_pq' and len(vectors) < 256: raise CatalogError(f'ivf_pq learns 256 codes and there are {len(vectors)} vectors; use exact')
-    faiss = _faiss(kind); structure = faiss.index_factory(vectors.shape[1], _recipe(kind, settings), faiss.METRIC_INNER_PRODUCT)
+    faiss = need('faiss', kind, "build the index with kind='exact'")
+    structure = faiss.index_factory(vectors.shape[1], _recipe(kind, settings), faiss.METRIC_INNER_PRODUCT)
     threads = faiss.omp_get_max_threads()
     if 'cells' in settings: _train(structure, vectors, centroids, settings['cells'], seed)
     if kind == 'hnsw': faiss.omp_set_num_threads(1)    # several threads would link the nodes in the order of their chance

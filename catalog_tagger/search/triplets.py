@@ -7,7 +7,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from importlib import import_module
+from types import ModuleType
 from pathlib import Path
 from types import MethodType
 
@@ -15,6 +15,7 @@ import numpy as np, torch
 from fastai.vision.all import *
 
 from ..core.files import CatalogError
+from ..core.extras import need
 from ..train.backbones import BUNDLED, find_arch
 from ..train.heads import UnitLength
 from ..train.learner import FrozenStats, catalog_learner, catalog_model, is_training
@@ -63,10 +64,7 @@ class SharedRule:
         return shared.new_tensor(torch.nan).where((shared > 0) & (shared < least[:, None]), (shared > 0).float())
 
 # %% ../../nbs/search/06_triplets.ipynb #a545ec12
-def _metric(module:str):
-    "A module of pytorch-metric-learning, which only the losses need."
-    try: return import_module(f'pytorch_metric_learning.{module}')
-    except ImportError: raise CatalogError('metric learning needs pytorch-metric-learning: pip install "catalog_tagger[metric]"') from None
+def _metric(module:str)->ModuleType: return need(f'pytorch_metric_learning.{module}', 'metric learning')
 
 def _distances(emb:Tensor, distance=None)->Tensor:
     "Distances within a batch by a distance of pytorch-metric-learning, Euclidean on vectors of length 1 when None; a similarity counts as its negative."

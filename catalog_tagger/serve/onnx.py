@@ -4,7 +4,7 @@
 
 # %% ../../nbs/serve/12_onnx.ipynb #146aa796
 from __future__ import annotations
-import importlib, importlib.metadata, json, tempfile
+import json, tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np, pandas as pd, torch
 
 from ..core.files import CatalogError, atomic_files, atomic_path, write_json
 from ..core.table import write_table
+from ..core.extras import need
 from ..catalog.images import OPENING_VERSION
 from .modes import DEFAULT_MODE
 from .tagger import Tagger
@@ -52,12 +53,6 @@ def tag_rows(
     return df.assign(threshold=df['threshold'].where(df['group'] == ''))
 
 # %% ../../nbs/serve/12_onnx.ipynb #63cfebe6
-def _need(*names:str):
-    "Raise `CatalogError` if a package is not installed that the extra `onnx` brings."
-    for o in names:
-        try: importlib.import_module(o)
-        except ImportError: raise CatalogError(f'{o} is not installed, which ONNX needs here: pip install "catalog_tagger[onnx]"') from None
-
 def _check_graph(file:Path, graph:torch.nn.Module, x:torch.Tensor)->float|None:
     "The largest gap between torch's scores and onnxruntime's; None where onnxruntime is not installed."
     try: import onnxruntime
@@ -72,7 +67,8 @@ def export_onnx(
     path:str|Path,    # Ends in .onnx; beside it `<name>.json` and `selected_tags.csv`
 )->float|None:        # The largest gap to torch's scores on noise, below 1e-4; None where onnxruntime is not installed
     "Write the model as an ONNX graph from prepared pictures to scores, with the rules of its input and its labels; all or nothing."
-    path = Path(path); _need('onnx', 'onnxscript')
+    path = Path(path)
+    for o in ('onnx', 'onnxscript'): need(o, 'ONNX')
     if path.suffix != '.onnx': raise CatalogError(f'{str(path)!r}: expected a file that ends in .onnx')
     graph, x = _Graph(tagger).eval(), torch.randn(3, 3, *tagger.prep.size, generator=torch.Generator().manual_seed(0))
     program = torch.onnx.export(graph, (x,), dynamo=True, opset_version=ONNX_OPSET, input_names=['picture'], output_names=['scores'], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), verbose=False)
@@ -97,14 +93,13 @@ def quantise_onnx(
     pictures:Sequence,   # Some 64 of the train fold, from which the range of each layer's values is learned
 )->Path:                 # `<name>.int8.onnx` beside `path`
     "Write the graph with weights and activations of 8 bits, scaled for each channel: smaller and faster, with scores of its own."
-    path = Path(path); out = path.with_suffix('.int8.onnx'); _need('onnx', 'onnxruntime')
+    path = Path(path); out = path.with_suffix('.int8.onnx')
+    onnx, q, shapes = [need(o, 'ONNX') for o in ('onnx', 'onnxruntime.quantization', 'onnxruntime.quantization.shape_inference')]
     if not path.is_file(): raise CatalogError(f'{path} is not there; write it by export_onnx')
     if not len(pictures): raise CatalogError('no pictures to calibrate on; give some 64 of the train fold')
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
     with tempfile.TemporaryDirectory() as d, atomic_path(out) as tmp:
-        quant_pre_process(str(path), f'{d}/whole.onnx', skip_symbolic_shape=True)
+        shapes.quant_pre_process(str(path), f'{d}/whole.onnx', skip_symbolic_shape=True)
         graph = onnx.load(f'{d}/whole.onnx'); del graph.graph.value_info[:]   # told shapes that folding made untrue
-        quantize_static(graph, str(tmp), _Batches(tagger, pictures), per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+        q.quantize_static(graph, str(tmp), _Batches(tagger, pictures), per_channel=True,
+                          activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8)
     return out
