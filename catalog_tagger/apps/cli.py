@@ -117,8 +117,8 @@ def _tag(a):
     out = _out_file(a.out, '.csv', '.parquet')
     review = None if a.review is None else _out_file(a.review, '.csv')
     from catalog_tagger.serve.many import tag_many, tag_many_ray
-    from catalog_tagger.runs.folder import load_run
-    tagger = load_run(a.run, trust=a.trust)
+    from catalog_tagger.runs.folder import load_tagger
+    tagger = load_tagger(a.run, trust=a.trust)
     how = dict(k=a.k, min_score=a.min_score, resume=a.resume, review=review) | (dict(mode=a.mode) if a.mode else {})
     n, rejected = tag_many(tagger, a.paths, out, **how) if a.engine == 'local' else tag_many_ray(_bundle(a.run), a.paths, out, **how)
     if not n: raise CatalogError(f'none of {len(rejected)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
@@ -140,13 +140,13 @@ def _issues(a):
 def _export(a):
     "write the model of a run as ONNX, for programs without torch, with its tag table and the rules of its input"
     out = _out_file(a.out, '.onnx')
-    from catalog_tagger.runs.folder import load_run, read_split
+    from catalog_tagger.runs.folder import Run, load_tagger
     from catalog_tagger.serve.onnx import export_onnx, quantise_onnx
-    tagger = load_run(a.run, trust=a.trust); gap = export_onnx(tagger, out)
+    tagger = load_tagger(a.run, trust=a.trust); gap = export_onnx(tagger, out)
     print(f'{out}, {out.stem}.json and selected_tags.csv; {"not compared with torch, for want of onnxruntime" if gap is None else f"scores within {gap:.1g} of those of torch"}')
     if not a.int8: return
-    df = read_split(a.run, a.source)
-    print(f'{quantise_onnx(tagger, out, df["image"][df["split"] == "train"][:64].tolist())}: 8 bits a number, scores of its own')
+    pictures = Run.open(a.run, a.source).pictures('train')['image'][:64].tolist()
+    print(f'{quantise_onnx(tagger, out, pictures)}: 8 bits a number, scores of its own')
 
 def _app(a):
     "serve a page on which pictures are dropped, tagged, corrected and taken away as CSV"
