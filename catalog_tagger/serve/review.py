@@ -27,7 +27,7 @@ def join_queues(queues:Iterable[pd.DataFrame])->pd.DataFrame:
 def _ask(answer:list[tuple[str, float]], p:np.ndarray, space:LabelSpace)->tuple[str, float, str]:
     "The weakest tag of an answer, its score, and the label of its group that comes next."
     tag, score = min(answer, key=lambda o: o[1]); at = dict(zip(space.vocab, p))
-    rivals = [l for o in space.exclusive.values() if tag in o for l in o if l != tag]
+    rivals = [l for l in space.exclusive.get(space.group_of(tag), ()) if l != tag]
     return tag, score, max(rivals, key=at.get, default='')
 
 QUEUE_COLUMNS = ['image', 'worth', 'outside', 'ask', 'score', 'instead', 'tags']
