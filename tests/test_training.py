@@ -15,7 +15,7 @@ from catalog_tagger.catalog.images import open_image
 from catalog_tagger.train.learner import catalog_learner
 from catalog_tagger.core.metrics import RecallAtK, recall_at_k
 from catalog_tagger.train.backbones import arch_prep
-from catalog_tagger.serve.predictor import Predictor
+from catalog_tagger.serve.tagger import Tagger
 from catalog_tagger.train.schedule import EMA, balance_sampling, find_mix, fit_schedule, rarity_weights, suggest_rate
 from catalog_tagger.testing.tiny import tiny_catalog, tiny_learner
 
@@ -263,6 +263,15 @@ def test_two_views_are_the_mean_of_picture_and_mirror(shop, tmp_path):
     assert np.allclose(predictor.scores(items), (plain.scores(items) + plain.scores(mirrored))/2, atol=1e-4)
     predictor.tta = 4
     assert np.isfinite(predictor.scores(items)).all() and predictor.scores(items, bs=2).shape == (6, len(shop[1].vocab))
+
+def test_labels_and_prep_are_those_of_the_data(shop, tmp_path):
+    "Other data in the same learner, as in progressive resizing: its tagger goes by them."
+    learn = learner(shop, tmp_path); df, space = shop
+    learn.dls = catalog_dls(df, space, arch_prep(learn.facts.arch, 48), bs=8)
+    tagger = Tagger.from_learner(learn)
+    assert tagger.prep.size == (48, 48) and tagger.arch == learn.facts.arch and tagger.decision is None
+    valid = df['image'][df['split'] == 'valid'].tolist()
+    assert np.allclose(tagger.scores(valid), learn.get_preds()[0], atol=1e-5)
 
 def test_the_wrong_name_is_told():
     for call, says in [(lambda: find_mix('blend'), 'expected mixup or cutmix'), (lambda: EMA(-1), 'decay=-1'), (lambda: rarity_weights([[]]), 'picture 0 has no label'),

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 from fastcore.docments import docments
 
 from ..core.files import CatalogError, clear_for, write_json
-from ..core.table import write_table
+from ..core.table import read_table, write_table
 from ..core.config import GROUPS, RunConfig
 from ..serve.modes import DEFAULT_MODE, MODES
 
@@ -117,17 +117,16 @@ def _tag(a):
     out = _out_file(a.out, '.csv', '.parquet')
     review = None if a.review is None else _out_file(a.review, '.csv')
     from catalog_tagger.serve.many import tag_many, tag_many_ray
-    from catalog_tagger.runs.evaluate import review_pictures
-    from catalog_tagger.runs.folder import load_run
-    tagger = load_run(a.run, trust=a.trust)
-    how = dict(k=a.k, min_score=a.min_score, resume=a.resume) | (dict(mode=a.mode) if a.mode else {})
+    from catalog_tagger.runs.folder import load_tagger
+    tagger = load_tagger(a.run, trust=a.trust)
+    how = dict(k=a.k, min_score=a.min_score, resume=a.resume, review=review) | (dict(mode=a.mode) if a.mode else {})
     n, rejected = tag_many(tagger, a.paths, out, **how) if a.engine == 'local' else tag_many_ray(_bundle(a.run), a.paths, out, **how)
     if not n: raise CatalogError(f'none of {len(rejected)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
     print(f'{n} pictures tagged in {out}; {len(rejected)} could not be used{":" if len(rejected) else ""}')
     for o in rejected.head(20).itertuples(): print(f'  {o.image}: {o.reason}')
     if review is None: return
-    queue = review_pictures(tagger, a.paths); write_table(review, queue)
-    print(f'{n - len(queue)} can be published unseen, {len(queue)} are for a person to look at: {review}')
+    left = len(read_table(review))
+    print(f'{n - left} can be published unseen, {left} are for a person to look at: {review}')
 
 def _issues(a):
     "tell which labels of a run's catalog look wrong, forgotten or doubtful"
@@ -141,13 +140,13 @@ def _issues(a):
 def _export(a):
     "write the model of a run as ONNX, for programs without torch, with its tag table and the rules of its input"
     out = _out_file(a.out, '.onnx')
-    from catalog_tagger.runs.folder import load_run, read_split
+    from catalog_tagger.runs.folder import Run, load_tagger
     from catalog_tagger.serve.onnx import export_onnx, quantise_onnx
-    tagger = load_run(a.run, trust=a.trust); gap = export_onnx(tagger, out)
+    tagger = load_tagger(a.run, trust=a.trust); gap = export_onnx(tagger, out)
     print(f'{out}, {out.stem}.json and selected_tags.csv; {"not compared with torch, for want of onnxruntime" if gap is None else f"scores within {gap:.1g} of those of torch"}')
     if not a.int8: return
-    df = read_split(a.run, a.source)
-    print(f'{quantise_onnx(tagger, out, df["image"][df["split"] == "train"][:64].tolist())}: 8 bits a number, scores of its own')
+    pictures = Run.open(a.run, a.source).pictures('train')['image'][:64].tolist()
+    print(f'{quantise_onnx(tagger, out, pictures)}: 8 bits a number, scores of its own')
 
 def _app(a):
     "serve a page on which pictures are dropped, tagged, corrected and taken away as CSV"

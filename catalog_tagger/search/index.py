@@ -34,6 +34,7 @@ LARGE = 50_000   # Vectors from which on an index is not exact by default
 def _check_table(table, n:int)->pd.DataFrame:
     "A table with `image` for `n` vectors, from one or from ids."
     if not isinstance(table, pd.DataFrame): table = pd.DataFrame({'image': [str(o) for o in table]})
+    if 'score' in table: raise CatalogError('the table has a column score, which answers have too: rename it, as set_aside does')
     check_ids(check_table(table)['image'].tolist(), n)
     return table
 

@@ -21,7 +21,7 @@ from ..catalog.images import Prep
 from ..catalog.text import TextTags
 from ..catalog.labels import LabelSpace
 from ..train.losses import ACTIVATIONS
-from .predictor import Predictor, is_several
+from .predictor import Predictor, tta_views
 from .outside import outside_from_arrays
 from .decide import Decision, decide
 from .card import model_card
@@ -53,22 +53,28 @@ class Tagger(Predictor):
         "The tagger of a learner made by `catalog_learner`, without a decision."
         return replace(super().from_learner(learn), arch=learn.facts.arch)
 
-    def predict(
+    def answers(
         self,
-        items,               # A path, PIL image, bytes or array, or a list of them
+        scores:np.ndarray,   # From `scores`
         *, k:int=None,       # Most tags of a picture; None is 3, or what `mode` says
         mode:str=None,       # As in `decide`; None is its default, or no mode where there is no decision
         min_score:float=0.,  # Least score of a free tag where there is no decision
-        bs:int=64,           # Pictures at a time
-    ):                       # Tags with scores, best first; for a list of pictures a list of such
-        "The tags of one picture or of each of several: by the decision, or the `k` best where there is none."
+    )->list[list[tuple[str, float]]]:  # As of `decode`
+        "The tags of each row of `scores`: by the decision, or the `k` best where there is none."
         if self.decision is None:
             if mode is not None:
                 raise CatalogError(f'mode={mode!r} needs thresholds, and this tagger has none; leave mode out, or fit them on the valid fold')
-            return super().predict(items, k=3 if k is None else k, min_score=min_score, bs=bs)
-        several = is_several(items); scores = self.scores(items if several else [items], bs)
-        answers = decide(scores, self.space, self.decision, k=k, **({} if mode is None else dict(mode=mode)))
-        return answers if several else answers[0]
+            return super().answers(scores, k=3 if k is None else k, min_score=min_score)
+        return decide(scores, self.space, self.decision, k=k, **({} if mode is None else dict(mode=mode)))
+
+    def predict(
+        self,
+        items,               # A path, PIL image, bytes or array, or a list of them
+        *, k:int=None, mode:str=None, min_score:float=0.,   # As in `answers`
+        bs:int=64,           # Pictures at a time
+    ):                       # Tags with scores, best first; for a list of pictures a list of such
+        "The tags of one picture or of each of several: by the decision, or the `k` best where there is none."
+        return super().predict(items, bs=bs, k=k, mode=mode, min_score=min_score)
 
 # %% ../../nbs/serve/10_tagger.ipynb #19012bc0
 def _pooled(x:torch.Tensor)->torch.Tensor: return x.mean((2, 3)) if x.ndim == 4 else x
@@ -87,12 +93,11 @@ def features(
 @torch.inference_mode()
 def scores_and_features(self:Tagger, items, bs:int=64)->tuple[np.ndarray, np.ndarray]:
     "`scores` and `features` in one pass: each picture is opened once and goes through the body once for each view."
-    seen, scores, features = [], [], []
-    hook = self.model[0].register_forward_hook(lambda m, inputs, out: seen.append(out))
-    try:
-        for x in self.batches(items, bs):
-            seen.clear(); scores.append(self.score_batch(x).cpu().numpy()); features.append(_pooled(seen[0]).cpu().numpy())    # the first view is the plain one
-    finally: hook.remove()
+    body, head = self.model[0], self.model[1:]
+    scores, features = [], []
+    for x in self.batches(items, bs):
+        seen = [body(o) for o in tta_views(x, self.tta)]    # the first view is the plain one
+        scores.append(self.mean_scores(map(head, seen)).cpu().numpy()); features.append(_pooled(seen[0]).cpu().numpy())
     return np.concatenate(scores), np.concatenate(features)
 
 # %% ../../nbs/serve/10_tagger.ipynb #93338910
