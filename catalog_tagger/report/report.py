@@ -219,7 +219,7 @@ def _labels(run:Run)->list:
     steps = [Li(f'{c or "all tags"}: ', Code(shorten(json.dumps(s, ensure_ascii=False), 300, placeholder=' …'))) for c, o in space.recipe.items() for s in o]
     groups = f'{len(space.exclusive)} groups of which a picture has one label ({_text(list(space.exclusive))})' if space.exclusive else 'no exclusive group'
     return [P(f'{len(space.provenance):,} raw tags became {len(space.vocab):,} labels: {groups}, '
-              f'{len(space.vocab) - sum(map(len, space.exclusive.values())):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
+              f'{len(space.free):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
             P('The steps of the recipe, fitted on train alone:') if steps else None, Ul(*steps) if steps else None,
             _table(_counted((o['rule'] for o in space.provenance.values()), 'rule'), 'How many raw tags came to what end, and by which rule'),
             Details(Summary('How common they are'),
@@ -309,7 +309,7 @@ def _pairs(j:Judged, said:np.ndarray)->list:
 
 def _confusion(j:Judged, most:int=120)->list:
     "The confusion matrix of each exclusive group, hits and misses of free tags, and what is taken for what."
-    said, free = j.p*j.pred, [l for l in j.space.vocab if not any(l in o for o in j.space.exclusive.values())]    # a score where something is said, 0 elsewhere
+    said, free = j.p*j.pred, j.space.free    # a score where something is said, 0 elsewhere
     plots = [_plot(confusion_plot(j.df, said, j.space, g), f'confusion of {g}: true labels down, answers across') for g in _known_groups(j)]
     cells = label_confusion(j.df, j.pred, j.space).loc[free]
     worst = cells.loc[(cells['missed'] + cells['wrong']).nlargest(most).index]

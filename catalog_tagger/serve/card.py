@@ -23,8 +23,7 @@ def _rows(head:tuple, rows)->str:
 
 def _label_rows(space:LabelSpace):
     "Of each group, and of the free tags, how many labels there are and each with its train pictures."
-    count, grouped = dict(zip(space.vocab, space.counts.tolist())), {l for o in space.exclusive.values() for l in o}
-    groups = space.exclusive | {'free tags': [l for l in space.vocab if l not in grouped]}
+    count, groups = dict(zip(space.vocab, space.counts.tolist())), space.exclusive | {'free tags': space.free}
     return [(g, len(o), ', '.join(f'{l} ({count[l]})' for l in o)) for g, o in groups.items() if o]
 
 # %% ../../nbs/serve/08_card.ipynb #06e42704
