@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError
-from ..core.table import read_table
+from ..core.table import json_rows, read_table
 from ..core.config import load_config
 from ..catalog.images import audit_images
 from ..catalog.picture_files import find_pictures
@@ -22,7 +22,7 @@ from ..serve.review import review_queue
 from ..serve.tagger import Tagger
 from .folder import load_run
 from .train import report_rejected, report_scores
-from .score import json_rows, score_pictures
+from .score import score_pictures
 
 # %% auto #0
 __all__ = ['review_pictures', 'evaluate_run']
@@ -63,4 +63,4 @@ def evaluate_run(
     report_rejected(rejected, say)
     if unknown: say(f'{len(unknown)} labels are not known to the run and not scored: {", ".join(unknown[:5])}{" …" if len(unknown) > 5 else ""}')
     report_scores(table, say)
-    return dict(pictures=len(df), left_out=int(known.sum()), rejected=len(rejected), unknown_labels=unknown, scores=json_rows(table, 'index'), labels=json_rows(labels, 'records'))
+    return dict(pictures=len(df), left_out=int(known.sum()), rejected=len(rejected), unknown_labels=unknown, scores=json_rows(table, 'index'), labels=json_rows(labels))

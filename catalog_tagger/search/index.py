@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..core.files import CatalogError, atomic_files, clear_for, strict_json, write_json
-from ..core.table import check_columns, check_table, read_table, rejected_table, write_table
+from ..core.table import check_columns, check_table, json_rows, read_table, rejected_table, write_table
 from ..core.process import rng
 from ..core.sealed import SUMS, read_array, read_sealed, seal, told_of
 from ..catalog.query import choose_rows
@@ -296,7 +296,7 @@ INDEX_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'index.json': 16 <<
 
 def _columns(table:pd.DataFrame)->dict[str, list]:
     "The columns beside `image` as plain JSON, a missing value as None."
-    plain = {c: table[c].astype(object).where(table[c].notna(), None).tolist() for c in table if c != 'image'}
+    plain = json_rows(table.drop(columns='image'), 'list')
     for c, o in plain.items():
         if not isinstance(c, str) or not all(map(_is_cell, o)): raise CatalogError(f'column {c!r} cannot be saved: its cells are no text, number, truth value or list of texts')
     return plain
