@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 
-from catalog_tagger.core.config import RunConfig, load_config
+from catalog_tagger.core.config import RunConfig
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import SPLITS, read_table
 from catalog_tagger.testing.demo import demo_folders, demo_styles
@@ -96,7 +96,7 @@ def test_answers_make_sense(run):
     out, _, _ = run
     predictor = load_tagger(out, trust=True)
     df = read_table(out/'split.csv')
-    images = [str(Path(load_config(out/'config.json').source)/o) for o in df['image'][:60]]
+    images = [str(Path(RunConfig.load(out/'config.json').source)/o) for o in df['image'][:60]]
     for k in (1, 2, 4):
         for answer in predictor.predict(images, k=k):
             tags = [t for t, _ in answer]
@@ -107,7 +107,7 @@ def test_answers_make_sense(run):
 def test_every_way_in_gives_the_same(run):
     out, _, _ = run
     predictor = load_tagger(out, trust=True)
-    path = Path(load_config(out/'config.json').source)/read_table(out/'split.csv')['image'][0]
+    path = Path(RunConfig.load(out/'config.json').source)/read_table(out/'split.csv')['image'][0]
     im = Image.open(path)
     first, *others = [predictor.predict(o, k=4) for o in (path, str(path), path.read_bytes(), im, np.asarray(im.convert('RGB')))]
     assert all(o == first for o in others)
@@ -137,7 +137,7 @@ def test_a_failed_run_leaves_the_old_one(run, monkeypatch):
     before = files()
     def full(*args, **kwargs): raise OSError('No space left on device')
     monkeypatch.setattr('catalog_tagger.runs.folder.write_table', full)
-    with pytest.raises(OSError): train_run(replace(load_config(out/'config.json'), size=32, freeze_epochs=1, epochs=0), lambda o: None)
+    with pytest.raises(OSError): train_run(replace(RunConfig.load(out/'config.json'), size=32, freeze_epochs=1, epochs=0), lambda o: None)
     assert files() == before
 
 def test_same_seed_same_weights(tmp_path):
