@@ -28,10 +28,10 @@ def from_file(scores:str, labels:str)->tuple[dict, object]: return dict(np.load(
 def from_run(run:str, data:str, outside:str|None)->tuple[dict, object]:
     "Scores and features of the folds of a run."
     from catalog_tagger.catalog.readers.base import SUFFIXES
-    from catalog_tagger.runs.folder import load_run, read_split
-    tagger, df, res = load_run(run), read_split(run, data), {}
+    from catalog_tagger.runs.folder import Run
+    run = Run.open(run, data); tagger, res = run.tagger(), {}
     for fold in ('valid', 'test'):
-        rows = df[df['split'] == fold]; scores, features = tagger.scores_and_features(rows['image'])
+        rows = run.pictures(fold); scores, features = tagger.scores_and_features(rows['image'])
         res |= {f'{fold}_scores': scores, f'{fold}_targs': tagger.space.one_hot(rows['labels']), f'{fold}_features': features}
     if outside: res['outside_features'] = tagger.features([str(o) for o in sorted(Path(outside).rglob('*')) if o.suffix.lower() in SUFFIXES])
     return res, tagger.space

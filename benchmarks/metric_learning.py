@@ -16,7 +16,6 @@ from fastai.torch_core import set_seed
 from torch import nn
 
 from catalog_tagger.train.activations import cached_learner
-from catalog_tagger.core.config import load_config
 from catalog_tagger.core.files import CatalogError, write_json
 from catalog_tagger.core.process import progress, reuse_memory
 from catalog_tagger.train.data import catalog_dls, train_tfms
@@ -26,7 +25,7 @@ from catalog_tagger.catalog.labels import apply_labels, fit_labels
 from catalog_tagger.core.metrics import bootstrap_interval
 from catalog_tagger.train.backbones import create_net, cut_body, find_arch
 from catalog_tagger.train.weights import read_weights
-from catalog_tagger.runs.folder import load_run
+from catalog_tagger.runs.folder import Run
 from catalog_tagger.search.retrieval import query_scores
 from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.train.schedule import fit_schedule
@@ -60,8 +59,8 @@ def unit(x:np.ndarray)->np.ndarray: return x/np.linalg.norm(x, axis=1, keepdims=
 class Bench:
     "The catalog, the pictures, and the scores of everything that was tried."
     def __init__(self, args):
-        cfg = replace(load_config(f'{args.run}/config.json'), source=args.data)
-        self.df, self.tagger, self.scores, self.args = prepare_catalog(cfg).catalog.df, load_run(args.run), {}, args
+        run = Run.open(args.run); cfg = replace(run.config, source=args.data)
+        self.df, self.tagger, self.scores, self.args = prepare_catalog(cfg).catalog.df, run.tagger(), {}, args
         self.prep, self.pictures = self.tagger.prep, cache_pictures(self.df['image'], self.tagger.prep)
         a = find_arch(self.tagger.arch); bodies = dict(backbone=cut_body(a, create_net(a, read_weights(a))), tagger=self.tagger.model[0])
         self.pooled = {k: run_through(nn.Sequential(body, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())), self.prep, self.pictures) for k, body in bodies.items()}

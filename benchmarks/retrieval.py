@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
-from catalog_tagger.core.config import load_config
 from catalog_tagger.search.embed import Embedder, embed_catalog, fit_projection, load_embeddings, make_embedder, project
 from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.search.retrieval import query_scores, rarity
 from catalog_tagger.core.metrics import bootstrap_interval
 from catalog_tagger.serve.tagger import Tagger
+from catalog_tagger.runs.folder import Run
 
 def vectors_of(embedder:Embedder, df:pd.DataFrame, folder:Path)->np.ndarray:
     "The vectors of `df`, in its order."
@@ -50,7 +50,7 @@ def row_of(v:np.ndarray, Y:np.ndarray, df:pd.DataFrame, k:int)->tuple[dict, dict
     return score | {'from': low, 'to': high}, chance
 
 def main(run:Path, keep:Path, more:list[str], columns:list[str], k:int, dims:int, out:str|None)->None:
-    cfg = load_config(run/'config.json'); ready = prepare_catalog(cfg); df = ready.catalog.df
+    cfg = Run.open(run).config; ready = prepare_catalog(cfg); df = ready.catalog.df
     Y = np.concatenate([pd.get_dummies(df[c]).to_numpy() for c in columns], 1)
     print(f'{len(df):,} pictures, {Y.shape[1]} values of {", ".join(columns)}; {(df["split"] == "test").sum()} of test ask, the others answer')
     rows = {'random order': None}

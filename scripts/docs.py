@@ -6,11 +6,11 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 
-from readme import directive, text
+from readme import directive, expand, packages, text
 
 root = Path(__file__).resolve().parents[1]
 nbs = root/'nbs'
-parts = dict(core='Core', catalog='Catalog', train='Training', serve='Serving', search='Similar products', runs='Runs', report='Reports', apps='Applications', testing='Testing')
+parts = {o: o.capitalize() for o in packages}
 named = (ast.FunctionDef, ast.ClassDef)
 
 def has(cell, word): return re.search(rf'^\s*#\s*\|\s*{word}\b', text(cell['source']), re.M)
@@ -123,9 +123,11 @@ class Site:
         for c in self.cells[f]:
             src = text(c['source'])
             if c['cell_type'] == 'markdown':
+                src = expand(src)
                 level = max([level] + [2]) if not (h := re.findall(r'^(#+) ', src, re.M)) else len(h[-1])
                 yield self.link(src.strip(), f)
             elif c['cell_type'] != 'code' or has(c, 'hide') or has(c, 'default_exp'): continue
+            elif has(c, 'echo: false'): yield from outputs(c, f, out)
             elif has(c, 'export'): yield from self.exports(c, f, min(max(level + 1, 3), 4))
             else:
                 yield fence(code(c), 'python')

@@ -5,6 +5,16 @@ from textwrap import indent
 
 root = Path(__file__).resolve().parents[1]
 first = '<!-- made from nbs/index.ipynb by scripts/readme.py: edit there -->'
+packages = dict(   # In the order in which one may import another
+    core='the table\'s contract, files that are whole or absent, records, `RunConfig`, jobs that resume, metrics',
+    catalog='readers, pictures, text, labels and their recipe, the split',
+    train='data, backbones, losses, the learner, checkpoints, activations, schedules',
+    serve='answers, calibration, thresholds, `Tagger` and its bundle, ONNX, many pictures; no fastai',
+    search='embeddings, the index of similar products, metric learning, self-supervision',
+    runs='`Run`, the folder of a run, and what opens one: training, tagging, evaluating, comparing, indexing',
+    report='plots, interpretation, label issues, the one-page report',
+    apps='the command, the check of a catalog, the web page, the tour',
+    testing='the drawn demo catalog and tiny things for lessons and tests')
 directive = re.compile(r'^\s*#\s*\|.*\n?', re.M)
 
 def text(o): return o if isinstance(o, str) else ''.join(o)
@@ -21,12 +31,31 @@ def output(o):
     s = re.sub(r'\x1b\[[\d;]*m', '', text(o.get('text', data.get('text/plain', '')))).strip('\n')
     return indent(s, '    ', lambda line: line.strip())
 
+def page_link(path):
+    "A link to a page by the name of its module in its package."
+    name = '/'.join([*path.relative_to(root/'nbs').parts[1:-1], path.stem.split('_', 1)[1].replace('_', ' ')])
+    return f'[{name}]({path.relative_to(root/"nbs").as_posix()})'
+
+def pages():
+    "A row for each package: the pages of its modules, in their order."
+    rows = []
+    for name in packages:
+        found = sorted((root/'nbs'/name).rglob('*.ipynb'), key=lambda o: (len(o.parts), o))
+        rows.append(f'| `{name}` | {packages[name]} | {", ".join(map(page_link, found))} |')
+    return '\n'.join(['| package | holds | pages |', '|---|---|---|', *rows])
+
+def expand(src):
+    "`src` with the table of packages where it asks for one."
+    return src.replace('{{pages}}', pages()) if '{{pages}}' in src else src
+
+def has(src, flag): return re.search(rf'^\s*#\s*\|\s*{flag}\s*$', src, re.M)
+
 def blocks(cell):
-    "What `cell` gives to the page, block by block."
+    "What `cell` gives to the page, block by block; of a cell with `#| echo: false` what it has shown alone."
     src = text(cell['source'])
-    if cell['cell_type'] == 'markdown': return [prose(src).strip()]
-    if cell['cell_type'] != 'code' or re.search(r'^\s*#\s*\|\s*hide\s*$', src, re.M): return []
-    code = directive.sub('', src).strip()
+    if cell['cell_type'] == 'markdown': return [prose(expand(src)).strip()]
+    if cell['cell_type'] != 'code' or has(src, 'hide'): return []
+    code = '' if has(src, 'echo: false') else directive.sub('', src).strip()
     return [f'```python\n{code}\n```' if code else ''] + [output(o) for o in cell['outputs']]
 
 def readme():

@@ -2,21 +2,33 @@
 
 Run as a script, `test_batch.py kills FOLDER` or `test_batch.py memory FOLDER`, it tags in children of its own, which are killed where `KILLS` says or measured."""
 import json, os, signal, subprocess, sys, threading
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
 from processes import in_child
 from PIL import Image
+from scipy.special import logit
 from torch import nn
 
-from catalog_tagger.serve import many as batch
+from catalog_tagger.catalog import picture_files
 from catalog_tagger.catalog.picture_files import find_pictures
+from catalog_tagger.core import jobs
+from catalog_tagger.serve import many
 from catalog_tagger.serve.many import ANSWER_COLUMNS, tag_many, tag_many_ray
-from catalog_tagger.core.files import CatalogError, atomic_path
+from catalog_tagger.core.files import CatalogError, atomic_path, read_json, write_json
 from catalog_tagger.core.process import rng
+from catalog_tagger.core.table import read_table, write_table
 from catalog_tagger.catalog.images import Prep
 from catalog_tagger.catalog.labels import LabelSpace
+from catalog_tagger.serve.answers import as_matrix, decode
+from catalog_tagger.serve.decide import fit_decision
+from catalog_tagger.serve.outside import fit_outside
 from catalog_tagger.serve.predictor import Predictor
+from catalog_tagger.serve.review import review_queue
+from catalog_tagger.serve.tagger import Tagger
+from catalog_tagger.testing.tiny import tiny_space, tiny_tagger
 
 KILLS = {  # name: where each process but the last dies
     'unbroken': (),
@@ -69,8 +81,8 @@ def counting(f, n, before=None, after=None):
         return res
     return run
 
-def half_part(parts, n, lines):
-    with atomic_path(batch.part_path(parts, n)) as p: p.write_text(lines[:len(lines)//2]); die()
+def half_part(parts, n, files):
+    with atomic_path(jobs.part_path(parts, n, '.csv')) as p: p.write_bytes(files['.csv'][:len(files['.csv'])//2]); die()
 
 def half_join(files, path): path.write_bytes(files[0].read_bytes()); die()
 
@@ -80,22 +92,22 @@ def dying(*args, **kw): die()
 
 def kill_at(moment):
     what, n = moment.split(); n = int(n)
-    if what == 'open': batch.open_picture = counting(batch.open_picture, n, dying)
+    if what == 'open': picture_files.open_picture = counting(picture_files.open_picture, n, dying)
     if what == 'predict': Predictor.predict = counting(Predictor.predict, n, dying)
-    if what == 'half': batch._write_part = counting(batch._write_part, n, half_part)
+    if what == 'half': jobs.write_part = counting(jobs.write_part, n, half_part)
     if what == 'move': os.replace = counting(os.replace, n, dying)
     if what == 'moved': os.replace = counting(os.replace, n, after=die)
-    if what == 'join': batch._join_csv = half_join
-    if what == 'remove': batch.remove_parts = half_removed
+    if what == 'join': many._join_csv = half_join
+    if what == 'remove': jobs.remove_parts = half_removed
 
 def tag_logged(folder, name, moment):
     "Tag the shop, with a line in a log for each part whose pictures are tagged."
-    def logged(parts, n, lines):
+    def logged(parts, n, files):
         with WRITING:
             with open(folder/f'{name}.log', 'a') as f: f.write(f'{n}\n')
-            write(parts, n, lines)
+            write(parts, n, files)
     if moment: kill_at(moment)
-    write, batch._write_part = batch._write_part, logged
+    write, jobs.write_part = jobs.write_part, logged
     tag_many(make_predictor(), folder/'shop', folder/f'{name}.csv', **HOW)
 
 def run_kills(folder):
@@ -103,9 +115,15 @@ def run_kills(folder):
     ends = {name: [in_child(tag_logged, folder, name, o)[0] for o in (*moments, None)] for name, moments in KILLS.items()}
     (folder/'ends.json').write_text(json.dumps(ends))
 
-class Constant(Predictor):
-    "Answers at once, so that what is measured is the way there."
-    def predict(self, items, **options): return [[('Red', .5), ('sale', .25)]]*len(items)
+class Constant(Tagger):
+    "Answers at once, so that what is measured is the way there; every picture is for a person."
+    def predict(self, items, **options): return self.answers(items)
+    def answers(self, scores, **options): return [[('Red', .5), ('sale', .25)]]*len(scores)
+    def scores_and_features(self, items, bs): return np.tile([.5, .2, .25], (len(items), 1)), np.ones((len(items), 1))
+
+def make_constant():
+    few = np.tile([.5, .2, .25], (20, 1))
+    return Constant(Colours(), SPACE, Prep((8, 8), (.5,)*3, (.25,)*3), decision=fit_decision(few, np.array([[1, 0, 0], [0, 1, 1]]*10), SPACE))
 
 def run_memory(folder, few=2000, many=20000):
     Image.new('RGB', (8, 8), 'red').save(folder/'one.png')
@@ -113,7 +131,7 @@ def run_memory(folder, few=2000, many=20000):
     for n in (few, many):
         shop = folder/f'{n} pictures'; shop.mkdir()
         for i in range(n): os.link(folder/'one.png', shop/f'{i:07}.png')
-        peaks.append(in_child(tag_many, Constant(Colours(), SPACE, Prep((8, 8), (.5,)*3, (.25,)*3)), shop, folder/f'{n}.csv'))
+        peaks.append(in_child(partial(tag_many, review=folder/f'{n}.queue.csv'), make_constant(), shop, folder/f'{n}.csv'))
     (folder/'peaks.json').write_text(json.dumps(peaks))
 
 def call_script(*argv):
@@ -163,8 +181,8 @@ def test_a_picture_without_an_answer_has_a_row(shop, tmp_path):
     assert (n, len(rejected), len(df)) == (56, 4, 60) and df['tag'].isna().all() and df['reason'].notna().sum() == 4
 
 def test_every_picture_is_opened_once(shop, predictor, tmp_path, monkeypatch):
-    opened, open_one = [], batch.open_picture
-    monkeypatch.setattr(batch, 'open_picture', lambda prep, image, why: opened.append(image) or open_one(prep, image, why))
+    opened, open_one = [], picture_files.open_picture
+    monkeypatch.setattr(picture_files, 'open_picture', lambda prep, image, why: opened.append(image) or open_one(prep, image, why))
     tag_many(predictor, [shop, shop/'003.png', str(shop)], tmp_path/'t.csv', **HOW)
     assert sorted(opened) == sorted(str(o) for o in shop.iterdir())
 
@@ -211,6 +229,68 @@ def test_empty_sources(predictor, tmp_path):
 def test_wrong_options_are_told_first(shop, predictor, tmp_path, how, says):
     with pytest.raises(CatalogError, match=says): tag_many(predictor, shop, tmp_path/'t.csv', **how)
     assert os.listdir(tmp_path) == []
+
+def test_the_model_of_the_caller_is_left_as_it_is(shop, tmp_path):
+    t = tiny_tagger(tiny_space()); t.model.train(); before = {k: (v.clone(), v.stride()) for k, v in t.model.state_dict().items()}
+    tag_many(t, shop, tmp_path/'t.csv', **HOW)
+    assert all(o.training for o in t.model.modules()) and any(isinstance(o, nn.BatchNorm2d) for o in t.model.modules())
+    assert all(v.equal(before[k][0]) and v.stride() == before[k][1] for k, v in t.model.state_dict().items())
+
+# ---- the review queue ----
+
+@pytest.fixture(scope='module')
+def reviewer(shop):
+    "A tagger by whose decision about half of the shop can be published, and some of it lies outside."
+    t, images = tiny_tagger(tiny_space()), usable(shop); last = t.model[1][-1]
+    with torch.no_grad(): last.weight *= 300; last.bias -= torch.from_numpy(logit(t.scores(images)).mean(0))    # it has learned nothing: so its scores differ, too
+    scores, features = t.scores_and_features(images)
+    targs = as_matrix(decode(scores, t.space, k=None, min_score=.5), t.space); wrong = rng(0, 'wrong').random(len(targs)) < .2
+    targs[wrong] = np.roll(targs, 1, 0)[wrong]
+    decision = fit_decision(scores, targs, t.space, outside=fit_outside(features[:40], features, share=.1))
+    weakest = np.sort(review_queue(pd.DataFrame({'image': images}), scores, t.space, replace(decision, publish={}))['score'])[14:42]
+    at = np.diff(weakest).argmax()     # no score is near the limit
+    return replace(t, decision=replace(decision, publish={'': float(weakest[at:at + 2].mean())}))
+
+def test_the_queue_comes_out_of_the_same_pass(shop, reviewer, tmp_path, monkeypatch):
+    from catalog_tagger.runs.evaluate import review_pictures
+    tag_many(reviewer, shop, tmp_path/'alone.csv', **HOW); want = review_pictures(reviewer.for_serving(), shop, bs=HOW['bs'])
+    opened, open_one = [], picture_files.open_picture
+    monkeypatch.setattr(picture_files, 'open_picture', lambda prep, image, why: opened.append(image) or open_one(prep, image, why))
+    tag_many(reviewer, shop, tmp_path/'t.csv', review=tmp_path/'q.csv', **HOW)
+    assert sorted(opened) == sorted(str(o) for o in shop.iterdir())
+    assert (tmp_path/'t.csv').read_bytes() == (tmp_path/'alone.csv').read_bytes()
+    write_table(tmp_path/'want.csv', want)
+    assert (tmp_path/'q.csv').read_text() == (tmp_path/'want.csv').read_text() and 10 < len(want) < 50 and 0 < want['outside'].sum() < len(want)
+
+def test_the_queue_is_that_of_all_scores_at_once(shop, reviewer, tmp_path):
+    "As it was made before: every picture audited, all scores in memory, norms not folded."
+    from catalog_tagger.catalog.images import audit_images
+    df, _ = audit_images(pd.DataFrame({'image': [o for o, why in find_pictures(shop).items() if not why]}))
+    scores, features = reviewer.scores_and_features(df['image'])
+    want = review_queue(df, scores, reviewer.space, reviewer.decision, features=features).set_index('image')
+    tag_many(reviewer, shop, tmp_path/'t.csv', review=tmp_path/'q.csv', **HOW)
+    got = read_table(tmp_path/'q.csv').set_index('image')
+    assert list(got) == list(want) and set(got.index) == set(want.index)
+    got = got.loc[want.index]
+    assert got['tags'].tolist() == want['tags'].tolist() and got['outside'].tolist() == want['outside'].astype(str).tolist()
+    for c in ('worth', 'score'): assert np.allclose(got[c].astype(float), want[c], atol=1e-3)
+
+def test_a_run_that_was_stopped_while_it_joined_has_its_queue(shop, reviewer, tmp_path, monkeypatch):
+    for name in ('t', 'whole'):
+        if name == 't':
+            with monkeypatch.context() as m:
+                m.setattr(many, '_join_queue', lambda *a: 1/0)
+                with pytest.raises(ZeroDivisionError): tag_many(reviewer, shop, tmp_path/'t.csv', review=tmp_path/'t.queue.csv', **HOW)
+            with pytest.raises(CatalogError, match='review was True, is False'): tag_many(reviewer, shop, tmp_path/'t.csv', **HOW)
+        tag_many(reviewer, shop, tmp_path/f'{name}.csv', review=tmp_path/f'{name}.queue.csv', **HOW)
+    for o in ('csv', 'queue.csv'): assert (tmp_path/f't.{o}').read_bytes() == (tmp_path/f'whole.{o}').read_bytes()
+
+@pytest.mark.parametrize('review, says', [('t.csv', 'out and review are both'), ('q.txt', "review .*q.txt': expected a file that ends in .csv"), ('prices.csv', 'is there and is no review queue')])
+def test_a_queue_that_cannot_be_written_is_an_error_first(shop, reviewer, tmp_path, review, says):
+    (tmp_path/'prices.csv').write_text('id,price\n1,2\n')
+    with pytest.raises(CatalogError, match=says): tag_many(reviewer, shop, tmp_path/'t.csv', review=tmp_path/review, **HOW)
+    with pytest.raises(CatalogError, match='no thresholds to review by'): tag_many(replace(reviewer, decision=None), shop, tmp_path/'t.csv', review=tmp_path/'q.csv')
+    assert sorted(os.listdir(tmp_path)) == ['prices.csv'] and (tmp_path/'prices.csv').read_text() == 'id,price\n1,2\n'
 
 # ---- going on ----
 
@@ -272,6 +352,11 @@ def test_what_has_changed_is_told(stopped, what):
     n, rejected = tag_many(p, shop, out, resume=False, **how)
     assert n + len(rejected) == len(list(shop.iterdir())) and not Path(f'{out}.parts').exists()
 
+def test_parts_of_another_version_are_not_resumed(stopped):
+    shop, out, p = stopped; f = out.with_name('t.csv.parts')/'manifest.json'
+    write_json(f, {k: o for k, o in read_json(f).items() if k != 'version'})
+    with pytest.raises(CatalogError, match='version was None, is 2'): tag_many(p, shop, out, **HOW)
+
 def test_a_broken_model_is_told_and_mended(shop, predictor, tmp_path):
     predictor.model.register_buffer('nan', torch.tensor(float('nan'))); forward = predictor.model.forward
     predictor.model.forward = lambda x: forward(x) + predictor.model.nan
@@ -286,7 +371,7 @@ def test_memory_stays_flat(tmp_path):
     (end, few), (end2, many) = json.loads((tmp_path/'peaks.json').read_text())
     assert (end, end2) == (0, 0)
     assert (many - few)/18_000 < 50e6/90_000, f'{(many - few)/1e6:.1f} MB more for 18,000 pictures'
-    assert sum(1 for _ in open(tmp_path/'20000.csv')) == 40_001
+    assert sum(1 for _ in open(tmp_path/'20000.csv')) == 40_001 and sum(1 for _ in open(tmp_path/'20000.queue.csv')) == 20_001
 
 # ---- a cluster ----
 
@@ -306,6 +391,13 @@ def test_a_cluster_gives_the_same_file(ray, shop, predictor, tmp_path):
     local, there = tag_many(predictor, shop, tmp_path/'local.csv', **HOW), tag_many_ray(make_predictor, shop, tmp_path/'ray.csv', actors=2, **HOW)
     assert (tmp_path/'ray.csv').read_bytes() == (tmp_path/'local.csv').read_bytes()
     assert there[0] == local[0] == 56 and there[1].equals(local[1])
+
+def test_a_cluster_gives_the_same_queue(ray, shop, reviewer, tmp_path):
+    tag_many(reviewer, shop, tmp_path/'local.csv', review=tmp_path/'local.queue.csv', **HOW)
+    tag_many_ray(lambda: reviewer, shop, tmp_path/'ray.csv', review=tmp_path/'ray.queue.csv', actors=1, **HOW)
+    ours, theirs = [read_table(tmp_path/f'{o}.queue.csv').set_index('image').sort_index() for o in ('local', 'ray')]
+    assert ours['tags'].tolist() == theirs['tags'].tolist() and len(pd.read_csv(tmp_path/'ray.csv')) == len(pd.read_csv(tmp_path/'local.csv'))
+    for c in ('worth', 'score'): assert np.allclose(ours[c].astype(float), theirs[c].astype(float), atol=1e-3)
 
 def test_a_killed_actor_loses_no_row(ray, shop, predictor, tmp_path):
     flag = tmp_path/'died'

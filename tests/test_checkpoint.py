@@ -4,8 +4,9 @@ Run as a script, `test_checkpoint.py FOLDER`, it trains: each run in a child of 
 import errno, json, os, random, signal, subprocess, sys, warnings
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 
-import numpy as np, pandas as pd, pytest, torch
+import fastai.metrics, numpy as np, pandas as pd, pytest, torch
 from fastai.basics import Adam, Callback, CrossEntropyLossFlat, DataLoaders, Learner, OptimWrapper, SGD, TfmdDL, accuracy, nn, noop, params, set_seed
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import *
@@ -13,6 +14,7 @@ from fastai.optimizer import ranger
 from safetensors.torch import save_file
 
 from catalog_tagger.train import checkpoint
+from catalog_tagger.core.metrics import METRICS, Metric, find_metric
 from catalog_tagger.train.checkpoint import DivergedError, KeepBest, StopOnNaN, clear_checkpoints, fit_stage, read_state, write_state
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.train.learner import History
@@ -264,8 +266,29 @@ class TestKeepBest:
         learn.lr_find(show_plot=False, num_it=6)
         assert equal(weights(learn), after)
 
-    def test_never_a_number(self, quiet):
+    @pytest.mark.parametrize('greater', [True, False])
+    def test_the_table_says_which_way_is_better(self, quiet, monkeypatch, greater):
+        "And not a word in the name."
+        def lossless(pred, targ): return (pred.argmax(1) == targ).float().mean()
+        with pytest.raises(CatalogError, match="whether more or less of 'lossless' is better is not known"):
+            learn = seeded(KeepBest('lossless')); learn.metrics = [lossless]; learn.fit(1)
+        monkeypatch.setitem(METRICS, 'lossless', Metric('share that is right', greater_is_better=greater))
+        keep = KeepBest('lossless'); learn = seeded(keep); learn.metrics = [lossless]; learn.fit(4, .1)
+        told = learn.history.table()['lossless']
+        assert told.nunique() > 1 and keep.best == (told.max() if greater else told.min())
+
+    def test_fastais_own_metrics_have_a_direction(self):
+        "Those of scikit-learn as it says it: a score is to rise, a loss to fall."
+        made = [getattr(fastai.metrics, o) for o in fastai.metrics.__all__ if o.startswith(('rmse', 'exp_')) or o[0].isupper()]
+        names = [getattr(o() if isinstance(o, (type, FunctionType)) else o, 'name') for o in made if o not in (fastai.metrics.AccumMetric, fastai.metrics.LossMetric, fastai.metrics.LossMetrics, fastai.metrics.FBeta, fastai.metrics.FBetaMulti)]
+        assert len(names) > 25
+        for o in names: assert find_metric(o).greater_is_better == (not o.endswith(('_loss', 'rmse', 'rmspe', 'perplexity'))), o
+        for name in ('error_rate', 'mse', 'mae', 'msle'): assert not find_metric(name).greater_is_better
+        for name in ('accuracy', 'accuracy_multi', 'top_k_accuracy', 'foreground_acc'): assert find_metric(name).greater_is_better
+
+    def test_never_a_number(self, quiet, monkeypatch):
         def nothing(pred, targ): return float('nan')
+        monkeypatch.setitem(METRICS, 'nothing', Metric('no number'))
         keep = KeepBest('nothing', patience=2); learn = seeded(keep); learn.metrics = [nothing]
         learn.fit(5, .01)
         assert keep.best is None and len(learn.history.rows) == 2

@@ -8,12 +8,13 @@ import catalog_tagger.runs.compare as room
 from catalog_tagger.core.render import markdown_table
 from catalog_tagger.runs.compare import compare, compare_runs, run_grid, run_row, write_comparison
 from catalog_tagger.core.config import RunConfig
+from catalog_tagger.runs.folder import Run
 from catalog_tagger.core.files import CatalogError, write_json
 from catalog_tagger.core.process import rng
 from catalog_tagger.core.table import write_table
 from catalog_tagger.testing.demo import demo_styles
 from catalog_tagger.catalog.labels import LabelSpace
-from catalog_tagger.core.metrics import add_intervals, bootstrap_interval, exact_match, group_accuracy, picture_scores, recall_at_k, score_table
+from catalog_tagger.core.metrics import METRICS, Metric, add_intervals, bootstrap_interval, exact_match, find_metric, group_accuracy, picture_scores, recall_at_k, score_table
 from catalog_tagger.report.plots import history_plot, rate_plot
 
 def score(x, low, high): return dict(score=x, low=low, high=high, nothing=0., commonest=.4)
@@ -37,11 +38,11 @@ def cfg(tmp_path): return RunConfig(str(tmp_path/'shop'), str(tmp_path/'runs'))
 
 def test_a_row_says_what_the_run_left(cfg):
     out = leave_run(replace(cfg, arch='resnet18', weights='none'), stages=['unfrozen']*3, road='from scratch, without augmentation; 9 of 9 parameters learn')
-    assert run_row(out) == dict(model='resnet18', road='from scratch', train_pictures=60, valid_pictures=20, n_labels=3, metric='recall@3', train=.9, valid=.8, low=.8 - .1, high=.8 + .1, floor=.4,
+    assert run_row(Run.open(out)) == dict(model='resnet18', road='from scratch', train_pictures=60, valid_pictures=20, n_labels=3, metric='recall@3', train=.9, valid=.8, low=.8 - .1, high=.8 + .1, floor=.4,
                                 epochs=3, seconds=12.5)
 
 def test_one_label_is_compared_by_accuracy(cfg):
-    assert run_row(leave_run(cfg, single=True))['metric'] == 'accuracy/kind'
+    assert run_row(Run.open(leave_run(cfg, single=True)))['metric'] == 'accuracy/kind'
 
 def test_the_floor_stands_first_once_for_each_task(cfg):
     runs = [leave_run(replace(cfg, out=f'{cfg.out}/{i}', seed=i), valid=v, n_labels=n, floor=f) for i, v, n, f in [(0, .8, 3, .4), (1, .7, 3, .4), (2, .6, 5, .2)]]
@@ -156,6 +157,27 @@ def test_scores_of_pictures_against_a_plain_loop():
     assert np.isclose(got['accuracy/b'].mean(), group_accuracy(scores, targs, [3, 4]))
     table = add_intervals(score_table(scores, targs, counts=targs.sum(0), groups=groups, k=2, pred=pred), got)
     assert table['low'].notna().tolist() == [m in got for m in table.index] and list(table) == ['score', 'low', 'high', 'nothing', 'commonest']
+
+def test_a_new_metric_is_one_entry(monkeypatch):
+    "In the table of scores with its floors and interval, in the report, in the model card, and on its side of the plot."
+    from fastcore.xml import to_xml
+    from catalog_tagger.report.report import _words
+    from catalog_tagger.serve.card import model_card
+    def misses(scores, targs, k): return (~np.take_along_axis(targs, np.argsort(-scores, axis=1)[:, :k], 1)).mean(1)
+    miss = Metric('wrong labels among the first k', lambda scores, targs, k: misses(scores, np.asarray(targs, bool), k).mean(), options=['k'], pictures=misses, greater_is_better=False)
+    r = rng(4, 'misses'); scores, targs = r.random((40, 6)), r.random((40, 6)) < .4
+    before = score_table(scores, targs, counts=targs.sum(0), k=2)
+    monkeypatch.setitem(METRICS, 'miss@k', miss)
+    table = add_intervals(score_table(scores, targs, counts=targs.sum(0), k=2), picture_scores(scores, targs, scores > .5, k=2))
+    pd.testing.assert_frame_equal(table[before.columns].drop('miss@2'), before)
+    assert np.isclose(table['score']['miss@2'], 1 - before['score']['precision@2']) and table['low']['miss@2'] < table['score']['miss@2'] < table['high']['miss@2']
+    assert table['nothing'].notna()['miss@2'] and find_metric('miss@2') is miss
+    assert 'wrong labels among the first k' in to_xml(_words(['miss@2', 'not_in_the_table']))
+    facts = dict(arch='net', versions=dict(catalog_tagger='1'), facts={}, prep=dict(size=[8, 8]), metrics=table.astype(object).to_dict('index'))
+    assert 'wrong labels among the first k |' in model_card(facts, LabelSpace(list('abcdef'), {}, {}, {}))
+    h = pd.DataFrame(dict(stage='frozen', epoch=[1, 2], pictures=[64, 128], train_loss=[.5, .4], valid_loss=[.6, .4], accuracy=[.1, .2], mine=[1, 2], **{'miss@2': [.7, .6]}))
+    falling, rising = ([o.get_label() for o in ax.get_lines() if o.get_marker() != 'None'] for ax in history_plot(h).axes[:2])
+    assert (falling, rising) == (['train_loss', 'valid_loss', 'miss@2'], ['accuracy', 'mine'])
 
 # ---- the plots
 

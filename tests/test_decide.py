@@ -10,7 +10,7 @@ from catalog_tagger.core.files import CatalogError, read_json, write_json
 from catalog_tagger.core.table import read_table, write_table
 from catalog_tagger.serve.calibrate import Calibration, calibration_error, find_shares, fit_calibration, reliability_table, scored_cells, share_bounds
 from catalog_tagger.serve.coverage import coverage_curve, inconsistent_share, publish_limit
-from catalog_tagger.serve.decide import Decision, decide, decision_from_dict, fit_decision
+from catalog_tagger.serve.decide import Decision, decide, fit_decision
 from catalog_tagger.serve.outside import fit_outside, outside_from_arrays
 from catalog_tagger.serve.review import review_queue
 from catalog_tagger.serve.modes import DEFAULT_MODE, MODES, Mode, all_tags, f1_cut, precision_cut
@@ -257,6 +257,8 @@ def test_arrays_that_do_not_fit(change):
 
 # Saved, loaded, hostile
 
+def decision_from_dict(d, space): return Decision.from_dict(d).check_space(space)
+
 @pytest.fixture(scope='module')
 def decision(): return fit_decision(*draw_shop(300, 0), space)
 
@@ -307,7 +309,10 @@ def test_a_new_mode_is_one_entry(decision, monkeypatch):
     assert new.modes == [*before, 'careful'] and new.table(space)['careful'].nunique() == 1 and set(new.limits['careful'].values()) == {.999}
     assert UNSURE + 'articleType' in dict(decide(p[:1]*.9, space, new, 'careful')[0])
     with pytest.raises(CatalogError, match="mode='careful', expected one of balanced, high_precision, .* top_k: this model was trained before that mode was added"): decide(p, space, decision, 'careful')
-    for m in before: assert decide(p, space, decision, m) == decide(p, space, new, m)
+    old = decision_from_dict(decision.to_dict(), space)
+    for m in before: assert decide(p, space, old, m) == decide(p, space, new, m)
+    monkeypatch.undo(); newer = decision_from_dict(new.to_dict(), space)   # read by a version that does not have the mode
+    assert newer.modes == before and decide(p, space, newer) == decide(p, space, decision)
 
 def test_k_and_default_come_from_the_table(decision, monkeypatch):
     p = draw_shop(20, 0)[0]

@@ -9,9 +9,10 @@ from processes import in_child
 from PIL import Image
 from torch import nn
 
+from catalog_tagger.catalog import picture_files
+from catalog_tagger.core import jobs
 from catalog_tagger.search import embed
-from catalog_tagger.core import jobs as parts
-from catalog_tagger.core.files import CatalogError
+from catalog_tagger.core.files import CatalogError, read_json, write_json
 from catalog_tagger.core.process import rng
 from catalog_tagger.search.embed import Embedder, LAYERS, embed_catalog, fit_projection, load_embeddings, make_embedder, project, with_projection
 from catalog_tagger.catalog.images import Prep
@@ -53,15 +54,15 @@ def dying(f, n, after=False):
         return res
     return run
 
-def half_part(path, batches): path.with_name(f'.{path.name}.tmp').write_bytes(b'PK'); die()
+def half_part(parts, n, files): jobs.part_path(parts, n, '.npz').with_name(f'.{n}.tmp').write_bytes(b'PK'); die()
 
 def kill_at(moment):
     what, n = moment.split(); n = int(n)
     if what == 'embed': Embedder.embed_opened = dying(Embedder.embed_opened, n)
-    if what == 'part': write, count = embed._write_part, [0]; embed._write_part = lambda *a: (count.append(0), half_part(*a) if len(count) == n + 1 else write(*a))
+    if what == 'part': write, count = jobs.write_part, [0]; jobs.write_part = lambda *a: (count.append(0), half_part(*a) if len(count) == n + 1 else write(*a))
     if what in ('move', 'moved'): os.replace = dying(os.replace, n, what == 'moved')
     if what == 'finish': embed.seal = die
-    if what == 'remove': embed.remove_parts = lambda p: (next(p.glob('*.npz')).unlink(), die())
+    if what == 'remove': jobs.remove_parts = lambda p: (next(p.glob('*.npz')).unlink(), die())
 
 def embed_killed(folder, name, moment):
     torch.set_num_threads(1)
@@ -96,6 +97,16 @@ def test_vectors_are_those_of_the_model(shop, embedder, tmp_path, how):
     assert [o.split(':')[0] for o in e.rejected['reason']] == ['empty file', 'not an image', 'damaged or truncated']
     with torch.inference_mode(): want = embedder.model[0](torch.from_numpy(np.stack([embedder.prep(o) for o in e.ids]))).mean((2, 3)).numpy()
     np.testing.assert_allclose(e.vectors, want/np.linalg.norm(want, axis=1, keepdims=True), atol=1e-4)
+
+def test_the_model_of_the_caller_is_left_as_it_is_and_one_without_norms_does_the_work(shop, tmp_path, monkeypatch):
+    embedder = make(); embedder.model.train(); before = {k: (v.clone(), v.stride()) for k, v in embedder.model.state_dict().items()}; seen = []
+    embed_opened = Embedder.embed_opened
+    monkeypatch.setattr(Embedder, 'embed_opened', lambda self, pictures: seen.append(self.model) or embed_opened(self, pictures))
+    e = embed_catalog(embedder, shop, tmp_path/'e', **HOW)
+    assert all(o.training for o in embedder.model.modules()) and e.embedder is embedder
+    assert all(v.equal(before[k][0]) and v.stride() == before[k][1] for k, v in embedder.model.state_dict().items())
+    def norms(model): return sum(isinstance(o, nn.BatchNorm2d) for o in model.modules())
+    assert norms(embedder.model) and not any(map(norms, seen))
 
 @pytest.mark.parametrize('layer', LAYERS)
 def test_each_layer_there_and_back(shop, tmp_path, layer):
@@ -151,10 +162,18 @@ def test_what_was_begun_otherwise_is_told(shop, embedder, tmp_path, monkeypatch)
     monkeypatch.undo()
     for other, says in ((make('concat'), 'head was'), (make(seed=1), 'model has changed')):
         with pytest.raises(CatalogError, match=says): embed_catalog(other, shop, tmp_path/'e', **HOW)
-    opened = []; open_one = parts.open_picture
-    monkeypatch.setattr(embed, 'open_picture', lambda *a: opened.append(a) or open_one(*a))
+    opened = []; open_one = picture_files.open_picture
+    monkeypatch.setattr(picture_files, 'open_picture', lambda *a: opened.append(a) or open_one(*a))
     assert len(embed_catalog(embedder, shop, tmp_path/'e', **HOW).ids) == 41 and not opened    # all parts were there
     assert len(embed_catalog(make('concat'), shop, tmp_path/'e', resume=False, **HOW).ids) == 41
+
+def test_parts_of_another_version_are_not_resumed(shop, embedder, tmp_path, monkeypatch):
+    "Those of the first version came from norms that were not folded: their last digits differ."
+    with monkeypatch.context() as m:
+        m.setattr(embed, '_finish', lambda *a: 1/0)
+        with pytest.raises(ZeroDivisionError): embed_catalog(embedder, shop, tmp_path/'e', **HOW)
+    f = tmp_path/'e.parts'/'manifest.json'; write_json(f, {k: o for k, o in read_json(f).items() if k != 'version'})
+    with pytest.raises(CatalogError, match='version was None, is 2'): embed_catalog(embedder, shop, tmp_path/'e', **HOW)
 
 def test_nothing_usable_and_nothing_ours(shop, embedder, tmp_path):
     (tmp_path/'bad').mkdir(); (tmp_path/'bad'/'a.jpg').touch()

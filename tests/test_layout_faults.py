@@ -94,7 +94,7 @@ errors = {
     '10 MB cell':           (tags(good + 'b.jpg,' + 'x'*10_000_000), None, 'field larger than field limit'),
     '20 MB mask':           (imat('x,' + '1 1 '*5_000_000 + ',2,2,6,'), None, 'field larger than field limit'),
     'two delimiters':       (tags(good + 'b.jpg,"red,big"\n'), None, 'say which as delim='),
-    'unknown split':        (tags('a.jpg,red,holdout\n', 'image,tags,split\n'), None, "split 'holdout' is unknown"),
+    'unknown split':        (tags('a.jpg,red,train\nb.jpg,red,holdout\n', 'image,tags,split\n'), None, "split 'holdout' is unknown"),
     'nothing but tag_':     (tags('a,1\n', 'image,tag_\n'), None, 'needs columns tag_<tag>'),
     'no ClassId':           (imat('x,1 1,2,2\n', head='ImageId,EncodedPixels,Height,Width\n'), None, 'no layout known'),
     'descriptions a list':  (imat('x,1 1,2,2,6,', []), None, 'must hold the lists categories and attributes'),

@@ -1,12 +1,17 @@
-"Every layout that the demo catalog writes goes from its files to labels in three folds."
-import pytest
+"Every layout that the demo catalog writes goes from its files to labels in three folds; a new one is a file."
+import sys
+
+import pandas as pd, pytest
 
 from catalog_tagger.core.config import RunConfig
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import SPLITS
 from catalog_tagger.testing.demo import demo_feidegger, demo_folders, demo_imaterialist, demo_onehot, demo_posts, demo_styles, demo_tags
 from catalog_tagger.apps.check import catalog_facts
+from catalog_tagger.catalog import readers
 from catalog_tagger.catalog.prepare import prepare_catalog
+from catalog_tagger.catalog.read import find_layout, read_catalog
+from catalog_tagger.catalog.readers.base import LAYOUTS
 
 writers = dict(styles=demo_styles, folders=demo_folders, onehot=demo_onehot, tags=demo_tags, imaterialist=demo_imaterialist, feidegger=demo_feidegger)
 
@@ -28,3 +33,57 @@ def test_untagged_posts_are_kept_apart(tmp_path):
 
 def test_descriptions_alone_ask_for_their_language(tmp_path):
     with pytest.raises(CatalogError, match='--words de'): prepare_catalog(RunConfig(str(demo_feidegger(tmp_path/'c', n=30)), str(tmp_path/'r')))
+
+PAGE = '''
+from pathlib import Path
+import pandas as pd
+from catalog_tagger.catalog.readers.base import LAYOUTS, Layout, add_reasons, finish_reading, locate_pictures
+
+def read_lines(path, sep=' ', *, where=None, min_count=1):
+    "A line for each picture: its name and one tag."
+    rows = [o.split(sep) for o in (Path(path)/'pictures.tsv').read_text().splitlines()[1:]]
+    df = pd.DataFrame({'name': [o[0] for o in rows], 'tags': [o[1:] for o in rows], 'row': range(len(rows)), 'why': None})
+    return finish_reading(locate_pictures(Path(path), df, df['name']), 'lines', path, min_count, parents={'Tshirts': 'Topwear'})
+
+LAYOUTS['lines'] = Layout('pictures.tsv with a line for each picture', read_lines, file='pictures.tsv', options=dict(delim='sep'))
+'''
+
+@pytest.fixture
+def lines(tmp_path, monkeypatch):
+    "A folder in a layout that one more file among the readers knows."
+    (tmp_path/'pages').mkdir(); (tmp_path/'pages'/'lines.py').write_text(PAGE)
+    monkeypatch.setattr(readers, '__path__', [*readers.__path__, str(tmp_path/'pages')])
+    root = demo_styles(tmp_path/'c', n=40, size=16); df = pd.read_csv(root/'styles.csv')
+    rows = [f'{o.id}/{["Tshirts", "Jeans"][i % 2]}' for i, o in enumerate(df.itertuples())]
+    (root/'styles.csv').unlink(); (root/'pictures.tsv').write_text('\n'.join(['name/tag', *rows]))
+    yield root
+    LAYOUTS.pop('lines', None); sys.modules.pop(f'{readers.__name__}.lines', None)
+
+def test_a_new_layout_is_one_file(lines):
+    catalog = read_catalog(lines, sep='/')
+    assert (catalog.layout, len(catalog.df), len(catalog.rejected), catalog.parents) == ('lines', 40, 0, {'Tshirts': 'Topwear'})
+    facts = catalog_facts(RunConfig(str(lines), 'run', delim='/'))
+    assert (facts['layout'], facts['labels'].keys()) == ('lines', {'tshirts', 'jeans'})
+    with pytest.raises(CatalogError, match='garments is an option of the layout imaterialist, but'): prepare_catalog(RunConfig(str(lines), 'run', garments='both'))
+    with pytest.raises(CatalogError, match="'rows' is unknown; choose one of feidegger, folders, imaterialist, lines,"): read_catalog(lines, 'rows')
+    with pytest.raises(CatalogError, match='labels is no option of the layout lines, which takes sep, where, min_count'): read_catalog(lines, labels='both')
+
+def test_a_file_name_decides_alone(tmp_path):
+    "A column `labels` beside `id` makes no table of tags of `styles.csv`; two tables are still a question."
+    root = demo_styles(tmp_path/'c', n=30, size=16); df = pd.read_csv(root/'styles.csv').assign(labels='new')
+    df.to_csv(root/'styles.csv', index=False)
+    assert find_layout(root) == 'styles'
+    df.to_csv(root/'tags.csv', index=False)
+    with pytest.raises(CatalogError, match='may be styles or tags'): find_layout(root)
+
+@pytest.mark.parametrize('rows', ['1,"red;big, tall"\n2,"new;old, dark"\n', '1,"red;big"\n2,"new,old"\n'])
+def test_delimiters_in_a_tie_are_a_question(rows, tmp_path):
+    (tmp_path/'tags.csv').write_text('id,tags\n' + rows)
+    with pytest.raises(CatalogError, match='say which as delim='): read_catalog(tmp_path)
+    assert read_catalog(tmp_path, delim=';').df['tags'][0][0] == 'red'
+
+def test_a_header_with_two_delimiters_is_a_question(tmp_path):
+    (tmp_path/'tags.csv').write_text('id;tags,price\n1;red,9\n')
+    with pytest.raises(CatalogError, match="has as many ',' as ';'"): read_catalog(tmp_path, 'tags')
+    (tmp_path/'tags.csv').write_text('id;tags;"price, net"\n1;red;9\n')
+    assert read_catalog(tmp_path).df['tags'][0] == ['red']

@@ -6,7 +6,7 @@ import pandas as pd, pytest
 from catalog_tagger.core.config import RunConfig
 from catalog_tagger.core.table import read_table
 from catalog_tagger.catalog.read import read_catalog
-from catalog_tagger.runs.folder import load_run
+from catalog_tagger.runs.folder import load_tagger
 from catalog_tagger.runs.train import train_run
 
 @pytest.fixture(scope='module')
@@ -28,7 +28,7 @@ def test_fashion(fashion, tmp_path):
     for m, margin in [('recall@3', .25), ('accuracy/articleType', .3)]:
         o = metrics['test'][m]
         assert o['score'] > o['commonest'] + margin, (m, o)
-    answer = load_run(tmp_path/'r', trust=True).predict(sorted((fashion/'images').glob('1*.jpg'))[0])
+    answer = load_tagger(tmp_path/'r', trust=True).predict(sorted((fashion/'images').glob('1*.jpg'))[0])
     assert len(answer) == 3
 
 def test_whole_fashion_table_is_read(data_root):

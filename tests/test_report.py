@@ -10,7 +10,8 @@ from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.process import rng
 from catalog_tagger.serve.review import review_queue
 from catalog_tagger.testing.demo import demo_feidegger, demo_folders, demo_styles, demo_tags
-from catalog_tagger.report.report import _curve, _doubtful, compare_page, judge_test, publish_table, read_run, repeat_command, run_page, write_report
+from catalog_tagger.report.report import _curve, _doubtful, compare_page, judge_test, publish_table, repeat_command, run_page, write_report
+from catalog_tagger.runs.folder import Run
 from catalog_tagger.runs.train import train_run
 
 EVIL = '<script>window.hit = 1</script>'
@@ -79,7 +80,7 @@ def test_a_click_sorts_and_another_turns_it_round(page, report):
         if name != 'label': assert there == sorted(there) and [key(o) for o in down if o != '–'] == there[::-1]
         assert up[len(there):] == down[len(there):] == ['–']*(len(up) - len(there))   # what is missing stands last either way
         assert head.nth(i).get_attribute('aria-sort') == 'descending' and page.locator('section:has(#each-label) [aria-sort]').count() == 1
-    assert sorted(column(page, 0)) == sorted(read_run(report.parent/'run').space.vocab)
+    assert sorted(column(page, 0)) == sorted(Run.open(report.parent/'run').labels.vocab)
 
 def test_rows_move_as_a_whole(page, report):
     def rows(): return {o.inner_text() for o in page.locator('section:has(#each-label) tbody tr').all()}
@@ -127,20 +128,20 @@ def test_it_prints(page, path):
 
 def test_it_is_small_and_the_same_each_time(place, report):
     assert report.stat().st_size < 3e6
-    assert run_page(place/'run') == report.read_text(encoding='utf-8')
+    assert run_page(Run.open(place/'run')) == report.read_text(encoding='utf-8')
 
 def test_large_pictures_make_no_large_page(place, report, tmp_path):
     shop = shutil.copytree(place/'shop', tmp_path/'shop')
     noise = Image.fromarray(rng(0, 'noise').integers(0, 256, (1500, 1500, 3), np.uint8))
-    for o in read_run(place/'run').split.query('split == "test"')['image']: noise.save(shop/o, quality=95)
-    assert len(run_page(place/'run', shop)) < 4e6
+    for o in Run.open(place/'run').split.query('split == "test"')['image']: noise.save(shop/o, quality=95)
+    assert len(run_page(Run.open(place/'run', shop))) < 4e6
 
 def test_the_command_writes_the_same_file(place, report):
     r = subprocess.run([sys.executable, '-m', 'catalog_tagger.apps.cli', 'report', 'run', '--out', 'again.html'], cwd=place, text=True, capture_output=True)
     assert (r.returncode, r.stdout) == (0, 'saved in again.html\n'), r.stderr
     assert (place/'again.html').read_bytes() == report.read_bytes()
 
-@pytest.mark.parametrize('argv, says', [(['shop'], 'history.csv is not there'), (['run', '--out', 'r.pdf'], 'expected a file that ends in .html'), (['run', 'run'], 'name two runs or more, each once'),
+@pytest.mark.parametrize('argv, says', [(['shop'], 'config.json is not there'), (['run', '--out', 'r.pdf'], 'expected a file that ends in .html'), (['run', 'run'], 'name two runs or more, each once'),
                                         (['run', 'other', '--source', 'shop'], 'belongs to the report of one run'), ([], 'required: RUN')])
 def test_a_wrong_call_ends_in_one_line(place, argv, says, capsys, monkeypatch):
     from catalog_tagger.apps.cli import main
@@ -151,7 +152,7 @@ def test_a_wrong_call_ends_in_one_line(place, argv, says, capsys, monkeypatch):
 # ---- what it says
 
 def test_the_shell_reads_the_command_back(place):
-    cfg = replace(read_run(place/'run').cfg, where='''it's "odd" & $HOME''')
+    cfg = replace(Run.open(place/'run').config, where='''it's "odd" & $HOME''')
     words = subprocess.run(['sh', '-c', f'for o in {repeat_command(cfg)}; do echo "$o"; done'], text=True, capture_output=True).stdout.splitlines()
     assert words[:5] == ['catalog_tagger', 'train', cfg.source, '--out', cfg.out] and '''--where=it's "odd" & $HOME''' in words and '--lr-find' in words
 
@@ -159,27 +160,27 @@ def test_a_catalog_that_is_gone_is_told(place, tmp_path):
     run = shutil.copytree(place/'run', tmp_path/'run')
     moved = shutil.copytree(place/'shop', tmp_path/'moved')
     config = run/'config.json'; config.write_text(config.read_text(encoding='utf-8').replace(str(place/'shop'), str(tmp_path/'gone')), encoding='utf-8')
-    page = run_page(run)
+    page = run_page(Run.open(run))
     assert 'pictures of' in page and 'are not there' in page and 'image/jpeg' not in page and 'id="each-label"' in page and 'id="confusion"' not in page
-    assert 'id="confusion"' in run_page(run, moved)
+    assert 'id="confusion"' in run_page(Run.open(run, moved))
 
 def test_a_bundle_that_is_damaged_is_told(place, tmp_path):
     run = shutil.copytree(place/'run', tmp_path/'run'); (run/'tagger'/'tagger.json').write_text('{')
-    assert 'Confusion, pictures and what can be published are left out' in run_page(run)
+    assert 'Confusion, pictures and what can be published are left out' in run_page(Run.open(run))
 
 def test_a_picture_that_is_damaged_is_told(place, tmp_path):
     shop = shutil.copytree(place/'shop', tmp_path/'shop')
-    (shop/read_run(place/'run').split.query('split == "test"')['image'].iloc[0]).write_bytes(b'junk')
-    assert 'not an image' in run_page(place/'run', shop)
+    (shop/Run.open(place/'run').split.query('split == "test"')['image'].iloc[0]).write_bytes(b'junk')
+    assert 'not an image' in run_page(Run.open(place/'run', shop))
 
 def test_no_pickle_is_loaded(place, tmp_path, monkeypatch):
-    import catalog_tagger.runs.folder as room
+    import fastai.learner
     run = shutil.copytree(place/'run', tmp_path/'run'); shutil.rmtree(run/'tagger')
-    monkeypatch.setattr(room, 'load_learner', lambda *_, **__: pytest.fail('a pickle was loaded'))
-    assert 'has no bundle' in run_page(run)
+    monkeypatch.setattr(fastai.learner, 'load_learner', lambda *_, **__: pytest.fail('a pickle was loaded'))
+    assert 'has no bundle' in run_page(Run.open(run))
 
 def test_what_is_published_is_what_the_queue_leaves(place):
-    j = judge_test(place/'run')
+    j = judge_test(Run.open(place/'run'))
     for limit in (.05, .2, .5):
         d = replace(j.decision, publish={'': limit})
         row = publish_table(j._replace(decision=d)).iloc[0]
@@ -187,14 +188,14 @@ def test_what_is_published_is_what_the_queue_leaves(place):
         assert row['share'] == row['n']/len(j.df) and (row['low'] <= row['right'] or row['n'] == 0)
 
 def test_runs_on_other_pictures_are_told_apart(place, tmp_path):
-    assert 'different pictures' not in compare_page([place/'run', place/'other'])
+    assert 'different pictures' not in compare_page([Run.open(place/'run'), Run.open(place/'other')])
     run = shutil.copytree(place/'run', tmp_path/'run'); path = run/'split.csv'
     path.write_text(path.read_text(encoding='utf-8').replace(',valid,', ',tmp,', 1), encoding='utf-8')
-    assert 'different pictures' in compare_page([place/'run', run])
+    assert 'different pictures' in compare_page([Run.open(place/'run'), Run.open(run)])
 
 def test_nothing_is_trained_to_be_compared(place, tmp_path):
     run = shutil.copytree(place/'run', tmp_path/'run'); (run/'metrics.json').unlink()
-    with pytest.raises(CatalogError, match='metrics.json is not there'): compare_page([place/'other', run])
+    with pytest.raises(CatalogError, match='metrics.json is not there'): compare_page([Run.open(place/'other'), Run.open(run)])
 
 # ---- every kind of catalog
 
@@ -206,6 +207,6 @@ def test_every_kind_of_catalog_has_its_report(make, words, says, tmp_path, page)
     assert says in path.read_text(encoding='utf-8') and shown(page, path) == [path.as_uri()]
     assert page.locator('#confusion').count() == 1 and page.locator('.cards img').count() >= 20
     if make is demo_tags:   # a model that says nothing
-        j = judge_test(cfg.out); none = np.zeros_like(j.p)
+        j = judge_test(Run.open(cfg.out)); none = np.zeros_like(j.p)
         mute = j._replace(scores=none, p=none, pred=none, answers=[[]]*len(j.df))
         assert str(_curve(mute, None)) == '<p>Nothing is said of any picture.</p>' and 'nothing is said' in str(_doubtful(mute)[1])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 
-from catalog_tagger.core.config import RunConfig, load_config
+from catalog_tagger.core.config import RunConfig
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import SPLITS, read_table
 from catalog_tagger.testing.demo import demo_folders, demo_styles
@@ -15,7 +15,7 @@ from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.train.learner import catalog_learner
 from catalog_tagger.serve.tagger import Tagger
 from catalog_tagger.runs.evaluate import evaluate_run
-from catalog_tagger.runs.folder import load_run
+from catalog_tagger.runs.folder import load_tagger
 from catalog_tagger.runs.score import score_pictures
 from catalog_tagger.runs.train import build_learner, fit_learner, train_run
 from catalog_tagger.catalog.prepare import prepare_catalog
@@ -83,9 +83,9 @@ def test_fresh_process_gives_the_same_answers(run, tmp_path):
     out, _, _ = run
     new = demo_styles(tmp_path/'new', n=20, seed=99, noise=0.)
     images = sorted(str(o) for o in (new/'images').iterdir())
-    code = 'import sys, numpy as np; from catalog_tagger.runs.folder import load_run; np.save(sys.argv[1], load_run(sys.argv[2], trust=True).scores(sys.argv[3:]))'
+    code = 'import sys, numpy as np; from catalog_tagger.runs.folder import load_tagger; np.save(sys.argv[1], load_tagger(sys.argv[2], trust=True).scores(sys.argv[3:]))'
     subprocess.run([sys.executable, '-c', code, str(tmp_path/'s.npy'), str(out), *images], check=True, cwd=tmp_path)
-    predictor = load_run(out, trust=True)
+    predictor = load_tagger(out, trust=True)
     np.testing.assert_allclose(np.load(tmp_path/'s.npy'), predictor.scores(images), atol=1e-5)
     truth = pd.read_csv(new/'styles.csv', dtype=str).set_index('id')['articleType']
     answers = predictor.predict(images, k=4)
@@ -94,9 +94,9 @@ def test_fresh_process_gives_the_same_answers(run, tmp_path):
 
 def test_answers_make_sense(run):
     out, _, _ = run
-    predictor = load_run(out, trust=True)
+    predictor = load_tagger(out, trust=True)
     df = read_table(out/'split.csv')
-    images = [str(Path(load_config(out/'config.json').source)/o) for o in df['image'][:60]]
+    images = [str(Path(RunConfig.load(out/'config.json').source)/o) for o in df['image'][:60]]
     for k in (1, 2, 4):
         for answer in predictor.predict(images, k=k):
             tags = [t for t, _ in answer]
@@ -106,8 +106,8 @@ def test_answers_make_sense(run):
 
 def test_every_way_in_gives_the_same(run):
     out, _, _ = run
-    predictor = load_run(out, trust=True)
-    path = Path(load_config(out/'config.json').source)/read_table(out/'split.csv')['image'][0]
+    predictor = load_tagger(out, trust=True)
+    path = Path(RunConfig.load(out/'config.json').source)/read_table(out/'split.csv')['image'][0]
     im = Image.open(path)
     first, *others = [predictor.predict(o, k=4) for o in (path, str(path), path.read_bytes(), im, np.asarray(im.convert('RGB')))]
     assert all(o == first for o in others)
@@ -136,8 +136,8 @@ def test_a_failed_run_leaves_the_old_one(run, monkeypatch):
     def files(): return {str(o.relative_to(out)): o.read_bytes() for o in out.rglob('*') if o.is_file() and o.parent.name != 'unfinished'}
     before = files()
     def full(*args, **kwargs): raise OSError('No space left on device')
-    monkeypatch.setattr('catalog_tagger.runs.train.write_table', full)
-    with pytest.raises(OSError): train_run(replace(load_config(out/'config.json'), size=32, freeze_epochs=1, epochs=0), lambda o: None)
+    monkeypatch.setattr('catalog_tagger.runs.folder.write_table', full)
+    with pytest.raises(OSError): train_run(replace(RunConfig.load(out/'config.json'), size=32, freeze_epochs=1, epochs=0), lambda o: None)
     assert files() == before
 
 def test_same_seed_same_weights(tmp_path):
@@ -158,7 +158,7 @@ def test_class_folders(tmp_path):
     o = metrics['test']['accuracy/category']
     assert o['score'] > o['commonest'] + .3
     assert metrics['test']['exact_match'] == pytest.approx(o), 'with one group both ask the same, floors included'
-    assert len(load_run(tmp_path/'r', trust=True).predict(str(folders/df['image'][0]), k=3)) == 1
+    assert len(load_tagger(tmp_path/'r', trust=True).predict(str(folders/df['image'][0]), k=3)) == 1
 
 def test_metrics_are_json(run):
     text = (run[0]/'metrics.json').read_text()
@@ -180,7 +180,7 @@ def test_a_killed_command_goes_on(tmp_path):
     whole = train_run(RunConfig(str(shop), str(tmp_path/'whole'), size=32, bs=16, freeze_epochs=1, epochs=4, monitor='valid_loss'), lambda o: None)
     resumed = json.loads((tmp_path/'killed'/'metrics.json').read_text())
     assert resumed['test'] == json.loads((tmp_path/'whole'/'metrics.json').read_text())['test'] and whole['labels'] == resumed['labels']
-    a, b = (dict(load_run(tmp_path/o, trust=True).model.state_dict()) for o in ('killed', 'whole'))
+    a, b = (dict(load_tagger(tmp_path/o, trust=True).model.state_dict()) for o in ('killed', 'whole'))
     assert all((a[k] == b[k]).all() for k in b) and not (tmp_path/'killed'/'unfinished').exists()
 
 def test_divergence_ends_with_code_3(tmp_path, capsys, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt, pandas as pd
 
 from ..core.files import atomic_files, clear_for, write_json
-from ..core.table import json_rows, write_table
+from ..core.table import first_few, json_rows, write_table
 from ..core.config import RunConfig
 from ..catalog.split import near_duplicates, split_summary
 from ..catalog.recipe import evenness, provenance_table
@@ -30,31 +30,27 @@ def _spread(ready:Prepared)->dict[str, dict]:
 def catalog_facts(
     cfg:RunConfig,
     ready:Prepared=None,  # From `prepare_catalog`, where it is at hand
-)->dict:  # `layout`, `pictures`, `rejected` by reason, `split`, `labels` with counts, groups, parents, `merged`, `dropped`, `suspicious`, `balance`; all JSON
+)->dict:  # `layout`, `notes`, `pictures`, `rejected` by reason, `split`, `labels` with counts, groups, parents, `merged`, `dropped`, `suspicious`, `balance`; all JSON
     "What a catalog holds and what would become of it, without training."
     ready = ready or prepare_catalog(cfg)
     catalog, space = ready.catalog, ready.space
     table = provenance_table(space.provenance)
     merged = table[(table['label'] != '') & (table['rule'] != 'kept')]
-    return dict(layout=catalog.layout, pictures=len(catalog.df), rejected=catalog.rejected['reason'].value_counts().to_dict(),
+    return dict(layout=catalog.layout, notes=list(catalog.notes), pictures=len(catalog.df),
+                rejected=catalog.rejected['reason'].value_counts().to_dict(),
                 split=split_summary(catalog.df, ready.audit), labels=dict(zip(space.vocab, space.counts.tolist())), exclusive=space.exclusive, parents=space.parents,
                 raw_tags=int((table['count'] > 0).sum()), merged=json_rows(merged[['raw', 'label', 'count', 'rule']]),
                 dropped={t: o['rule'] for t, o in space.provenance.items() if o['label'] is None},
                 suspicious=json_rows(ready.recipe.suspicious().drop(columns='column')), balance=_spread(ready))
 
 # %% ../../nbs/apps/00_check.ipynb #a02a2fc0
-def _some(items, most:int=8)->str:
-    "The first `most` of `items` and how many more there are."
-    items = [f'{k} {v}' for k, v in items.items()] if isinstance(items, dict) else list(items)
-    return ', '.join(items[:most]) + (f', … {len(items) - most} more' if len(items) > most else '')
-
 def _tell_split(split:dict, say):
-    say(f'folds: {_some(split["pictures"])}; {split["duplicates_across"]} duplicates and {split["groups_across"]} groups across folds')
-    say(f'  {split["tags_in_every_fold"]} of {split["tags"]} tags stand in every fold, {split["tags_rescued"]} of them rescued; farthest from its share, in points: {_some(split["worst"])}')
+    say(f'folds: {first_few(split["pictures"])}; {split["duplicates_across"]} duplicates and {split["groups_across"]} groups across folds')
+    say(f'  {split["tags_in_every_fold"]} of {split["tags"]} tags stand in every fold, {split["tags_rescued"]} of them rescued; farthest from its share, in points: {first_few(split["worst"])}')
 
 def _tell_labels(facts:dict, say):
     say(f'labels: {len(facts["labels"])} from {facts["raw_tags"]} raw tags; {len(facts["exclusive"])} exclusive groups: {", ".join(facts["exclusive"]) or "none"}; {len(facts["parents"])} labels have a parent')
-    say(f'  in train: {_some(facts["labels"])}')
+    say(f'  in train: {first_few(facts["labels"])}')
     for what, o in facts['balance'].items(): say(f'  how even, {what}: largest to smallest {o["ratio"]:.0f}, worth {o["effective"]:.1f} equal ones')
 
 # %% ../../nbs/apps/00_check.ipynb #bca5aa0e
@@ -62,7 +58,7 @@ def _tell_changes(facts:dict, say):
     "What was merged, dropped, and not merged because it looks wrong."
     into = pd.DataFrame(facts['merged'], columns=['raw', 'label', 'count', 'rule']).groupby('label', sort=False)['raw'].agg(list)
     say(f'merged: {len(facts["merged"])} raw tags into {len(into)}')
-    for label, raw in into.head(5).items(): say(f'  {label}: {_some(raw, 6)}')
+    for label, raw in into.head(5).items(): say(f'  {label}: {first_few(raw, 6)}')
     if len(into) > 5: say(f'  … {len(into) - 5} more')
     say(f'dropped: {len(facts["dropped"])}')
     for rule, n in pd.Series(facts['dropped'], dtype=object).value_counts().head(6).items(): say(f'  {n} x {rule.removeprefix("dropped: ")}')
@@ -77,6 +73,7 @@ def tell_facts(
     say(f'layout {facts["layout"]}: {facts["pictures"]} pictures; {sum(facts["rejected"].values())} rejected')
     for reason, n in list(facts['rejected'].items())[:8]: say(f'  {n} x {reason}')
     if len(facts['rejected']) > 8: say(f'  … {len(facts["rejected"]) - 8} more reasons; --json or --out tells all')
+    for o in facts['notes']: say(f'  {o}')
     _tell_split(facts['split'], say)
     _tell_labels(facts, say)
     _tell_changes(facts, say)

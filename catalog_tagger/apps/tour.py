@@ -13,7 +13,7 @@ from ..core.config import RunConfig
 from ..catalog.readers.styles import LABEL_COLUMNS
 from ..catalog.read import read_catalog
 from ..serve.answers import tag_table
-from ..runs.folder import load_run
+from ..runs.folder import Run
 from ..runs.train import train_run
 from ..runs.index import index_catalog
 from ..report.plots import picture_grid, save_figure, save_plots
@@ -38,10 +38,10 @@ def demo_run(
     shop, new = demo_styles(out/'catalog', n=n, seed=seed, faults=('empty', 'truncated', 'html', 'rgba', 'exif6')), demo_styles(out/'new', n=24, seed=seed + 1, noise=0.)
     metrics = train_run(RunConfig(str(shop), str(out/'run'), label_columns=(*LABEL_COLUMNS, 'baseColour'), size=size, epochs=epochs, seed=seed), say)
     df = read_catalog(new, label_columns=(*LABEL_COLUMNS, 'baseColour')).df
-    predictor = load_run(out/'run')
-    answers = predictor.predict(df['image'], k=4)
+    tagger = Run.open(out/'run').tagger()
+    answers = tagger.predict(df['image'], k=4)
     write_table(out/'tags.csv', tag_table(df['image'].map(lambda o: os.path.relpath(o, out)), answers))
-    save_figure(picture_grid(df['image'], answers, df['tags'].map(predictor.space.encode)), out/'grid.png')
+    save_figure(picture_grid(df['image'], answers, df['tags'].map(tagger.space.encode)), out/'grid.png')
     save_plots(out/'run')
     say(f'tagged {len(df)} new pictures: {out/"tags.csv"}, seen in {out/"grid.png"}')
     index_catalog(out/'run', shop, out/'index', layer='hidden', say=say)

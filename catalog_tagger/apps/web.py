@@ -61,8 +61,9 @@ def answer_picture(
 # %% ../../nbs/apps/01_web.ipynb #534add19
 def _by_group(tags:list[tuple[str, float]], space:LabelSpace)->dict[str, list[tuple[str, float]]]:
     "The tags of each exclusive group, and under '' those of none."
-    group = {l: g for g, o in space.exclusive.items() for l in (*o, UNSURE + g)}
-    return {g: [o for o in tags if group.get(o[0], '') == g] for g in (*space.exclusive, '')}
+    unsure = {UNSURE + g: g for g in space.exclusive}
+    def group(t): return unsure.get(t) or space.group_of(t) or ''
+    return {g: [o for o in tags if group(o[0]) == g] for g in (*space.exclusive, '')}
 
 def _tag(tag:str, score:float, group:str):
     "A tag, which is a button for its heat map, and its score."
@@ -90,7 +91,7 @@ def _free_fields(i:int, said:list[tuple[str, float]]):
 def _corrections(groups:dict, space:LabelSpace):
     "What a person says instead."
     exclusive = [_group_field(i, g, groups[g]) for i, g in enumerate(space.exclusive)]
-    free = [_free_fields(len(exclusive), groups[''])] if len(space.vocab) > sum(map(len, space.exclusive.values())) else []
+    free = [_free_fields(len(exclusive), groups[''])] if space.free else []
     return Details(Summary('Correct'), P('Say what is right; what is empty stays as it is.', cls='dim'), *exclusive, *free, P(cls='odd', role='alert'), cls='correct')
 
 # %% ../../nbs/apps/01_web.ipynb #b80ceb39
@@ -202,13 +203,12 @@ def _notes(tagger:Tagger)->str:
 
 def _facts(space:LabelSpace)->dict:
     "What the script must know."
-    group = {l: i for i, o in enumerate(space.exclusive.values()) for l in o}
-    return dict(bytes=MOST_BYTES, files=MOST_FILES, too_large=_TOO_LARGE, parents=space.parents, group=group)
+    at = {g: i for i, g in enumerate(space.exclusive)}
+    return dict(bytes=MOST_BYTES, files=MOST_FILES, too_large=_TOO_LARGE, parents=space.parents, group={l: at[space.group_of(l)] for l in space.grouped})
 
 def _lists(space:LabelSpace)->list:
     "The labels of each group, and the free ones, to choose from."
-    grouped = {l for o in space.exclusive.values() for l in o}
-    return [Datalist(*(Option(value=l) for l in o), id=f'labels-{i}') for i, o in enumerate([*space.exclusive.values(), [l for l in space.vocab if l not in grouped]])]
+    return [Datalist(*(Option(value=l) for l in o), id=f'labels-{i}') for i, o in enumerate([*space.exclusive.values(), space.free])]
 
 def _page(state):
     "The whole page."

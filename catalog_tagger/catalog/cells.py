@@ -50,12 +50,12 @@ def _parted(cell:str, delim:str)->list[str]:
     return [quoted.replace('""', '"') or plain for quoted, plain in _tag_pattern(delim).findall(cell)]
 
 # %% ../../nbs/catalog/01_cells.ipynb #58e1c449
-DELIMS = ('\t', '|', ';', ',')  # What may part tags when nothing else is said, the surest first
+DELIMS = ('\t', '|', ';', ',')  # What may part tags when nothing else is said
 
 def find_delim(
     cells:Iterable,  # Cells of a column of tags
 )->str|None:         # The delimiter, or None where no cell has one
-    "The delimiter that most cells have outside quotes, `#` for hashtags; raise `CatalogError` when as many as half of that have another instead."
+    "The delimiter that most cells have outside quotes, `#` for hashtags; raise `CatalogError` when another is in as many cells, or in half as many that lack it."
     cells = [o.strip() for o in cells if isinstance(o, str) and o.strip() and o.strip()[0] not in '[{']
     if sum(o[0] == '#' for o in cells) > len(cells)/2: return '#'
     held = [{d for d in DELIMS if d in re.sub('"[^"]*"', '', o)} for o in cells]
@@ -65,6 +65,9 @@ def find_delim(
     for rival, claims in others.most_common(1):
         if claims >= n[best]/2:
             raise CatalogError(f'tags may be parted by {best!r} ({n[best]} cells) or {rival!r} ({claims} others): say which as delim=')
+    tied = [d for d in DELIMS if n[d] == n[best]]
+    if n[best] and len(tied) > 1:
+        raise CatalogError(f'tags may be parted by {" or ".join(map(repr, tied))}, each in {n[best]} cells: say which as delim=')
     return best if n[best] else None
 
 # %% ../../nbs/catalog/01_cells.ipynb #6edc0a9f

@@ -7,20 +7,23 @@ from __future__ import annotations
 import hashlib, os, stat, warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np, pandas as pd
+from msgspec import Meta
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..core.files import CatalogError
 from ..core.table import check_table, rejected_table
 from ..core.process import progress
+from ..core.records import Record
 
 # %% auto #0
-__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'ImageError', 'open_image', 'audit_images',
-           'hash_images', 'fit_image', 'as_size', 'Prep']
+__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'Side', 'Mean', 'Std', 'ImageError', 'open_image',
+           'audit_images', 'hash_images', 'fit_image', 'as_size', 'Prep']
 
 # %% ../../nbs/catalog/05_images.ipynb #ae27afae
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')  # What Pillow may decode here, whatever the file's name says
@@ -166,13 +169,23 @@ def as_size(
     return hw
 
 # %% ../../nbs/catalog/05_images.ipynb #76a188a0
+Side = Annotated[int, Meta(ge=8, le=4096)]       # Of a model's input, px
+Mean = Annotated[float, Meta(ge=-1e4, le=1e4)]
+Std = Annotated[float, Meta(ge=1e-6, le=1e4)]
+
 @dataclass(frozen=True)
-class Prep:
+class Prep(Record):
     "The whole way from a picture to a model's input, for validation, test and serving."
-    size:tuple[int, int]             # Height and width, px
-    mean:tuple[float, float, float]  # Of the backbone's training data, channels R, G, B in 0..1
-    std:tuple[float, float, float]   # Likewise
-    method:str = 'squish'            # As in `fit_image`
+    size:tuple[Side, Side]           # Height and width, px
+    mean:tuple[Mean, Mean, Mean]     # Of the backbone's training data, channels R, G, B in 0..1
+    std:tuple[Std, Std, Std]         # Likewise
+    method:Literal[METHODS] = 'squish'                           # As in `fit_image`
+    opening:int = field(default=OPENING_VERSION, repr=False)     # Version of the rules by which pictures are opened
+
+    def __post_init__(self):
+        if self.opening != OPENING_VERSION:
+            raise CatalogError(f'the model was trained on pictures opened by the rules {self.opening}, this version opens them by {OPENING_VERSION}; '
+                               'install the one it was made with')
 
     def picture(self, item)->Image.Image:
         "`item` opened and resized: what the model sees, before it becomes numbers."

@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..core.files import CatalogError
-from ..core.table import SPLITS, check_columns, rejected_table
+from ..core.table import SPLITS, check_columns, rejected_table, source_columns
 from ..core.records import Count, Record, Texts
 from .steps import check_steps, spell
 
@@ -135,6 +135,11 @@ def group_columns(self:LabelSpace)->dict[str, list[int]]:
     return {g: [self.vocab.index(l) for l in o] for g, o in self.exclusive.items()}
 
 @patch(as_prop=True)
+def free_columns(self:LabelSpace)->list[int]:
+    "The columns of the labels in no group."
+    return [i for i, l in enumerate(self.vocab) if l not in self.grouped]
+
+@patch(as_prop=True)
 def parent_columns(self:LabelSpace)->dict[int, int]:
     "Column of each child → column of its parent."
     return {self.vocab.index(c): self.vocab.index(p) for c, p in self.parents.items()}
@@ -253,7 +258,8 @@ def fit_labels(
     fates = _fates(df, min_count)
     kept = [t for t, o in fates.items() if o['rule'] == 'kept']
     if not kept: raise CatalogError(f'no label is left: none of {len(fates)} stands in every fold with min_count={min_count}')
-    groups = [c for c in dict.fromkeys(column_of(t, df.columns) for t in kept) if c]
+    columns = source_columns(df)
+    groups = [c for c in dict.fromkeys(column_of(t, columns) for t in kept) if c]
     name = _short_names(kept, groups)
     exclusive = {g: [name[t] for t in kept if column_of(t, groups) == g] for g in groups}
     found, conflicts = _find_parents(_group_table(df[df['split'] == 'train'], name, groups))

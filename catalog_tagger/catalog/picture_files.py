@@ -5,7 +5,7 @@
 # %% ../../nbs/catalog/06_picture_files.ipynb #a4d63f52
 from __future__ import annotations
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,7 @@ from .readers.base import SUFFIXES
 from .images import ImageError, Prep
 
 # %% auto #0
-__all__ = ['find_pictures', 'open_picture']
+__all__ = ['find_pictures', 'open_picture', 'open_pictures']
 
 # %% ../../nbs/catalog/06_picture_files.ipynb #9351d52b
 def _below(folder:str)->Iterator[str]:
@@ -56,3 +56,13 @@ def open_picture(
     "The picture as the model sees it, or the reason against it."
     try: return why or prep.picture(image)
     except ImageError as e: return str(e)
+
+# %% ../../nbs/catalog/06_picture_files.ipynb #10d7b5f6
+def open_pictures(
+    prep:Prep,
+    batch:Iterable[tuple[str, str|None]],   # Of `find_pictures`
+)->tuple[dict, dict[str, str]]:             # Path → picture, and path → reason
+    "Those of a batch that can be used, opened, and the reasons against the others."
+    opened = {image: open_picture(prep, image, why) for image, why in batch}
+    bad = {k: o for k, o in opened.items() if isinstance(o, str)}
+    return {k: o for k, o in opened.items() if k not in bad}, bad

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..core.files import CatalogError, read_json
-from ..core.table import Catalog
+from ..core.table import Catalog, source_columns
 from ..core.config import RunConfig
 from .read import find_layout, read_catalog
 from .images import audit_images
@@ -18,19 +18,21 @@ from .text import TextTags, tag_texts
 from .steps import check_steps, spell, spelling_first
 from .labels import LabelSpace, apply_labels, column_of, fit_labels
 from .recipe import Recipe, fit_recipe
+from .readers.base import all_layouts
 
 # %% auto #0
 __all__ = ['read_audited', 'recipe_steps', 'split_spelt', 'Prepared', 'prepare_catalog']
 
 # %% ../../nbs/catalog/14_prepare.ipynb #af576d76
-_READER = dict(delim=('tags', 'delim'), garments=('imaterialist', 'labels'))  # Option of the config → the layout that takes it, under which name
-
 def _reader_options(cfg:RunConfig, layout:str)->dict:
-    "The options that the reader of `layout` takes from `cfg`."
-    given = {o: getattr(cfg, o) for o in _READER if getattr(cfg, o) is not None}
-    for o in given:
-        if _READER[o][0] != layout: raise CatalogError(f'{o} is an option of the layout {_READER[o][0]}, but {cfg.source} has the layout {layout}')
-    return {_READER[o][1]: v for o, v in given.items()}
+    "The options of the reader of `layout` that `cfg` sets; one that was given for another layout is an error."
+    known = all_layouts()
+    mine = known[layout].options if layout in known else {}
+    for name, o in known.items():
+        for option in set(o.options) - set(mine):
+            if getattr(cfg, option) != getattr(RunConfig, option):
+                raise CatalogError(f'{option} is an option of the layout {name}, but {cfg.source} has the layout {layout}')
+    return {to: getattr(cfg, option) for option, to in mine.items() if getattr(cfg, option) is not None}
 
 def _usable(catalog:Catalog)->Catalog:
     "`catalog`, which has a picture left; raise `CatalogError` if not."
@@ -43,8 +45,7 @@ def _usable(catalog:Catalog)->Catalog:
 def read_audited(cfg:RunConfig)->Catalog:  # With `group`
     "Read and audit the catalog of `cfg`; copies of one picture are one group, so that no split tears them apart, and with `cfg.near` near copies too."
     layout = cfg.layout or find_layout(cfg.source)
-    options = _reader_options(cfg, layout)
-    catalog = read_catalog(cfg.source, layout, cfg.label_columns, where=cfg.where, min_count=cfg.min_count, **options)
+    catalog = read_catalog(cfg.source, layout, where=cfg.where, min_count=cfg.min_count, **_reader_options(cfg, layout))
     catalog = _usable(catalog.keep(*audit_images(catalog.df)))
     near = near_duplicates(catalog.df, cfg.near) if cfg.near is not None else None
     return catalog.keep(group_duplicates(catalog.df, near))
@@ -66,8 +67,8 @@ def split_spelt(
 )->tuple[pd.DataFrame, pd.DataFrame]:  # The table with `split`, and the audit
     "Split as `cfg` says, stratified over the tags as the recipe spells them."
     valid, test = cfg.valid_fraction, cfg.test_fraction
-    first = spelling_first(steps)
-    spelt = [[t if column_of(t, df.columns) else spell(t, first) for t in o] for o in df['tags']]
+    first, columns = spelling_first(steps), source_columns(df)
+    spelt = [[t if column_of(t, columns) else spell(t, first) for t in o] for o in df['tags']]
     df, kw = df.assign(spelt=[[t for t in o if t] for o in spelt]), dict(fractions=(1 - valid - test, valid, test), seed=cfg.seed, by='spelt')
     if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=_value(cfg.test_from), **kw)
     else: df, audit = split_catalog(df, **kw)

@@ -10,6 +10,7 @@ from functools import reduce
 import pandas as pd
 
 from ..core.files import CatalogError
+from ..core.table import source_view
 
 # %% auto #0
 __all__ = ['choose_rows']
@@ -87,18 +88,19 @@ def _evaluate(
 
 # %% ../../nbs/catalog/00_query.ipynb #35badef6
 def choose_rows(
-    df:pd.DataFrame,  # A table with the columns that `where` names
+    df:pd.DataFrame,  # A table with the columns that `where` names, as its source calls them
     where:str|None,   # A condition as `DataFrame.query` takes it; None keeps all
 )->pd.DataFrame:      # The rows for which it holds, index untouched
     "The rows of `df` that `where` chooses; raise `CatalogError` if it cannot be understood or leaves nothing."
     if where is None: return df
+    view = source_view(df)
     try:
         tree, names = _parse(where)
-        chosen = _yes_or_no(_evaluate(tree, df, names))
+        chosen = _yes_or_no(_evaluate(tree, view, names))
         if isinstance(chosen, bool): raise ValueError(_UNCLEAR)
     except Exception as e:
         why = ' '.join(str(e).split())[:200]
-        raise CatalogError(f'where={where!r} is no condition on the columns {", ".join(map(str, df.columns))}: {why}') from None
+        raise CatalogError(f'where={where!r} is no condition on the columns {", ".join(map(str, view.columns))}: {why}') from None
     res = df[chosen]
     if res.empty: raise CatalogError(f'where={where!r} leaves none of {len(df)} rows')
     return res

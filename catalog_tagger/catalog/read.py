@@ -4,51 +4,36 @@
 
 # %% ../../nbs/catalog/04_read.ipynb #8a4587e5
 from __future__ import annotations
-from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 
 from ..core.files import CatalogError
 from ..core.table import Catalog
-from .tables import TAG_COLUMNS
-from .readers.base import GARMENT_COLUMNS, LAYOUT_SIGNS, list_tables
-from .readers.styles import LABEL_COLUMNS, read_styles
-from .readers.folders import read_folders, subfolders
-from .readers.tags import read_tags
-from .readers.onehot import read_onehot
-from .readers.imaterialist import read_imaterialist
-from .readers.feidegger import read_feidegger
+from .readers.base import all_layouts, layouts_of, list_tables
+from .readers.folders import subfolders
 
 # %% auto #0
-__all__ = ['LAYOUTS', 'find_layout', 'known_layout', 'read_catalog']
+__all__ = ['find_layout', 'known_layout', 'read_catalog']
 
 # %% ../../nbs/catalog/04_read.ipynb #28d04005
-LAYOUTS = {  # Layout → its reader and what its files are
-    'styles':       (read_styles,       'styles.csv with images/'),
-    'onehot':       (read_onehot,       'a CSV with columns tag_*'),
-    'tags':         (read_tags,         f'a CSV or JSON with a column of pictures and one of {", ".join(TAG_COLUMNS)}'),
-    'imaterialist': (read_imaterialist, f'train.csv with {", ".join(GARMENT_COLUMNS)}'),
-    'feidegger':    (read_feidegger,    'a JSON with url and descriptions'),
-    'folders':      (read_folders,      'folders of pictures'),
-}
-
 def _found(root:Path, tables:dict[Path, list[str]])->str:
     "What stands in `root`, for an error."
     what = [f'{f.name} ({", ".join(map(str, columns[:8])) or "no table"})' for f, columns in tables.items()]
-    known = '; '.join(f'{name}: {o}' for name, (_, o) in LAYOUTS.items())
+    known = '; '.join(f'{name}: {o.files}' for name, o in all_layouts().items())
     return f'looked for {known}. Found {", ".join(what + [f"{o.name}/" for o in subfolders(root)[:8]]) or "nothing"}. Say which as layout='
 
 # %% ../../nbs/catalog/04_read.ipynb #91c254db
 def find_layout(
     path:str|Path,  # Folder of a catalog
-)->str:             # A key of `LAYOUTS`
-    "Tell a catalog's layout by the files it has; an unknown or ambiguous one gets an error that lists what was looked for and found."
+)->str:             # A name of `LAYOUTS`
+    "Recognise a catalog's layout by the files it has; an unknown or ambiguous one gets an error that lists what was looked for and found."
     path = Path(path)
     if not path.is_dir(): raise CatalogError(f'{path} is no folder')
     tables = list_tables(path)
-    fit = [name for f, columns in tables.items() for name, says in LAYOUT_SIGNS.items() if says(f.name, columns)]
+    fit = [name for f, columns in tables.items() for name in layouts_of(f.name, columns)]
+    fit = fit or [name for name, o in all_layouts().items() if o.folder and o.folder(path, tables)]
     if len(fit) == 1: return fit[0]
     if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found(path, tables)}')
-    if len(subfolders(path)) > bool(tables): return 'folders'   # a single folder beside a table holds its pictures and is no class
     raise CatalogError(f'{path} has no layout known here: {_found(path, tables)}')
 
 # %% ../../nbs/catalog/04_read.ipynb #b4f0932a
@@ -60,17 +45,22 @@ def known_layout(
     except CatalogError: return None
 
 # %% ../../nbs/catalog/04_read.ipynb #02b526c9
+def _check_options(layout:str, options:dict):
+    "Raise `CatalogError` if the layout is unknown, or its reader does not take one of `options`."
+    if layout not in (known := all_layouts()): raise CatalogError(f'layout {layout!r} is unknown; choose one of {", ".join(known)}')
+    takes = list(signature(known[layout].read).parameters)[1:]
+    if wrong := [o for o in options if o not in takes]:
+        raise CatalogError(f'{wrong[0]} is no option of the layout {layout}, which takes {", ".join(takes)}')
+
 def read_catalog(
-    path:str|Path,                              # Folder of the catalog
-    layout:str=None,                            # A key of `LAYOUTS`; None recognises it
-    label_columns:Sequence[str]=LABEL_COLUMNS,  # For 'styles': as in `read_styles`
-    *, where:str=None,                          # Condition that chooses rows, as in `choose_rows`
-    min_count:int=1,                            # Fewest pictures of each label, as in `drop_rare`
-    **options,                                  # As the layout's own reader takes them: `delim` for 'tags', `labels` for 'imaterialist'
+    path:str|Path,       # Folder of the catalog
+    layout:str=None,     # A name of `LAYOUTS`; None recognises it
+    *, where:str=None,   # Condition that chooses rows, as in `choose_rows`
+    min_count:int=1,     # Fewest pictures of each label, as in `drop_rare`
+    **options,           # As the reader of the layout takes them: `label_columns` of 'styles', `delim` of 'tags', `labels` of 'imaterialist'
 )->Catalog:
     "Read a catalog by the reader of its layout."
     layout = layout or find_layout(path)
+    _check_options(layout, options)
     if not Path(path).is_dir(): raise CatalogError(f'{path} is no folder')
-    if layout not in LAYOUTS: raise CatalogError(f'layout {layout!r} is unknown; choose one of {", ".join(LAYOUTS)}')
-    if layout == 'styles': options['label_columns'] = label_columns
-    return LAYOUTS[layout][0](path, where=where, min_count=min_count, **options)
+    return all_layouts()[layout].read(path, where=where, min_count=min_count, **options)

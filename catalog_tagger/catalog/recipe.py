@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..core.files import CatalogError
-from ..core.table import check_columns
+from ..core.table import check_columns, source_columns
 from ..core.records import Count, Finite, Record
 from .steps import STEPS, check_steps, lemmatise, spell, step_moves, step_options, step_tags
 from .labels import Origin, column_of, find_origin
@@ -189,11 +189,11 @@ def _told(name:str|None, count:int, path:list)->dict:
 # %% ../../nbs/catalog/12_recipe.ipynb #ec53a018
 def _rooms(df:pd.DataFrame, columns:Iterable[str])->dict[str|None, list[list[str]]]:
     "Column, '' for free tags, None for columns that stay as they are → the train pictures' tags of it, without the column's name."
-    rooms = {c: [] for c in (None, '', *columns)}
+    rooms, own = {c: [] for c in (None, '', *columns)}, source_columns(df)
     for tags in df['tags'][df['split'] == 'train']:
         for o in rooms.values(): o.append([])
         for t in tags:
-            c = column_of(t, df.columns) or ''
+            c = column_of(t, own) or ''
             if c in rooms: rooms[c][-1].append(t.removeprefix(f'{c}=' if c else ''))
             else: rooms[None][-1].append(t)
     return rooms
@@ -205,7 +205,7 @@ def fit_recipe(
 )->Recipe:
     "Learn from train what becomes of each raw tag."
     check_columns(df, 'tags', 'split'); check_steps(steps)
-    if lacking := [c for c in columns if c not in df]: raise CatalogError(f'columns names {lacking[0]!r}, which the catalog does not have')
+    if lacking := [c for c in columns if c not in source_columns(df)]: raise CatalogError(f'columns names {lacking[0]!r}, which the catalog does not have')
     res = Recipe({}, {}, {}, [], [])
     for c, rows in _rooms(df, columns).items():
         fitted, name, path, merges, table = _fit_steps(rows, steps if c is not None else [])

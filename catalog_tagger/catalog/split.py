@@ -17,7 +17,7 @@ from sklearn.neighbors import radius_neighbors_graph
 from sklearn.preprocessing import normalize
 
 from ..core.files import CatalogError
-from ..core.table import SPLITS, check_columns
+from ..core.table import SPLITS, check_columns, source_view
 from ..core.process import rng
 from .images import hash_images
 
@@ -247,17 +247,17 @@ def _starts(s, start)->pd.Series:
 @delegates(split_catalog)
 def split_by(
     df:pd.DataFrame,       # A catalog
-    column:str,            # Such as `year` or `season`
+    column:str,            # Such as `year` or `season`, as the source calls it
     *, test=None,          # Value or values of `column` that make test
     test_from=None,        # Or the least value of it: everything from there on
     valid=None,            # Value or values that make valid; without them it is cut from what remains, stratified
     **kwargs,
 )->tuple[pd.DataFrame, pd.DataFrame]:  # As of `split_catalog`
     "Split along `column`, so that test can lie in the future. A group that reaches into test or valid goes there whole."
-    check_columns(df, column)
+    values = check_columns(source_view(check_columns(df)), column)[column]
     if (test is None) == (test_from is None): raise CatalogError('say which values make test, by either test or test_from')
-    in_test = _holds(df[column], listify(test)) if test_from is None else _starts(df[column], test_from)
-    in_valid = _holds(df[column], listify(valid))
+    in_test = _holds(values, listify(test)) if test_from is None else _starts(values, test_from)
+    in_valid = _holds(values, listify(valid))
     if (in_test & in_valid).any(): raise CatalogError(f'valid={valid!r} takes rows of column {column!r} that are test')
     in_test, in_valid = (o.groupby(_groups(df)).transform('any') for o in (in_test, in_valid))
     return split_catalog(df.assign(split=np.select([in_test, in_valid], ['test', 'valid'], 'train')), **kwargs)

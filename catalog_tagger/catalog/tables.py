@@ -5,6 +5,7 @@
 # %% ../../nbs/catalog/02_tables.ipynb #ccfe5df6
 from __future__ import annotations
 import csv, re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -12,16 +13,24 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError, read_json
+from ..core.table import set_aside, source_columns, source_name
 
 # %% auto #0
 __all__ = ['IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_rows', 'replace_surrogates', 'read_rows',
-           'find_column', 'list_columns', 'require_column', 'numeric_column', 'split_names']
+           'find_column', 'list_columns', 'require_column', 'take_column', 'numeric_column', 'split_names']
 
 # %% ../../nbs/catalog/02_tables.ipynb #fe786dd9
 def _no_nul(lines:Iterable[str])->Iterator[str]:
     for i, o in enumerate(lines, 1):
         if '\0' in o: raise ValueError(f'line {i} holds a NUL byte')
         yield o
+
+def _csv_delimiter(first:str)->str:
+    "What the first line of a CSV has most of outside quotes: comma, semicolon or tab."
+    n = Counter({d: re.sub('"[^"]*"', '', first).count(d) for d in ',;\t'})
+    (best, most), (rival, claims), _ = n.most_common()
+    if most and most == claims: raise ValueError(f'its first line has as many {best!r} as {rival!r}, so either may part the cells')
+    return best
 
 def csv_rows(
     path:str|Path,            # UTF-8, with or without a BOM; cells parted by comma, semicolon or tab, whichever the first line has most of
@@ -33,37 +42,37 @@ def csv_rows(
     try:
         with open(path, newline='', encoding='utf-8-sig') as f:
             first = f.readline()
-            yield from filter(None, csv.reader(_no_nul(chain([first], f)), delimiter=max(',;\t', key=first.count), strict=strict))
+            yield from filter(None, csv.reader(_no_nul(chain([first], f)), delimiter=_csv_delimiter(first), strict=strict))
     except FileNotFoundError: raise CatalogError(f'{path} is not there') from None
     except (ValueError, csv.Error, OSError) as e: raise CatalogError(f'{path} cannot be read as a CSV in UTF-8 with a header; save it as one ({e})') from None
     finally: csv.field_size_limit(old)
 
 # %% ../../nbs/catalog/02_tables.ipynb #eebc1bca
-def _csv_table(path)->pd.DataFrame:
+def _csv_table(path)->tuple[pd.DataFrame, list]:
+    "The cells of a CSV, and the reason against each row."
     head, *rows = list(csv_rows(path)) or [[]]
     head = [o.strip() for o in head]; n = len(head)
     if len(set(head)) < n: raise CatalogError(f'{path}: a column stands twice in {",".join(head)}')
-    df = pd.DataFrame([(o + ['']*n)[:n] for o in rows], columns=head, dtype=object)
     why = [None if len(o) == n else f'{len(o)} cells under {n} columns; a cell that holds commas must be quoted' for o in rows]
-    return df.assign(why=why)
+    return pd.DataFrame([(o + ['']*n)[:n] for o in rows], columns=head, dtype=object), why
 
 def replace_surrogates(o):
     "A text in which half a character, which UTF-8 cannot write, is a question mark; all else as it is."
     return o.encode('utf-8', 'replace').decode() if isinstance(o, str) else o
 
-def _json_table(path)->pd.DataFrame:
+def _json_table(path)->tuple[pd.DataFrame, list]:
     rows = read_json(path)
     if not isinstance(rows, list) or not all(isinstance(o, dict) for o in rows):
         raise CatalogError(f'{path} must be a list of objects, one a picture')
-    return pd.DataFrame(rows, dtype=object).map(replace_surrogates).assign(why=None)
+    return pd.DataFrame(rows, dtype=object).map(replace_surrogates), [None]*len(rows)
 
 def read_rows(
     path:str|Path,  # CSV as `csv_rows` takes it, or JSON: a list of objects
-)->pd.DataFrame:    # Cells as they stand, `row` from 0, and in `why` what speaks against a row
+)->pd.DataFrame:    # Cells as they stand, reserved names set aside; `row` from 0, and in `why` what speaks against a row
     "Read a table without guessing at its cells."
-    df = (_json_table if Path(path).suffix.lower() == '.json' else _csv_table)(path)
+    df, why = (_json_table if Path(path).suffix.lower() == '.json' else _csv_table)(path)
     if df.empty: raise CatalogError(f'{path} has no rows')
-    return df.assign(row=range(len(df)), why=df['why'].astype(object))
+    return set_aside(df).assign(why=pd.Series(why, dtype=object), row=range(len(df)))
 
 # %% ../../nbs/catalog/02_tables.ipynb #b7b0ca22
 IMAGE_COLUMNS = ('image', 'picture', 'photo', 'file', 'filename', 'fname', 'path', 'image_path', 'image_name', 'image_id', 'id')
@@ -75,14 +84,23 @@ def find_column(columns:Iterable, names:Iterable[str])->str|None:
     there = {str(o).lower(): o for o in columns}
     return next((there[o.lower()] for o in names if o.lower() in there), None)
 
-def list_columns(df:pd.DataFrame)->str: return ', '.join(str(o) for o in df if o not in ('row', 'why'))
+def list_columns(df:pd.DataFrame)->str: return ', '.join(source_columns(df))
 
 def require_column(df:pd.DataFrame, given:str|None, names:Sequence[str], what:str)->str:
-    "`find_column` of `given` or `names`, or the error that lists what there is."
-    names = (given,) if given else names
-    if (c := find_column(df, names)) is None:
+    "The column of `df` that its source calls `given` or one of `names`, or the error that lists what there is."
+    names, own = (given,) if given else names, source_columns(df)
+    if (c := find_column(own, names)) is None:
         raise CatalogError(f'the table has no column of {what}: looked for {", ".join(names)}; it has: {list_columns(df)}')
-    return c
+    return own[c]
+
+def take_column(
+    df:pd.DataFrame,  # Of a source, reserved names set aside
+    column:str,       # A column of it
+    name:str,         # The library's column that is made from it
+    values,           # What it holds
+)->pd.DataFrame:
+    "`df` with `values` in its column `name`; a column that the source calls so too gives way to it."
+    return df.rename(columns={column: name} if source_name(column) == name else {}).assign(**{name: values})
 
 # %% ../../nbs/catalog/02_tables.ipynb #fc86dd80
 _NUMBER = re.compile(r'-?(0|[1-9]\d{0,14})(\.\d+)?')

@@ -4,9 +4,9 @@
 
 # %% ../../nbs/core/06_jobs.ipynb #40fde5da
 from __future__ import annotations
-import hashlib, json, os, shutil
+import hashlib, json, os, shutil, warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np, torch
 
-from .files import CatalogError, file_stamp, read_json, write_json
+from .files import CatalogError, atomic_path, file_stamp, read_json, write_json
 from .process import progress
 
 # %% auto #0
-__all__ = ['ahead', 'threads_each', 'part_facts', 'part_path', 'remove_parts', 'begin_parts', 'missing_parts', 'map_parts']
+__all__ = ['PARTS_VERSION', 'ahead', 'share_threads', 'part_facts', 'part_path', 'write_part', 'remove_parts', 'begin_parts',
+           'missing_parts', 'map_parts', 'check_counts', 'run_job']
 
 # %% ../../nbs/core/06_jobs.ipynb #98122fdd
 def ahead(
@@ -38,11 +39,12 @@ def ahead(
 
 # %% ../../nbs/core/06_jobs.ipynb #7060d100
 @contextmanager
-def threads_each(n:int):
-    "torch's threads that each of ours has to itself in the block."
-    old = torch.get_num_threads(); torch.set_num_threads(n)
-    try: yield
-    finally: torch.set_num_threads(old)
+def share_threads(workers:int|None)->Iterator[int]:
+    "Share torch's threads out among `workers` of ours in the block; None is as many as torch has, at most 4."
+    threads = torch.get_num_threads(); workers = workers or min(threads, 4)
+    torch.set_num_threads(max(1, threads//workers))
+    try: yield workers
+    finally: torch.set_num_threads(threads)
 
 # %% ../../nbs/core/06_jobs.ipynb #739b9684
 def _digest(chunks:Iterable[bytes])->str:
@@ -66,18 +68,28 @@ def _weights(predictor)->Iterator[bytes]:
     yield json.dumps({k: v for k, v in vars(predictor).items() if k != 'model'}, default=_plain).encode()
     for k, v in predictor.model.state_dict().items(): yield k.encode() + v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
 
+PARTS_VERSION = 2   # Raised whenever the parts of an older version do not go together with those of this one
+
 def part_facts(
     predictor,              # A model, as `model`, and whatever else its answers depend on
     found:dict,             # From `find_pictures`
     options:dict,           # What else the answers depend on: plain JSON
 )->dict:
     "What the parts of one job have in common."
-    return dict(pictures=len(found), source=_digest(_stamps(found)), model=_digest(_weights(predictor)), **options)
+    return dict(version=PARTS_VERSION, pictures=len(found), source=_digest(_stamps(found)), model=_digest(_weights(predictor)), **options)
 
 # %% ../../nbs/core/06_jobs.ipynb #ab405674
-def part_path(parts:Path, n:int, suffix:str='.csv')->Path:
-    "Where part `n` stands."
+def part_path(parts:Path, n:int, suffix:str)->Path:
+    "The file of part `n` with that suffix."
     return parts/f'{n:07}{suffix}'
+
+def write_part(
+    parts:Path, n:int,
+    files:dict[str, bytes],   # Suffix → content
+)->None:
+    "Write the files of part `n`, each whole or absent."
+    for suffix, data in files.items():
+        with atomic_path(part_path(parts, n, suffix)) as p: p.write_bytes(data)
 
 def remove_parts(parts:Path)->None:
     "Remove the parts; the manifest goes after them, for without it the folder would be nobody's."
@@ -87,30 +99,32 @@ def remove_parts(parts:Path)->None:
 def begin_parts(
     parts:Path,     # Folder of the parts
     facts:dict,     # From `part_facts`
-    resume:bool,    # Go on in a folder that was begun with the same `facts`
+    resume:bool,    # Keep the parts that are there, made with the same `facts`
 )->None:
-    "Make the folder `parts`, or go on in it."
+    "Make the folder `parts`, or resume in it."
     made, f = parts.exists(), parts/'manifest.json'
     if made and not f.is_file() and any(not o.startswith('.') for o in os.listdir(parts)):
         raise CatalogError(f'{parts} holds files but no manifest.json, so they are not ours; remove it or give another name')
     old = read_json(f) if f.is_file() else {}
     if old == facts and resume: return
     if resume and any(parts.glob('[0-9]*')):
-        other = [f'{k} was {old.get(k)}, is {facts.get(k)}' if k not in ('source', 'model') else f'{k} has changed' for k in {**facts, **old} if old.get(k) != facts.get(k)]
+        changed = [k for k in {**facts, **old} if old.get(k) != facts.get(k)]
+        other = [f'{k} has changed' if k in ('source', 'model') else f'{k} was {old.get(k)}, is {facts.get(k)}' for k in changed]
         raise CatalogError(f'{parts} was begun otherwise: {"; ".join(other)}. Give the same as then, or start anew by resume=False')
     if made: remove_parts(parts)
     write_json(f, facts)
 
 # %% ../../nbs/core/06_jobs.ipynb #961a0323
 def missing_parts(
-    parts:Path,      # Folder of the parts
-    found:dict,      # From `find_pictures`
-    chunk:int,       # Pictures in a part
-    suffix:str='.csv',
-)->dict[int, list[tuple]]:  # Number of the part and its pictures, each with the reason against it
-    "The parts that are still to be made."
+    parts:Path,               # Folder of the parts
+    found:dict,               # From `find_pictures`
+    chunk:int,                # Pictures in a part
+    suffixes:Sequence[str],   # Files of a part
+)->dict[int, list[tuple]]:    # Number of the part and its pictures, each with the reason against it
+    "The parts of which a file is missing."
     pictures = list(found.items())
-    return {i: pictures[i*chunk:(i + 1)*chunk] for i in range(ceil(len(found)/chunk)) if not part_path(parts, i, suffix).exists()}
+    def is_whole(n): return all(part_path(parts, n, o).exists() for o in suffixes)
+    return {n: pictures[n*chunk:(n + 1)*chunk] for n in range(ceil(len(found)/chunk)) if not is_whole(n)}
 
 def map_parts(
     f:Callable,                     # From a batch of pictures to anything
@@ -118,7 +132,35 @@ def map_parts(
     bs:int,                         # Pictures in a batch
     workers:int=1,                  # Batches at work at a time
     desc:str='',                    # Word before the bar
-)->Iterator[tuple[int, list]]:      # Number of the part and what `f` made of its batches
+    pack:Callable=list,             # From what `f` made of the batches of a part to its files, suffix → content
+)->Iterator[tuple]:                 # Number of the part and what `pack` made
     "Work on part after part, `workers` batches at a time; a batch never reaches over the end of a part."
     done = ahead(f, progress([o[i:i+bs] for o in parts.values() for i in range(0, len(o), bs)], desc), workers)
-    for n, o in parts.items(): yield n, [next(done) for _ in range(0, len(o), bs)]
+    for n, o in parts.items(): yield n, pack([next(done) for _ in range(0, len(o), bs)])
+
+# %% ../../nbs/core/06_jobs.ipynb #bffaab64
+def check_counts(**counts:int)->None:
+    "Raise `CatalogError` unless each of `counts` is a whole number from 1."
+    for name, o in counts.items():
+        if not isinstance(o, int) or o < 1: raise CatalogError(f'{name}={o}, expected 1 or more')
+
+def run_job(
+    out:Path,                # File or folder that the job writes; its parts are in a folder beside it until then
+    found:dict,              # From `find_pictures`
+    facts:dict,              # From `part_facts`
+    make:Callable,           # From the missing parts and the number of workers to the number of each part and its files, as `map_parts`
+    join:Callable,           # From suffix → paths of that file of all parts to the result of the job
+    *, suffixes:Sequence[str],   # Files of a part
+    chunk:int,               # Pictures in a part
+    workers:int=None,        # As in `share_threads`
+    resume:bool=True,        # As in `begin_parts`
+):
+    "Make the parts that are missing, put all together and remove them; return what `join` returns."
+    parts = out.with_name(f'{out.name}.parts')
+    begin_parts(parts, facts, resume)
+    with share_threads(workers) as workers, warnings.catch_warnings():
+        warnings.filterwarnings('ignore', module='PIL')    # on damage that ends as a reason
+        for n, files in make(missing_parts(parts, found, chunk, suffixes), workers): write_part(parts, n, files)
+    res = join({o: [part_path(parts, n, o) for n in range(ceil(len(found)/chunk))] for o in suffixes})
+    remove_parts(parts)
+    return res

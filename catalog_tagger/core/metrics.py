@@ -4,7 +4,9 @@
 
 # %% ../../nbs/core/07_metrics.ipynb #b9207fb4
 from __future__ import annotations
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np, pandas as pd
@@ -14,9 +16,9 @@ from .files import CatalogError
 from .process import rng
 
 # %% auto #0
-__all__ = ['recall_at_k', 'precision_at_k', 'dominant_recall', 'f1', 'exact_match', 'mean_average_precision', 'group_accuracy',
-           'label_table', 'floor_scores', 'score_table', 'bootstrap_interval', 'picture_scores', 'add_intervals',
-           'fastai_metric', 'RecallAtK', 'DominantRecall']
+__all__ = ['METRICS', 'recall_at_k', 'precision_at_k', 'dominant_recall', 'f1', 'exact_match', 'mean_average_precision',
+           'group_accuracy', 'label_table', 'Metric', 'find_metric', 'floor_scores', 'score_table',
+           'bootstrap_interval', 'picture_scores', 'add_intervals', 'fastai_metric', 'RecallAtK', 'DominantRecall']
 
 # %% ../../nbs/core/07_metrics.ipynb #769565ec
 def _arr(x)->np.ndarray:
@@ -144,13 +146,14 @@ def f1(
     return float(f1_score(_sk(targs), _sk(pred), average=average, labels=labels, zero_division=0))
 
 # %% ../../nbs/core/07_metrics.ipynb #2db228c4
+def _exact(pred, targs)->np.ndarray: return (pred == targs).all(1).astype(float)
+
 def exact_match(
     pred,    # Predicted labels, 0 or 1, shape (n, n_labels)
     targs,   # 0 or 1, same shape
 )->float:    # From 0 to 1
     "Share of the pictures whose predicted set of labels is the true one, no more and no less."
-    pred, targs = _predicted(pred, targs)
-    return _mean((pred == targs).all(1))
+    return _mean(_exact(*_predicted(pred, targs)))
 
 # %% ../../nbs/core/07_metrics.ipynb #a60c884f
 def _average_precisions(scores, targs)->np.ndarray:
@@ -198,6 +201,49 @@ def label_table(
     if counts is not None: res.insert(1, 'train', _per_label(counts, targs, 'counts').astype(int))
     return res
 
+# %% ../../nbs/core/07_metrics.ipynb #8522ca32
+@dataclass(frozen=True)
+class Metric:
+    "What there is to know of a score."
+    text:str                           # What it is, for people
+    func:Callable|None = None          # `(scores, targs, **options)` → a number; None for what is recorded while training alone
+    takes:str = 'scores'               # What `func` gets first: `scores`, or `pred`, the predicted labels
+    options:Sequence[str] = ()         # What else it gets, of `k`, `weights` (train counts), `parents` and `cols` (of a group)
+    pictures:Callable|None = None      # As `func` → a number for each picture, nan for one without; None if it is no mean over pictures
+    greater_is_better:bool = True
+
+# %% ../../nbs/core/07_metrics.ipynb #2ed7c55a
+METRICS = {
+    'recall@k': Metric('true labels among the first k answers, over how many there could be; mean over pictures',
+                       recall_at_k, options=['k'], pictures=_recalls),
+    'precision@k': Metric('true labels among the first k answers, over k', precision_at_k, options=['k']),
+    'dominant_recall': Metric('the two commonest true labels, parents aside, among the first answers',
+                              dominant_recall, options=['weights', 'parents', 'k']),
+    'f1_micro': Metric('F1 over all answers together; frequent labels weigh most', partial(f1, average='micro'), 'pred'),
+    'f1_macro': Metric('mean of the F1 of each label; rare ones weigh as much as frequent ones', partial(f1, average='macro'), 'pred'),
+    'f1_samples': Metric('mean of the F1 of each picture', partial(f1, average='samples'), 'pred'),
+    'mAP': Metric('mean over labels of the average precision, over all thresholds', mean_average_precision),
+    'exact_match': Metric('pictures of which everything that is said is right, and nothing missing', exact_match, 'pred', pictures=_exact),
+    'accuracy/group': Metric('pictures whose label of this group is right', group_accuracy, options=['cols'], pictures=_group_hits),
+    'train_loss': Metric('mean loss of the train pictures, augmented', greater_is_better=False),
+    'valid_loss': Metric('mean loss of the valid pictures', greater_is_better=False)}
+
+# %% ../../nbs/core/07_metrics.ipynb #5ac41650
+_FASTAI = {   # Is more better? → names
+    True: '''accuracy accuracy_multi average_precision_score balanced_accuracy_score cohen_kappa_score corpus_bleu dice dice_multi
+             explained_variance_score f1_score fbeta_score foreground_acc jaccard_coeff jaccard_coeff_multi jaccard_score matthews_corrcoef
+             pearsonr precision_score r2_score recall_score roc_auc_score spearmanr top_k_accuracy''',
+    False: 'error_rate brier_score_loss hamming_loss mae mse msle perplexity _rmse _exp_rmspe'}
+
+METRICS |= {o: Metric(f'{o} of fastai, on valid', greater_is_better=more) for more, names in _FASTAI.items() for o in names.split()}
+
+# %% ../../nbs/core/07_metrics.ipynb #6ecc5739
+def find_metric(
+    name:str,     # A row of `score_table`, or a column of the recorder
+)->Metric|None:   # None where `METRICS` has no such entry
+    "The entry of `METRICS` for `name`: that of `recall@3` is `recall@k`."
+    return METRICS.get(re.sub(r'@\d+$', '@k', re.sub('/.*', '/group', name)))
+
 # %% ../../nbs/core/07_metrics.ipynb #a39f3d84
 def floor_scores(
     n:int,       # Number of pictures
@@ -212,12 +258,17 @@ def floor_scores(
     return np.tile(row, (n, 1))
 
 # %% ../../nbs/core/07_metrics.ipynb #ea42fcd6
-def _all_scores(scores, pred, targs, *, counts, groups, parents, k)->dict:
-    return {f'recall@{k}': recall_at_k(scores, targs, k), f'precision@{k}': precision_at_k(scores, targs, k),
-            'dominant_recall': dominant_recall(scores, targs, weights=counts, parents=parents, k=k),
-            **{f'f1_{a}': f1(pred, targs, a) for a in ('micro', 'macro', 'samples')},
-            'mAP': mean_average_precision(scores, targs), 'exact_match': exact_match(pred, targs),
-            **{f'accuracy/{g}': group_accuracy(scores, targs, cols) for g, cols in (groups or {}).items()}}
+def _metric_rows(counts, groups, parents, k)->Iterator[tuple[str, Metric, dict]]:
+    "Name, metric and options of each row of a table of scores."
+    facts = dict(k=k, weights=counts, parents=parents)
+    for name, m in METRICS.items():
+        each = {f'/{g}': dict(cols=o) for g, o in (groups or {}).items()} if name.endswith('/group') else {'': {}}
+        for end, cols in each.items() if m.func else ():
+            yield name.removesuffix('/group').replace('@k', f'@{k}') + end, m, {o: (facts | cols)[o] for o in m.options}
+
+def _all_scores(scores, pred, targs, **facts)->dict:
+    given = dict(scores=scores, pred=pred)
+    return {name: m.func(given[m.takes], targs, **options) for name, m, options in _metric_rows(**facts)}
 
 def _common_answer(counts, groups:Mapping[str,Sequence[int]], k:int)->np.ndarray:
     "What a picture is answered that nobody looks at: the commonest label of each group, or without groups the `k` commonest."
@@ -261,13 +312,15 @@ def picture_scores(
     scores,                                   # Any score, shape (n, n_labels)
     targs,                                    # 0 or 1, same shape
     pred,                                     # Predicted labels, 0 or 1, same shape
-    *, k:int=3,                               # How many labels a picture is given
+    *, counts=None,                           # As in `score_table`
     groups:Mapping[str,Sequence[int]]=None,   # Exclusive group → its columns
+    parents:Mapping[int,int]=None,            # Column of a label → column of its parent
+    k:int=3,                                  # How many labels a picture is given
 )->pd.DataFrame:                              # A row for each picture; nan where it has nothing to be scored
     "The scores that are means over pictures, before the mean is taken."
     (scores, targs), (pred, _) = _scored(scores, targs), _predicted(pred, targs)
-    return pd.DataFrame({f'recall@{k}': _recalls(scores, targs, k), 'exact_match': (pred == targs).all(1).astype(float),
-                         **{f'accuracy/{g}': _group_hits(scores, targs, cols) for g, cols in (groups or {}).items()}})
+    given, rows = dict(scores=scores, pred=pred), _metric_rows(counts, groups, parents, k)
+    return pd.DataFrame({name: m.pictures(given[m.takes], targs, **options) for name, m, options in rows if m.pictures})
 
 def add_intervals(
     table:pd.DataFrame,      # From `score_table`

@@ -17,7 +17,7 @@ from msgspec import Meta
 from .files import CatalogError, read_json, strict_json, write_json
 
 # %% auto #0
-__all__ = ['Share', 'Count', 'Positive', 'Texts', 'Finite', 'as_type', 'Record', 'expected', 'check_fields']
+__all__ = ['Share', 'Count', 'Positive', 'Texts', 'Finite', 'as_type', 'check_format', 'Record', 'expected', 'check_fields']
 
 # %% ../../nbs/core/03_records.ipynb #d448c061
 Share = Annotated[float, Meta(ge=0, le=1)]                                        # From 0 to 1
@@ -48,6 +48,17 @@ def as_type(
     "The JSON `d` as a `t`; raise `CatalogError` where it is something else."
     try: return msgspec.convert(d, t)
     except msgspec.ValidationError as e: raise CatalogError(f'{where} holds no {getattr(t, "__name__", t)}: {_why(e, d)}') from None
+
+# %% ../../nbs/core/03_records.ipynb #5d17e6df
+def check_format(
+    d,               # JSON of a file
+    known:int,       # The format that this version reads
+    where:str|Path,  # The file
+)->None:
+    "Raise `CatalogError` unless `d` says that it has the format `known`."
+    if not isinstance(d, dict) or type(d.get('format')) is not int: raise CatalogError(f'{where} has no number of its format')
+    if d['format'] != known:
+        raise CatalogError(f'the format of {where} is {d["format"]}, this version of catalog_tagger reads {known}; install the one it was made with')
 
 # %% ../../nbs/core/03_records.ipynb #557fa5d8
 def _unknown(d, known, at:str='$')->Iterator[str]:

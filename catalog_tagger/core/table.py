@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from .files import CatalogError, atomic_path
 
 # %% auto #0
-__all__ = ['SPLITS', 'rejected_table', 'is_tags', 'check_columns', 'check_table', 'Catalog', 'write_table', 'read_table',
+__all__ = ['SPLITS', 'RESERVED', 'rejected_table', 'is_tags', 'check_columns', 'check_table', 'set_aside', 'source_name',
+           'source_columns', 'source_view', 'Catalog', 'first_few', 'html_facts', 'write_table', 'read_table',
            'as_numbers', 'json_rows']
 
 # %% ../../nbs/core/01_table.ipynb #67dbd360
@@ -59,6 +60,34 @@ def check_table(
         if len(bad): raise CatalogError(f'{c} of row {bad[0]} is {df[c][bad[0]]!r}, expected a list of non-empty strings')
     return df
 
+# %% ../../nbs/core/01_table.ipynb #0ce97787
+RESERVED = ('image', 'row', 'why', 'tags', 'text', 'labels', 'split', 'group', 'product', 'unit',
+            'width', 'height', 'digest', 'pixels', 'score', 'fold', 'spelt')   # Columns that mean what the library says
+_ASIDE = 'source.'
+
+def set_aside(
+    df:pd.DataFrame,  # As it stands in a source
+)->pd.DataFrame:
+    "Rename the columns that have a reserved name: `score` becomes `source.score`."
+    return df.rename(columns={c: f'{_ASIDE}{c}' for c in df if c in RESERVED or str(c).startswith(_ASIDE)})
+
+def source_name(column:str)->str:
+    "What the source calls a column of a catalog's table."
+    return str(column).removeprefix(_ASIDE)
+
+def source_columns(
+    df:pd.DataFrame,     # A catalog's table
+)->dict[str, str]:       # What the source calls its columns → what the table calls them
+    "The columns that come from the source, the library's left out."
+    return {source_name(c): c for c in df if c not in RESERVED}
+
+def source_view(
+    df:pd.DataFrame,  # A catalog's table
+)->pd.DataFrame:
+    "The table under the names of its source, which hide the library's where both have a column."
+    own = {c: o for o, c in source_columns(df).items() if o != c}
+    return df.drop(columns=[o for o in RESERVED if o in own.values() and o in df]).rename(columns=own)
+
 # %% ../../nbs/core/01_table.ipynb #2736fd5f
 @dataclass(frozen=True, repr=False, eq=False)
 class Catalog:
@@ -68,6 +97,7 @@ class Catalog:
     layout:str|None = None          # The layout that was recognised; None for pictures without a table
     parents:dict[str, str] = field(default_factory=dict)           # Tag → parent, where the source itself says so
     source:str = ''                 # Where it came from
+    notes:tuple[str, ...] = ()      # What the reader took for folds or groups, and what it set aside
 
     def keep(
         self,
@@ -79,29 +109,36 @@ class Catalog:
         return replace(self, df=df, rejected=pd.concat([self.rejected, *more], ignore_index=True))
 
 # %% ../../nbs/core/01_table.ipynb #7c3c6a50
-def _shorten(items:Iterable, most:int=12)->str:
+def first_few(
+    items:Iterable|dict,  # A dict is shown as its keys with their values
+    most:int=8,           # Most of them
+)->str:
     "The first `most` of `items`, and how many more there are."
-    items = list(map(str, items))
+    items = [f'{k} {v}' for k, v in items.items()] if isinstance(items, dict) else list(map(str, items))
     return ', '.join(items[:most]) + (f', … {len(items) - most} more' if len(items) > most else '')
 
 def _rejected_line(rejected:pd.DataFrame)->str:
     reasons = rejected['reason'].value_counts()
     return f'{len(rejected)}' + (f', most frequent: {reasons.index[0]:.80} ({reasons.iloc[0]})' if len(reasons) else '')
 
+def html_facts(facts:dict[str, str])->str:
+    "Names and values as a small HTML table, as a notebook shows a `Catalog` or a `Run`."
+    rows = (f'<tr><th>{escape(k)}</th><td style="text-align: left">{escape(v)}</td></tr>' for k, v in facts.items())
+    return f'<table>{"".join(rows)}</table>'
+
 @patch
 def _facts(self:Catalog)->dict[str, str]:
     "What a person wants to know first."
-    facts = dict(pictures=f'{len(self.df):,}', rejected=_rejected_line(self.rejected), columns=_shorten(self.df))
-    if self.parents: facts['parents'] = _shorten(f'{c} in {p}' for c, p in self.parents.items())
+    facts = dict(pictures=f'{len(self.df):,}', rejected=_rejected_line(self.rejected), columns=first_few(self.df, 12))
+    if self.parents: facts['parents'] = first_few(f'{c} in {p}' for c, p in self.parents.items())
+    if self.notes: facts['notes'] = '; '.join(self.notes)
     return dict(catalog=f'{Path(self.source).name or "a table"}, layout {self.layout or "none"}') | facts
 
 @patch
 def __repr__(self:Catalog)->str: return '\n'.join(f'{k}: {v}' for k, v in self._facts().items())
 
 @patch
-def _repr_html_(self:Catalog)->str:
-    rows = (f'<tr><th>{escape(k)}</th><td style="text-align: left">{escape(v)}</td></tr>' for k, v in self._facts().items())
-    return f'<table>{"".join(rows)}</table>'
+def _repr_html_(self:Catalog)->str: return html_facts(self._facts())
 
 # %% ../../nbs/core/01_table.ipynb #3ec27a68
 _LISTS = ('tags', 'labels')

@@ -122,8 +122,7 @@ def confused_grid(
 # %% ../../nbs/report/02_interpret.ipynb #4b889e8d
 def _alternatives(space:LabelSpace)->list[list[int]]:
     "The columns of each exclusive group, and of all free tags together: labels that can stand for one another."
-    grouped = {i for o in space.group_columns.values() for i in o}
-    return [o for o in (*space.group_columns.values(), [i for i in range(len(space.vocab)) if i not in grouped]) if o]
+    return [o for o in (*space.group_columns.values(), space.free_columns) if o]
 
 def label_confusion(
     df:pd.DataFrame,      # A catalog with `labels`

@@ -16,11 +16,10 @@ from sklearn.preprocessing import Normalizer
 from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import progress
-from ..core.config import load_config
 from ..core.extras import need
 from ..catalog.split import cross_folds
 from ..catalog.labels import LabelSpace
-from ..runs.folder import load_run, read_split
+from ..runs.folder import Run
 from ..runs.train import frozen_features
 from .plots import picture_grid
 
@@ -41,8 +40,7 @@ def _probe_scores(x:np.ndarray, y:np.ndarray, new:np.ndarray, n:int, C:float)->n
 
 def _questions(space:LabelSpace)->list[list[int]]:
     "The columns of each exclusive group, and each free tag by itself."
-    groups = list(space.group_columns.values()); grouped = {i for o in groups for i in o}
-    return groups + [[i] for i in range(len(space.vocab)) if i not in grouped]
+    return [*space.group_columns.values(), *([i] for i in space.free_columns)]
 
 # %% ../../nbs/report/03_label_issues.ipynb #a6901fd7
 def out_of_fold_scores(
@@ -104,14 +102,14 @@ def label_issues(
     return pd.DataFrame(dict(image=df['image'].to_numpy()[res['row']], **res[_COLUMNS[1:]], labels=df['labels'].to_numpy()[res['row']]))
 
 # %% ../../nbs/report/03_label_issues.ipynb #eab1d9ea
-def _held_out_scores(run:str|Path, df:pd.DataFrame, trust:bool)->np.ndarray:
+def _held_out_scores(run:Run, df:pd.DataFrame, trust:bool)->np.ndarray:
     "Scores of pictures by the tagger of `run`, calibrated where it is."
-    tagger = load_run(run, trust=trust); scores, decision = tagger.scores(df['image']), tagger.decision
+    tagger = run.tagger(trust=trust); scores, decision = tagger.scores(df['image']), tagger.decision
     return decision.calibration.apply(scores, tagger.space) if decision else scores
 
-def _probe_run(run:str|Path, df:pd.DataFrame, space:LabelSpace)->np.ndarray:
+def _probe_run(run:Run, df:pd.DataFrame)->np.ndarray:
     "Scores of all pictures of a run, out of fold."
-    features = frozen_features(load_config(Path(run)/'config.json'), df, space)
+    space = run.labels; features = frozen_features(run.config, df, space)
     return out_of_fold_scores(features, space.one_hot(df['labels']), space, cross_folds(df)['fold'])
 
 def run_issues(
@@ -119,13 +117,13 @@ def run_issues(
     source:str|Path=None,  # Where its catalog stands now; None for where it stood
     *, whole:bool=False,   # Judge train too: all pictures, by probes on the backbone as it came, each fitted on the other folds
     k:int=None,            # Most issues; None for all
-    trust:bool=False,      # As in `load_run`
+    trust:bool=False,      # As in `load_tagger`
 )->pd.DataFrame:           # As from `label_issues`
     "What looks wrong in the labels of a run: on valid and test, which its model was not trained on, or on all pictures."
-    df, space = read_split(run, source), LabelSpace.load(Path(run)/'labels.json')
+    run = Run.open(run, source); df = run.pictures()
     if not whole: df = df[df['split'] != 'train'].reset_index(drop=True)
-    scores = _probe_run(run, df, space) if whole else _held_out_scores(run, df, trust)
-    return label_issues(df, scores, space, k=k)
+    scores = _probe_run(run, df) if whole else _held_out_scores(run, df, trust)
+    return label_issues(df, scores, run.labels, k=k)
 
 # %% ../../nbs/report/03_label_issues.ipynb #06e9bd53
 def issue_grid(

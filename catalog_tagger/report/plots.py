@@ -14,10 +14,11 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import Normalizer
 
-from ..core.files import CatalogError, atomic_path, read_json
-from ..core.table import as_numbers, read_table
+from ..core.files import CatalogError, atomic_path
+from ..core.metrics import find_metric
 from ..core.extras import need
 from ..catalog.images import open_image
+from ..runs.folder import Run
 
 # %% auto #0
 __all__ = ['readable', 'captioned_grid', 'picture_grid', 'neighbour_sheet', 'flat_map', 'embedding_map', 'bar_columns',
@@ -256,8 +257,13 @@ def _stages(ax, x:np.ndarray, stages:pd.Series, named:bool):
         if named: ax.annotate(stages.iloc[i], (_bounds(x)[i], 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points')
 
 # %% ../../nbs/report/00_plots.ipynb #c7c67376
-_NOT_METRICS = ('stage', 'epoch', 'pictures', 'train_loss', 'valid_loss', 'seconds')
+_NOT_METRICS = ('stage', 'epoch', 'pictures', 'seconds')
 _OVER = dict(epoch='epoch', pictures='pictures processed')
+
+def _falls(name:str)->bool:
+    "Is less of the metric `name` better? One that `METRICS` does not have is taken to rise."
+    metric = find_metric(name)
+    return metric is not None and not metric.greater_is_better
 
 def _second_axis(ax, history:pd.DataFrame, over:str):
     "Above `ax` the other of epoch and pictures, at no more than seven epochs."
@@ -270,12 +276,13 @@ def history_plot(
     history:pd.DataFrame,  # From `History.table` or `history.csv`: `stage`, `epoch`, `pictures`, `train_loss`, `valid_loss`, metrics
     *, over:str='epoch',   # `epoch` or `pictures`: which of the two is the axis, and which stands above it
 )->plt.Figure:
-    "Losses above, metrics below, over the epochs of all stages or the pictures they went through."
+    "What should fall above, losses first of all, what should rise below, over the epochs of all stages or the pictures they went through."
     if not len(history): raise CatalogError('the history has no epoch to show')
     if over not in _OVER: raise CatalogError(f'over={over!r}, expected epoch or pictures')
-    metrics, x = [c for c in history if c not in _NOT_METRICS], history[over].to_numpy(float)
+    columns, x = [c for c in history if c not in _NOT_METRICS], history[over].to_numpy(float)
+    losses = [c for c in columns if _falls(c)]; metrics = [c for c in columns if c not in losses]
     fig, axs = plt.subplots(1 + bool(metrics), figsize=(7, 2.6*(1 + bool(metrics))), sharex=True, squeeze=False, layout='constrained')
-    for ax, columns, name in zip(axs[:, 0], (['train_loss', 'valid_loss'], metrics), ('loss', 'score on valid')):
+    for ax, columns, name in zip(axs[:, 0], (losses, metrics), ('loss', 'score on valid')):
         _lines(ax, x, history, columns, name); _stages(ax, x, history['stage'], ax is axs[0, 0])
     _second_axis(axs[0, 0], history, over)
     axs[-1, 0].set_xlabel(_OVER[over]); axs[-1, 0].xaxis.set_major_formatter('{x:,.0f}'); axs[-1, 0].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -339,6 +346,6 @@ def save_plots(
     run:str|Path,  # Folder of a run
 )->None:
     "Leave `history.png` in a run, and `lr_find.png` where its rate was looked for."
-    run = Path(run)
-    save_figure(history_plot(as_numbers(read_table(run/'history.csv'), 'stage')), run/'history.png')
-    if (run/'lr_find.csv').exists(): save_figure(rate_plot(as_numbers(read_table(run/'lr_find.csv')), read_json(run/'metrics.json')['lr']), run/'lr_find.png')
+    run = Run.open(run)
+    save_figure(history_plot(run.history), run.folder/'history.png')
+    if run.lr_find is not None: save_figure(rate_plot(run.lr_find, run.metrics['lr']), run.folder/'lr_find.png')

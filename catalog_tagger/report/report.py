@@ -17,10 +17,11 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import noop
 from fastcore.xml import A, Body, Button, Code, Dd, Details, Div, Dl, Dt, Figcaption, Figure, FT, H1, H2, H3, Head, Header, Html, Img, Li, Link, Main, Meta, Nav, P, Pre, Safe, Script, Section, Span, Style, Summary, Table, Tbody, Td, Th, Thead, Title, to_xml, Tr, Ul
 
-from ..core.files import CatalogError, atomic_path, read_json
-from ..core.table import SPLITS, as_numbers, read_table
-from ..core.config import RunConfig, load_config
+from ..core.files import CatalogError, atomic_path
+from ..core.table import SPLITS
+from ..core.config import RunConfig
 from ..core.render import asset, colour_css, data_uri, encode_image, thumbnail
+from ..core.metrics import find_metric
 from ..catalog.images import open_image
 from ..catalog.labels import LabelSpace
 from ..catalog.recipe import provenance_table
@@ -31,15 +32,14 @@ from ..serve.coverage import coverage_curve, published
 from ..serve.decide import Decision, decide
 from ..serve.review import review_queue
 from ..serve.tagger import find_bundle
-from ..runs.folder import load_run, read_split
+from ..runs.folder import Run
 from ..runs.compare import compare_runs, main_score
 from .plots import coverage_plot, history_plot, rate_plot, reliability_plot
 from .data_plots import label_bars
 from .interpret import confused_pairs, confusion_plot, instead_table, label_confusion, label_confusion_plot, top_losses
 
 # %% auto #0
-__all__ = ['RunFiles', 'read_run', 'repeat_command', 'Judged', 'judge_test', 'publish_table', 'run_page', 'compare_page',
-           'write_report']
+__all__ = ['repeat_command', 'Judged', 'judge_test', 'publish_table', 'run_page', 'compare_page', 'write_report']
 
 # %% ../../nbs/report/04_report.ipynb #1dd48a69
 def _text(x)->str:
@@ -123,26 +123,6 @@ def _page(title:str, intro:Sequence, sections:dict[str, Sequence])->str:
     main = Main(*(Section(H2(k, id=_slug(k)), *o) for k, o in sections.items()))
     return to_xml(Html(head, Body(Header(H1(title), *intro, nav), main, Script(Safe(script))), lang='en'), indent=False)
 
-# %% ../../nbs/report/04_report.ipynb #c2f02c84
-class RunFiles(NamedTuple):
-    "What a run left in its folder, read."
-    folder:Path
-    cfg:RunConfig
-    metrics:dict
-    space:LabelSpace
-    history:pd.DataFrame
-    audit:pd.DataFrame
-    rejected:pd.DataFrame
-    split:pd.DataFrame
-
-def read_run(
-    run:str|Path,  # Folder of a run
-)->RunFiles:
-    "The files that a run left; raise `CatalogError` with the name of one that is missing."
-    run = Path(run); tables = {o: read_table(run/f'{o}.csv') for o in ('history', 'audit', 'rejected', 'split')}
-    return RunFiles(run, load_config(run/'config.json'), read_json(run/'metrics.json'), LabelSpace.load(run/'labels.json'),
-                    as_numbers(tables['history'], 'stage'), as_numbers(tables['audit'], 'tag', 'note'), tables['rejected'], tables['split'])
-
 # %% ../../nbs/report/04_report.ipynb #c0d7de84
 def _changed(cfg:RunConfig)->dict:
     "The settings of a run that are not the defaults."
@@ -165,9 +145,9 @@ def _counted(values, what:str)->pd.DataFrame:
     "How often each value stands there, the commonest first."
     return pd.DataFrame(Counter(values).most_common(), columns=[what, 'n'])
 
-def _data(left:RunFiles)->list:
+def _data(run:Run)->list:
     "What the data was, and what was rejected."
-    cfg, rejected, n = left.cfg, left.rejected, left.metrics['pictures']
+    cfg, rejected, n = run.config, run.rejected, run.metrics['pictures']
     where = [', rows where ', Code(cfg.where)] if cfg.where else []
     res = [P(f'{sum(n.values()):,} pictures of ', Code(cfg.source), f', layout {cfg.layout}' if cfg.layout else '', *where,
              f': {n["train"]:,} in train to learn from, {n["valid"]:,} in valid to choose epochs, thresholds and calibration by, '
@@ -177,9 +157,9 @@ def _data(left:RunFiles)->list:
     return res
 
 # %% ../../nbs/report/04_report.ipynb #f4c3f412
-def _split(left:RunFiles, k:int=10)->list:
+def _split(run:Run, k:int=10)->list:
     "The split's audit in a few figures, then the tags that are farthest from their share."
-    s, audit = left.metrics['split'], left.audit
+    s, audit = run.metrics['split'], run.audit
     folds = pd.DataFrame({'fold': list(s['pictures']), 'pictures': list(s['pictures'].values()), 'groups': list(s['groups'].values())})
     worst = audit.sort_values('worst', ascending=False, kind='stable')[['tag', 'pictures', *SPLITS, 'worst', 'note']].round({'worst': 1}).rename(columns={'worst': 'points from its share'})
     return [_table(folds, 'Pictures, and groups of them that are never torn apart'),
@@ -188,13 +168,13 @@ def _split(left:RunFiles, k:int=10)->list:
             Details(Summary('Every tag'), _table(worst, 'Each tag in each fold, the farthest from its share of the pictures first', sort=True))]
 
 # %% ../../nbs/report/04_report.ipynb #8e9dbff8
-def _labels(left:RunFiles)->list:
+def _labels(run:Run)->list:
     "What became of every raw tag, by which rule."
-    space = left.space; dropped = {t: o['rule'] for t, o in space.provenance.items() if o['label'] is None}
+    space = run.labels; dropped = {t: o['rule'] for t, o in space.provenance.items() if o['label'] is None}
     steps = [Li(f'{c or "all tags"}: ', Code(shorten(json.dumps(s, ensure_ascii=False), 300, placeholder=' …'))) for c, o in space.recipe.items() for s in o]
     groups = f'{len(space.exclusive)} groups of which a picture has one label ({_text(list(space.exclusive))})' if space.exclusive else 'no exclusive group'
     return [P(f'{len(space.provenance):,} raw tags became {len(space.vocab):,} labels: {groups}, '
-              f'{len(space.vocab) - sum(map(len, space.exclusive.values())):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
+              f'{len(space.free):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
             P('The steps of the recipe, fitted on train alone:') if steps else None, Ul(*steps) if steps else None,
             _table(_counted((o['rule'] for o in space.provenance.values()), 'rule'), 'How many raw tags came to what end, and by which rule'),
             Details(Summary('How common they are'),
@@ -208,42 +188,33 @@ def _speed(history:pd.DataFrame)->pd.DataFrame:
     res = each.groupby('stage', sort=False).agg(epochs=('epoch', 'size'), pictures=('pictures', 'sum'), seconds=('seconds', 'sum')).reset_index()
     return res.assign(**{'pictures/s': res['pictures']/res['seconds'].clip(lower=.01)}).round().astype({o: int for o in ('pictures', 'seconds', 'pictures/s')})
 
-def _training(left:RunFiles)->list:
+def _training(run:Run)->list:
     "The road taken and its curves."
-    m, cfg, curve = left.metrics, left.cfg, left.folder/'lr_find.csv'
-    return [P(f'{cfg.arch} at {cfg.size} px, {m["road"]}; rate {m["lr"]:.2g}, {len(left.history)} epochs.'),
-            _plot(history_plot(left.history), 'losses and scores over the epochs'),
-            _plot(rate_plot(as_numbers(read_table(curve)), m['lr']), 'the search for a learning rate') if curve.is_file() else None,
-            Details(Summary('Every epoch'), _table(left.history, 'Losses and scores of each epoch'))]
+    m, cfg, curve = run.metrics, run.config, run.lr_find
+    return [P(f'{cfg.arch} at {cfg.size} px, {m["road"]}; rate {m["lr"]:.2g}, {len(run.history)} epochs.'),
+            _plot(history_plot(run.history), 'losses and scores over the epochs'),
+            _plot(rate_plot(curve, m['lr']), 'the search for a learning rate') if curve is not None else None,
+            Details(Summary('Every epoch'), _table(run.history, 'Losses and scores of each epoch'))]
 
 # %% ../../nbs/report/04_report.ipynb #1c175091
-_MEANING = {'recall@': 'true labels among the first k answers, over how many there could be; mean over pictures',
-            'precision@': 'true labels among the first k answers, over k',
-            'dominant_recall': 'the two commonest true labels, parents aside, among the first answers',
-            'f1_micro': 'F1 over all answers together; frequent labels weigh most',
-            'f1_macro': 'mean of the F1 of each label; rare ones weigh as much as frequent ones',
-            'f1_samples': 'mean of the F1 of each picture',
-            'mAP': 'mean over labels of the average precision, over all thresholds',
-            'exact_match': 'pictures of which everything that is said is right, and nothing missing',
-            'accuracy/': 'pictures whose label of this group is right'}
-
 def _words(names:Sequence[str])->FT:
     "What each of the scores is."
-    return Details(Summary('What the scores are'), Dl(*(o for n in names for k, v in _MEANING.items() if n.startswith(k) for o in (Dt(n), Dd(v))), cls='words'))
+    texts = {n: m.text for n in names if (m := find_metric(n))}
+    return Details(Summary('What the scores are'), Dl(*(o for n, text in texts.items() for o in (Dt(n), Dd(text))), cls='words'))
 
 # %% ../../nbs/report/04_report.ipynb #babca52a
-def _scores(left:RunFiles)->list:
+def _scores(run:Run)->list:
     "Scores of the three folds, of test with floors and intervals; the levels one by one."
-    m, test = left.metrics, left.metrics['test']
+    m, test = run.metrics, run.metrics['test']
     rows = [{'score': k, 'test (95 %)': _Sorted(_between(o['score'], o['low'], o['high']), o['score']), 'predict nothing': o['nothing'], 'the commonest': o['commonest'],
              'valid': m['valid'][k]['score'], 'train': m['train'][k]['score']} for k, o in test.items()]
     return [P('Each score of test stands beside what a model would get that never looks: one that says nothing, and one that always says the commonest labels. '
               'Where one level is nested in another, the upper ones come almost free: read the levels one by one.'),
             _table(pd.DataFrame(rows), f'Scores on {m["pictures"]["test"]:,} pictures of test, with floors; of train on as many as valid has'), _words(list(test))]
 
-def _label_scores(left:RunFiles)->list:
+def _label_scores(run:Run)->list:
     "A row for each label."
-    df = pd.DataFrame(left.metrics['labels']).rename(columns={'train': 'in train', 'support': 'in test', 'average_precision': 'average precision'})
+    df = pd.DataFrame(run.metrics['labels']).rename(columns={'train': 'in train', 'support': 'in test', 'average_precision': 'average precision'})
     return [P('A column\'s name sorts by it. A score on a handful of pictures is chance: look at how many there are in test.'), _table(df, 'Each label on test', sort=True, most=2000)]
 
 # %% ../../nbs/report/04_report.ipynb #31c27754
@@ -260,14 +231,12 @@ class Judged(NamedTuple):
     targs:np.ndarray     # What is true, 0 or 1
 
 def judge_test(
-    run:str|Path,          # Folder of a run
-    source:str|Path=None,  # Where its catalog stands now; None for where it stood
+    run:Run,
 )->Judged:
     "Answer the pictures of a run's test fold by its bundle; raise `CatalogError` where the bundle or a picture is gone."
-    if find_bundle(run) is None: raise CatalogError(f'{run} has no bundle, and a report loads no pickle')
-    df = read_split(run, source); df = df[df['split'] == 'test'].reset_index(drop=True)
-    tagger = load_run(run); space, decision = tagger.space, tagger.decision
-    if decision is None: raise CatalogError(f'the bundle of {run} has no thresholds to decide by')
+    if find_bundle(run.folder) is None: raise CatalogError(f'{run.folder} has no bundle, and a report loads no pickle')
+    df, tagger = run.pictures('test'), run.tagger(); space, decision = tagger.space, tagger.decision
+    if decision is None: raise CatalogError(f'the bundle of {run.folder} has no thresholds to decide by')
     scores, features = tagger.scores_and_features(df['image'])
     answers = decide(scores, space, decision)
     return Judged(df, space, decision, scores, features, decision.calibration.apply(scores, space), answers, as_matrix(answers, space), space.one_hot(df['labels']))
@@ -295,7 +264,7 @@ def _pairs(j:Judged, said:np.ndarray)->list:
 
 def _confusion(j:Judged, most:int=120)->list:
     "The confusion matrix of each exclusive group, hits and misses of free tags, and what is taken for what."
-    said, free = j.p*j.pred, [l for l in j.space.vocab if not any(l in o for o in j.space.exclusive.values())]    # a score where something is said, 0 elsewhere
+    said, free = j.p*j.pred, j.space.free    # a score where something is said, 0 elsewhere
     plots = [_plot(confusion_plot(j.df, said, j.space, g), f'confusion of {g}: true labels down, answers across') for g in _known_groups(j)]
     cells = label_confusion(j.df, j.pred, j.space).loc[free]
     worst = cells.loc[(cells['missed'] + cells['wrong']).nlargest(most).index]
@@ -351,44 +320,43 @@ def _tiles(facts:dict[str, tuple[str, str]])->FT:
     "Figures to see first: name → figure and a word on it."
     return Dl(*(Div(Dt(k), Dd(v), Dd(more)) for k, (v, more) in facts.items()), cls='tiles')
 
-def _first(left:RunFiles, j:Judged|None)->FT:
+def _first(run:Run, j:Judged|None)->FT:
     "The figures of a run that a reader wants first."
-    m, name, exact = left.metrics, main_score(left.space), left.metrics['test']['exact_match']; o, n = m['test'][name], m['pictures']
+    m, name, exact = run.metrics, main_score(run.labels), run.metrics['test']['exact_match']; o, n = m['test'][name], m['pictures']
     facts = {f'{name} on test': (_text(o['score']), f'{_between(o["score"], o["low"], o["high"]).partition(" ")[2]}, floor {o["commonest"]:.3f}'),
              'exact match': (_text(exact['score']), f'floor {exact["commonest"]:.3f}')}
     whole = None if j is None else publish_table(j).query('of == "whole pictures"')
     if whole is not None and len(whole): facts['publishable unseen'] = (f'{whole["share"].iloc[0]:.0%}', f'of test, {whole["right"].iloc[0]:.3f} right')
     return _tiles(facts | {'pictures': (_text(sum(n.values())), f'{n["train"]:,} / {n["valid"]:,} / {n["test"]:,}'),
-                           'labels': (_text(len(left.space.vocab)), f'{len(left.space.exclusive)} exclusive groups'),
-                           'seconds in all': (_text(round(m['seconds'])), f'{left.cfg.arch}, {left.cfg.size} px')})
+                           'labels': (_text(len(run.labels.vocab)), f'{len(run.labels.exclusive)} exclusive groups'),
+                           'seconds in all': (_text(round(m['seconds'])), f'{run.config.arch}, {run.config.size} px')})
 
 # %% ../../nbs/report/04_report.ipynb #fdc708df
-def _repeat(left:RunFiles)->list:
+def _repeat(run:Run)->list:
     "How to make the run again, and all its settings."
-    changed = _changed(left.cfg)
-    settings = pd.DataFrame([(k, str(v) if isinstance(v, (int, float)) else _text(v), k in changed) for k, v in asdict(left.cfg).items()], columns=['setting', 'value', 'changed'])
-    again = f'from catalog_tagger.all import *\ntrain_run(load_config({str(left.folder.resolve()/"config.json")!r}))'
-    return [Pre(Code(repeat_command(left.cfg))), P('The same in Python, every setting told:'), Pre(Code(again)), Details(Summary('Every setting'), _table(settings, 'The settings of the run'))]
+    changed = _changed(run.config)
+    settings = pd.DataFrame([(k, str(v) if isinstance(v, (int, float)) else _text(v), k in changed) for k, v in asdict(run.config).items()], columns=['setting', 'value', 'changed'])
+    again = f'from catalog_tagger.all import *\ntrain_run(Run.open({str(run.folder.resolve())!r}).config)'
+    return [Pre(Code(repeat_command(run.config))), P('The same in Python, every setting told:'), Pre(Code(again)), Details(Summary('Every setting'), _table(settings, 'The settings of the run'))]
 
 def _versions(versions:dict)->FT: return _table(pd.DataFrame(versions.items(), columns=['package', 'version']), 'Versions the run was made with')
 
-def _took(left:RunFiles)->list:
-    m = left.metrics
-    return [P(f'{m["seconds"]:,.0f} seconds from the catalog to the saved folder; {m["parameters"]:,} parameters.'), _table(_speed(left.history), 'Training')]
+def _took(run:Run)->list:
+    m = run.metrics
+    return [P(f'{m["seconds"]:,.0f} seconds from the catalog to the saved folder; {m["parameters"]:,} parameters.'), _table(_speed(run.history), 'Training')]
 
 # %% ../../nbs/report/04_report.ipynb #e5be2147
 def run_page(
-    run:str|Path,          # Folder of a run
-    source:str|Path=None,  # Where its catalog stands now; None for where it stood
-)->str:                    # HTML
+    run:Run,
+)->str:       # HTML
     "The report of one run; where its catalog or its bundle is gone it says so, and leaves out what needs them."
-    left, j, gone = read_run(run), None, None
-    try: j = judge_test(run, source)
+    j = gone = None
+    try: j = judge_test(run)
     except CatalogError as e: gone = P('Confusion, pictures and what can be published are left out: ', str(e), cls='note')
-    sections = {'Data': _data(left) + (_examples(j) if j else []), 'Split': _split(left), 'Labels': _labels(left), 'Training': _training(left), 'Scores': _scores(left), 'Each label': _label_scores(left)}
+    sections = {'Data': _data(run) + (_examples(j) if j else []), 'Split': _split(run), 'Labels': _labels(run), 'Training': _training(run), 'Scores': _scores(run), 'Each label': _label_scores(run)}
     if j is not None: sections |= {'Confusion': _confusion(j), 'Worst pictures': _worst(j), 'Doubtful pictures': _doubtful(j), 'What can be published': _deciding(j)}
-    sections |= {'Speed': _took(left), 'Versions': [_versions(left.metrics['versions'])], 'To repeat it': _repeat(left)}
-    return _page(f'Report of {left.folder.resolve().name}', [_first(left, j), gone], sections)
+    sections |= {'Speed': _took(run), 'Versions': [_versions(run.metrics['versions'])], 'To repeat it': _repeat(run)}
+    return _page(f'Report of {run.folder.resolve().name}', [_first(run, j), gone], sections)
 
 # %% ../../nbs/report/04_report.ipynb #469888b7
 def _against(a:dict, b:dict)->tuple[float, str]:
@@ -396,7 +364,7 @@ def _against(a:dict, b:dict)->tuple[float, str]:
     both = None not in (a['low'], b['low'])
     return b['score'] - a['score'], ('–' if not both else 'overlap' if a['low'] <= b['high'] and b['low'] <= a['high'] else 'apart')
 
-def _side_by_side(runs:dict[str, RunFiles], fold:str)->pd.DataFrame:
+def _side_by_side(runs:dict[str, Run], fold:str)->pd.DataFrame:
     "A row for each score that all runs have: the floor, each run, and how it stands against the first."
     (_, a), *others = runs.items(); rows = []
     for name, o in a.metrics[fold].items():
@@ -408,7 +376,7 @@ def _side_by_side(runs:dict[str, RunFiles], fold:str)->pd.DataFrame:
     return pd.DataFrame(rows)
 
 # %% ../../nbs/report/04_report.ipynb #52fa0b11
-def _label_sides(runs:dict[str, RunFiles])->pd.DataFrame:
+def _label_sides(runs:dict[str, Run])->pd.DataFrame:
     "F1 of each label of any run, beside each other."
     each = {k: pd.DataFrame(r.metrics['labels']).set_index('label') for k, r in runs.items()}
     count = pd.concat([o['train'] for o in each.values()]).groupby(level=0).max()
@@ -416,27 +384,27 @@ def _label_sides(runs:dict[str, RunFiles])->pd.DataFrame:
     first, *others = each
     return res.assign(**{f'{k}: more': res[k] - res[first] for k in others}).rename_axis('label').reset_index()
 
-def _same_pictures(runs:dict[str, RunFiles])->bool:
+def _same_pictures(runs:dict[str, Run])->bool:
     "Do all runs have the same pictures in valid?"
     return len({frozenset(r.split['digest'][r.split['split'] == 'valid']) for r in runs.values()}) == 1
 
 # %% ../../nbs/report/04_report.ipynb #345e6da2
-def _run_table(paths:dict[str, Path])->pd.DataFrame:
+def _run_table(runs:dict[str, Run])->pd.DataFrame:
     "`compare_runs` of runs that are there, for a reader."
-    df = compare_runs(list(paths.values()), noop)
+    df = compare_runs([o.folder for o in runs.values()], noop)
     valid = [_Sorted(_between(o.valid, o.low, o.high), o.valid) for o in df.itertuples()]
-    df = df.assign(run=[*[None]*(len(df) - len(paths)), *paths], valid=valid, seconds=df['seconds'].round().astype('Int64')).rename(columns={'n_labels': 'labels', 'metric': 'score'})
+    df = df.assign(run=[*[None]*(len(df) - len(runs)), *runs], valid=valid, seconds=df['seconds'].round().astype('Int64')).rename(columns={'n_labels': 'labels', 'metric': 'score'})
     return df[['run', 'model', 'settings', 'road', 'labels', 'score', 'valid', 'train', 'epochs', 'seconds']]
 
-def _each(runs:dict[str, RunFiles], f)->list: return [x for k, r in runs.items() for x in (H3(k), f(r))]
+def _each(runs:dict[str, Run], f)->list: return [x for k, r in runs.items() for x in (H3(k), f(r))]
 
-def _named(runs:Sequence[str|Path])->dict[str, Path]:
-    "The folders of two runs or more by their names, or by their paths where names are alike."
-    paths = [Path(o).resolve() for o in runs]; names = [o.name for o in paths]
-    if len(set(paths)) < max(2, len(paths)): raise CatalogError(f'{", ".join(map(str, runs))}: to compare, name two runs or more, each once')
-    return dict(zip(names if len(set(names)) == len(names) else map(str, paths), paths))
+def _named(runs:Sequence[Run])->dict[str, Run]:
+    "Two runs or more by the names of their folders, or by their paths where names are alike."
+    paths = [o.folder.resolve() for o in runs]; names = [o.name for o in paths]
+    if len(set(paths)) < max(2, len(paths)): raise CatalogError(f'{", ".join(map(str, paths))}: to compare, name two runs or more, each once')
+    return dict(zip(names if len(set(names)) == len(names) else map(str, paths), runs))
 
-def _compared(runs:dict[str, RunFiles])->list:
+def _compared(runs:dict[str, Run])->list:
     "The scores of valid, side by side."
     sides, same = _side_by_side(runs, 'valid'), _same_pictures(runs)
     return [None if same else P('These runs were scored on different pictures, so a difference between them may be one of pictures.', cls='note'),
@@ -445,18 +413,18 @@ def _compared(runs:dict[str, RunFiles])->list:
 
 # %% ../../nbs/report/04_report.ipynb #1b5645c9
 def compare_page(
-    runs:Sequence[str|Path],  # Folders of two runs or more; the first is what the others are held against
-)->str:                       # HTML
+    runs:Sequence[Run],  # Two or more; the first is what the others are compared with
+)->str:                  # HTML
     "The report of several runs, side by side; the scores are those of valid, so that a choice by them leaves test untouched."
-    paths = _named(runs); left = {k: read_run(o) for k, o in paths.items()}
-    sections = {'Runs': [_table(_run_table(paths), 'The runs, and first the floor of their task; train and valid by the score that is named')],
-                'Scores': _compared(left),
-                'Each label': [P('F1 on test, the fold that is recorded label by label: to see where runs differ, not to choose by.'), _table(_label_sides(left), 'F1 of each label on test', sort=True, most=2000)],
-                'Training': _each(left, lambda r: _plot(history_plot(r.history), f'losses and scores of {r.folder.name}')),
-                'Speed': _each(left, lambda r: _table(_speed(r.history), 'Training')),
-                'Versions': _each(left, lambda r: _versions(r.metrics['versions'])),
-                'To repeat them': _each(left, lambda r: Pre(Code(repeat_command(r.cfg))))}
-    return _page(f'{len(left)} runs side by side', [P(', '.join(left))], sections)
+    runs = _named(runs)
+    sections = {'Runs': [_table(_run_table(runs), 'The runs, and first the floor of their task; train and valid by the score that is named')],
+                'Scores': _compared(runs),
+                'Each label': [P('F1 on test, the fold that is recorded label by label: to see where runs differ, not to choose by.'), _table(_label_sides(runs), 'F1 of each label on test', sort=True, most=2000)],
+                'Training': _each(runs, lambda r: _plot(history_plot(r.history), f'losses and scores of {r.folder.resolve().name}')),
+                'Speed': _each(runs, lambda r: _table(_speed(r.history), 'Training')),
+                'Versions': _each(runs, lambda r: _versions(r.metrics['versions'])),
+                'To repeat them': _each(runs, lambda r: Pre(Code(repeat_command(r.config))))}
+    return _page(f'{len(runs)} runs side by side', [P(', '.join(runs))], sections)
 
 # %% ../../nbs/report/04_report.ipynb #211f1a5e
 def write_report(
@@ -467,6 +435,7 @@ def write_report(
     "Write the report of `runs` to `out`: one file that needs no other and no network."
     if not runs: raise CatalogError('there is nothing to report on: name at least one run')
     if source is not None and len(runs) > 1: raise CatalogError('source belongs to the report of one run; several are compared by what they left')
-    page = run_page(runs[0], source) if len(runs) == 1 else compare_page(runs)
+    opened = [Run.open(o, source) for o in runs]
+    page = run_page(*opened) if len(opened) == 1 else compare_page(opened)
     with atomic_path(out) as p: p.write_text(page, encoding='utf-8')
     return Path(out)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.files import CatalogError, atomic_path, read_json
-from ..core.table import read_table, write_table
-from ..core.config import RunConfig, load_config
+from ..core.files import CatalogError, atomic_path
+from ..core.table import write_table
+from ..core.config import RunConfig
 from ..core.render import markdown_table
 from ..catalog.labels import LabelSpace
+from .folder import Run, is_run
 from .train import train_run
 
 # %% auto #0
@@ -48,30 +49,30 @@ def main_score(
     return f'accuracy/{next(iter(space.exclusive))}' if space.is_single else 'recall@3'
 
 def run_row(
-    run:str|Path,  # Folder of a run
+    run:Run,
 )->dict:           # `model`, `road`, numbers of pictures and labels, `metric`, `train`, `valid` with `low` and `high`, `floor`, `epochs`, `seconds`
     "What a run left, as a row of the comparison."
-    cfg, metrics, space = load_config(Path(run)/'config.json'), read_json(Path(run)/'metrics.json'), LabelSpace.load(Path(run)/'labels.json')
-    metric, n_epochs = main_score(space), len(read_table(Path(run)/'history.csv'))
+    cfg, metrics, space = run.config, run.metrics, run.labels; metric = main_score(space)
     valid = metrics['valid'][metric]
     return dict(model=cfg.arch, road=metrics['road'].split(', with')[0], train_pictures=metrics['pictures']['train'], valid_pictures=metrics['pictures']['valid'], n_labels=len(space.vocab),
                 metric=metric, train=metrics.get('train', {}).get(metric, {}).get('score'), valid=valid['score'], low=valid.get('low'), high=valid.get('high'),
-                floor=valid['commonest'], epochs=n_epochs, seconds=metrics['seconds'])
+                floor=valid['commonest'], epochs=len(run.history), seconds=metrics['seconds'])
 
 # %% ../../nbs/runs/04_compare.ipynb #63f9ff2e
-def _is_there(cfg:RunConfig)->bool:
-    "Has this very config been run into its folder?"
-    out = Path(cfg.out)
-    if not all((out/o).is_file() for o in ('config.json', 'metrics.json')): return False
-    try: return replace(load_config(out/'config.json'), out=cfg.out) == replace(cfg, source=str(Path(cfg.source).resolve()))
-    except CatalogError: return False   # of an older version
+def _left(cfg:RunConfig)->Run|None:
+    "The run that this very config has left in its folder, None if there is none."
+    run = Run(cfg.out)
+    if not is_run(cfg.out) or not run.finished: return None
+    try: return run if replace(run.config, out=cfg.out) == replace(cfg, source=str(Path(cfg.source).resolve())) else None
+    except CatalogError: return None   # of an older version
 
-def _row(cfg:RunConfig, say)->dict:
-    "The row of `cfg`, trained first if it is not there; a run that fails gives its reason."
+def _row(o:RunConfig|Run, say)->dict:
+    "The row of a run, or of a config, which is trained first if it left none; one that fails gives its reason."
+    cfg, run = (o.config, o) if isinstance(o, Run) else (o, _left(o))
     try:
-        if _is_there(cfg): say(f'{cfg.out} is there already')
-        else: say(f'\n{cfg.out}'); train_run(cfg, say)
-        return run_row(cfg.out) | dict(failed=None)
+        if run: say(f'{run.folder} is there already')
+        else: say(f'\n{cfg.out}'); train_run(cfg, say); run = Run.open(cfg.out)
+        return run_row(run) | dict(failed=None)
     except CatalogError as e:
         say(f'failed: {e}')
         return dict(model=cfg.arch, failed=str(e))
@@ -95,8 +96,9 @@ def compare_runs(
 )->pd.DataFrame:                        # The floor, then a row for each run, in their order
     "Train what is missing and put all side by side; one that fails is a row with its reason."
     if not runs: raise CatalogError('there is nothing to compare: name at least one run')
-    cfgs = [o if isinstance(o, RunConfig) else replace(load_config(Path(o)/'config.json'), out=str(o)) for o in runs]
-    rows = [_row(o, say) | dict(settings=s) for o, s in zip(cfgs, _settings(cfgs))]
+    runs = [o if isinstance(o, RunConfig) else Run.open(o) for o in runs]
+    settings = _settings([o.config if isinstance(o, Run) else o for o in runs])
+    rows = [_row(o, say) | dict(settings=s) for o, s in zip(runs, settings)]
     floors = pd.DataFrame([_floor_row(o) for o in rows if 'floor' in o]).drop_duplicates()
     df = pd.DataFrame([*floors.to_dict('records'), *rows]).reindex(columns=_COLUMNS)
     return df.astype({c: 'Int64' for c in ('train_pictures', 'valid_pictures', 'n_labels', 'epochs')})

@@ -11,16 +11,14 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError
-from ..core.table import json_rows, read_table
-from ..core.config import load_config
-from ..catalog.images import audit_images
-from ..catalog.picture_files import find_pictures
-from ..catalog.text import TextTags
+from ..core.table import json_rows
+from ..catalog.picture_files import find_pictures, open_pictures
+from ..core.process import progress
 from ..catalog.labels import apply_labels, find_origin
 from ..catalog.prepare import read_audited
-from ..serve.review import review_queue
+from ..serve.review import join_queues, review_queue
 from ..serve.tagger import Tagger
-from .folder import load_run
+from .folder import Run
 from .train import report_rejected, report_scores
 from .score import score_pictures
 
@@ -31,34 +29,38 @@ __all__ = ['review_pictures', 'evaluate_run']
 def review_pictures(
     tagger:Tagger,
     paths:str|Path|Sequence[str|Path],  # Pictures and folders of them, as in `find_pictures`
+    *, bs:int=64,                       # Pictures at a time
 )->pd.DataFrame:                        # As of `review_queue`
     "The pictures that cannot be published unseen, in the order in which a person's look pays."
     if tagger.decision is None: raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
-    df, _ = audit_images(pd.DataFrame({'image': [str(o) for o, why in find_pictures(paths).items() if not why]}))
-    scores, features = tagger.scores_and_features(df['image'])
-    return review_queue(df, scores, tagger.space, tagger.decision, features=features)
+    found, queues = list(find_pictures(paths).items()), []
+    for i in progress(range(0, len(found), bs), 'review'):
+        good, _ = open_pictures(tagger.prep, found[i:i+bs])
+        if not good: continue
+        scores, features = tagger.scores_and_features(list(good.values()), bs)
+        queues.append(review_queue(pd.DataFrame({'image': list(good)}), scores, tagger.space, tagger.decision, features=features))
+    if not queues: raise CatalogError(f'none of {len(found)} pictures could be used')
+    return join_queues(queues)
 
 # %% ../../nbs/runs/03_evaluate.ipynb #6235b97b
 def evaluate_run(
     run:str|Path,                 # Folder of the run
     source:str|Path,              # Folder of a catalog of the same layout
     *, where:str=None,            # Choose rows of it, as in `choose_rows`
-    trust:bool=False,             # As in `load_run`
+    trust:bool=False,             # As in `load_tagger`
     say=print,                    # Takes each line of the account
 )->dict:                          # `pictures`, `left_out`, `scores` with floors, `labels`
     "Score a saved run on a catalog; pictures it was trained or tuned on are recognised by their content and left out."
-    cfg, seen = load_config(Path(run)/'config.json'), read_table(Path(run)/'split.csv')
-    if seen.empty or not {'digest', 'split'} <= set(seen): raise CatalogError(f'{run}/split.csv does not tell which pictures were trained on; restore it, for scores on those would flatter')
-    predictor = load_run(run, trust=trust)
+    run = Run.open(run); cfg, seen, tagger = run.config, run.split, run.tagger(trust=trust)
     catalog = read_audited(replace(cfg, source=str(source), where=where, min_count=1, near=None))
     df = catalog.df
-    if cfg.words: df = df.assign(tags=TextTags.load(Path(run)/'words.json').apply(df['text']))
+    if cfg.words: df = df.assign(tags=run.words.apply(df['text']))
     known = df['digest'].isin(seen['digest'][seen['split'] != 'test'])
-    unknown = sorted({t for o in df['tags'] for t in o if find_origin(t, predictor.space.provenance, predictor.space.recipe) is None})
-    catalog = catalog.keep(*apply_labels(df[~known].reset_index(drop=True), predictor.space))
+    unknown = sorted({t for o in df['tags'] for t in o if find_origin(t, tagger.space.provenance, tagger.space.recipe) is None})
+    catalog = catalog.keep(*apply_labels(df[~known].reset_index(drop=True), tagger.space))
     df, rejected = catalog.df, catalog.rejected
     if df.empty: raise CatalogError(f'nothing of {source} is left to score: {int(known.sum())} pictures were trained or tuned on, {len(rejected)} rejected')
-    table, labels = score_pictures(predictor, df)
+    table, labels = score_pictures(tagger, df)
     say(f'{len(df)} pictures of {source} scored; {int(known.sum())} left out that the run was trained or tuned on, {len(rejected)} rejected{":" if len(rejected) else ""}')
     report_rejected(rejected, say)
     if unknown: say(f'{len(unknown)} labels are not known to the run and not scored: {", ".join(unknown[:5])}{" …" if len(unknown) > 5 else ""}')

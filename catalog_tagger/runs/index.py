@@ -11,32 +11,32 @@ import pandas as pd
 
 from ..core.files import CatalogError, clear_for
 from ..core.table import Catalog, rejected_table
-from ..core.config import RunConfig, load_config
+from ..core.config import EmbedSettings, IndexSettings, RunConfig
 from ..catalog.query import choose_rows
 from ..catalog.read import known_layout
 from ..catalog.images import audit_images
 from ..catalog.picture_files import find_pictures
 from ..catalog.split import group_duplicates
 from ..catalog.prepare import read_audited
-from ..serve.predictor import Predictor
+from ..serve.tagger import Tagger
 from ..search.faiss import KINDS
 from ..search.embed import Embedder, embed_catalog, make_embedder
 from ..search.index import SimilarIndex
-from .folder import load_run
+from .folder import Run, is_run, load_tagger
 
 # %% auto #0
 __all__ = ['load_embedder', 'read_products', 'index_catalog']
 
 # %% ../../nbs/runs/05_index.ipynb #03f4afba
 def load_embedder(
-    model:str|Path,             # Folder of a run or of a bundle, or the name of a backbone
-    layer:str='avg',            # As in `make_embedder`
-    *, size:int=128,            # Of a backbone's pictures, px; a run has its own
-    weights:str='default',      # Of a backbone, as in `read_weights`
-    trust:bool=False,           # As in `load_run`
-)->tuple[Embedder, Predictor|None]:  # And the tagger of a run, which knows its labels
+    model:str|Path,                     # Folder of a run or of a bundle, or the name of a backbone
+    layer:str=EmbedSettings.layer,      # As in `make_embedder`
+    *, size:int=EmbedSettings.size,     # Of a backbone's pictures, px; a run has its own
+    weights:str=EmbedSettings.weights,  # Of a backbone, as in `read_weights`
+    trust:bool=False,                   # As in `load_tagger`
+)->tuple[Embedder, Tagger|None]:  # And the tagger of a run, which knows its labels
     "The embedder of a trained run, or of a backbone as it comes."
-    tagger = load_run(model, trust=trust) if Path(model).exists() else None
+    tagger = load_tagger(model, trust=trust) if Path(model).exists() else None
     return make_embedder(str(model) if tagger is None else tagger, layer, size=size, weights=weights), tagger
 
 # %% ../../nbs/runs/05_index.ipynb #94fbfe86
@@ -51,15 +51,14 @@ def _read_pictures(source, where:str|None)->Catalog:
 
 def read_products(
     source:str|Path,            # Folder of a catalog, or of pictures
-    run:str|Path=None,          # A run whose config says how the catalog is read
+    cfg:RunConfig=None,         # How the catalog is read, such as the config of a run; None takes the defaults
     space=None,                 # `LabelSpace` that gives the products their `labels`; None takes their tags
     *, where:str=None,          # Condition that chooses rows, as in `choose_rows`
 )->Catalog:                    # With `group` and `labels`; of pictures without a catalog with `group` alone
     "The products to search in, audited, copies of one picture as one group; with the columns of the catalog where its layout is known."
     layout = known_layout(source)
     if layout is None: return _read_pictures(source, where)
-    config = Path(run or '')/'config.json'
-    cfg = load_config(config) if run is not None and config.is_file() else RunConfig(str(source), '')
+    cfg = cfg or RunConfig(str(source), '')
     catalog = read_audited(replace(cfg, source=str(source), layout=cfg.layout or layout, where=where, min_count=1, near=None))
     return catalog.keep(catalog.df.assign(labels=catalog.df['tags'].map(space.encode if space else list)))
 
@@ -68,21 +67,22 @@ def index_catalog(
     model:str|Path,             # As in `load_embedder`
     source:str|Path,            # As in `read_products`
     out:str|Path,               # Folder of the index
-    *, layer:str='avg', size:int=128, weights:str='default', trust:bool=False,   # As in `load_embedder`
+    *, layer:str=EmbedSettings.layer, size:int=EmbedSettings.size, weights:str=EmbedSettings.weights, trust:bool=False,   # As in `load_embedder`
     where:str=None,             # As in `read_products`
-    dtype:str='float32', dims:int=None, whiten:bool=False, resume:bool=True,   # As in `embed_catalog`
-    kind:str=None, target:float=.95,   # As in `SimilarIndex.build`
+    dtype:str=EmbedSettings.dtype, dims:int=None, whiten:bool=False, resume:bool=True,   # As in `embed_catalog`
+    kind:str=None, recall:float=IndexSettings.recall,   # As `kind` and `target` in `SimilarIndex.build`
     say=print,                  # Takes each line of the account
 )->SimilarIndex:
     "Embed the products of `source`, build their index and save it in `out`."
     if kind not in (None, *KINDS): raise CatalogError(f'kind={kind!r}, expected one of {", ".join(KINDS)}')
     out = clear_for(out, 'index.json', 'embedder.json', source=source)
     embedder, tagger = load_embedder(model, layer, size=size, weights=weights, trust=trust)
-    catalog = read_products(source, model if tagger else None, tagger and tagger.space, where=where)
+    cfg = Run.open(model).config if is_run(model) else None
+    catalog = read_products(source, cfg, tagger and tagger.space, where=where)
     e = embed_catalog(embedder, catalog.df, out, dtype=dtype, dims=dims, whiten=whiten, resume=resume)
     rejected = pd.concat([catalog.rejected, e.rejected], ignore_index=True)
     table = catalog.df.drop(columns=['digest', 'pixels'])
-    index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=target)
+    index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=recall)
     index.save(out)
     say(f'{index} in {out}; {len(rejected)} pictures could not be used{":" if len(rejected) else ""}')
     for o in rejected.head(20).itertuples(): say(f'  {o.image}: {o.reason}')

@@ -30,8 +30,9 @@ def score_pictures(
     scores, targs = tagger.scores(df['image']), space.one_hot(df['labels'])
     answers = decide(scores, space, decision) if decision else decode(scores, space, k=None, min_score=min_score)
     pred = as_matrix(answers, space)
-    table = score_table(scores, targs, counts=space.counts, groups=space.group_columns, parents=space.parent_columns, k=k, pred=pred)
-    return add_intervals(table, picture_scores(scores, targs, pred, k=k, groups=space.group_columns)), label_table(scores, pred, targs, space.vocab, space.counts)
+    facts = dict(counts=space.counts, groups=space.group_columns, parents=space.parent_columns, k=k)
+    table = add_intervals(score_table(scores, targs, pred=pred, **facts), picture_scores(scores, targs, pred, **facts))
+    return table, label_table(scores, pred, targs, space.vocab, space.counts)
 
 # %% ../../nbs/runs/02_score.ipynb #d494aa0d
 def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/runs/01_train.ipynb #0789cd7c
 from __future__ import annotations
-import hashlib, os, time
+import hashlib, time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,14 +15,13 @@ from fastai.torch_core import set_seed
 from fastcore.basics import noop
 from fastcore.foundation import L
 
-from ..core.files import CatalogError, atomic_files, clear_for, write_json
-from ..core.table import write_table
+from ..core.files import CatalogError, clear_for
 from ..core.process import reuse_memory
 from ..core.config import RunConfig
 from ..catalog.picture_cache import cache_folder
 from ..catalog.split import split_summary
 from ..catalog.labels import LabelSpace
-from ..catalog.prepare import Prepared, prepare_catalog
+from ..catalog.prepare import prepare_catalog
 from ..train.backbones import arch_prep
 from ..train.data import catalog_dls, train_tfms
 from ..train.learner import catalog_learner, road
@@ -32,11 +31,11 @@ from ..train.activations import cached_learner
 from ..train.schedule import EMA, SaveEpochs, balance_sampling, find_mix, fit_schedule, rarity_weights, suggest_rate
 from ..serve.tagger import Tagger, save_bundle
 from ..serve.fit import fit_tagger
+from .folder import save_run
 from .score import run_metrics
 
 # %% auto #0
-__all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'frozen_features', 'save_run', 'report_rejected', 'report_scores',
-           'train_run']
+__all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'frozen_features', 'report_rejected', 'report_scores', 'train_run']
 
 # %% ../../nbs/runs/01_train.ipynb #2e1c5533
 def build_learner(
@@ -96,26 +95,6 @@ def frozen_features(
     "Mean features of each picture by the backbone of `cfg` as it comes, before any training."
     return Tagger.from_learner(build_learner(cfg, df, space)).features(df['image'], bs)
 
-# %% ../../nbs/runs/01_train.ipynb #aeba3beb
-def save_run(
-    cfg:RunConfig, learn:Learner, ready:Prepared, metrics:dict,
-)->Path:  # Folder of the run
-    "Write `learner.pkl`, `labels.json`, `metrics.json`, `history.csv`, `config.json`, `split.csv`, `audit.csv`, `rejected.csv`, and `words.json` with `cfg.words`; all or none."
-    root, df, rejected = Path(cfg.source).resolve(), ready.catalog.df, ready.catalog.rejected
-    def rel(s): return s.map(lambda o: os.path.relpath(o, root) if os.path.isabs(o) else o)
-    with atomic_files(cfg.out, ('lr_find.csv', 'words.json')) as d:
-        learn.export(d.resolve()/'learner.pkl')
-        learn.dls.space.save(d/'labels.json')
-        write_json(d/'metrics.json', metrics)
-        write_json(d/'config.json', asdict(cfg) | dict(source=str(root), out=str(Path(cfg.out).resolve())))
-        write_table(d/'history.csv', learn.history.table())
-        if learn.facts.rate_curve is not None: write_table(d/'lr_find.csv', learn.facts.rate_curve)
-        write_table(d/'split.csv', df[['image', 'row', 'split', 'digest', 'tags', 'labels']].assign(image=rel(df['image'])))
-        if ready.words: ready.words.save(d/'words.json')
-        write_table(d/'audit.csv', ready.audit)
-        write_table(d/'rejected.csv', rejected.assign(image=rel(rejected['image'])))
-    return Path(cfg.out)
-
 # %% ../../nbs/runs/01_train.ipynb #3f41fbf4
 def report_rejected(rejected:pd.DataFrame, say, most:int=5):
     "A line for each rejected picture, the first `most` of them."
@@ -143,6 +122,7 @@ def train_run(
     n, dropped = df['split'].value_counts(), sum(o['label'] is None for o in space.provenance.values())
     say(f'{len(df)} pictures of {cfg.source}: {n["train"]} train, {n["valid"]} valid, {n["test"]} test; {len(rejected)} rejected{":" if len(rejected) else ""}')
     report_rejected(rejected, say)
+    for o in ready.catalog.notes: say(o)
     say(f'{len(space.vocab)} labels in {len(space.exclusive)} exclusive groups, {dropped} dropped (reasons in labels.json)')
     learn = build_learner(cfg, df, space)
     check_learner(learn)

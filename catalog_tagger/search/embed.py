@@ -4,11 +4,11 @@
 
 # %% ../../nbs/search/04_embed.ipynb #aaa3baa8
 from __future__ import annotations
-import json, warnings
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
-from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,24 +16,26 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core.files import CatalogError, atomic_files, atomic_path, clear_for, strict_json, sweep, write_json
+from ..core.files import CatalogError, atomic_files, clear_for, strict_json, sweep, write_json
 from ..core.table import read_table, rejected_table, write_table
 from ..core.process import progress, rng
+from ..core.records import Record
 from ..core.sealed import SUMS, read_sealed, seal, told_of
-from ..core.jobs import begin_parts, map_parts, missing_parts, part_facts, part_path, remove_parts, threads_each
+from ..core.jobs import check_counts, map_parts, part_facts, run_job
 from ..catalog.images import Prep
-from ..catalog.picture_files import find_pictures, open_picture
+from ..catalog.picture_files import find_pictures, open_pictures
 from ..train.backbones import arch_prep, create_net, cut_body, find_arch
 from ..train.heads import UnitLength, build_layers, describe_layers
 from ..train.weights import read_weights
-from ..serve.predictor import as_input
-from ..serve.model_file import plain_tensors, prep_from, prep_json, read_model
+from ..serve.predictor import as_input, serving_model
+from ..serve.model_file import ArchName, plain_tensors, read_model
 from ..serve.tagger import Tagger
 from .vectors import EmbeddingsError, read_vectors
 
 # %% auto #0
 __all__ = ['LAYERS', 'EMBEDDING_FILES', 'Embedder', 'make_embedder', 'fit_projection', 'project', 'with_projection',
-           'write_embedder', 'read_rejected', 'read_embedder', 'Embeddings', 'embed_catalog', 'load_embeddings']
+           'EmbedderFacts', 'write_embedder', 'read_rejected', 'read_embedder', 'Embeddings', 'embed_catalog',
+           'load_embeddings']
 
 # %% ../../nbs/search/04_embed.ipynb #45646c5b
 @dataclass
@@ -133,11 +135,18 @@ def with_projection(embedder:Embedder, layer:nn.Linear)->Embedder:
 # %% ../../nbs/search/04_embed.ipynb #4b3740ec
 EMBEDDING_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30, 'rejected.csv': 1 << 30, SUMS: 4096}   # And the most bytes of each
 
+@dataclass(frozen=True)
+class EmbedderFacts(Record):
+    "What `embedder.json` holds."
+    arch:ArchName      # Of the body
+    head:list[dict]    # From `describe_layers`
+    prep:Prep
+
 def write_embedder(embedder:Embedder, folder:str|Path)->None:
     "`embedder.json` and `model.safetensors` in `folder`."
     head = describe_layers(embedder.model[1])
     save_file(plain_tensors(embedder.model, embedder.arch, head), Path(folder)/'model.safetensors')
-    write_json(Path(folder)/'embedder.json', dict(arch=embedder.arch, head=head, prep=prep_json(embedder.prep)))
+    EmbedderFacts(embedder.arch, head, embedder.prep).save(Path(folder)/'embedder.json')
 
 def read_rejected(files)->pd.DataFrame: return read_table(BytesIO(files['rejected.csv']))
 
@@ -146,28 +155,26 @@ def read_embedder(
     n:int,    # Dimensions that it must give
 )->Embedder:
     "What `write_embedder` wrote, each part checked before it is used."
-    d = strict_json(files['embedder.json'])
-    if not isinstance(d, dict) or set(d) != {'arch', 'head', 'prep'}: raise CatalogError('embedder.json must have arch, head and prep')
-    prep = prep_from(d['prep'])
-    model, more = read_model(d['arch'], d['head'], files['model.safetensors'], prep.size, n)
+    facts = EmbedderFacts.from_dict(strict_json(files['embedder.json']), 'embedder.json')
+    model, more = read_model(facts.arch, facts.head, files['model.safetensors'], facts.prep.size, n)
     if more or not isinstance(model[1][-1], UnitLength): raise CatalogError('the model does not end in UnitLength, or has other arrays beside it')
-    return Embedder(model, prep, d['arch'])
+    return Embedder(model, facts.prep, facts.arch)
 
 # %% ../../nbs/search/04_embed.ipynb #8ee10d7f
 def _embed_batch(embedder:Embedder, batch:list[tuple])->tuple[np.ndarray, list[str]]:
     "Vectors of the pictures that have one, and for each picture of the batch the reason against it or ''."
-    opened = [open_picture(embedder.prep, *o) for o in batch]
-    good = [o for o in opened if not isinstance(o, str)]
-    v = embedder.embed_opened(good) if good else np.empty((0, 0), np.float32)
+    good, bad = open_pictures(embedder.prep, batch)
+    v = embedder.embed_opened(list(good.values())) if good else np.empty((0, 0), np.float32)
     fine = np.abs(np.linalg.norm(v, axis=1) - 1) < .01
-    whys = iter(np.where(fine, '', 'the model sees nothing in it: its vector has no length'))
-    return v[fine], [o if isinstance(o, str) else str(next(whys)) for o in opened]
+    bad |= {o: 'the model sees nothing in it: its vector has no length' for o, ok in zip(good, fine) if not ok}
+    return v[fine], [bad.get(o, '') for o, _ in batch]
 
-def _write_part(path:Path, batches:list[tuple]):
-    "One part from its batches."
-    found = [v for v, _ in batches if len(v)]
-    with atomic_path(path) as p, open(p, 'wb') as f:
-        np.savez(f, vectors=np.concatenate(found) if found else np.empty((0, 0), np.float32), why=np.array([o for _, why in batches for o in why], str))
+def _pack(batches:list[tuple])->dict[str, bytes]:
+    "The file of a part from what `_embed_batch` made of its batches."
+    found, f = [v for v, _ in batches if len(v)], BytesIO()
+    vectors, why = np.concatenate(found) if found else np.empty((0, 0), np.float32), np.array([o for _, why in batches for o in why], str)
+    np.savez(f, vectors=vectors, why=why)
+    return {'.npz': f.getvalue()}
 
 def _read_part(path:Path, name:str)->np.ndarray:
     with np.load(path, allow_pickle=False) as f: return f[name]
@@ -204,7 +211,8 @@ def _finish(embedder:Embedder, files:list[Path], found:list[str], out:Path, dtyp
     why = np.concatenate([_read_part(o, 'why') for o in files])
     rejected = rejected_table((found[i], i, str(why[i])) for i in np.flatnonzero(why != ''))
     ids = [o for o, w in zip(found, why) if w == '']
-    if not ids: raise CatalogError(f'none of {len(found)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
+    if not ids:
+        raise CatalogError(f'none of {len(found)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
     layer = None
     if dims or whiten:
         sample = _sample(files, len(ids))
@@ -218,32 +226,26 @@ def _finish(embedder:Embedder, files:list[Path], found:list[str], out:Path, dtyp
     return Embeddings(np.load(out/'vectors.npy', mmap_mode='r'), ids, embedder, rejected)
 
 def embed_catalog(
-    embedder:Embedder,
+    embedder:Embedder,               # Is left as it is
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`
     out:str|Path,                    # Folder for the vectors, their ids and the model
     *, dtype:str='float32',          # Or 'float16', in half the room
     dims:int=None,                   # Dimensions to keep, by `fit_projection`; None keeps all
     whiten:bool=False,               # Give them the same variance
     bs:int=32,                       # Pictures that go through the model together
-    chunk:int=1024,                  # Pictures in a part: what a killed run has to do again at most
+    chunk:int=1024,                  # Pictures in a part: what an interrupted run has to do again at most
     workers:int=None,                # Batches at work at a time; None for as many as torch has threads, at most 4
-    resume:bool=True,                # Go on from the parts that a killed run has left
+    resume:bool=True,                # Keep the parts that an interrupted run has left
 )->Embeddings:                       # Its vectors stay on disk and are read as they are used
     "Give every picture of `source` its vector and write them to `out`."
     if dtype not in ('float32', 'float16'): raise CatalogError(f'dtype={dtype!r}, expected float32 or float16')
-    for name, o in dict(bs=bs, chunk=chunk, dims=1 if dims is None else dims).items():
-        if not isinstance(o, int) or o < 1: raise CatalogError(f'{name}={o}, expected 1 or more')
+    check_counts(bs=bs, chunk=chunk, dims=1 if dims is None else dims)
     out, found = clear_for(out, 'embedder.json'), find_pictures(source)
-    threads = torch.get_num_threads(); workers = workers or min(threads, 4)
-    parts = out.with_name(f'{out.name}.parts'); head = json.dumps(describe_layers(embedder.model[1]))
-    begin_parts(parts, part_facts(embedder, found, dict(head=head, bs=bs, chunk=chunk)), resume)
-    embedder.model.to(memory_format=torch.channels_last)
-    with threads_each(max(1, threads//workers)), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', module='PIL')    # on damage that ends as a reason
-        for i, o in map_parts(lambda batch: _embed_batch(embedder, batch), missing_parts(parts, found, chunk, '.npz'), bs, workers, 'embed'): _write_part(part_path(parts, i, '.npz'), o)
-    res = _finish(embedder, [part_path(parts, i, '.npz') for i in range(ceil(len(found)/chunk))], list(found), out, dtype, dims, whiten)
-    remove_parts(parts)
-    return res
+    facts = part_facts(embedder, found, dict(head=json.dumps(describe_layers(embedder.model[1])), bs=bs, chunk=chunk))
+    fast = replace(embedder, model=serving_model(embedder.model, embedder.prep))
+    def make(todo, workers): return map_parts(partial(_embed_batch, fast), todo, bs, workers, 'embed', _pack)
+    def join(files): return _finish(embedder, files['.npz'], list(found), out, dtype, dims, whiten)
+    return run_job(out, found, facts, make, join, suffixes=['.npz'], chunk=chunk, workers=workers, resume=resume)
 
 # %% ../../nbs/search/04_embed.ipynb #5a6d7b1a
 def load_embeddings(folder:str|Path)->Embeddings:

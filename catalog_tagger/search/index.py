@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
@@ -16,6 +17,7 @@ from fastcore.basics import patch
 from ..core.files import CatalogError, atomic_files, clear_for, strict_json, write_json
 from ..core.table import check_columns, check_table, json_rows, read_table, rejected_table, write_table
 from ..core.process import rng
+from ..core.records import Finite, Positive, Record, Share, as_type, check_format
 from ..core.sealed import SUMS, read_array, read_sealed, seal, told_of
 from ..catalog.query import choose_rows
 from .vectors import EmbeddingsError, check_ids, read_vectors, unit_vectors
@@ -24,7 +26,7 @@ from .exact import exact_neighbours
 from .faiss import KINDS, make_structure, set_effort, start_settings, vector_blocks
 
 # %% auto #0
-__all__ = ['LARGE', 'INDEX_FORMAT', 'INDEX_FILES', 'SimilarIndex']
+__all__ = ['LARGE', 'INDEX_FORMAT', 'INDEX_FILES', 'Cell', 'SimilarIndex', 'IndexFacts']
 
 # %% ../../nbs/search/05_index.ipynb #9ede3966
 LARGE = 50_000   # Vectors from which on an index is not exact by default
@@ -32,6 +34,7 @@ LARGE = 50_000   # Vectors from which on an index is not exact by default
 def _check_table(table, n:int)->pd.DataFrame:
     "A table with `image` for `n` vectors, from one or from ids."
     if not isinstance(table, pd.DataFrame): table = pd.DataFrame({'image': [str(o) for o in table]})
+    if 'score' in table: raise CatalogError('the table has a column score, which answers have too: rename it, as set_aside does')
     check_ids(check_table(table)['image'].tolist(), n)
     return table
 
@@ -294,15 +297,12 @@ def remove(
 INDEX_FORMAT = 1
 INDEX_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'index.json': 16 << 30, 'centroids.npy': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30, 'rejected.csv': 1 << 30, SUMS: 4096}   # And the most bytes of each
 
+Cell = str|int|bool|Finite|list[str]|None   # What a cell of the table may hold
+
 def _columns(table:pd.DataFrame)->dict[str, list]:
     "The columns beside `image` as plain JSON, a missing value as None."
     plain = json_rows(table.drop(columns='image'), 'list')
-    for c, o in plain.items():
-        if not isinstance(c, str) or not all(map(_is_cell, o)): raise CatalogError(f'column {c!r} cannot be saved: its cells are no text, number, truth value or list of texts')
-    return plain
-
-def _is_cell(o)->bool:
-    return o is None or type(o) in (str, int, bool) or type(o) is float and np.isfinite(o) or isinstance(o, list) and all(isinstance(t, str) for t in o)
+    return {as_type(c, str, 'a column name'): as_type(o, list[Cell], f'column {c!r}') for c, o in plain.items()}
 
 @patch
 def save(
@@ -313,7 +313,7 @@ def save(
     folder = clear_for(folder, 'index.json', 'embedder.json'); columns = _columns(self.table)
     with atomic_files(folder, INDEX_FILES) as d:
         np.save(d/'vectors.npy', self.vectors, allow_pickle=False); write_json(d/'ids.json', self.table['image'].tolist())
-        write_json(d/'index.json', dict(format=INDEX_FORMAT, kind=self.kind, settings=self.settings, recall=self.recall, columns=columns))
+        IndexFacts(INDEX_FORMAT, self.kind, self.settings, self.recall, columns).save(d/'index.json')
         write_table(d/'rejected.csv', self.rejected)
         if self.centroids is not None: np.save(d/'centroids.npy', self.centroids, allow_pickle=False)
         if self.embedder is not None: self._save_embedder(d)
@@ -328,24 +328,32 @@ def _save_embedder(self:SimilarIndex, folder:Path):
 # %% ../../nbs/search/05_index.ipynb #e961cae2
 _SETTINGS = dict(exact=(), flat=(), hnsw=('m', 'effort'), ivf_sq8=('cells', 'effort', 'refine'), ivf_pq=('cells', 'effort', 'refine', 'm'))
 
-def _read_facts(data:bytes)->dict:
-    "`index.json`, each value of its kind."
-    d = strict_json(data)
-    if not isinstance(d, dict) or d.get('format') != INDEX_FORMAT or type(d['format']) is not int: raise CatalogError(f'index.json is of no format that this version of catalog_tagger reads, which is {INDEX_FORMAT}')
-    if set(d) != {'format', 'kind', 'settings', 'recall', 'columns'}: raise CatalogError('index.json must have format, kind, settings, recall and columns')
-    if d['kind'] not in KINDS or not isinstance(d['settings'], dict) or set(d['settings']) != set(_SETTINGS[d['kind']]): raise CatalogError(f'index.json has kind {repr(d["kind"])[:40]} with settings {repr(d["settings"])[:80]}, which do not belong together')
-    most = dict(m=64, refine=1024, cells=1 << 24, effort=1024)
-    if type(d['settings'].get('cells')) is int: most['effort'] = d['settings']['cells']
-    for k, v in d['settings'].items():
-        if type(v) is not int or not 1 <= v <= most[k]: raise CatalogError(f'{k} is {repr(v)[:40]} in index.json, which is of no use')
-    if type(d['recall']) not in (int, float) or not 0 <= d['recall'] <= 1: raise CatalogError(f'recall is {repr(d["recall"])[:40]} in index.json, expected 0 to 1')
-    return d
+@dataclass(frozen=True)
+class IndexFacts(Record):
+    "What `index.json` holds."
+    format:int                        # `INDEX_FORMAT`
+    kind:Literal[KINDS]
+    settings:dict[str, Positive]      # Of the structure
+    recall:Share                      # As measured when it was built
+    columns:dict[str, list[Cell]]     # Of the table, beside `image`
 
-def _read_columns(columns, ids:list[str])->pd.DataFrame:
+    def __post_init__(self):
+        if set(self.settings) != set(_SETTINGS[self.kind]): raise CatalogError(f'settings are {", ".join(self.settings) or "none"}, which are not those of kind {self.kind}')
+        most = dict(m=64, refine=1024, cells=1 << 24, effort=self.settings.get('cells', 1024))
+        for k, v in self.settings.items():
+            if v > most[k]: raise CatalogError(f'{k} is {v}, expected {most[k]} or less')
+        if 'image' in self.columns: raise CatalogError('columns has image, which is in ids.json')
+
+def _read_facts(data:bytes)->IndexFacts:
+    "`index.json`, checked."
+    d = strict_json(data)
+    check_format(d, INDEX_FORMAT, 'index.json')
+    return IndexFacts.from_dict(d, 'index.json')
+
+def _read_columns(columns:dict[str, list[Cell]], ids:list[str])->pd.DataFrame:
     "The table that `_columns` told."
-    if not isinstance(columns, dict) or 'image' in columns: raise CatalogError('columns of index.json is no object, or has image')
     for c, o in columns.items():
-        if not isinstance(o, list) or len(o) != len(ids) or not all(map(_is_cell, o)): raise CatalogError(f'column {c!r:.80} of index.json does not hold a value for each of {len(ids)} ids')
+        if len(o) != len(ids): raise CatalogError(f'column {c!r:.80} of index.json has {len(o)} values for {len(ids)} ids')
     return check_table(pd.DataFrame({'image': ids, **columns}))
 
 def _read_centroids(files:Mapping[str, bytes], settings:dict, d:int)->np.ndarray|None:
@@ -370,8 +378,8 @@ def load(cls:SimilarIndex, folder:str|Path)->SimilarIndex:
     with told_of(folder, EmbeddingsError):
         files = read_sealed(folder, INDEX_FILES, 'an index', ('centroids.npy', 'embedder.json', 'model.safetensors'))
         vectors, ids = read_vectors(files)
-        facts = _read_facts(files['index.json']); centroids = _read_centroids(files, facts['settings'], vectors.shape[1])
-        table, rejected = _read_columns(facts['columns'], ids), read_table(BytesIO(files['rejected.csv']))
+        facts = _read_facts(files['index.json']); centroids = _read_centroids(files, facts.settings, vectors.shape[1])
+        table, rejected = _read_columns(facts.columns, ids), read_table(BytesIO(files['rejected.csv']))
         embedder = _read_embedder(files, vectors.shape[1])
-        structure = make_structure(facts['kind'], facts['settings'], vectors, centroids)
-        return cls(vectors, table, embedder, rejected, facts['kind'], facts['settings'], facts['recall'], structure, centroids)
+        structure = make_structure(facts.kind, facts.settings, vectors, centroids)
+        return cls(vectors, table, embedder, rejected, facts.kind, facts.settings, facts.recall, structure, centroids)

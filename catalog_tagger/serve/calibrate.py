@@ -6,20 +6,21 @@
 from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from scipy.optimize import minimize, minimize_scalar
+from msgspec import Meta
 from scipy.special import expit, logit, logsumexp
-from scipy.stats import beta
 
 from ..core.files import CatalogError
+from ..core.records import Record
 from ..catalog.labels import LabelSpace
 from .answers import as_matrix, decode
 
 # %% auto #0
-__all__ = ['scored_cells', 'check_scores', 'Calibration', 'safe_logit', 'find_shares', 'fit_calibration', 'calibration_error',
-           'share_bounds', 'reliability_table']
+__all__ = ['Slope', 'Shift', 'scored_cells', 'check_scores', 'Calibration', 'safe_logit', 'find_shares', 'fit_calibration',
+           'calibration_error', 'share_bounds', 'reliability_table']
 
 # %% ../../nbs/serve/02_calibrate.ipynb #556379f3
 def scored_cells(
@@ -46,11 +47,14 @@ def check_scores(scores, targs, space:LabelSpace)->tuple[np.ndarray, np.ndarray,
     return scores, targs.astype(bool), scored_cells(targs, space)
 
 # %% ../../nbs/serve/02_calibrate.ipynb #45fbdd4a
+Slope = Annotated[float, Meta(ge=1e-9, le=1e9)]
+Shift = Annotated[float, Meta(ge=-1e9, le=1e9)]
+
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Record):
     "From the scores of a model to how often they are right: sigmoid(`slope`·logit + `shift`) for each label."
-    slope:list[float]   # Of each label, above 0; 1 over its temperature
-    shift:list[float]   # Of each label; 0 for a temperature
+    slope:list[Slope]   # Of each label, above 0; 1 over its temperature
+    shift:list[Shift]   # Of each label; 0 for a temperature
     shares:list[str]    # Groups whose scores are shares that add up to 1
 
 def safe_logit(p)->np.ndarray: return logit(np.clip(p, 1e-9, 1 - 1e-9))
@@ -70,7 +74,9 @@ def apply(
     return res
 
 # %% ../../nbs/serve/02_calibrate.ipynb #5034eb8b
-def _best_slope(loss:Callable)->float: return float(np.exp(minimize_scalar(lambda u: loss(np.exp(u)), bounds=(-4, 4), method='bounded').x))
+def _best_slope(loss:Callable)->float:
+    from scipy.optimize import minimize_scalar    # here, because serving does without it
+    return float(np.exp(minimize_scalar(lambda u: loss(np.exp(u)), bounds=(-4, 4), method='bounded').x))
 
 def _cell_slope(z:np.ndarray, t:np.ndarray)->float:
     "The slope with the least binary log loss, for logits `z` of any shape."
@@ -84,6 +90,7 @@ def _share_slope(p:np.ndarray, t:np.ndarray)->float:
 
 def _platt(z:np.ndarray, t:np.ndarray, known:np.ndarray, prior:float)->tuple[np.ndarray, np.ndarray]:
     "Slope and shift of each column of logits `z` with the least binary log loss plus `prior`/2·((slope − 1)² + shift²)."
+    from scipy.optimize import minimize
     n = z.shape[1]
     def loss(w):
         a, b = w[:n], w[n:]; u = a*z + b; off = (expit(u) - t)*known
@@ -143,6 +150,7 @@ def share_bounds(
     confidence:float=.95,  # Of each bound by itself
 )->tuple[np.ndarray, np.ndarray]:
     "Lower and upper bound of a share after Clopper and Pearson; each holds with `confidence`."
+    from scipy.stats import beta    # here, because serving does without it
     right, n, miss = np.asarray(right, float), np.asarray(n, float), 1 - confidence
     with np.errstate(invalid='ignore'): low, high = beta.ppf(miss, right, n - right + 1), beta.ppf(confidence, right + 1, n - right)
     return np.where(right > 0, low, 0.), np.where(right < n, high, 1.)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..core.render import markdown_table
+from ..core.metrics import find_metric
 from ..catalog.labels import LabelSpace
 
 # %% auto #0
@@ -18,8 +19,7 @@ def _table(head:tuple, rows)->str: return markdown_table(pd.DataFrame(rows, colu
 
 def _label_rows(space:LabelSpace):
     "Of each group, and of the free tags, how many labels there are and each with its train pictures."
-    count, grouped = dict(zip(space.vocab, space.counts.tolist())), {l for o in space.exclusive.values() for l in o}
-    groups = space.exclusive | {'free tags': [l for l in space.vocab if l not in grouped]}
+    count, groups = dict(zip(space.vocab, space.counts.tolist())), space.exclusive | {'free tags': space.free}
     return [(g, len(o), ', '.join(f'{l} ({count[l]})' for l in o)) for g, o in groups.items() if o]
 
 # %% ../../nbs/serve/08_card.ipynb #06e42704
@@ -30,6 +30,10 @@ _LIMITS = '''- It answers with these labels and no other. A picture of something
 - A score is what the model says, and a probability only as far as it was calibrated.
 - Pictures go in by the rules of `tagger.json` under `prep`. Opened, resized or normalised in another way they give other answers.
 '''
+
+def _score_row(name:str, o:dict)->tuple:
+    metric = find_metric(name)
+    return name, *map(o.get, _SCORES), metric.text if metric else ''
 
 def model_card(d:dict, space:LabelSpace)->str:
     "The model card of the bundle whose `tagger.json` is `d`."
@@ -45,7 +49,7 @@ An image tagger made by catalog_tagger {d["versions"]["catalog_tagger"]}: pictur
 
 On pictures that it has not seen, with a 95 % bootstrap interval where there is one, beside a model that predicts nothing and one that always predicts the commonest labels.
 
-{_table(("on test", "score", "from", "to", "predict nothing", "the commonest"), [(m, *map(o.get, _SCORES)) for m, o in d["metrics"].items()])}
+{_table(("on test", "score", "from", "to", "predict nothing", "the commonest", "what it is"), [_score_row(*o) for o in d["metrics"].items()])}
 ## Labels, with their train pictures
 
 {_table(("group", "labels", "which"), _label_rows(space))}

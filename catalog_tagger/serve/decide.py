@@ -5,11 +5,14 @@
 # %% ../../nbs/serve/06_decide.ipynb #e484de3b
 from __future__ import annotations
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np, pandas as pd
+from fastcore.basics import patch
 
 from ..core.files import CatalogError
+from ..core.records import Count, Record, Share
 from ..catalog.labels import LabelSpace
 from .answers import as_matrix, decode
 from .calibrate import Calibration, check_scores, fit_calibration
@@ -19,21 +22,30 @@ from .coverage import coverage_curve, publish_limit
 from .outside import Outside
 
 # %% auto #0
-__all__ = ['Decision', 'fit_decision', 'decision_from_dict', 'decide']
+__all__ = ['Promise', 'Decision', 'fit_decision', 'decide']
 
 # %% ../../nbs/serve/06_decide.ipynb #7c931a5c
+class Promise(TypedDict):
+    "What was asked for."
+    precision:Share
+    recall:Share
+    confidence:Share
+
 @dataclass(frozen=True)
-class Decision:
+class Decision(Record):
     "All that turns the scores of a model into answers."
-    support:list[int]                    # Pictures of each label in the fold it was fitted on
-    thresholds:dict[str, list[float]]    # Mode → least score of each label
-    limits:dict[str, dict[str, float]]   # Mode → group → least score of its answer, below which it is unsure
-    publish:dict[str, float]             # Group, or '' for whole pictures → score that each tag must reach to be published unseen; absent where nothing can be promised
-    promise:dict[str, float]             # `precision`, `recall`, `confidence` as asked for
+    support:list[Count]                  # Pictures of each label in the fold it was fitted on
+    thresholds:dict[str, list[Share]]    # Mode → least score of each label
+    limits:dict[str, dict[str, Share]]   # Mode → group → least score of its answer, below which it is unsure
+    publish:dict[str, Share]             # Group, or '' for whole pictures → score that each tag must reach to be published unseen; absent where nothing can be promised
+    promise:Promise                      # `precision`, `recall`, `confidence` as asked for
     calibration:Calibration
     outside:Outside|None = None          # Which pictures belong to no label; its arrays are stored apart
 
-    def to_dict(self)->dict: return {k: v for k, v in asdict(replace(self, outside=None)).items() if k != 'outside'}
+    def __post_init__(self):
+        if DEFAULT_MODE not in self.modes: raise CatalogError(f'thresholds and limits lack {DEFAULT_MODE!r}, which every decision has')
+
+    def to_dict(self)->dict: return {k: v for k, v in super().to_dict().items() if k != 'outside'}
 
     @property
     def modes(self)->list[str]:
@@ -76,44 +88,20 @@ def fit_decision(
     publish = {g or '': publish_limit(coverage_curve(p, targs, space, of=g, **asked)) for g in (None, *space.exclusive)}
     return Decision(table['support'].tolist(), {m: table[m].tolist() for m in MODES}, limits, {g: v for g, v in publish.items() if v is not None}, promise, calibration, outside)
 
-# %% ../../nbs/serve/06_decide.ipynb #5d15e485
-def _is_numbers(o, n:int, lo:float, hi:float)->bool:
-    "Is `o` a list of `n` numbers from `lo` to `hi`?"
-    return isinstance(o, list) and len(o) == n and all(_is_number(v, lo, hi) for v in o)
-
-def _is_number(o, lo:float, hi:float)->bool: return isinstance(o, (int, float)) and not isinstance(o, bool) and lo <= o <= hi
-
-def _is_mapping(o, keys, ok:Callable)->bool:
-    "Is `o` a dict whose keys are among `keys` and whose values are all `ok`?"
-    return isinstance(o, dict) and set(o) <= set(keys) and all(map(ok, o.values()))
-
-def _calibration_fault(d, space:LabelSpace)->str|None:
-    n = len(space.vocab)
-    if not isinstance(d, dict) or set(d) != {'slope', 'shift', 'shares'}: return 'calibration must have slope, shift and shares'
-    if not _is_numbers(d['slope'], n, 1e-9, 1e9) or not _is_numbers(d['shift'], n, -1e9, 1e9): return f'slope and shift must be {n} numbers, slopes above 0'
-    if not isinstance(d['shares'], list) or not all(isinstance(g, str) and g in space.exclusive for g in d['shares']): return 'shares must be names of groups'
-
 # %% ../../nbs/serve/06_decide.ipynb #85257602
-def _decision_fault(d, space:LabelSpace)->str|None:
-    "What is wrong with the JSON of a `Decision` for `space`, or None."
-    n, groups = len(space.vocab), space.exclusive
-    must = {'support', 'thresholds', 'limits', 'publish', 'promise', 'calibration'}
-    if not isinstance(d, dict) or set(d) != must: return f'it must have {", ".join(sorted(must))}'
-    if not _is_numbers(d['support'], n, 0, 1e12) or not all(isinstance(o, int) for o in d['support']): return f'support must be {n} counts'
-    if not _is_mapping(d['thresholds'], MODES, lambda o: _is_numbers(o, n, 0, 1)) or len(d['thresholds']) < len(MODES): return f'thresholds must be {n} numbers from 0 to 1 for each of {", ".join(MODES)}'
-    if not _is_mapping(d['limits'], MODES, lambda o: _is_mapping(o, groups, lambda v: _is_number(v, 0, 1))) or len(d['limits']) < len(MODES): return 'limits must be numbers from 0 to 1 for groups, in each mode'
-    if not _is_mapping(d['publish'], ['', *groups], lambda v: _is_number(v, 0, 1)): return 'publish must be a score for groups'
-    if not _is_mapping(d['promise'], ('precision', 'recall', 'confidence'), lambda v: _is_number(v, 0, 1)) or len(d['promise']) < 3: return 'promise must be precision, recall and confidence'
-    return _calibration_fault(d['calibration'], space)
-
-def decision_from_dict(
-    d:dict,                  # From `Decision.to_dict`, or from a file that anybody may have written
-    space:LabelSpace,        # That it was fitted for
-    outside:Outside=None,    # From `outside_from_arrays`
-)->Decision:
-    "The decision that `d` says; raise `CatalogError` if it does not fit `space` or contradicts itself."
-    if why := _decision_fault(d, space): raise CatalogError(f'this is no decision for these labels: {why}')
-    return Decision(**d | dict(calibration=Calibration(**d['calibration']), outside=outside))
+@patch
+def check_space(
+    self:Decision,
+    space:LabelSpace,   # Of the model that it is to decide for
+)->Decision:            # Itself
+    "The decision, or a `CatalogError` if it was fitted for other labels."
+    n, cal = len(space.vocab), self.calibration
+    lists = dict(support=self.support, slope=cal.slope, shift=cal.shift) | {f'thresholds of {m}': o for m, o in self.thresholds.items()}
+    for name, o in lists.items():
+        if len(o) != n: raise CatalogError(f'this is no decision for these labels: {name} has {len(o)} numbers, expected {n}')
+    groups = {*cal.shares, *self.publish, *(g for o in self.limits.values() for g in o)} - {''}
+    if odd := groups - space.exclusive.keys(): raise CatalogError(f'this is no decision for these labels: {min(odd)!r} is no group of theirs')
+    return self
 
 # %% ../../nbs/serve/06_decide.ipynb #8ae00d26
 def decide(

@@ -4,22 +4,16 @@
 
 # %% ../../nbs/serve/09_model_file.ipynb #dd6ce614
 from __future__ import annotations
-import math, re
-from dataclasses import asdict
+from typing import Annotated
 
 import numpy as np, torch
+from msgspec import Meta
 from safetensors.torch import load as load_tensors
 
 from ..core.files import CatalogError
-from ..catalog.images import METHODS, OPENING_VERSION, Prep, as_size
 
 # %% auto #0
-__all__ = ['prep_json', 'plain_tensors', 'is_arch_name', 'prep_from', 'read_model']
-
-# %% ../../nbs/serve/09_model_file.ipynb #632b9a51
-def prep_json(prep:Prep)->dict:
-    "The way in as plain JSON, with the version of the rules by which pictures are opened."
-    return dict(asdict(prep), size=list(prep.size), mean=list(prep.mean), std=list(prep.std), opening=OPENING_VERSION)
+__all__ = ['ArchName', 'plain_tensors', 'read_model']
 
 # %% ../../nbs/serve/09_model_file.ipynb #6c88b77f
 def plain_tensors(
@@ -36,21 +30,7 @@ def plain_tensors(
     return {names[k]: v.detach().cpu().contiguous() for k, v in state.items()}
 
 # %% ../../nbs/serve/09_model_file.ipynb #c70308af
-def is_arch_name(o)->bool: return isinstance(o, str) and re.fullmatch(r'\w[\w.]{0,99}', o) is not None
-
-# %% ../../nbs/serve/09_model_file.ipynb #fa90b937
-def _is_triple(o, least:float)->bool:
-    return isinstance(o, list) and len(o) == 3 and all(type(v) in (int, float) and math.isfinite(v) and least <= v <= 1e4 for v in o)
-
-# %% ../../nbs/serve/09_model_file.ipynb #a9318e1d
-def prep_from(o:dict)->Prep:
-    "The way in that `prep_json` told, checked."
-    if not isinstance(o, dict): raise CatalogError(f'prep is {o!r:.80}, expected an object')
-    if set(o) != {'size', 'mean', 'std', 'method', 'opening'}: raise CatalogError('prep must have size, mean, std, method and opening')
-    if o['method'] not in METHODS or not _is_triple(o['mean'], -1e4) or not _is_triple(o['std'], 1e-6): raise CatalogError(f'prep is of no use: {repr(o)[:200]}')
-    if o['opening'] != OPENING_VERSION: raise CatalogError(f'it was trained on pictures opened by the rules {o["opening"]!r:.20}, this version opens them by {OPENING_VERSION}; install the one it was made with')
-    if not isinstance(o['size'], list): raise CatalogError(f'prep has size {o["size"]!r:.80}, expected [height, width]')
-    return Prep(as_size(o['size']), tuple(o['mean']), tuple(o['std']), o['method'])
+ArchName = Annotated[str, Meta(pattern=r'^\w[\w.]{0,99}\Z')]   # A name of timm's and no path, address or module
 
 # %% ../../nbs/serve/09_model_file.ipynb #33da49ed
 def _check_tensors(want:dict[str, torch.Tensor], got:dict[str, torch.Tensor]):
@@ -69,7 +49,7 @@ def _check_output(model:torch.nn.Module, size:tuple[int, int], n:int):
     if shape != (2, n): raise CatalogError(f'the model gives {shape[1:]} for a picture, expected {n} numbers')
 
 def read_model(
-    arch:str,              # As in `find_arch`
+    arch:str,              # An `ArchName`, as in `find_arch`
     head:list[dict],       # From `describe_layers`
     data:bytes,            # A file of safetensors
     size:tuple[int, int],  # Height and width of its pictures, px
@@ -78,7 +58,6 @@ def read_model(
     "The model that `arch` and `head` describe with the tensors of `data`, and the arrays beside it."
     from catalog_tagger.train.backbones import find_arch
     from catalog_tagger.train.heads import build_model
-    if not is_arch_name(arch): raise CatalogError(f'arch is {arch!r:.80}, which names no backbone')
     a, got = find_arch(arch), load_tensors(data)
     with torch.device('meta'): shapes, names = build_model(a, head)
     _check_tensors({names[k]: v for k, v in shapes.state_dict().items()}, got)

@@ -5,8 +5,8 @@
 # %% ../../nbs/serve/01_predictor.ipynb #90eb98ab
 from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
-from copy import copy, deepcopy
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastcore.basics import patch
@@ -21,10 +21,10 @@ from ..train.losses import to_scores
 from .answers import decode
 
 # %% auto #0
-__all__ = ['is_several', 'as_input', 'Predictor']
+__all__ = ['tta_views', 'is_several', 'as_input', 'Predictor', 'serving_model']
 
 # %% ../../nbs/serve/01_predictor.ipynb #d02f58da
-def _views(x:torch.Tensor, n:int)->list[torch.Tensor]:
+def tta_views(x:torch.Tensor, n:int)->list[torch.Tensor]:
     "The batch `x` seen in `n` ways: as it is, mirrored, and both from nearer by an eighth."
     if not 1 <= n <= 4: raise CatalogError(f'tta={n}, expected 1 to 4 views of a picture')
     h, w = x.shape[-2]//16, x.shape[-1]//16
@@ -65,8 +65,12 @@ class Predictor:
 
     def score_batch(self, x:torch.Tensor)->torch.Tensor:  # Shape (n, labels), from 0 to 1
         "Scores of a batch `x` as `prep` makes it, shape (n, 3, height, width): the mean over its views."
+        return self.mean_scores(map(self.model, tta_views(x, self.tta)))
+
+    def mean_scores(self, logits:Iterable[torch.Tensor])->torch.Tensor:  # Shape (n, labels), from 0 to 1
+        "Scores of a batch from the `logits` of its views."
         activation = self.activation or ('softmax' if self.space.is_single else 'sigmoid')
-        return torch.stack([to_scores(self.model(o), self.space, activation) for o in _views(x, self.tta)]).mean(0)
+        return torch.stack([to_scores(o, self.space, activation) for o in logits]).mean(0)
 
     def batches(self, items:Iterable, bs:int=64, desc:str='tag')->Iterator[torch.Tensor]:
         "`items` opened and brought to the model's device, `bs` at a time."
@@ -80,16 +84,24 @@ class Predictor:
         none = np.empty((0, len(self.space.vocab)), np.float32)
         return np.concatenate([none] + [self.score_batch(x).cpu().numpy() for x in self.batches(items, bs)])
 
+    def answers(
+        self,
+        scores:np.ndarray,    # From `scores`
+        *, k:int|None=3,      # Most tags of a picture
+        min_score:float=0.,   # Least score of a free tag
+    )->list[list[tuple[str, float]]]:  # As of `decode`
+        "The best tags of each row of `scores`."
+        return decode(scores, self.space, k=k, min_score=min_score)
+
     def predict(
         self,
         items,                # A path, PIL image, bytes or array, or a list of them
-        *, k:int|None=3,      # Most tags of a picture
-        min_score:float=0.,   # Least score of a free tag
-        bs:int=64,            # Pictures at a time
+        *, bs:int=64,         # Pictures at a time
+        **options,            # What `answers` takes
     ):                        # Tags with scores, best first; for a list of pictures a list of such
         "The best tags of one picture or of each of several."
         several = is_several(items)
-        answers = decode(self.scores(items if several else [items], bs), self.space, k=k, min_score=min_score)
+        answers = self.answers(self.scores(items if several else [items], bs), **options)
         return answers if several else answers[0]
 
 # %% ../../nbs/serve/01_predictor.ipynb #be477100
@@ -108,16 +120,22 @@ def _norms_after_convs(model:nn.Module, x:torch.Tensor)->list[tuple[nn.Module, n
 @torch.no_grad()
 def _fold_norms(model:nn.Module, x:torch.Tensor)->nn.Module:
     "A copy of `model` that answers the batch `x` alike with fewer layers: each BatchNorm becomes part of the convolution before it."
-    folded = deepcopy(model).eval(); name = {m: n for n, m in folded.named_modules()}
+    folded = deepcopy(model).eval(); name, want = {m: n for n, m in folded.named_modules()}, folded(x)
     for conv, norm in _norms_after_convs(folded, x):
         folded.set_submodule(name[conv], fuse_conv_bn_eval(conv, norm))
         folded.set_submodule(name[norm], getattr(norm, 'act', nn.Identity()))    # timm's norms bring their activation along
-    return folded if torch.allclose(folded(x), model.eval()(x), rtol=1e-3, atol=1e-4) else deepcopy(model)
+    return folded if torch.allclose(folded(x), want, rtol=1e-3, atol=1e-4) else deepcopy(model).eval()
 
 # %% ../../nbs/serve/01_predictor.ipynb #d105a0bf
+def serving_model(
+    model:nn.Module,    # Is left as it is
+    prep:Prep,          # Of its pictures
+)->nn.Module:
+    "A copy of `model` for serving, faster on a CPU: norms folded into convolutions, channels last in memory."
+    p = next(model.parameters()); x = torch.randn(2, 3, *prep.size, generator=torch.Generator().manual_seed(0)).to(p.device, p.dtype)
+    return _fold_norms(model, x).to(memory_format=torch.channels_last)
+
 @patch
 def for_serving(self:Predictor)->Predictor:
-    "The same with a model of its own that is faster on a CPU: norms folded into convolutions, channels last in memory; scores differ by less than 1e-4."
-    p = next(self.model.parameters()); x = torch.randn(2, 3, *self.prep.size, generator=torch.Generator().manual_seed(0)).to(p.device, p.dtype)
-    res = copy(self); res.model = _fold_norms(self.model, x).to(memory_format=torch.channels_last)
-    return res
+    "The same with its `serving_model`; scores differ by less than 1e-4."
+    return replace(self, model=serving_model(self.model, self.prep))

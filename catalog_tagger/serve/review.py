@@ -4,6 +4,8 @@
 
 # %% ../../nbs/serve/07_review.ipynb #16f07672
 from __future__ import annotations
+from collections.abc import Iterable
+
 import numpy as np, pandas as pd
 
 from ..core.files import CatalogError
@@ -14,14 +16,21 @@ from .coverage import weakest_score
 from .decide import Decision, decide
 
 # %% auto #0
-__all__ = ['review_queue']
+__all__ = ['QUEUE_COLUMNS', 'join_queues', 'review_queue']
+
+# %% ../../nbs/serve/07_review.ipynb #bfbe1318
+def join_queues(queues:Iterable[pd.DataFrame])->pd.DataFrame:
+    "The queue of all pictures from the queues of batches of them."
+    return pd.concat(queues).sort_values('worth', ascending=False, kind='stable', ignore_index=True)
 
 # %% ../../nbs/serve/07_review.ipynb #fbb1552c
 def _ask(answer:list[tuple[str, float]], p:np.ndarray, space:LabelSpace)->tuple[str, float, str]:
     "The weakest tag of an answer, its score, and the label of its group that comes next."
     tag, score = min(answer, key=lambda o: o[1]); at = dict(zip(space.vocab, p))
-    rivals = [l for o in space.exclusive.values() if tag in o for l in o if l != tag]
+    rivals = [l for l in space.exclusive.get(space.group_of(tag), ()) if l != tag]
     return tag, score, max(rivals, key=at.get, default='')
+
+QUEUE_COLUMNS = ['image', 'worth', 'outside', 'ask', 'score', 'instead', 'tags']
 
 def review_queue(
     df:pd.DataFrame,            # A catalog with `image`
@@ -29,7 +38,7 @@ def review_queue(
     space:LabelSpace,
     decision:Decision,
     *, features:np.ndarray=None,  # Pooled features of each picture, where `decision` knows what lies outside
-)->pd.DataFrame:                # `image`, `worth`, `outside`, `ask`, `score`, `instead`, `tags`; what is worth most first
+)->pd.DataFrame:                # Columns as in `QUEUE_COLUMNS`; what is worth most first
     "The pictures that cannot be published at the promised precision, in the order in which a person's look pays."
     check_columns(df)
     if len(df) != len(scores): raise CatalogError(f'{len(scores)} rows of scores for {len(df)} pictures')
@@ -37,6 +46,7 @@ def review_queue(
     pred, far = as_matrix(answers, space), np.zeros(len(df), bool)
     if features is not None and decision.outside: far = decision.outside.distance(features) > decision.outside.limit
     worth = np.where(far, pred.sum(1), ((1 - p)*pred).sum(1))
-    rows = [(im, w, o, *(_ask(a, q, space) if a else ('', 0., '')), [t for t, _ in a]) for im, w, o, a, q in zip(df['image'], worth, far, answers, p)]
-    res = pd.DataFrame(rows, columns=['image', 'worth', 'outside', 'ask', 'score', 'instead', 'tags']).round(dict(worth=4, score=4))
-    return res[far | (weakest_score(p, pred) < decision.publish.get('', 2.))].sort_values('worth', ascending=False, kind='stable', ignore_index=True)
+    asks = [_ask(a, q, space) if a else ('', 0., '') for a, q in zip(answers, p)]
+    rows = [(im, w, o, *ask, [t for t, _ in a]) for im, w, o, ask, a in zip(df['image'], worth, far, asks, answers)]
+    res = pd.DataFrame(rows, columns=QUEUE_COLUMNS).round(dict(worth=4, score=4))
+    return join_queues([res[far | (weakest_score(p, pred) < decision.publish.get('', 2.))]])

@@ -4,27 +4,31 @@
 
 # %% ../../nbs/serve/10_tagger.ipynb #937d0243
 from __future__ import annotations
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np, torch
 from fastcore.basics import patch
+from msgspec import Meta
 from safetensors.torch import save_file
 
 from ..core.files import CatalogError, atomic_files, strict_json, write_json
 from ..core.process import package_versions
+from ..core.records import Finite, Record, check_format
 from ..core.sealed import SUMS, read_sealed, seal, told_of
+from ..catalog.images import Prep
 from ..catalog.text import TextTags
 from ..catalog.labels import LabelSpace
 from ..train.losses import ACTIVATIONS
-from .predictor import Predictor, is_several
+from .predictor import Predictor, tta_views
 from .outside import outside_from_arrays
-from .decide import Decision, decide, decision_from_dict
+from .decide import Decision, decide
 from .card import model_card
-from .model_file import is_arch_name, plain_tensors, prep_from, prep_json, read_model
+from .model_file import ArchName, plain_tensors, read_model
 
 # %% auto #0
-__all__ = ['BUNDLE_FORMAT', 'BUNDLE_FILES', 'BundleError', 'Tagger', 'save_bundle', 'find_bundle']
+__all__ = ['BUNDLE_FORMAT', 'BUNDLE_FILES', 'BundleError', 'Tagger', 'save_bundle', 'Manifest', 'find_bundle']
 
 # %% ../../nbs/serve/10_tagger.ipynb #ef962abd
 BUNDLE_FORMAT = 1   # Raised whenever an older version could not read what this one writes
@@ -49,22 +53,28 @@ class Tagger(Predictor):
         "The tagger of a learner made by `catalog_learner`, without a decision."
         return replace(super().from_learner(learn), arch=learn.facts.arch)
 
-    def predict(
+    def answers(
         self,
-        items,               # A path, PIL image, bytes or array, or a list of them
+        scores:np.ndarray,   # From `scores`
         *, k:int=None,       # Most tags of a picture; None is 3, or what `mode` says
         mode:str=None,       # As in `decide`; None is its default, or no mode where there is no decision
         min_score:float=0.,  # Least score of a free tag where there is no decision
-        bs:int=64,           # Pictures at a time
-    ):                       # Tags with scores, best first; for a list of pictures a list of such
-        "The tags of one picture or of each of several: by the decision, or the `k` best where there is none."
+    )->list[list[tuple[str, float]]]:  # As of `decode`
+        "The tags of each row of `scores`: by the decision, or the `k` best where there is none."
         if self.decision is None:
             if mode is not None:
                 raise CatalogError(f'mode={mode!r} needs thresholds, and this tagger has none; leave mode out, or fit them on the valid fold')
-            return super().predict(items, k=3 if k is None else k, min_score=min_score, bs=bs)
-        several = is_several(items); scores = self.scores(items if several else [items], bs)
-        answers = decide(scores, self.space, self.decision, k=k, **({} if mode is None else dict(mode=mode)))
-        return answers if several else answers[0]
+            return super().answers(scores, k=3 if k is None else k, min_score=min_score)
+        return decide(scores, self.space, self.decision, k=k, **({} if mode is None else dict(mode=mode)))
+
+    def predict(
+        self,
+        items,               # A path, PIL image, bytes or array, or a list of them
+        *, k:int=None, mode:str=None, min_score:float=0.,   # As in `answers`
+        bs:int=64,           # Pictures at a time
+    ):                       # Tags with scores, best first; for a list of pictures a list of such
+        "The tags of one picture or of each of several: by the decision, or the `k` best where there is none."
+        return super().predict(items, bs=bs, k=k, mode=mode, min_score=min_score)
 
 # %% ../../nbs/serve/10_tagger.ipynb #19012bc0
 def _pooled(x:torch.Tensor)->torch.Tensor: return x.mean((2, 3)) if x.ndim == 4 else x
@@ -83,22 +93,19 @@ def features(
 @torch.inference_mode()
 def scores_and_features(self:Tagger, items, bs:int=64)->tuple[np.ndarray, np.ndarray]:
     "`scores` and `features` in one pass: each picture is opened once and goes through the body once for each view."
-    seen, scores, features = [], [], []
-    hook = self.model[0].register_forward_hook(lambda m, inputs, out: seen.append(out))
-    try:
-        for x in self.batches(items, bs):
-            seen.clear(); scores.append(self.score_batch(x).cpu().numpy()); features.append(_pooled(seen[0]).cpu().numpy())    # the first view is the plain one
-    finally: hook.remove()
+    body, head = self.model[0], self.model[1:]
+    scores, features = [], []
+    for x in self.batches(items, bs):
+        seen = [body(o) for o in tta_views(x, self.tta)]    # the first view is the plain one
+        scores.append(self.mean_scores(map(head, seen)).cpu().numpy()); features.append(_pooled(seen[0]).cpu().numpy())
     return np.concatenate(scores), np.concatenate(features)
 
 # %% ../../nbs/serve/10_tagger.ipynb #93338910
-def _plain(o):
-    "A dataclass or a thing with `to_dict` as plain JSON; everything else as it is."
-    return o.to_dict() if hasattr(o, 'to_dict') else asdict(o) if is_dataclass(o) else o
+def _plain(o): return o.to_dict() if isinstance(o, Record) else o
 
 def _manifest(t:Tagger, head:list[dict], facts:dict, metrics:dict, decision, words)->dict:
     "What goes into `tagger.json`."
-    return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=prep_json(t.prep),
+    return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=t.prep.to_dict(),
                 activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), tta=t.tta, space=t.space.to_dict(), words=_plain(words), decision=_plain(decision),
                 versions=package_versions(), facts=facts, metrics=metrics)
 
@@ -135,34 +142,32 @@ def save_bundle(
     return Path(folder)
 
 # %% ../../nbs/serve/10_tagger.ipynb #250de26e
-def _is_map(o)->bool: return isinstance(o, dict)
-def _is_map_or_none(o)->bool: return o is None or isinstance(o, dict)
+@dataclass(frozen=True)
+class Manifest(Record):
+    "What `tagger.json` holds."
+    format:int                   # `BUNDLE_FORMAT`
+    arch:ArchName                # Of the body
+    head:list[dict]              # From `describe_layers`
+    prep:Prep
+    activation:Literal[tuple(ACTIVATIONS)]
+    tta:Annotated[int, Meta(ge=1, le=4)]
+    space:LabelSpace
+    words:TextTags|None
+    decision:Decision|None
+    versions:dict[str, str]      # Of Python and of what the bundle was made with
+    facts:dict                   # How it was trained
+    metrics:dict[str, dict[str, Finite|None]]   # Of the test fold: name → `score`, `low`, `high` and the floors
 
-_FIELDS = dict(format=lambda o: type(o) is int, arch=is_arch_name, head=lambda o: isinstance(o, list), prep=_is_map,
-               activation=lambda o: o in ACTIVATIONS, tta=lambda o: type(o) is int and 1 <= o <= 4, space=_is_map, words=_is_map_or_none, decision=_is_map_or_none,
-               versions=_is_map, facts=_is_map, metrics=_is_map)
+    def __post_init__(self):
+        if self.decision is not None: self.decision.check_space(self.space)
 
-def _read_manifest(data:bytes)->dict:
-    "`tagger.json`, each value of its kind."
+def _read_manifest(data:bytes)->Manifest:
+    "`tagger.json`, checked."
     d = strict_json(data)
-    if not isinstance(d, dict) or type(d.get('format')) is not int: raise CatalogError('tagger.json holds no tagger')
-    if d['format'] != BUNDLE_FORMAT: raise CatalogError(f'its format is {d["format"]}, this version of catalog_tagger reads {BUNDLE_FORMAT}; install the one it was made with')
-    if odd := sorted(d.keys() ^ _FIELDS.keys()): raise CatalogError(f'{odd[0]!r:.80} {"is missing in" if odd[0] in _FIELDS else "is not known in"} tagger.json')
-    for k, is_right in _FIELDS.items():
-        if not is_right(d[k]): raise CatalogError(f'{k} is {repr(d[k])[:80]} in tagger.json, which is of no use')
-    return d
+    check_format(d, BUNDLE_FORMAT, 'tagger.json')
+    return Manifest.from_dict(d, 'tagger.json')
 
 # %% ../../nbs/serve/10_tagger.ipynb #e21fd628
-def _read_decision(d:dict|None, space:LabelSpace, arrays:dict[str, np.ndarray]):
-    "The decision that `tagger.json` tells, with its part of the `arrays`."
-    if d is None: return None
-    return decision_from_dict(d, space, outside_from_arrays(arrays))
-
-def _read_words(d:dict|None):
-    "The text tags that `tagger.json` tells."
-    if d is None: return None
-    return TextTags.from_dict(d, 'words')
-
 def find_bundle(run:str|Path)->Path|None:
     "The folder of the bundle that `run` is or holds, None where there is none."
     return next((o for o in (Path(run), Path(run)/'tagger') if (o/'tagger.json').is_file()), None)
@@ -171,8 +176,7 @@ def find_bundle(run:str|Path)->Path|None:
 def load(cls:Tagger, path:str|Path)->Tagger:
     "The tagger that `save_bundle` left in the folder `path`; whatever is wrong with it ends in `BundleError`, and no code in it is run."
     with told_of(path, BundleError):
-        files = read_sealed(path, BUNDLE_FILES, 'a bundle'); d = _read_manifest(files['tagger.json'])
-        space, prep = LabelSpace.from_dict(d['space'], 'space'), prep_from(d['prep'])
-        model, arrays = read_model(d['arch'], d['head'], files['model.safetensors'], prep.size, len(space.vocab))
-        return cls(model, space, prep, d['activation'], d['tta'], d['arch'], _read_decision(d['decision'], space, arrays), _read_words(d['words']),
-                   d['facts'], d['metrics'], arrays, files['README.md'].decode('utf-8'))
+        files = read_sealed(path, BUNDLE_FILES, 'a bundle'); m = _read_manifest(files['tagger.json'])
+        model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab))
+        decision = m.decision and replace(m.decision, outside=outside_from_arrays(arrays))
+        return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, files['README.md'].decode('utf-8'))

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from fastai.basics import *
 
 from ..core.files import CatalogError, atomic_path, sweep
+from ..core.metrics import find_metric
 from .learner import is_training
 
 # %% auto #0
@@ -38,10 +39,10 @@ class KeepBest(PlainError):
     "Load the weights of the best epoch when a fit ends; stop it after `patience` epochs without a better one."
     order = 61  # after the Recorder
     def __init__(self,
-        monitor:str='valid_loss',  # A loss (lower is better) or a metric (higher is better) of the recorder
+        monitor:str='valid_loss',  # A loss or a metric of the recorder; which way is better says its entry in `METRICS`
         patience:int|None=None,    # Epochs without a better one that end the fit; None never does
     ):
-        self.monitor, self.patience, self.lower = monitor, patience, 'loss' in monitor or 'error' in monitor
+        self.monitor, self.patience = monitor, patience
         self._forget()
 
     def _forget(self): self.best, self.best_epoch, self.waited, self.weights = None, None, 0, None
@@ -52,13 +53,18 @@ class KeepBest(PlainError):
         self._forget()
         names = [o for o in self.recorder.metric_names[1:] if o != 'time']
         if self.monitor not in names: raise CatalogError(f'{self.monitor!r} is not recorded; the best epoch can be chosen by {", ".join(names)}')
+        if find_metric(self.monitor) is None:
+            raise CatalogError(f'whether more or less of {self.monitor!r} is better is not known; add METRICS[{self.monitor!r}] = Metric(...)')
 
     def before_epoch(self):
         if self.patience is not None and self.waited >= self.patience: raise CancelFitException
 
+    def _is_better(self, value:float)->bool:
+        return self.best is None or (value > self.best if find_metric(self.monitor).greater_is_better else value < self.best)
+
     def after_epoch(self):
         value, self.waited = self.recorder.values[-1][self.recorder.metric_names.index(self.monitor) - 1], self.waited + 1
-        if value is None or value != value or self.best is not None and (value >= self.best if self.lower else value <= self.best): return
+        if value is None or value != value or not self._is_better(value): return
         self.best, self.best_epoch, self.waited, self.weights = value, self.learn.epoch, 0, _copy_weights(self.model)
 
     def after_fit(self):

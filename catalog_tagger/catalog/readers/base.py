@@ -5,19 +5,24 @@
 # %% ../../../nbs/catalog/readers/00_base.ipynb #4d1e0eb0
 from __future__ import annotations
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pandas as pd
 
+from .. import readers
 from ...core.files import CatalogError, inside, located, read_json
-from ...core.table import Catalog, check_table, rejected_table
-from ..tables import IMAGE_COLUMNS, TAG_COLUMNS, csv_rows, find_column, split_names
+from ...core.table import Catalog, check_table, rejected_table, source_columns
+from ..tables import FOLD_NAMES, csv_rows, split_names
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'NO_TAGS', 'GARMENT_COLUMNS', 'LAYOUT_SIGNS', 'drop_rare', 'add_reasons', 'locate_pictures',
-           'finish_reading', 'merge_rows', 'untagged', 'list_tables', 'pick_table']
+__all__ = ['SUFFIXES', 'NO_TAGS', 'LAYOUTS', 'drop_rare', 'add_reasons', 'locate_pictures', 'take_split_and_group',
+           'finish_reading', 'merge_rows', 'untagged', 'Layout', 'all_layouts', 'layouts_of', 'list_tables',
+           'pick_table']
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a1ee3e36
 def drop_rare(
@@ -59,19 +64,37 @@ def locate_pictures(root:Path, df:pd.DataFrame, names:pd.Series)->pd.DataFrame:
     places = [_place(root, o) for o in names.tolist()]
     return add_reasons(df.assign(image=[o for o, _ in places]), [o for _, o in places])
 
+# %% ../../../nbs/catalog/readers/00_base.ipynb #392a5a48
+def take_split_and_group(
+    df:pd.DataFrame,         # What was read, reserved names set aside
+    labels:Iterable[str]=(), # Columns that hold labels
+)->tuple[pd.DataFrame, list[str]]:  # With `split` and `group` where the source has them, and notes on its columns with reserved names
+    "The folds that a column `split` names, and the groups of a column `group`."
+    aside, notes = {o: c for o, c in source_columns(df).items() if o != c and o not in labels}, []
+    if 'split' in aside and df[aside['split']].astype(str).str.strip().str.lower().isin(FOLD_NAMES).any():
+        df = df.assign(split=split_names(df[aside.pop('split')]))
+        notes.append('folds are taken from the column split')
+    if 'group' in aside:
+        df = df.assign(group=df[aside.pop('group')])
+        notes.append('pictures with the same value in the column group stay in one fold')
+    if aside: notes.append(f'columns with names that the library uses itself are kept as {", ".join(aside.values())}')
+    return df, notes
+
+# %% ../../../nbs/catalog/readers/00_base.ipynb #41393a2b
 def finish_reading(
     df:pd.DataFrame,       # What was read, with `image`, `tags`, `row`, and `why` against a row
     layout:str,            # Name of the layout
     source:str|Path,       # Where it was read from
     min_count:int,         # Fewest pictures of each tag, as in `drop_rare`
-    **kwargs,              # What else a `Catalog` knows
+    *, labels:Iterable[str]=(),      # Columns that hold labels
+    parents:dict[str, str]|None=None,# Tag → parent, where the source says so
 )->Catalog:
-    "The end of every reader: rows with a reason in `why` and rare tags are rejected, folds get the library's names, and the table is checked."
+    "The end of every reader: rows with a reason in `why` and rare tags are rejected, folds and groups are taken, and the table is checked."
     bad = df[df['why'].notna()]; df = df[df['why'].isna()].drop(columns='why').reset_index(drop=True)
-    if 'split' in df: df['split'] = split_names(df['split'])
+    df, notes = take_split_and_group(df, labels)
     df, rare = drop_rare(df, min_count)
-    rejected = rejected_table(zip(bad['image'], bad['row'], bad['why']))
-    return Catalog(check_table(df, 'tags'), rejected, layout, source=str(source), **kwargs).keep(df, rare)
+    rejected = pd.concat([rejected_table(zip(bad['image'], bad['row'], bad['why'])), rare], ignore_index=True)
+    return Catalog(check_table(df, 'tags'), rejected, layout, parents or {}, str(source), tuple(notes))
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #0ff18d0a
 def merge_rows(df:pd.DataFrame)->pd.DataFrame:
@@ -94,15 +117,27 @@ def untagged(
     return df[['image', 'row']].assign(tags=pd.Series([[] for _ in df.index], dtype=object))
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #6f733463
-GARMENT_COLUMNS = ('ImageId', 'EncodedPixels', 'Height', 'Width', 'ClassId')
+@dataclass(frozen=True)
+class Layout:
+    "How one kind of source is recognised and read."
+    files:str                            # What its files are, for an error
+    read:Callable[..., Catalog]          # Its reader: takes the folder, `where`, `min_count` and options of its own
+    file:str = ''                        # Name of its table, where that is always the same
+    columns:Callable|None = None         # Columns of a table → do they say this layout?
+    folder:Callable|None = None          # A folder and its tables → is it of this layout? Only asked when no table says one
+    options:dict[str, str] = field(default_factory=dict)   # Field of `RunConfig` → option of `read` that it sets
 
-LAYOUT_SIGNS = {  # Layout → does a table of this name with these columns say that it is one?
-    'styles':       lambda name, columns: name == 'styles.csv',
-    'imaterialist': lambda name, columns: set(GARMENT_COLUMNS) <= set(columns),
-    'feidegger':    lambda name, columns: {'url', 'descriptions'} <= set(columns),
-    'onehot':       lambda name, columns: any(str(o).startswith('tag_') for o in columns),
-    'tags':         lambda name, columns: bool(find_column(columns, IMAGE_COLUMNS) and find_column(columns, TAG_COLUMNS)),
-}
+LAYOUTS:dict[str, Layout] = {}  # Name → layout; each page adds its own
+
+def all_layouts()->dict[str, Layout]:
+    "Every layout by name: the pages of this folder are imported, in the order of their names."
+    for o in sorted(o.name for o in iter_modules(readers.__path__)): import_module(f'{readers.__name__}.{o}')
+    return dict(sorted(LAYOUTS.items()))
+
+def layouts_of(name:str, columns:Iterable[str])->list[str]:
+    "The layouts that a table may have: the one that its name says, or else all that its columns say."
+    known = all_layouts()
+    return [k for k, o in known.items() if o.file == name] or [k for k, o in known.items() if o.columns and o.columns(columns)]
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #1c06b779
 def _columns_of(file:Path)->list[str]:
@@ -125,6 +160,6 @@ def pick_table(path:str|Path, layout:str, table:str|None)->Path:
     if table: return inside(path, table)
     if not Path(path).is_dir(): raise CatalogError(f'{path} is no folder')
     tables = list_tables(path)
-    fit = [f for f, columns in tables.items() if LAYOUT_SIGNS[layout](f.name, columns)] or list(tables)
+    fit = [f for f, columns in tables.items() if layout in layouts_of(f.name, columns)] or list(tables)
     if len(fit) == 1: return fit[0]
     raise CatalogError(f'{path} has {len(fit)} tables for the layout {layout!r} ({", ".join(o.name for o in fit)}); name one as table=')

@@ -11,8 +11,8 @@ import pandas as pd
 
 from ...core.table import Catalog, is_tags
 from ..query import choose_rows
-from ..tables import read_rows, replace_surrogates, require_column
-from .base import add_reasons, finish_reading, locate_pictures, pick_table
+from ..tables import read_rows, replace_surrogates, require_column, take_column
+from .base import LAYOUTS, Layout, add_reasons, finish_reading, locate_pictures, pick_table
 
 # %% auto #0
 __all__ = ['read_feidegger']
@@ -33,7 +33,7 @@ def read_feidegger(
     "Read the layout of FEIDEGGER 1.2: descriptions of each picture, in tenths of which eight are for train."
     df = read_rows(pick_table(path, 'feidegger', table))
     url, texts, tenth = (require_column(df, o, (), o) for o in ('url', 'descriptions', 'split'))
-    df = df.assign(tags=pd.Series([[] for _ in df.index], dtype=object), split=df[tenth].astype(str).map(_TENTHS))
+    df = take_column(df, tenth, 'split', df[tenth].astype(str).map(_TENTHS)).assign(tags=pd.Series([[] for _ in df.index], dtype=object))
     df = add_reasons(df, [None if is_tags(o) and o else 'descriptions must be a list of texts' for o in df[texts]])
     df = add_reasons(df, df['split'].map(lambda o: None if isinstance(o, str) else 'split must be 0 to 9'))
     df['text'] = [replace_surrogates('\n'.join(o)) if is_tags(o) else '' for o in df[texts]]
@@ -41,3 +41,6 @@ def read_feidegger(
     df = locate_pictures(Path(path), df, df[url].map(_last_part))
     df = add_reasons(df, df.duplicated('image').map({True: 'the same picture as an earlier row', False: None}))
     return finish_reading(df, 'feidegger', path, min_count)
+
+# %% ../../../nbs/catalog/readers/06_feidegger.ipynb #94444b23
+LAYOUTS['feidegger'] = Layout('a JSON with url and descriptions', read_feidegger, columns=lambda columns: {'url', 'descriptions'} <= set(columns))

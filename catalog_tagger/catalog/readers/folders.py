@@ -13,7 +13,7 @@ from ...core.files import CatalogError, located
 from ...core.table import Catalog
 from ..query import choose_rows
 from ..tables import FOLD_NAMES
-from .base import SUFFIXES, finish_reading
+from .base import LAYOUTS, Layout, SUFFIXES, finish_reading
 from .styles import column_tags
 
 # %% auto #0
@@ -61,5 +61,10 @@ def read_folders(
     df = pd.DataFrame([_folder_row(root, o, has_splits) for o in files], columns=['image', 'category', 'split', 'why'])
     df = choose_rows(df.assign(row=range(len(df))), where).reset_index(drop=True)
     if df['why'].notna().all(): raise CatalogError(f'{path} holds no picture in a class folder')
+    df = df.assign(split=df['split'].str.lower().map(FOLD_NAMES)) if has_splits else df.drop(columns='split')
     df['tags'] = pd.Series(column_tags(df, ['category']), dtype=object)
-    return finish_reading(df if has_splits else df.drop(columns='split'), 'folders', path, min_count)
+    return finish_reading(df, 'folders', path, min_count)
+
+# %% ../../../nbs/catalog/readers/02_folders.ipynb #ec1fd50d
+LAYOUTS['folders'] = Layout('folders of pictures', read_folders,
+                            folder=lambda root, tables: len(subfolders(root)) > bool(tables))   # a single one beside a table holds its pictures

@@ -18,12 +18,14 @@ from ...core.table import Catalog
 from ..query import choose_rows
 from ..cells import clean_tag
 from ..tables import csv_rows, numeric_column
-from .base import GARMENT_COLUMNS, finish_reading, locate_pictures, merge_rows
+from .base import LAYOUTS, Layout, finish_reading, locate_pictures, merge_rows
 
 # %% auto #0
-__all__ = ['read_imaterialist', 'read_garments']
+__all__ = ['GARMENT_COLUMNS', 'read_imaterialist', 'read_garments']
 
 # %% ../../../nbs/catalog/readers/05_imaterialist.ipynb #23158258
+GARMENT_COLUMNS = ('ImageId', 'EncodedPixels', 'Height', 'Width', 'ClassId')
+
 _KINDS = dict(categories=('categories',), attributes=('attributes',), both=('categories', 'attributes'))
 
 def _kinds(labels:str)->tuple[str, ...]:
@@ -97,6 +99,10 @@ def read_imaterialist(
     df = choose_rows(df, where).reset_index(drop=True)
     df = locate_pictures(root, df, 'train/' + df['image'])
     return finish_reading(df, 'imaterialist', path, min_count, parents=_parents(names, labels))
+
+# %% ../../../nbs/catalog/readers/05_imaterialist.ipynb #63743fd0
+LAYOUTS['imaterialist'] = Layout(f'train.csv with {", ".join(GARMENT_COLUMNS)}', read_imaterialist,
+                                 columns=lambda columns: set(GARMENT_COLUMNS) <= set(columns), options=dict(garments='labels'))
 
 # %% ../../../nbs/catalog/readers/05_imaterialist.ipynb #44c5800d
 def read_garments(

@@ -12,7 +12,7 @@ from ...core.files import CatalogError
 from ...core.table import Catalog
 from ..cells import clean_tag
 from ..tables import IMAGE_COLUMNS, list_columns, read_rows, require_column
-from .base import add_reasons, pick_table
+from .base import LAYOUTS, Layout, add_reasons, pick_table
 from .tags import read_picture_table
 
 # %% auto #0
@@ -47,3 +47,6 @@ def read_onehot(
     hot, why = _hot_tags(df, tags)
     df = add_reasons(df.drop(columns=list(tags)).assign(tags=pd.Series(hot, dtype=object)), why)
     return read_picture_table(path, df, 'onehot', image, where, min_count)
+
+# %% ../../../nbs/catalog/readers/04_onehot.ipynb #1c3c722a
+LAYOUTS['onehot'] = Layout('a CSV with columns tag_*', read_onehot, columns=lambda columns: any(str(o).startswith('tag_') for o in columns))

@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from ...core.files import CatalogError, inside
-from ...core.table import Catalog
+from ...core.table import Catalog, set_aside
 from ..query import choose_rows
-from ..tables import csv_rows
-from .base import NO_TAGS, add_reasons, finish_reading, locate_pictures
+from ..tables import csv_rows, take_column
+from .base import LAYOUTS, Layout, NO_TAGS, add_reasons, finish_reading, locate_pictures
 
 # %% auto #0
 __all__ = ['LABEL_COLUMNS', 'read_styles_csv', 'column_tags', 'read_styles']
@@ -60,10 +60,14 @@ def read_styles(
     root = Path(path)
     df = read_styles_csv(inside(root, 'styles.csv'))
     _check_columns(df, label_columns)
-    df = choose_rows(df.assign(row=range(len(df)), why=None), where).reset_index(drop=True)
-    df['tags'] = pd.Series(column_tags(df, label_columns), dtype=object)
+    tags = pd.Series(column_tags(df, label_columns), dtype=object)
+    df = choose_rows(set_aside(df).assign(tags=tags, row=range(len(df)), why=None), where).reset_index(drop=True)
     df = locate_pictures(root, df, df['id'])
-    if 'productDisplayName' in df: df['text'] = df['productDisplayName'].fillna('')
+    text = next((c for c in ('productDisplayName', 'source.text') if c in df), None)
+    if text: df = take_column(df, text, 'text', df[text].fillna(''))
     df = add_reasons(df, df['tags'].map(lambda o: None if o else f'{NO_TAGS} in {", ".join(label_columns)}'))
     df = add_reasons(df, df.duplicated('image').map({True: 'the same picture as an earlier row', False: None}))
-    return finish_reading(df, 'styles', path, min_count)
+    return finish_reading(df, 'styles', path, min_count, labels=label_columns)
+
+# %% ../../../nbs/catalog/readers/01_styles.ipynb #e955d6d0
+LAYOUTS['styles'] = Layout('styles.csv with images/', read_styles, file='styles.csv', options=dict(label_columns='label_columns'))

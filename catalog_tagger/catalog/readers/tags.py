@@ -10,11 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from ...core.files import CatalogError
-from ...core.table import Catalog
+from ...core.table import Catalog, source_columns, source_name
 from ..query import choose_rows
 from ..cells import EMPTY_CELLS, find_delim, parse_tags
-from ..tables import IMAGE_COLUMNS, TAG_COLUMNS, TEXT_COLUMNS, find_column, numeric_column, read_rows, require_column
-from .base import add_reasons, finish_reading, locate_pictures, merge_rows, pick_table
+from ..tables import (
+    IMAGE_COLUMNS, TAG_COLUMNS, TEXT_COLUMNS, find_column, numeric_column, read_rows, require_column, take_column)
+from .base import LAYOUTS, Layout, add_reasons, finish_reading, locate_pictures, merge_rows, pick_table
 
 # %% auto #0
 __all__ = ['read_picture_table', 'read_tags']
@@ -22,10 +23,12 @@ __all__ = ['read_picture_table', 'read_tags']
 # %% ../../../nbs/catalog/readers/03_tags.ipynb #b5c9b5dc
 def read_picture_table(path:str|Path, df:pd.DataFrame, layout:str, image_column:str, where:str|None, min_count:int)->Catalog:
     "The catalog of a table that has `tags`, `row` and `why`, and the pictures' names in `image_column`."
-    other = df.columns.difference(['tags', 'why', image_column])
-    df = choose_rows(df.assign(**{c: numeric_column(df[c]) for c in other}), where).reset_index(drop=True)
-    df = locate_pictures(Path(path), df, df[image_column])
-    if c := find_column(df, TEXT_COLUMNS): df['text'] = [o if isinstance(o, str) else '' for o in df[c]]
+    own = [c for c in source_columns(df).values() if c != image_column]
+    df = choose_rows(df.assign(**{c: numeric_column(df[c]) for c in own}), where).reset_index(drop=True)
+    text = source_columns(df).get(find_column(source_columns(df), TEXT_COLUMNS))
+    if text: df = take_column(df, text, 'text', [o if isinstance(o, str) else '' for o in df[text]])
+    names = df[image_column]
+    df = locate_pictures(Path(path), take_column(df, image_column, 'image', names), names)
     return finish_reading(merge_rows(df), layout, path, min_count)
 
 # %% ../../../nbs/catalog/readers/03_tags.ipynb #bd6b41b1
@@ -56,7 +59,13 @@ def read_tags(
     df = read_rows(pick_table(path, 'tags', table))
     image = require_column(df, image_column, IMAGE_COLUMNS, 'pictures')
     tags = require_column(df, tags_column, TAG_COLUMNS, 'tags')
-    single = delim is None and tags.lower() in _SINGULAR
+    single = delim is None and source_name(tags).lower() in _SINGULAR
     delim = delim or find_delim([] if single else df[tags]) or ','
-    df['tags'], why = _parse_column(df[tags], _one_tag if single else lambda o: parse_tags(o, delim))
+    parsed, why = _parse_column(df[tags], _one_tag if single else lambda o: parse_tags(o, delim))
+    df = take_column(df, tags, 'tags', pd.Series(parsed, dtype=object))
     return read_picture_table(path, add_reasons(df, why), 'tags', image, where, min_count)
+
+# %% ../../../nbs/catalog/readers/03_tags.ipynb #9713da79
+LAYOUTS['tags'] = Layout(
+    f'a CSV or JSON with a column of pictures and one of {", ".join(TAG_COLUMNS)}', read_tags, options=dict(delim='delim'),
+    columns=lambda columns: bool(find_column(columns, IMAGE_COLUMNS) and find_column(columns, TAG_COLUMNS)))
