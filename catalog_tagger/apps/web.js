@@ -54,7 +54,9 @@ async function showHeat(card, button) {
   $$('[data-tag]', card).forEach(o => o.ariaPressed = o == button && on)
   let [src, words] = shown.get(img)
   if (on) try {
-    src = URL.createObjectURL(await post('/heat', {tag: button.dataset.tag}, files.get(card)).then(r => r.blob()))
+    const heat = await post('/heat', {tag: button.dataset.tag}, files.get(card)).then(r => r.blob())
+    if (button.ariaPressed != 'true') return    // pressed again meanwhile, or another tag
+    src = URL.createObjectURL(heat)
     words = `Yellow: what speaks for ${button.textContent}. Press it again for the picture.`
   } catch (e) { words = e.message; button.ariaPressed = false }
   img.src = src; text.textContent = words
