@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd, torch
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, atomic_files, inside, read_json, write_json
+from ..core.files import CatalogError, atomic_files, finish_save, inside, read_json, write_json
 from ..core.table import SPLITS, as_numbers, html_facts, read_table, write_table
 from ..core.config import RunConfig
 from ..catalog.text import TextTags
@@ -54,7 +54,8 @@ def _optional(read:Callable, path:Path): return read(path) if path.is_file() els
 
 # %% ../../nbs/runs/00_folder.ipynb #e24c7cd4
 def is_run(path:str|Path)->bool:
-    "Is `path` the folder of a run?"
+    "Is `path` the folder of a run? A save that was interrupted is finished first."
+    finish_save(path)
     return (Path(path)/'config.json').is_file()
 
 class Run:
