@@ -20,6 +20,7 @@ from ..core.files import CatalogError
 from ..core.table import check_table, rejected_table
 from ..core.process import progress
 from ..core.records import Record
+from ..core.config import choices, RunConfig
 
 # %% auto #0
 __all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'Side', 'Mean', 'Std', 'ImageError', 'open_image',
@@ -144,12 +145,12 @@ def hash_images(
     return np.array(_in_threads(lambda o: phash(open_image(o)).hash.ravel(), df['image'], 'hash'), bool).reshape(-1, 64)
 
 # %% ../../nbs/catalog/05_images.ipynb #adc6ae50
-METHODS = ('squish', 'crop', 'pad')
+METHODS = choices('method')
 
 def fit_image(
-    im:Image.Image,         # RGB picture
-    size:tuple[int, int],   # Height and width, px
-    method:str='squish',    # 'squish' keeps all and bends the aspect, 'crop' cuts the longer side, 'pad' adds white
+    im:Image.Image,               # RGB picture
+    size:tuple[int, int],         # Height and width, px
+    method:str=RunConfig.method,  # 'squish' keeps all and bends the aspect, 'crop' cuts the longer side, 'pad' adds white
 )->Image.Image:
     "`im` at exactly `size`, bilinear with antialiasing."
     h, w = size
@@ -179,7 +180,7 @@ class Prep(Record):
     size:tuple[Side, Side]           # Height and width, px
     mean:tuple[Mean, Mean, Mean]     # Of the backbone's training data, channels R, G, B in 0..1
     std:tuple[Std, Std, Std]         # Likewise
-    method:Literal[METHODS] = 'squish'                           # As in `fit_image`
+    method:Literal[METHODS] = RunConfig.method                   # As in `fit_image`
     opening:int = field(default=OPENING_VERSION, repr=False)     # Version of the rules by which pictures are opened
 
     def __post_init__(self):

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from ..core.files import CatalogError
 from ..core.table import SPLITS, check_columns, rejected_table, source_columns
 from ..core.records import Count, Record, Texts
+from ..core.config import RunConfig
 from .steps import check_steps, spell
 
 # %% auto #0
@@ -248,7 +249,7 @@ def _group_table(df:pd.DataFrame, name:dict[str, str], groups:Iterable[str])->pd
 # %% ../../nbs/catalog/11_labels.ipynb #4d05d019
 def fit_labels(
     df:pd.DataFrame,              # A catalog with `tags` and `split`, and `group` where pictures belong together
-    *, min_count:int=1,           # Fewest train pictures of a label that is kept
+    *, min_count:int=RunConfig.label_min_count,  # Fewest train pictures of a label that is kept
     recipe=None,                  # What `fit_recipe` learned on the same table
     parents:dict[str, str]=None,  # Child → parent of free tags, as labels or raw tags
 )->LabelSpace:
