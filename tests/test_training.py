@@ -82,7 +82,7 @@ def test_an_error_in_a_fit_leaves_the_loss_function(tmp_path):
 @pytest.mark.parametrize('columns', [None, ['masterCategory']])
 def test_mixed_pictures_on_a_catalog(tmp_path, name, columns):
     shop = tiny_catalog(tmp_path/'shop', 60, **({} if columns is None else dict(label_columns=columns)))
-    assert shop[1].is_single == (columns is not None)
+    space = shop[1]; assert space.is_single == (columns is not None)
     learn = learner(shop, tmp_path, metrics=[RecallAtK(1)])
     loss = learn.loss_func
     fit_schedule(learn, 1, 1e-2, cbs=find_mix(name))
@@ -255,9 +255,9 @@ def test_an_averaged_learner_exports_one_set_of_weights(tmp_path):
 
 def test_two_views_are_the_mean_of_picture_and_mirror(shop, tmp_path):
     learn = learner(shop, tmp_path); learn.facts.tta = 2
-    predictor, items = Predictor.from_learner(learn), shop[0]['image'][:6].tolist()
+    predictor, items = Tagger.from_learner(learn), shop[0]['image'][:6].tolist()
     other = learner(shop, tmp_path); other.facts.tta = 1
-    plain = Predictor.from_learner(other)
+    plain = Tagger.from_learner(other)
     plain.model = predictor.model
     mirrored = [open_image(o).transpose(0) for o in items]
     assert (predictor.tta, plain.tta) == (2, 1)
