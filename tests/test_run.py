@@ -183,6 +183,20 @@ def test_a_killed_command_goes_on(tmp_path):
     a, b = (dict(load_tagger(tmp_path/o, trust=True).model.state_dict()) for o in ('killed', 'whole'))
     assert all((a[k] == b[k]).all() for k in b) and not (tmp_path/'killed'/'unfinished').exists()
 
+def test_what_the_weights_do_not_depend_on_may_change_when_a_run_is_resumed(tmp_path, monkeypatch):
+    "Stopped after training, before it is saved. Other settings are refused before the catalog is read."
+    import catalog_tagger.runs.train as room
+    cfg, lines = RunConfig(str(demo_styles(tmp_path/'c', n=90)), str(tmp_path/'r'), size=32, bs=16, freeze_epochs=1, epochs=1), []
+    def stop(line):
+        if line.startswith('road'): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): train_run(cfg, stop)
+    with monkeypatch.context() as m:
+        m.setattr(room, 'prepare_catalog', lambda cfg: pytest.fail('the catalog was read'))
+        for changed, says in ((dict(size=48), 'size was 32 and is 48'), (dict(seed=1), 'seed was 42 and is 1'), (dict(arch='resnet'), 'did you mean')):
+            with pytest.raises(CatalogError, match=says): train_run(replace(cfg, **changed), lines.append, resume=True)
+    metrics = train_run(replace(cfg, tta=1, keep_epochs=True, cache=False, num_workers=1), lines.append, resume=True)
+    assert sum('was finished' in str(o) for o in lines) == 2 and metrics['test'] and RunConfig.load(tmp_path/'r'/'config.json').tta == 1
+
 def test_divergence_ends_with_code_3(tmp_path, capsys, monkeypatch):
     "A net whose third batch comes out as nan: the command names its pictures and leaves no model."
     import catalog_tagger.runs.train as room

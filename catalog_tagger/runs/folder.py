@@ -15,7 +15,7 @@ from typing import TypedDict
 import pandas as pd, torch
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, atomic_files, inside, read_json, strict_json, write_json
+from ..core.files import CatalogError, atomic_files, finish_save, inside, read_json, strict_json, write_json
 from ..core.table import SPLITS, as_numbers, html_facts, read_table, write_table
 from ..core.records import Count, Finite, as_type
 from ..core.config import RunConfig
@@ -61,7 +61,8 @@ def _optional(read:Callable, path:Path): return read(path) if path.is_file() els
 
 # %% ../../nbs/runs/00_folder.ipynb #e24c7cd4
 def is_run(path:str|Path)->bool:
-    "Is `path` the folder of a run?"
+    "Is `path` the folder of a run? A save that was interrupted is finished first."
+    finish_save(path)
     return (Path(path)/'config.json').is_file()
 
 class Run:
