@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from msgspec import Meta
 from safetensors.torch import save_file
 
-from ..core.files import CatalogError, atomic_files, strict_json, write_json
+from ..core.files import CatalogError, atomic_files, finish_save, strict_json, write_json
 from ..core.process import package_versions
 from ..core.records import Finite, Record, check_format
 from ..core.sealed import SUMS, read_sealed, seal, told_of
@@ -105,8 +105,8 @@ def _plain(o): return o.to_dict() if isinstance(o, Record) else o
 
 def _manifest(t:Tagger, head:list[dict], facts:dict, metrics:dict, decision, words)->dict:
     "What goes into `tagger.json`."
-    return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=t.prep.to_dict(),
-                activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), tta=t.tta, space=t.space.to_dict(), words=_plain(words), decision=_plain(decision),
+    return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=t.prep.to_dict(), tta=t.tta, space=t.space.to_dict(),
+                activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), words=_plain(words), decision=_plain(decision),
                 versions=package_versions(), facts=facts, metrics=metrics)
 
 # %% ../../nbs/serve/10_tagger.ipynb #4eeea8b0
@@ -170,7 +170,9 @@ def _read_manifest(data:bytes)->Manifest:
 # %% ../../nbs/serve/10_tagger.ipynb #e21fd628
 def find_bundle(run:str|Path)->Path|None:
     "The folder of the bundle that `run` is or holds, None where there is none."
-    return next((o for o in (Path(run), Path(run)/'tagger') if (o/'tagger.json').is_file()), None)
+    for o in (Path(run), Path(run)/'tagger'):
+        finish_save(o)
+        if (o/'tagger.json').is_file(): return o
 
 @patch(cls_method=True)
 def load(cls:Tagger, path:str|Path)->Tagger:
@@ -179,4 +181,5 @@ def load(cls:Tagger, path:str|Path)->Tagger:
         files = read_sealed(path, BUNDLE_FILES, 'a bundle'); m = _read_manifest(files['tagger.json'])
         model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab))
         decision = m.decision and replace(m.decision, outside=outside_from_arrays(arrays))
-        return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, files['README.md'].decode('utf-8'))
+        card = files['README.md'].decode('utf-8')
+        return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, card)
