@@ -157,7 +157,8 @@ def read_embedder(
     "What `write_embedder` wrote, each part checked before it is used."
     facts = EmbedderFacts.from_dict(strict_json(files['embedder.json']), 'embedder.json')
     model, more = read_model(facts.arch, facts.head, files['model.safetensors'], facts.prep.size, n)
-    if more or not isinstance(model[1][-1], UnitLength): raise CatalogError('the model does not end in UnitLength, or has other arrays beside it')
+    if more or not isinstance(model[1][-1], UnitLength):
+        raise CatalogError('the model does not end in UnitLength, or has other arrays beside it')
     return Embedder(model, facts.prep, facts.arch)
 
 # %% ../../nbs/search/04_embed.ipynb #8ee10d7f

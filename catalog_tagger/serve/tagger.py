@@ -105,8 +105,8 @@ def _plain(o): return o.to_dict() if isinstance(o, Record) else o
 
 def _manifest(t:Tagger, head:list[dict], facts:dict, metrics:dict, decision, words)->dict:
     "What goes into `tagger.json`."
-    return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=t.prep.to_dict(),
-                activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), tta=t.tta, space=t.space.to_dict(), words=_plain(words), decision=_plain(decision),
+    return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=t.prep.to_dict(), tta=t.tta, space=t.space.to_dict(),
+                activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), words=_plain(words), decision=_plain(decision),
                 versions=package_versions(), facts=facts, metrics=metrics)
 
 # %% ../../nbs/serve/10_tagger.ipynb #4eeea8b0
@@ -181,4 +181,5 @@ def load(cls:Tagger, path:str|Path)->Tagger:
         files = read_sealed(path, BUNDLE_FILES, 'a bundle'); m = _read_manifest(files['tagger.json'])
         model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab))
         decision = m.decision and replace(m.decision, outside=outside_from_arrays(arrays))
-        return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, files['README.md'].decode('utf-8'))
+        card = files['README.md'].decode('utf-8')
+        return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, card)
