@@ -81,7 +81,7 @@ class Run:
     @property
     def finished(self)->bool: return (self.folder/'metrics.json').is_file()
 
-    config = cached_property(lambda self: RunConfig.load(self.folder/'config.json'))            # `RunConfig`
+    config = cached_property(lambda self: RunConfig.load(self.folder/'config.json'))           # `RunConfig`
     labels = cached_property(lambda self: LabelSpace.load(self.folder/'labels.json'))          # `LabelSpace`
     words = cached_property(lambda self: _optional(TextTags.load, self.folder/'words.json'))   # `TextTags` of a catalog of texts, else None
     metrics = cached_property(lambda self: _metrics(self.folder/'metrics.json'))               # As from `run_metrics`, with `split`, `lr` and `seconds`
