@@ -76,7 +76,8 @@ def cell_faults(nb, path_re):
         if not re.fullmatch('[0-9a-f]{8}', str(id)): yield f'cell {i}: its id is {id!r}, not 8 hex digits'
         elif id in seen: yield f'cell {i}: the id {id} stands twice'
         seen.add(id)
-        if c['cell_type'] == 'code' and late_export.search(''.join(c['source'])): yield f'cell {id}: #| export stands below code or a comment'
+        if c['cell_type'] == 'code' and late_export.search(''.join(c['source'])):
+            yield f'cell {id}: #| export stands below code or a comment'
         m = next((m for s in strings(c.get('outputs', [])) if (m := path_re.search(s))), None)
         if m: yield f'cell {id}: its output holds {m[0]}'
 
@@ -89,7 +90,8 @@ def code_files():
     "Code by the place that a fault names: cells of notebooks, and files that are written by hand."
     for f,p in nb_files().items():
         for c in json.loads(p.read_text(encoding='utf-8'))['cells']: yield f'nbs/{f} {c.get("id")}', code_of(c)
-    for o in ('tests', 'benchmarks', 'scripts'): yield from ((f'{o}/{f}', p.read_text(encoding='utf-8')) for f,p in files(root/o, '*.py').items())
+    for o in ('tests', 'benchmarks', 'scripts'):
+        yield from ((f'{o}/{f}', p.read_text(encoding='utf-8')) for f,p in files(root/o, '*.py').items())
     for f,p in files(root/'catalog_tagger').items():
         if by_hand(f): yield f'catalog_tagger/{f}', p.read_text(encoding='utf-8')
 
@@ -111,7 +113,8 @@ def imports(tmp):
         package = f.split('/')[0]
         if package not in packages: continue
         left = {*packages[:packages.index(package) + 1], *(['testing'] if package == 'apps' else [])}
-        faults += [f'catalog_tagger/{f} imports {o}' for o in imported(p) if o.startswith('catalog_tagger.') and o.split('.')[1] not in left]
+        faults += [f'catalog_tagger/{f} imports {o}' for o in imported(p) if o.startswith('catalog_tagger.')
+                   and o.split('.')[1] not in left]
     tell(not faults, 'imports', '\n'.join(faults))
 
 def clean(tmp):

@@ -46,7 +46,8 @@ def test_wheel_holds_the_library_alone(wheel):
     held = {o for o in wheel.namelist() if '.dist-info/' not in o}
     assert {o for o in held if o.endswith('.py')} == {p.relative_to(root).as_posix() for p in lib.rglob('*.py')}
     assert {o for o in held if not o.endswith('.py')} == {p.relative_to(root).as_posix() for o in ('*.css', '*.js') for p in lib.rglob(o)}
-    assert {'catalog_tagger/apps/web.css', 'catalog_tagger/apps/web.js', 'catalog_tagger/report/report.css', 'catalog_tagger/report/report.js'} <= held
+    assert {'catalog_tagger/apps/web.css', 'catalog_tagger/apps/web.js', 'catalog_tagger/report/report.css',
+            'catalog_tagger/report/report.js'} <= held
     assert {o.split('/')[0] for o in held} == {'catalog_tagger'}
 
 def test_wheel_holds_the_licence(wheel):
@@ -62,14 +63,16 @@ def fresh(code):
     assert r.returncode == 0, r.stderr
     return r.stdout.split()
 
-def modules(*folders): return ['.'.join(p.relative_to(root).with_suffix('').parts) for o in folders for p in sorted((lib/o).rglob('[!_]*.py'))]
+def modules(*folders):
+    return ['.'.join(p.relative_to(root).with_suffix('').parts) for o in folders for p in sorted((lib/o).rglob('[!_]*.py'))]
 
 def importing(names): return f'import sys\nfrom importlib import import_module\nfor o in {names}: import_module(o)\n'
 
 def test_serving_imports_no_fastai():
     "All that opens pictures, answers and searches, but for `serve.fit`, which needs a learner."
     serving = [o for o in modules('core', 'catalog', 'serve') if not o.endswith('.fit')]
-    serving += [f'catalog_tagger.{o}' for o in ('search.vectors', 'search.exact', 'search.faiss', 'search.embed', 'search.index', 'runs.folder')]
+    serving += [f'catalog_tagger.{o}'
+                for o in ('search.vectors', 'search.exact', 'search.faiss', 'search.embed', 'search.index', 'runs.folder')]
     loaded = fresh(importing(serving) + 'print(*sys.modules)')
     assert 'catalog_tagger.serve.tagger' in loaded and [o for o in loaded if o.split('.')[0] == 'fastai'] == []
 
