@@ -2,11 +2,12 @@
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 PY := .venv/bin/python
 
-.PHONY: help venv demo test notebooks tutorials docs clean
+.PHONY: help venv optional demo test notebooks tutorials docs clean
 
 help:
 	@echo 'make demo       install into .venv, then train and tag the demo catalog into demo_run/'
 	@echo 'make test       install into .venv, then run every check: notebooks, exports, README, pytest'
+	@echo 'make optional   install what a few tests need besides: Ray, pyarrow, a vector database; without it they are skipped'
 	@echo 'make notebooks  clean the notebooks, export the modules, write README.md'
 	@echo 'make tutorials  run the tutorials at full size and store their outputs; on real data where CATALOG_TAGGER_DATA names it'
 	@echo 'make docs       build the documentation site into _docs/'
@@ -20,6 +21,12 @@ venv: .venv/.installed
 	@test -x $(PY) || "$(PYTHON)" -m venv .venv
 	@echo 'Installing into .venv: on a fresh machine some gigabytes and several minutes'
 	@$(PY) -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+optional: .venv/.optional
+
+.venv/.optional: .venv/.installed
+	@$(PY) -m pip install --quiet -e '.[ci]'
 	@touch $@
 
 demo: venv

@@ -70,6 +70,7 @@ from catalog_tagger.runs.score import *
 from catalog_tagger.runs.evaluate import *
 from catalog_tagger.runs.compare import *
 from catalog_tagger.runs.index import *
+from catalog_tagger.runs.tag import *
 from catalog_tagger.report.plots import *
 from catalog_tagger.report.data_plots import *
 from catalog_tagger.report.interpret import *

@@ -1,11 +1,12 @@
 "Run every check of the repository, or those named: clean, export, readme, notebooks, pytest. Ends in `N passed, M failed`."
-import json, os, re, shutil, subprocess, sys, tempfile, time
+import ast, json, os, re, shutil, subprocess, sys, tempfile, time
 import xml.etree.ElementTree as ET
 from collections import Counter
+from fnmatch import fnmatch
 from pathlib import Path
 
 root = Path(__file__).resolve().parents[1]
-hand_written = {'all.py'}                      # The one module that no notebook exports
+written = ('all.py', '*.css', '*.js')          # What no notebook exports: one module, style sheets and scripts
 no_text = {'image/png', 'image/jpeg'}          # Outputs in which a path would be chance
 late_export = re.compile(r'^(?!\s*#\s*\|)[^\S\n]*\S(?:.*\n)+?#\s*\|\s*export', re.M)    # There nbdev overlooks it
 counts = Counter(passed=0, failed=0)
@@ -88,7 +89,7 @@ def clean(tmp):
 def export(tmp):
     lib = copy(tmp)/'catalog_tagger'
     for f,p in files(lib).items():
-        if f not in hand_written: p.unlink()
+        if not any(fnmatch(f, o) for o in written): p.unlink()
     rc, out = run('-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()', cwd=tmp)
     faults = ([tail(out)] if rc else []) + list(compare(lib, root/'catalog_tagger', 'catalog_tagger'))
     tell(not faults, 'export', '\n'.join(faults))

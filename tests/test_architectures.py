@@ -8,16 +8,13 @@ from torch.nn import functional as F
 
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.train.data import catalog_dls
-from catalog_tagger.testing.demo import demo_styles
-from catalog_tagger.catalog.read import read_catalog
-from catalog_tagger.catalog.labels import apply_labels, fit_labels
 from catalog_tagger.train.checks import check_learner
 from catalog_tagger.train.learner import FrozenStats, catalog_learner, count_parameters, road
 from catalog_tagger.train.losses import AuxLoss
 from catalog_tagger.train.backbones import BUNDLED, arch_prep, create_net, find_arch
 from catalog_tagger.train.weights import bundled_weights
 from catalog_tagger.serve.predictor import Predictor
-from catalog_tagger.catalog.split import split_catalog
+from catalog_tagger.testing.tiny import tiny_catalog
 
 ARCHS = [  # name, size in px, head and dropout
     ('efficientnet_lite0', 32, {}), ('resnet18', 32, dict(head='stacked')), ('resnet50', 32, {}), ('resnext50_32x4d', 32, dict(head='linear', dropout=.2)),
@@ -25,10 +22,7 @@ ARCHS = [  # name, size in px, head and dropout
 
 @pytest.fixture(scope='module')
 def catalog(tmp_path_factory):
-    path = tmp_path_factory.mktemp('shop')
-    df, _ = split_catalog(read_catalog(demo_styles(path, n=40), label_columns=['masterCategory', 'baseColour']).df)
-    space = fit_labels(df)
-    return apply_labels(df, space)[0], space
+    return tiny_catalog(tmp_path_factory.mktemp('shop'), 40, label_columns=['masterCategory', 'baseColour'])
 
 def make_dls(catalog, arch=BUNDLED, size=32, bs=8, **kwargs):
     set_seed(0)
@@ -198,11 +192,11 @@ def test_unscaled_pictures_are_told(catalog, by):
     with pytest.raises(CatalogError, match='normalised twice, or 0 to 255'): check_learner(catalog_learner(make_dls(catalog, batch_tfms=[Scale(by)])))
 
 def test_a_softmax_before_cross_entropy_is_told_and_a_loss_on_probabilities_is_not(catalog, tmp_path):
-    df, _ = split_catalog(read_catalog(demo_styles(tmp_path/'shop', n=40), label_columns=['masterCategory']).df); space = fit_labels(df); n = len(space.vocab)
+    one = tiny_catalog(tmp_path/'shop', 40, label_columns=['masterCategory']); n = len(one[1].vocab)
     class Squash(nn.Module):
         def forward(self, x): return x.softmax(1)
     head = nn.Sequential(*create_head(1280, n), Squash())
-    with pytest.raises(CatalogError, match='a sigmoid or softmax stands'): check_learner(make_learner((apply_labels(df, space)[0], space), head=head))
+    with pytest.raises(CatalogError, match='a sigmoid or softmax stands'): check_learner(make_learner(one, head=head))
     n = len(catalog[1].vocab)
     check_learner(make_learner(catalog, head=nn.Sequential(*create_head(1280, n), nn.Sigmoid()), loss=BCELossFlat()))
 

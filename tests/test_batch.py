@@ -392,6 +392,13 @@ def test_a_cluster_gives_the_same_file(ray, shop, predictor, tmp_path):
     assert (tmp_path/'ray.csv').read_bytes() == (tmp_path/'local.csv').read_bytes()
     assert there[0] == local[0] == 56 and there[1].equals(local[1])
 
+def test_a_cluster_gives_the_same_queue(ray, shop, reviewer, tmp_path):
+    tag_many(reviewer, shop, tmp_path/'local.csv', review=tmp_path/'local.queue.csv', **HOW)
+    tag_many_ray(lambda: reviewer, shop, tmp_path/'ray.csv', review=tmp_path/'ray.queue.csv', actors=1, **HOW)
+    ours, theirs = [read_table(tmp_path/f'{o}.queue.csv').set_index('image').sort_index() for o in ('local', 'ray')]
+    assert ours['tags'].tolist() == theirs['tags'].tolist() and len(pd.read_csv(tmp_path/'ray.csv')) == len(pd.read_csv(tmp_path/'local.csv'))
+    for c in ('worth', 'score'): assert np.allclose(ours[c].astype(float), theirs[c].astype(float), atol=1e-3)
+
 def test_a_killed_actor_loses_no_row(ray, shop, predictor, tmp_path):
     flag = tmp_path/'died'
     def load():

@@ -9,24 +9,15 @@ from PIL import Image
 from catalog_tagger.train.activations import *
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.train.data import FitImage, catalog_dls
-from catalog_tagger.testing.demo import demo_styles
-from catalog_tagger.catalog.read import read_catalog
 from catalog_tagger.catalog.labels import apply_labels, fit_labels
 from catalog_tagger.train.learner import catalog_learner
 from catalog_tagger.train.backbones import arch_prep
-from catalog_tagger.catalog.split import split_catalog
 
 LITE = 'efficientnet_lite0'
 SCRATCH = dict(weights=None)
 
-def catalog(root, **kwargs):
-    "A drawn catalog in `root`, split and labelled."
-    df, _ = split_catalog(read_catalog(demo_styles(root, n=48), **kwargs).df)
-    space = fit_labels(df)
-    return apply_labels(df, space)[0], space
-
 @pytest.fixture(scope='module')
-def shop(tmp_path_factory): return catalog(tmp_path_factory.mktemp('shop')/'shop')
+def shop(tmp_path_factory): return tiny_catalog(tmp_path_factory.mktemp('shop')/'shop', 48)
 
 def learner(shop, path, arch=LITE, size=32, dls_args={}, **kwargs):
     set_seed(42, reproducible=True)
@@ -131,7 +122,7 @@ def test_three_groups_keep_their_rates(shop, tmp_path):
     assert [o['lr'] for o in cached.opt.hypers] == [o['lr'] for o in learn.opt.hypers]
 
 def test_one_label_a_picture(tmp_path):
-    learn = learner(catalog(tmp_path/'shop', label_columns=['masterCategory']), tmp_path)
+    learn = learner(tiny_catalog(tmp_path/'shop', 48, label_columns=['masterCategory']), tmp_path)
     cached = cached_learner(learn, views=2, folder=tmp_path/'cache')
     cached.fit_one_cycle(1, 1e-2)
     np.testing.assert_allclose(cached.validate(), learn.validate(), atol=1e-3)
@@ -166,7 +157,7 @@ def test_other_labels_need_no_other_activations(shop, tmp_path):
     assert cached.dls.one_batch()[1].shape[-1] != learn.dls.one_batch()[1].shape[-1]
 
 def test_what_changed_is_made_anew(tmp_path):
-    df, space = catalog(tmp_path/'shop')
+    df, space = tiny_catalog(tmp_path/'shop', 48)
     def new(learn, folder=tmp_path/'cache', **kwargs):
         before = files(folder) if folder.exists() else {}
         cached_learner(learn, folder=folder, **kwargs)
@@ -215,10 +206,10 @@ def test_two_processes_at_once(shop, tmp_path):
 import sys
 from catalog_tagger.all import *
 from catalog_tagger.train.activations import *
-df, _ = split_catalog(read_catalog({str(Path(shop[0]["image"][0]).parents[1])!r}).df)
-space = fit_labels(df)
+from catalog_tagger.testing.tiny import labelled
+df, space = labelled({str(Path(shop[0]["image"][0]).parents[1])!r})
 set_seed(42)
-learn = catalog_learner(catalog_dls(apply_labels(df, space)[0], space, arch_prep('{LITE}', 32), bs=8))
+learn = catalog_learner(catalog_dls(df, space, arch_prep('{LITE}', 32), bs=8))
 print('ready', flush=True); sys.stdin.readline()
 cached = cached_learner(learn, views=2, folder={str(tmp_path/"cache")!r})
 print(sum(x.double().sum().item() for x, _ in cached.dls.valid))

@@ -63,6 +63,29 @@ def test_help_is_quick_and_teaches():
     assert r.returncode == 0 and 'catalog_tagger train shop --out run' in r.stdout
     for sub in ('demo', 'train', 'evaluate', 'tag', 'issues', 'export', 'embed', 'index', 'similar'): assert call(sub, '--help').returncode == 0
 
+@pytest.mark.parametrize('argv', [['--help'], ['train', '--help'], ['train', 'shop', '--out', 'run', '--schedule', 'zz'], ['tag', 'run', 'shop', '--out', 'tags.txt']])
+def test_help_and_typing_errors_import_nothing_heavy(argv):
+    code = 'import sys, contextlib\nfrom catalog_tagger.apps.cli import main\nwith contextlib.suppress(SystemExit): main(sys.argv[1:])\nprint(*sys.modules)'
+    r = subprocess.run([sys.executable, '-c', code, *argv], text=True, capture_output=True)
+    imported = {o.split('.')[0] for o in r.stdout.splitlines()[-1].split()}
+    assert r.returncode == 0 and 'catalog_tagger' in imported
+    assert not imported & {'numpy', 'pandas', 'torch', 'fastai', 'timm', 'sklearn', 'scipy', 'PIL', 'matplotlib'}
+
+@pytest.mark.parametrize('option, value', [('schedule', 'zz'), ('opt', 'lion'), ('loss', 'nll'), ('head', 'deep'), ('method', 'stretch'), ('mix', 'blend'), ('monitor', 'val_loss'), ('words', 'fr'), ('garments', 'all')])
+def test_a_wrong_choice_is_refused_at_once(option, value, capsys):
+    "Before the catalog is looked for: there is none."
+    from catalog_tagger.apps.cli import main
+    assert main(['train', 'no catalog', '--out', 'r', f'--{option}', value]) == 2
+    assert f"{option}='{value}', expected " in capsys.readouterr().err
+
+def test_a_preset_and_what_wins_over_it(capsys):
+    from catalog_tagger.apps.cli import _config, main, make_parser
+    from catalog_tagger.core.config import PRESETS
+    args = vars(make_parser().parse_args(['train', 'shop', '--out', 'r', '--preset', 'study5', '--min-scale', '0.7'])); args.pop('func')
+    cfg = _config(args.pop('source'), args.pop('out'), args)
+    assert cfg.max_rotate == PRESETS['study5']['max_rotate'] and cfg.min_scale == .7 and cfg.flip == .5
+    assert main(['train', 'shop', '--out', 'r', '--preset', 'study6']) == 2 and "preset 'study6' is unknown; there are study5" in capsys.readouterr().err
+
 @pytest.mark.parametrize('argv, says', [
     (['tag', 'pickled', 'catalog', '--out', 't.csv'], '--trust'),
     (['tag', 'run', 'catalog', '--mode', 'bold', '--out', 't.csv'], "mode='bold', expected one of"),

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 
 import catalog_tagger.runs.compare as room
-from catalog_tagger.runs.compare import compare, compare_runs, markdown_table, run_grid, run_row, write_comparison
+from catalog_tagger.core.render import markdown_table
+from catalog_tagger.runs.compare import compare, compare_runs, run_grid, run_row, write_comparison
 from catalog_tagger.core.config import RunConfig
 from catalog_tagger.runs.folder import Run
 from catalog_tagger.core.files import CatalogError, write_json

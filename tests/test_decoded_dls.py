@@ -11,14 +11,7 @@ from catalog_tagger.train import data
 from catalog_tagger.train.data import PictureCacheDL, catalog_dls
 from catalog_tagger.testing.demo import demo_styles
 from catalog_tagger.catalog.images import METHODS, Prep, fit_image
-from catalog_tagger.catalog.read import read_catalog
-from catalog_tagger.catalog.labels import apply_labels, fit_labels
-from catalog_tagger.catalog.split import split_catalog
-
-def catalog(root, **kw):
-    df, _ = split_catalog(read_catalog(root, **kw).df)
-    space = fit_labels(df)
-    return apply_labels(df, space)[0], space
+from catalog_tagger.testing.tiny import labelled
 
 def prep(method='squish'): return Prep((48, 32), (.5, .4, .3), (.2, .25, .3), method)
 
@@ -30,10 +23,10 @@ def shop(tmp_path_factory):
     return root
 
 @pytest.fixture(scope='module')
-def many(shop): return catalog(shop)
+def many(shop): return labelled(shop)
 
 @pytest.fixture(scope='module')
-def one(shop): return catalog(shop, label_columns=['masterCategory'])
+def one(shop): return labelled(shop, label_columns=['masterCategory'])
 
 @pytest.fixture(scope='module')
 def cache(tmp_path_factory): return tmp_path_factory.mktemp('cache')

@@ -113,3 +113,10 @@ def test_a_planted_save_reaches_nothing_outside(tmp_path):
 def test_a_folder_that_cannot_be_repaired_says_so(folder):
     killed_save(folder, 2, late=False); (folder/'b.json').unlink(); (folder/'b.json').mkdir()
     with pytest.raises(CatalogError, match='was interrupted and cannot be finished.*make the folder writable'): finish_save(folder)
+
+def test_a_run_and_its_bundle_are_found_after_a_kill(tmp_path):
+    from catalog_tagger.runs.folder import is_run
+    from catalog_tagger.serve.tagger import find_bundle
+    for folder, name in ((tmp_path, 'config.json'), (tmp_path/'tagger', 'tagger.json')):
+        (folder/'.0f.ready').mkdir(parents=True); (folder/'.0f.ready'/name).touch()
+    assert is_run(tmp_path) and find_bundle(tmp_path) == tmp_path/'tagger'

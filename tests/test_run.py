@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 
-from catalog_tagger.core.config import RunConfig, load_config
+from catalog_tagger.core.config import RunConfig
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import SPLITS, read_table
 from catalog_tagger.testing.demo import demo_folders, demo_styles
@@ -96,7 +96,7 @@ def test_answers_make_sense(run):
     out, _, _ = run
     predictor = load_tagger(out, trust=True)
     df = read_table(out/'split.csv')
-    images = [str(Path(load_config(out/'config.json').source)/o) for o in df['image'][:60]]
+    images = [str(Path(RunConfig.load(out/'config.json').source)/o) for o in df['image'][:60]]
     for k in (1, 2, 4):
         for answer in predictor.predict(images, k=k):
             tags = [t for t, _ in answer]
@@ -107,7 +107,7 @@ def test_answers_make_sense(run):
 def test_every_way_in_gives_the_same(run):
     out, _, _ = run
     predictor = load_tagger(out, trust=True)
-    path = Path(load_config(out/'config.json').source)/read_table(out/'split.csv')['image'][0]
+    path = Path(RunConfig.load(out/'config.json').source)/read_table(out/'split.csv')['image'][0]
     im = Image.open(path)
     first, *others = [predictor.predict(o, k=4) for o in (path, str(path), path.read_bytes(), im, np.asarray(im.convert('RGB')))]
     assert all(o == first for o in others)
@@ -137,7 +137,7 @@ def test_a_failed_run_leaves_the_old_one(run, monkeypatch):
     before = files()
     def full(*args, **kwargs): raise OSError('No space left on device')
     monkeypatch.setattr('catalog_tagger.runs.folder.write_table', full)
-    with pytest.raises(OSError): train_run(replace(load_config(out/'config.json'), size=32, freeze_epochs=1, epochs=0), lambda o: None)
+    with pytest.raises(OSError): train_run(replace(RunConfig.load(out/'config.json'), size=32, freeze_epochs=1, epochs=0), lambda o: None)
     assert files() == before
 
 def test_same_seed_same_weights(tmp_path):
@@ -182,6 +182,20 @@ def test_a_killed_command_goes_on(tmp_path):
     assert resumed['test'] == json.loads((tmp_path/'whole'/'metrics.json').read_text())['test'] and whole['labels'] == resumed['labels']
     a, b = (dict(load_tagger(tmp_path/o, trust=True).model.state_dict()) for o in ('killed', 'whole'))
     assert all((a[k] == b[k]).all() for k in b) and not (tmp_path/'killed'/'unfinished').exists()
+
+def test_what_the_weights_do_not_depend_on_may_change_when_a_run_is_resumed(tmp_path, monkeypatch):
+    "Stopped after training, before it is saved. Other settings are refused before the catalog is read."
+    import catalog_tagger.runs.train as room
+    cfg, lines = RunConfig(str(demo_styles(tmp_path/'c', n=90)), str(tmp_path/'r'), size=32, bs=16, freeze_epochs=1, epochs=1), []
+    def stop(line):
+        if line.startswith('road'): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): train_run(cfg, stop)
+    with monkeypatch.context() as m:
+        m.setattr(room, 'prepare_catalog', lambda cfg: pytest.fail('the catalog was read'))
+        for changed, says in ((dict(size=48), 'size was 32 and is 48'), (dict(seed=1), 'seed was 42 and is 1'), (dict(arch='resnet'), 'did you mean')):
+            with pytest.raises(CatalogError, match=says): train_run(replace(cfg, **changed), lines.append, resume=True)
+    metrics = train_run(replace(cfg, tta=1, keep_epochs=True, cache=False, num_workers=1), lines.append, resume=True)
+    assert sum('was finished' in str(o) for o in lines) == 2 and metrics['test'] and RunConfig.load(tmp_path/'r'/'config.json').tta == 1
 
 def test_divergence_ends_with_code_3(tmp_path, capsys, monkeypatch):
     "A net whose third batch comes out as nan: the command names its pictures and leaves no model."

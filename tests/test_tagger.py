@@ -56,14 +56,9 @@ def trained(tmp_path_factory):
     "A learner that has learned a little, its bundle, its graph, and pictures."
     from fastai.vision.all import set_seed
     from catalog_tagger.train.data import catalog_dls
-    from catalog_tagger.testing.demo import demo_styles
-    from catalog_tagger.catalog.read import read_catalog
-    from catalog_tagger.catalog.labels import apply_labels, fit_labels
     from catalog_tagger.train.learner import catalog_learner
-    from catalog_tagger.catalog.split import split_catalog
     tmp = tmp_path_factory.mktemp('trained')
-    df, _ = split_catalog(read_catalog(demo_styles(tmp/'shop', n=70)).df)
-    space = fit_labels(df); df, _ = apply_labels(df, space)
+    df, space = tiny_catalog(tmp/'shop', 70)
     set_seed(0)
     learn = catalog_learner(catalog_dls(df, space, arch_prep(ARCH, 48), bs=16), ARCH, weights=None)
     learn.fit(2, 1e-3)
@@ -94,6 +89,7 @@ def test_serving_needs_no_fastai(trained):
 sys.modules['fastai'] = None
 from catalog_tagger.serve.tagger import Tagger
 from catalog_tagger.serve.outside import fit_outside
+from catalog_tagger.testing.tiny import tiny_catalog
 early = [o for o in ('timm', 'torchvision', 'sklearn', 'matplotlib', 'onnx') if o in sys.modules]
 assert not early, early
 tags = Tagger.load({str(tmp/'bundle')!r}).predict({images[0]!r}, k=2)

@@ -11,37 +11,25 @@ from torch import nn
 
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.train.data import catalog_dls
-from catalog_tagger.testing.demo import demo_styles
 from catalog_tagger.catalog.images import open_image
-from catalog_tagger.catalog.read import read_catalog
-from catalog_tagger.catalog.labels import apply_labels, fit_labels
 from catalog_tagger.train.learner import catalog_learner
 from catalog_tagger.core.metrics import RecallAtK, recall_at_k
 from catalog_tagger.train.backbones import arch_prep
-from catalog_tagger.serve.predictor import Predictor
 from catalog_tagger.serve.tagger import Tagger
-from catalog_tagger.catalog.split import split_catalog
 from catalog_tagger.train.schedule import EMA, balance_sampling, find_mix, fit_schedule, rarity_weights, suggest_rate
+from catalog_tagger.testing.tiny import tiny_catalog, tiny_learner
 
 def tiny(tmp_path, single=False, **kwargs):
     "A body with BatchNorm and a head, quiet, on 64 + 32 rows."
-    set_seed(1, reproducible=True)
-    x = torch.randn(96, 7); y = x[:, :5].argmax(1) if single else (x[:, :5] + x[:, 2:] > .8).float()
-    ds = list(zip(x, y))
-    dls = DataLoaders(DataLoader(ds[:64], bs=16, shuffle=True), DataLoader(ds[64:], bs=32))
-    model = nn.Sequential(nn.Sequential(nn.Linear(7, 6), nn.BatchNorm1d(6)), nn.Linear(6, 5))
-    learn = Learner(dls, model, loss_func=CrossEntropyLossFlat() if single else BCEWithLogitsLossFlat(), splitter=lambda m: [params(m[0]), params(m[1])], path=tmp_path, train_bn=False, **kwargs)
-    learn.remove_cb(ProgressCallback); learn.logger = noop; learn.create_opt()
-    return learn
+    set_seed(1); y = torch.randn(96, 7)[:, :5].argmax(1) if single else None    # as `tiny_learner` draws its rows
+    return tiny_learner(y, seed=1, loss_func=CrossEntropyLossFlat() if single else None, path=tmp_path, train_bn=False, **kwargs)
 
 def copied(learn): return {k: v.clone() for k, v in learn.model.state_dict().items()}
 def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 @pytest.fixture(scope='module')
 def shop(tmp_path_factory):
-    df, _ = split_catalog(read_catalog(demo_styles(tmp_path_factory.mktemp('shop')/'catalog', n=90)).df)
-    space = fit_labels(df)
-    return apply_labels(df, space)[0], space
+    return tiny_catalog(tmp_path_factory.mktemp('shop')/'catalog', 90)
 
 def learner(shop, path, **kwargs):
     df, space = shop
@@ -93,9 +81,8 @@ def test_an_error_in_a_fit_leaves_the_loss_function(tmp_path):
 @pytest.mark.parametrize('name', ['mixup', 'cutmix'])
 @pytest.mark.parametrize('columns', [None, ['masterCategory']])
 def test_mixed_pictures_on_a_catalog(tmp_path, name, columns):
-    df, _ = split_catalog(read_catalog(demo_styles(tmp_path/'shop', n=60), **({} if columns is None else dict(label_columns=columns))).df)
-    space = fit_labels(df); shop = apply_labels(df, space)[0], space
-    assert space.is_single == (columns is not None)
+    shop = tiny_catalog(tmp_path/'shop', 60, **({} if columns is None else dict(label_columns=columns)))
+    assert shop[1].is_single == (columns is not None)
     learn = learner(shop, tmp_path, metrics=[RecallAtK(1)])
     loss = learn.loss_func
     fit_schedule(learn, 1, 1e-2, cbs=find_mix(name))

@@ -10,13 +10,9 @@ from torch import nn
 from catalog_tagger.train.activations import cached_learner
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.train.data import catalog_dls
-from catalog_tagger.testing.demo import demo_styles
 from catalog_tagger.search.embed import Embedder, embed_catalog
-from catalog_tagger.catalog.read import read_catalog
-from catalog_tagger.catalog.labels import apply_labels, fit_labels
 from catalog_tagger.train.backbones import arch_prep
 from catalog_tagger.search.retrieval import retrieval_scores
-from catalog_tagger.catalog.split import split_catalog
 from catalog_tagger.serve.tagger import Tagger
 from catalog_tagger.search.triplets import *
 
@@ -202,26 +198,23 @@ def test_health(seed):
     with pytest.raises(CatalogError, match='of 1 pictures cannot be compared'): embedding_health(x[:1])
     with pytest.raises(CatalogError, match='hold NaN or infinity'): embedding_health(x*np.inf)
 
-def tiny_learner(loss, cbs):
-    set_seed(42)
-    ds = list(zip(torch.randn(48, 8), torch.randint(2, (48, 5)).float()))
-    learn = Learner(DataLoaders(DataLoader(ds[:32], bs=16, shuffle=True), DataLoader(ds[32:], bs=8)), nn.Linear(8, 4), loss_func=loss, cbs=cbs)
-    learn.remove_cb(ProgressCallback); learn.logger = noop
-    return learn
+def toy(loss, cbs):
+    pairs = torch.randint(2, (96, 5), generator=torch.Generator().manual_seed(42)).float()
+    return tiny_learner(pairs, n_out=4, loss_func=loss, cbs=cbs)
 
 def test_guard_looks_at_whole_valid():
-    guard = CollapseGuard(); learn = tiny_learner(TripletLoss(), guard); learn.fit(2, 1e-2)
+    guard = CollapseGuard(); learn = toy(TripletLoss(), guard); learn.fit(2, 1e-2)
     assert len(guard.rows) == 2 and guard.rows[-1] == pytest.approx(embedding_health(learn.get_preds()[0]), rel=1e-4)
     learn.validate(); learn.get_preds(); assert len(guard.rows) == 2
     learn.fit(1, 1e-2); assert len(guard.rows) == 3
 
 @pytest.mark.parametrize('limits', [dict(max_similarity=-1.), dict(min_rank=5.)])
 def test_guard_stops(limits):
-    guard = CollapseGuard(**limits); learn = tiny_learner(TripletLoss(), guard)
+    guard = CollapseGuard(**limits); learn = toy(TripletLoss(), guard)
     learn.fit(2, 1e-2)
     with pytest.raises(CollapsedError, match='^embeddings collapsed in epoch 3: two pictures have a mean cosine of') as e: learn.fit(5, 1e-2)
     assert len(guard.rows) == 2 + 3 and isinstance(e.value, CatalogError)
-    with pytest.warns(UserWarning, match='embeddings collapsed in epoch 2'): tiny_learner(TripletLoss(), CollapseGuard(stop=False, patience=2, **limits)).fit(2, 1e-2)
+    with pytest.warns(UserWarning, match='embeddings collapsed in epoch 2'): toy(TripletLoss(), CollapseGuard(stop=False, patience=2, **limits)).fit(2, 1e-2)
 
 @pytest.mark.parametrize('n,m,bs', [(40, 4, 8), (41, 4, 8), (10, 3, 4), (7, 7, 7), (9, 1, 3)])
 def test_sampling_is_an_epoch(n, m, bs):
@@ -247,9 +240,8 @@ def test_sampling_faults():
 
 @pytest.fixture(scope='module')
 def shop(tmp_path_factory):
-    df, _ = split_catalog(read_catalog(demo_styles(tmp_path_factory.mktemp('triplets')/'shop', n=72), label_columns=['masterCategory', 'subCategory', 'articleType', 'gender', 'baseColour']).df)
-    space = fit_labels(df)
-    return apply_labels(df, space)[0], space
+    columns = ['masterCategory', 'subCategory', 'articleType', 'gender', 'baseColour']
+    return tiny_catalog(tmp_path_factory.mktemp('triplets')/'shop', 72, label_columns=columns)
 
 ARCH = 'mobilenetv3_small_050'
 def learner(shop, loss=None, **kwargs):
@@ -307,6 +299,7 @@ def test_without_the_extra():
     code = '''import sys; sys.modules['pytorch_metric_learning'] = None
 import torch
 from catalog_tagger.search.triplets import *
+from catalog_tagger.testing.tiny import tiny_catalog, tiny_learner
 print(MultiLabelSupCon()(torch.randn(4, 3), torch.tensor([0, 0, 1, 1])).isfinite().item())
 try: TripletLoss()
 except ValueError as e: print(e)'''

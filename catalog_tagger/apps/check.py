@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt, pandas as pd
 
 from ..core.files import atomic_files, clear_for, write_json
-from ..core.table import first_few, write_table
+from ..core.table import first_few, json_rows, write_table
 from ..core.config import RunConfig
 from ..catalog.split import near_duplicates, split_summary
 from ..catalog.recipe import evenness, provenance_table
@@ -23,8 +23,6 @@ from ..report.data_plots import label_bars
 __all__ = ['catalog_facts', 'tell_facts', 'find_groups', 'save_check']
 
 # %% ../../nbs/apps/00_check.ipynb #74d062e8
-def _rows(df:pd.DataFrame)->list[dict]: return df.to_dict('records')
-
 def _spread(ready:Prepared)->dict[str, dict]:
     "How even raw tags and labels are in train."
     return dict(raw=evenness(o['count'] for o in ready.space.provenance.values()), labels=evenness(ready.space.counts.tolist()))
@@ -41,9 +39,9 @@ def catalog_facts(
     return dict(layout=catalog.layout, notes=list(catalog.notes), pictures=len(catalog.df),
                 rejected=catalog.rejected['reason'].value_counts().to_dict(),
                 split=split_summary(catalog.df, ready.audit), labels=dict(zip(space.vocab, space.counts.tolist())), exclusive=space.exclusive, parents=space.parents,
-                raw_tags=int((table['count'] > 0).sum()), merged=_rows(merged[['raw', 'label', 'count', 'rule']]),
+                raw_tags=int((table['count'] > 0).sum()), merged=json_rows(merged[['raw', 'label', 'count', 'rule']]),
                 dropped={t: o['rule'] for t, o in space.provenance.items() if o['label'] is None},
-                suspicious=_rows(ready.recipe.suspicious().drop(columns='column')), balance=_spread(ready))
+                suspicious=json_rows(ready.recipe.suspicious().drop(columns='column')), balance=_spread(ready))
 
 # %% ../../nbs/apps/00_check.ipynb #a02a2fc0
 def _tell_split(split:dict, say):

@@ -5,18 +5,17 @@
 # %% ../../nbs/apps/01_web.ipynb #e940d013
 from __future__ import annotations
 import asyncio, csv, json, socket
-from base64 import b64encode
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from io import BytesIO, StringIO
+from io import StringIO
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import numpy as np, pandas as pd
+import pandas as pd
 from PIL import Image
 from fastcore.xml import to_xml
 from fasthtml.components import Article, Button, Datalist, Dd, Details, Div, Dl, Dt, Fieldset, Figcaption, Figure, Footer, Form, H1, H2, Header, Img, Input, Label, Legend, Li, Link, Main, Meta, Meter, Noscript, Ol, Option, Output, P, Progress, Script, Section, Select, Small, Span, Strong, Summary, Title
@@ -28,6 +27,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from ..core.files import CatalogError
+from ..core.render import asset, colour_css, data_uri, encode_image, heat_overlay, thumbnail
 from ..catalog.images import open_image
 from ..catalog.labels import LabelSpace
 from ..serve.answers import UNSURE, decode
@@ -61,8 +61,9 @@ def answer_picture(
 # %% ../../nbs/apps/01_web.ipynb #534add19
 def _by_group(tags:list[tuple[str, float]], space:LabelSpace)->dict[str, list[tuple[str, float]]]:
     "The tags of each exclusive group, and under '' those of none."
-    group = {l: g for g, o in space.exclusive.items() for l in (*o, UNSURE + g)}
-    return {g: [o for o in tags if group.get(o[0], '') == g] for g in (*space.exclusive, '')}
+    unsure = {UNSURE + g: g for g in space.exclusive}
+    def group(t): return unsure.get(t) or space.group_of(t) or ''
+    return {g: [o for o in tags if group(o[0]) == g] for g in (*space.exclusive, '')}
 
 def _tag(tag:str, score:float, group:str):
     "A tag, which is a button for its heat map, and its score."
@@ -90,16 +91,10 @@ def _free_fields(i:int, said:list[tuple[str, float]]):
 def _corrections(groups:dict, space:LabelSpace):
     "What a person says instead."
     exclusive = [_group_field(i, g, groups[g]) for i, g in enumerate(space.exclusive)]
-    free = [_free_fields(len(exclusive), groups[''])] if len(space.vocab) > sum(map(len, space.exclusive.values())) else []
+    free = [_free_fields(len(exclusive), groups[''])] if space.free else []
     return Details(Summary('Correct'), P('Say what is right; what is empty stays as it is.', cls='dim'), *exclusive, *free, P(cls='odd', role='alert'), cls='correct')
 
 # %% ../../nbs/apps/01_web.ipynb #b80ceb39
-def _thumbnail(im:Image.Image)->bytes:
-    "`im` as a small JPEG."
-    im = im.copy(); im.thumbnail((256, 256)); b = BytesIO()
-    im.save(b, 'JPEG', quality=85)
-    return b.getvalue()
-
 def _card(said:Answer, thumbnail:str, tagger:Tagger, similar:bool):
     "All that is said of one picture; the page adds its name."
     said = said._replace(tags=[(t, round(s, 6)) for t, s in said.tags])
@@ -119,10 +114,9 @@ def heat_picture(
     "`item` in grey, the yellower where more speaks for `tag`; needs the extra `interpret`."
     from catalog_tagger.report.interpret import heat_maps
     heat, = heat_maps(tagger, [item], [tag])
-    im = open_image(item, draft=(256, 256)) if tagger.prep.method == 'squish' else tagger.prep.picture(item)   # the map lies on what the model gets, and that is all of the picture or a part
-    im.thumbnail((256, 256))
-    mask = Image.fromarray(np.uint8(heat[tag]*190)).resize(im.size, Image.Resampling.BILINEAR)
-    return Image.composite(Image.new('RGB', im.size, '#ffd600'), im.convert('L').convert('RGB'), mask)
+    # the map lies on what the model gets, and that is all of the picture or a part
+    im = open_image(item, draft=(256, 256)) if tagger.prep.method == 'squish' else tagger.prep.picture(item)
+    return heat_overlay(thumbnail(im), heat[tag])
 
 # %% ../../nbs/apps/01_web.ipynb #1f9c6081
 CSV_COLUMNS = dict(tags=('image', 'rank', 'tag', 'score', 'reason', 'review'), corrections=('image', 'group', 'said', 'score', 'correct'))
@@ -182,191 +176,6 @@ class _Guard:
         why = _refusal(scope.get('method', ''), Headers(scope=scope), self.names)
         await (PlainTextResponse(*why) if why else self.app)(scope, counted, sealed)
 
-# %% ../../nbs/apps/01_web.ipynb #a8f72f62
-_SENDING = r'''
-'use strict'
-const $ = (q, at = document) => at.querySelector(q), $$ = (q, at = document) => [...at.querySelectorAll(q)]
-const page = JSON.parse($('main').dataset.page), files = new WeakMap(), todo = []
-const built = html => { const t = document.createElement('template'); t.innerHTML = html; return t.content.firstElementChild }
-const put = (card, file) => { files.set(card, file); $('h2', card).textContent = file.name; return card }
-
-async function post(path, asked, body) {
-  const r = await fetch(path + '?' + new URLSearchParams(asked), {method: 'POST', body, headers: {'content-type': 'application/octet-stream'}})
-    .catch(() => { throw Error('could not be sent: the file has gone, or the server has ended') })
-  if (r.status == 503) throw Error('too many people are asking: try again in a moment')
-  if (!r.ok) throw Error(r.status < 500 ? await r.text() : 'the server failed here; its terminal says why')
-  return r
-}
-
-function failed(why) {
-  const card = built('<article class="card failed"><div><h2></h2><p class="flag"></p></div></article>')
-  $('.flag', card).textContent = 'Could not be used: ' + why
-  card.dataset.rows = JSON.stringify([['', '', '', why, '']])
-  return card
-}
-
-async function tag(card) {
-  const file = files.get(card)
-  const fresh = file.size > page.bytes ? failed(page.too_large) : await post('/tag', new FormData($('#how')), file).then(r => r.text()).then(built).catch(e => failed(e.message))
-  if (card.isConnected) card.replaceWith(put(fresh, file))
-}
-
-async function work() {
-  for (let card; card = todo.shift(); tell()) if (card.isConnected) await tag(card)
-}
-
-function add(chosen) {
-  const fit = chosen.slice(0, Math.max(0, page.files - $$('.card').length))
-  const cards = fit.map(o => put(built('<article class="card waiting"><div><h2></h2><p>Waiting …</p></div></article>'), o))
-  $('#note').textContent = fit.length < chosen.length ? `${chosen.length - fit.length} were left out: this page takes ${page.files} pictures. For more there is the command catalog_tagger tag.` : ''
-  $('#cards').prepend(...cards); start(cards)
-}
-
-function start(cards) { todo.push(...cards); tell(); for (let i = 0; i < 2; i++) work() }
-'''
-
-# %% ../../nbs/apps/01_web.ipynb #9500dc9f
-_ASKING = r'''
-const shown = new WeakMap()    // image → the picture without heat
-
-async function showHeat(card, button) {
-  const img = $('img', card), text = $('figcaption', card), on = button.ariaPressed != 'true'
-  if (!shown.has(img)) shown.set(img, [img.src, text.textContent])
-  $$('[data-tag]', card).forEach(o => o.ariaPressed = o == button && on)
-  let [src, words] = shown.get(img)
-  if (on) try {
-    src = URL.createObjectURL(await post('/heat', {tag: button.dataset.tag}, files.get(card)).then(r => r.blob()))
-    words = `Yellow: what speaks for ${button.textContent}. Press it again for the picture.`
-  } catch (e) { words = e.message; button.ariaPressed = false }
-  img.src = src; text.textContent = words
-}
-
-async function showSimilar(card, at) {
-  if ($('ol', at)) return
-  at.replaceChildren(await post('/similar', {}, files.get(card)).then(r => r.text()).then(built).catch(e => e.message))
-}
-'''
-
-# %% ../../nbs/apps/01_web.ipynb #b227438b
-_CORRECTING = r'''
-const fields = card => $$('[data-group]', card), now = o => o.value.trim() || o.dataset.said
-const fieldOf = (card, label) => fields(card)[page.group[label]]
-const name = card => files.get(card).name
-
-function corrections(card) {
-  const changed = fields(card).filter(o => now(o) != o.dataset.said).map(o => [name(card), o.dataset.group, o.dataset.said, o.dataset.score, now(o)])
-  const struck = $$('[data-said]:not(:checked)[type=checkbox]', card).map(o => [name(card), '', o.dataset.said, o.dataset.score, ''])
-  return [...changed, ...struck, ...$$('[data-new]:checked', card).map(o => [name(card), '', '', '', o.dataset.new])]
-}
-
-function correct(card, field) {
-  const word = field.value.trim()
-  if (field.dataset.more && word) {
-    const box = built('<label class="box"><input type="checkbox" checked></label>')
-    box.firstChild.dataset.new = word; box.append(word); field.closest('label').before(box); field.value = ''
-  }
-  for (let p = page.parents[word]; p; p = page.parents[p]) { const o = fieldOf(card, p); if (o) o.value = p == o.dataset.said ? '' : p }
-  const odd = fields(card).map(o => [o, page.parents[now(o)]]).filter(([o, p]) => p && fieldOf(card, p) && ![p, ''].includes(now(fieldOf(card, p))))
-  fields(card).forEach(o => o.ariaInvalid = odd.some(([q]) => q == o))
-  const n = corrections(card).length
-  $('.correct summary', card).textContent = n ? `Corrected (${n})` : 'Correct'
-  $('.odd', card).textContent = odd.map(([o, p]) => `${now(o)} goes with ${p}, not with ${now(fieldOf(card, p))}.`).join(' ')
-}
-'''
-
-# %% ../../nbs/apps/01_web.ipynb #d3dd21fc
-_KEEPING = r'''
-let kept = true    // have all corrections been downloaded?
-
-function tell() {
-  const count = kind => $$('.card' + kind).length, all = count(''), wait = count('.waiting'), fixed = $$('.card').flatMap(corrections).length
-  const told = [[count('.look') + count('.outside'), 'to look at'], [count('.failed'), 'could not be used'], [fixed, fixed == 1 ? 'correction' : 'corrections']]
-  $('#told').textContent = all ? [`${all - wait} of ${all} pictures`, ...told.filter(o => o[0]).map(o => o.join(' '))].join(', ') : ''
-  Object.assign($('progress'), {max: all, value: all - wait, hidden: !wait})
-  $('#tools').hidden = !all; $('#tags').disabled = wait > 0; $('#corrections').disabled = !fixed
-}
-
-async function download(kind, rows) {
-  try {
-    const blob = await post('/csv', {kind}, JSON.stringify(rows)).then(r => r.blob())
-    Object.assign(document.createElement('a'), {href: URL.createObjectURL(blob), download: kind + '.csv'}).click()
-    if (kind == 'corrections') kept = true
-  } catch (e) { $('#note').textContent = e.message }
-}
-
-const press = (id, f) => $(id).addEventListener('click', f)
-press('#tags', () => download('tags', $$('.card').flatMap(o => JSON.parse(o.dataset.rows).map(r => [name(o), ...r]))))
-press('#corrections', () => download('corrections', $$('.card').flatMap(corrections)))
-press('#clear', () => { if (kept || confirm('There are corrections that were not downloaded. Remove all?')) { $('#cards').replaceChildren(); kept = true; tell() } })
-$('#pictures').addEventListener('change', e => { add([...e.target.files]); e.target.value = '' })
-$('#how').addEventListener('change', () => {
-  const cards = $$('.card').filter(o => !o.matches('.waiting') && !corrections(o).length)
-  if ($('#how').reportValidity()) { cards.forEach(o => o.classList.add('waiting')); start(cards) }
-})
-$('#how').addEventListener('submit', e => e.preventDefault())
-$('#cards').addEventListener('click', e => { if (e.target.dataset.tag) showHeat(e.target.closest('.card'), e.target) })
-$('#cards').addEventListener('toggle', e => { if (e.target.open && e.target.matches('.similar')) showSimilar(e.target.closest('.card'), $('div', e.target)) }, true)
-$('#cards').addEventListener('change', e => { correct(e.target.closest('.card'), e.target); kept = false; tell() })
-addEventListener('beforeunload', e => { if (!kept) e.preventDefault() })
-for (const [kind, on] of [['dragenter', true], ['dragover', true], ['dragleave', false], ['drop', false]]) $('.drop').addEventListener(kind, () => $('.drop').classList.toggle('over', on))
-tell()
-'''
-
-# %% ../../nbs/apps/01_web.ipynb #fa4f8f9a
-_COLOURS = '''
-:root { color-scheme: light dark; --paper: #f7f6f2; --card: #fff; --ink: #1c2126; --dim: #5a636d; --line: #d8d6cd; --mark: #14608a; --fine: #1d6f45; --look: #8a5300; --bad: #a8271d }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15181b; --card: #1f2327; --ink: #e9e7e1; --dim: #a4acb5; --line: #3a4047; --mark: #7cc1ea; --fine: #79cf9f; --look: #f0b95c; --bad: #ff9c91 }
-}
-* { box-sizing: border-box }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif }
-main { max-width: 72rem; margin: auto; padding: 1.5rem 1rem 3rem }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .3rem }
-h2 { font-size: 1rem; line-height: 1.3; margin: 0; overflow-wrap: anywhere }
-p { margin: .3rem 0; text-wrap: pretty } header p { max-width: 42rem }
-small, figcaption, footer, .dim { color: var(--dim); font-size: .875rem }
-:focus-visible, .drop:focus-within { outline: 3px solid var(--mark); outline-offset: 2px }
-button, input, select { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: .4rem; padding: .35rem .6rem; max-width: 100%; min-height: 2.4rem }
-[type=checkbox] { min-height: 0 }
-button { cursor: pointer } button:hover:enabled { border-color: var(--mark) } button:disabled { opacity: .5; cursor: default }
-'''
-
-_LAYOUT = '''
-.drop { position: relative; display: grid; place-items: center; align-content: center; gap: .2rem; min-height: 7.5rem; margin: 1rem 0; padding: 1rem; text-align: center; background: var(--card); border: 2px dashed var(--dim); border-radius: .8rem }
-.drop input { position: absolute; inset: 0; width: 100%; height: 100%; opacity: 0; cursor: pointer }
-.drop.over, .drop:hover { border-color: var(--mark) }
-form, #tools { display: flex; flex-wrap: wrap; gap: .6rem 1rem; align-items: end; margin: .8rem 0 }
-form label { display: grid; gap: .15rem; min-width: 0 } form input { width: 7rem } #tools[hidden] { display: none }
-#tools output, #tools p { flex: 1 1 100%; margin: 0 } #tools output { font-weight: 600 } #tools { align-items: center } progress { width: 100%; accent-color: var(--mark) }
-.box { display: inline-flex; gap: .4rem; align-items: center }
-#cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 1rem; align-items: start }
-.card { display: flex; gap: 1rem; min-width: 0; padding: 1rem; background: var(--card); border: 1px solid var(--line); border-radius: .8rem }
-.card > div { flex: 1; min-width: 0 } .waiting { opacity: .55 }
-figure { margin: 0; width: 9rem; flex: none } figcaption { margin-top: .3rem; line-height: 1.35 } figure img { width: 100%; max-height: 14rem; object-fit: contain; border-radius: .4rem; display: block; background: #fff }
-:has(#only:checked) .card:is(.fine, .failed) { display: none }
-footer { margin-top: 2rem; max-width: 60rem }
-@media (max-width: 30rem) { .card { flex-direction: column; gap: .7rem } figure { width: auto; display: flex; gap: .8rem; align-items: end } figure img { width: 7rem } form label, form select { width: 100% } }
-'''
-
-# %% ../../nbs/apps/01_web.ipynb #960db439
-_PARTS = '''
-.flag { font-weight: 600; font-size: .9rem } .flag::before { display: inline-block; min-width: 1.3em }
-.fine .flag { color: var(--fine) } .fine .flag::before { content: "✓" } .look .flag { color: var(--look) } .look .flag::before { content: "?" }
-.outside .flag, .failed .flag { color: var(--bad) } .outside .flag::before, .failed .flag::before { content: "!" }
-dl { margin: .5rem 0 } dt { color: var(--dim); font-size: .8rem; margin-top: .35rem }
-dd { margin: 0; display: grid; grid-template-columns: 1fr 5rem 2.5rem; gap: .6rem; align-items: center }
-dd button, .unsure { justify-self: start; min-height: 1.9rem; padding: .15rem .6rem; border-radius: 1rem; text-align: left; overflow-wrap: anywhere; min-width: 0 }
-.unsure { font-style: italic; padding-left: 0 } [aria-pressed=true] { background: #ffd600; color: #1c2126; border-color: #1c2126 }
-meter { appearance: none; width: 100%; height: .5rem; border: 0; border-radius: 1rem; overflow: hidden; background: var(--line) }
-meter::-webkit-meter-bar { background: var(--line); border: 0; height: .5rem } meter::-webkit-meter-optimum-value { background: var(--mark) } meter::-moz-meter-bar { background: var(--mark) }
-small { text-align: right; font-variant-numeric: tabular-nums }
-details { margin-top: .45rem } summary { cursor: pointer; color: var(--mark); width: fit-content } details label:not(.box) { display: grid; grid-template-columns: 8.5rem 1fr; gap: .6rem; align-items: center; margin: .4rem 0; overflow-wrap: anywhere }
-details input:not([type]) { width: 100% } fieldset { border: 0; margin: 0; padding: 0 } legend { padding: 0 } fieldset .box { margin-right: 1rem }
-.odd { color: var(--bad); font-size: .9rem } [aria-invalid=true] { border-color: var(--bad); border-width: 2px }
- ol { list-style: none; margin: .6rem 0 0; padding: 0; display: grid; grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)); gap: .5rem }
-li { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere } li img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #fff; border-radius: .3rem }
-'''
-
 # %% ../../nbs/apps/01_web.ipynb #66aee798
 def _settings(tagger:Tagger):
     "How pictures are tagged."
@@ -394,13 +203,12 @@ def _notes(tagger:Tagger)->str:
 
 def _facts(space:LabelSpace)->dict:
     "What the script must know."
-    group = {l: i for i, o in enumerate(space.exclusive.values()) for l in o}
-    return dict(bytes=MOST_BYTES, files=MOST_FILES, too_large=_TOO_LARGE, parents=space.parents, group=group)
+    at = {g: i for i, g in enumerate(space.exclusive)}
+    return dict(bytes=MOST_BYTES, files=MOST_FILES, too_large=_TOO_LARGE, parents=space.parents, group={l: at[space.group_of(l)] for l in space.grouped})
 
 def _lists(space:LabelSpace)->list:
     "The labels of each group, and the free ones, to choose from."
-    grouped = {l for o in space.exclusive.values() for l in o}
-    return [Datalist(*(Option(value=l) for l in o), id=f'labels-{i}') for i, o in enumerate([*space.exclusive.values(), [l for l in space.vocab if l not in grouped]])]
+    return [Datalist(*(Option(value=l) for l in o), id=f'labels-{i}') for i, o in enumerate([*space.exclusive.values(), space.free])]
 
 def _page(state):
     "The whole page."
@@ -425,13 +233,12 @@ def _answer(state, data:bytes, mode:str|None, k:int|None):
     "The card of the picture in `data`."
     im = open_image(data, draft=state.tagger.prep.size); picture = state.tagger.prep.picture(im)    # opened once, as `prep` opens it
     with state.lock: said = answer_picture(state.fast, picture, mode=mode, k=k)
-    return _part(_card(said, f'data:image/jpeg;base64,{b64encode(_thumbnail(im)).decode()}', state.tagger, state.index is not None))
+    return _part(_card(said, data_uri(encode_image(thumbnail(im))), state.tagger, state.index is not None))
 
 def _heat(state, data:bytes, tag:str)->Response:
     "The heat map of `tag` as a PNG."
-    b = BytesIO()
-    with state.lock: heat_picture(state.tagger, data, tag).save(b, 'PNG')
-    return Response(b.getvalue(), media_type='image/png')
+    with state.lock: im = heat_picture(state.tagger, data, tag)
+    return Response(encode_image(im, 'png'), media_type='image/png')
 
 def _similar(state, data:bytes):
     "The ten products most like the picture in `data`."
@@ -442,8 +249,8 @@ def _similar(state, data:bytes):
 
 # %% ../../nbs/apps/01_web.ipynb #38906674
 async def _get_page(req, state): return _page(state)
-async def _get_script(req): return Response(_SENDING + _ASKING + _CORRECTING + _KEEPING, media_type='text/javascript')
-async def _get_style(req): return Response(_COLOURS + _LAYOUT + _PARTS, media_type='text/css')
+async def _get_script(req): return Response(asset('apps/web.js'), media_type='text/javascript')
+async def _get_style(req): return Response(colour_css() + asset('apps/web.css'), media_type='text/css')
 async def _post_tag(req, state, mode:str='', k:str=''): return await _in_turn(state, _answer, await req.body(), mode or None, _number(k))
 async def _post_heat(req, state, tag:str): return await _in_turn(state, _heat, await req.body(), tag)
 async def _post_similar(req, state): return await _in_turn(state, _similar, await req.body())
@@ -456,7 +263,8 @@ async def _post_csv(req, kind:str):
 async def _get_thumb(req, state, row:int):
     "The picture in that row of the index's table, drawn anew: no file is served as it is, and none by its name."
     if state.index is None or not 0 <= row < len(state.index.table): raise HTTPException(404, 'there is no such product')
-    return Response(await _in_turn(state, lambda s: _thumbnail(open_image(s.index.table['image'].iloc[row], draft=(256, 256)))), media_type='image/jpeg')
+    def small(state): return encode_image(thumbnail(open_image(state.index.table['image'].iloc[row], draft=(256, 256))))
+    return Response(await _in_turn(state, small), media_type='image/jpeg')
 
 # %% ../../nbs/apps/01_web.ipynb #00bae361
 _ROUTES = {('get', '/'): _get_page, ('get', '/app.js'): _get_script, ('get', '/app.css'): _get_style, ('get', '/thumb/{row}'): _get_thumb,

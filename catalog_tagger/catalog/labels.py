@@ -135,6 +135,11 @@ def group_columns(self:LabelSpace)->dict[str, list[int]]:
     return {g: [self.vocab.index(l) for l in o] for g, o in self.exclusive.items()}
 
 @patch(as_prop=True)
+def free_columns(self:LabelSpace)->list[int]:
+    "The columns of the labels in no group."
+    return [i for i, l in enumerate(self.vocab) if l not in self.grouped]
+
+@patch(as_prop=True)
 def parent_columns(self:LabelSpace)->dict[int, int]:
     "Column of each child → column of its parent."
     return {self.vocab.index(c): self.vocab.index(p) for c, p in self.parents.items()}

@@ -15,7 +15,8 @@ from .records import check_fields, Record
 
 # %% auto #0
 __all__ = ['GROUPS', 'PRESETS', 'whole', 'number', 'CatalogSettings', 'SplitSettings', 'PictureSettings', 'ModelSettings',
-           'TrainingSettings', 'JobSettings', 'RunConfig', 'choices', 'training_settings', 'find_preset', 'load_config']
+           'TrainingSettings', 'JobSettings', 'RunConfig', 'choices', 'training_settings', 'EmbedSettings',
+           'IndexSettings', 'find_preset']
 
 # %% ../../nbs/core/05_config.ipynb #a341e995
 def whole(
@@ -156,6 +157,24 @@ def training_settings(cfg:RunConfig)->dict:  # Field → value
     free = {'source', 'out'} | {f.name for f in fields(JobSettings)}
     return {k: v for k, v in cfg.to_dict().items() if k not in free}
 
+# %% ../../nbs/core/05_config.ipynb #27ea5d5c
+@dataclass(frozen=True)
+class EmbedSettings:
+    "Embedding"
+    layer:str = 'avg'                      # Source of the vectors: avg or concat (pooled maps of the body), of a run also hidden or logits
+    size:whole(8, 4096) = RunConfig.size   # Side of the input of a backbone, px; a run has its own
+    weights:str = RunConfig.weights        # Weights of a backbone: default, bundled, none, or a .pth or .safetensors file
+    dims:whole(1)|None = None              # Dimensions to keep, by principal components; all if not given
+    whiten:bool = False                    # Give all dimensions the same variance
+    dtype:str = 'float32'                  # float32, or float16 in half the space
+    def __post_init__(self): check_fields(self)
+
+@dataclass(frozen=True)
+class IndexSettings(EmbedSettings):
+    "Embedding and search"
+    kind:str|None = None            # exact, or FAISS's flat, hnsw, ivf_sq8 or ivf_pq; up to 50,000 pictures exact if not given
+    recall:number(.01, 1) = .95     # Share of the true neighbours that FAISS must find; more takes more time
+
 # %% ../../nbs/core/05_config.ipynb #12d1706b
 PRESETS = dict(study5=dict(min_scale=.5, max_rotate=10., max_lighting=.2))  # Name → fields of `RunConfig`
 
@@ -164,6 +183,3 @@ def find_preset(name:str|None)->dict:  # Fields of `RunConfig`
     if name is None: return {}
     if name not in PRESETS: raise CatalogError(f'preset {name!r} is unknown; there are {", ".join(PRESETS)}')
     return PRESETS[name]
-
-# %% ../../nbs/core/05_config.ipynb #d8422e51
-def load_config(path)->RunConfig: return RunConfig.load(path)

@@ -108,7 +108,8 @@ def begin_parts(
     old = read_json(f) if f.is_file() else {}
     if old == facts and resume: return
     if resume and any(parts.glob('[0-9]*')):
-        other = [f'{k} was {old.get(k)}, is {facts.get(k)}' if k not in ('source', 'model') else f'{k} has changed' for k in {**facts, **old} if old.get(k) != facts.get(k)]
+        changed = [k for k in {**facts, **old} if old.get(k) != facts.get(k)]
+        other = [f'{k} has changed' if k in ('source', 'model') else f'{k} was {old.get(k)}, is {facts.get(k)}' for k in changed]
         raise CatalogError(f'{parts} was begun otherwise: {"; ".join(other)}. Give the same as then, or start anew by resume=False')
     if made: remove_parts(parts)
     write_json(f, facts)

@@ -18,7 +18,7 @@ from .files import CatalogError, atomic_path
 # %% auto #0
 __all__ = ['SPLITS', 'RESERVED', 'rejected_table', 'is_tags', 'check_columns', 'check_table', 'set_aside', 'source_name',
            'source_columns', 'source_view', 'Catalog', 'first_few', 'html_facts', 'write_table', 'read_table',
-           'as_numbers']
+           'as_numbers', 'json_rows']
 
 # %% ../../nbs/core/01_table.ipynb #67dbd360
 def rejected_table(
@@ -163,3 +163,11 @@ def as_numbers(
 )->pd.DataFrame:
     "The columns of a table as numbers."
     return df.assign(**{c: pd.to_numeric(df[c]) for c in df if c not in text})
+
+# %% ../../nbs/core/01_table.ipynb #ecf29684
+def json_rows(
+    df:pd.DataFrame,
+    orient:str='records',  # As in `DataFrame.to_dict`
+):
+    "`df` as plain Python, what is missing as None: JSON knows no nan."
+    return df.astype(object).where(df.notna(), None).to_dict(orient)

@@ -16,6 +16,7 @@ from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import progress
 from ..core.extras import need
+from ..core.render import heat_overlay
 from ..catalog.images import open_image
 from ..catalog.labels import LabelSpace
 from ..train.backbones import body_children
@@ -121,8 +122,7 @@ def confused_grid(
 # %% ../../nbs/report/02_interpret.ipynb #4b889e8d
 def _alternatives(space:LabelSpace)->list[list[int]]:
     "The columns of each exclusive group, and of all free tags together: labels that can stand for one another."
-    grouped = {i for o in space.group_columns.values() for i in o}
-    return [o for o in (*space.group_columns.values(), [i for i in range(len(space.vocab)) if i not in grouped]) if o]
+    return [o for o in (*space.group_columns.values(), space.free_columns) if o]
 
 def label_confusion(
     df:pd.DataFrame,      # A catalog with `labels`
@@ -396,11 +396,6 @@ def heat_maps(
     return res
 
 # %% ../../nbs/report/02_interpret.ipynb #ad273b4e
-def _warm(im, heat:np.ndarray)->np.ndarray:
-    "A grey copy of picture `im`, the hotter the more yellow."
-    x = np.asarray(im.convert('L').convert('RGB'), float); h = heat[..., None]*.7
-    return np.uint8((1 - h)*x + h*np.array([255, 214, 0]))
-
 def heat_grid(
     predictor:Predictor,  # Or a `Tagger`
     images:Sequence,      # Pictures, as `open_image` takes them
@@ -413,7 +408,7 @@ def heat_grid(
     ncols = 1 + max(map(len, heats)); at = {t: i for i, t in enumerate(predictor.space.vocab)}
     for im, heat, s in zip(map(predictor.prep.picture, images), heats, scores):
         lines |= {len(pictures) + j: h for j, h in enumerate(heat.values(), 1)}; empty = ncols - 1 - len(heat)
-        pictures += [im, *(_warm(im, h) for h in heat.values()), *[None]*empty]
+        pictures += [im, *(heat_overlay(im, h) for h in heat.values()), *[None]*empty]
         captions += ['', *(f'{t}  {s[at[t]]:.2f}' for t in heat), *['']*empty]
     fig = captioned_grid(pictures, captions, ncols=ncols, side=side)
     for i, h in lines.items():

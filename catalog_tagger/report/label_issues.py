@@ -40,8 +40,7 @@ def _probe_scores(x:np.ndarray, y:np.ndarray, new:np.ndarray, n:int, C:float)->n
 
 def _questions(space:LabelSpace)->list[list[int]]:
     "The columns of each exclusive group, and each free tag by itself."
-    groups = list(space.group_columns.values()); grouped = {i for o in groups for i in o}
-    return groups + [[i] for i in range(len(space.vocab)) if i not in grouped]
+    return [*space.group_columns.values(), *([i] for i in space.free_columns)]
 
 # %% ../../nbs/report/03_label_issues.ipynb #a6901fd7
 def out_of_fold_scores(

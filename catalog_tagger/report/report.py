@@ -4,7 +4,8 @@
 
 # %% ../../nbs/report/04_report.ipynb #63141511
 from __future__ import annotations
-import base64, hashlib, io, json, re, shlex, warnings
+import hashlib, io, json, re, shlex, warnings
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields, MISSING
@@ -19,6 +20,7 @@ from fastcore.xml import A, Body, Button, Code, Dd, Details, Div, Dl, Dt, Figcap
 from ..core.files import CatalogError, atomic_path
 from ..core.table import SPLITS
 from ..core.config import RunConfig
+from ..core.render import asset, colour_css, data_uri, encode_image, thumbnail
 from ..core.metrics import find_metric
 from ..catalog.images import open_image
 from ..catalog.labels import LabelSpace
@@ -78,13 +80,10 @@ def _table(df:pd.DataFrame, caption:str, *, sort:bool=False, most:int=1000)->FT:
     return Div(P(caption, cls='caption'), Div(Table(Thead(head), Tbody(*rows)), cls='wide tall' if sort else 'wide', tabindex=0, role='region', aria_label=caption), more)
 
 # %% ../../nbs/report/04_report.ipynb #ab9e9690
-def _uri(data:bytes, kind:str)->str: return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
-
 def _thumbnail(image, side:int=160)->FT:
     "A small copy of a picture, in the page itself."
-    im, buf = open_image(image, draft=(side, side)), io.BytesIO()
-    im.thumbnail((side, side)); im.save(buf, 'JPEG', quality=80)
-    return Img(src=_uri(buf.getvalue(), 'jpeg'), alt=Path(image).name, width=im.width, height=im.height)
+    im = thumbnail(open_image(image, draft=(side, side)), side)
+    return Img(src=data_uri(encode_image(im)), alt=Path(image).name, width=im.width, height=im.height)
 
 def _plot(fig:plt.Figure, alt:str)->FT:
     "A figure as SVG, in the page itself, and closed; the same figure gives the same bytes."
@@ -93,7 +92,7 @@ def _plot(fig:plt.Figure, alt:str)->FT:
         warnings.filterwarnings('ignore', 'Glyph')   # letters that the font lacks are the browser's to find
         fig.savefig(buf, format='svg', metadata={'Date': None})
     plt.close(fig)
-    return Div(Img(src=_uri(buf.getvalue(), 'svg+xml'), alt=alt, cls='plot'), cls='wide', tabindex=0, role='region', aria_label=alt)
+    return Div(Img(src=data_uri(buf.getvalue(), 'svg+xml'), alt=alt, cls='plot'), cls='wide', tabindex=0, role='region', aria_label=alt)
 
 # %% ../../nbs/report/04_report.ipynb #1c796cba
 def _line(sign:str, kind:str, text:str)->FT: return Div(Span(sign, cls=kind), Span(text), cls='line')
@@ -106,67 +105,23 @@ def _marked(answer:list[tuple[str, float]], truth:Sequence[str])->list[FT]:
 def _card(image, *lines)->FT: return Figure(_thumbnail(image), Figcaption(*lines))
 
 # %% ../../nbs/report/04_report.ipynb #7e49b7a5
-_CSS = '''
-:root { color-scheme: light dark; --ground: #fff; --ink: #1b1b1b; --quiet: #5a5a5a; --line: #d8d8d8; --soft: #f5f5f4; --link: #005a9c; --right: #1b7337; --wrong: #b3261e }
-@media screen and (prefers-color-scheme: dark) {
-  :root { --ground: #121212; --ink: #e9e9e9; --quiet: #a9a9a9; --line: #3b3b3b; --soft: #1d1d1d; --link: #79b8f3; --right: #66d28e; --wrong: #ff8b80 }
-  .plot { filter: brightness(1.35) } }
-* { box-sizing: border-box }
-body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-main, header { max-width: 68rem; margin: auto; padding: 0 1rem }
-h1 { margin: 1.5rem 0 .25rem; line-height: 1.2; overflow-wrap: anywhere } h2 { margin: 3rem 0 .5rem; border-bottom: 1px solid var(--line) } h3 { margin: 1.5rem 0 .25rem }
-p, li, dd { max-width: 46rem; overflow-wrap: anywhere } a { color: var(--link) } .note, .caption, figcaption, dt { color: var(--quiet) } .caption { margin: 1rem 0 .25rem; font-size: .9rem }
-nav ul { display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: 0; list-style: none } nav a { display: inline-block; padding: .25rem 0 }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; margin: 1rem 0 } .tiles > div { background: var(--soft); padding: .5rem .75rem; border-radius: .4rem }
-.tiles dt { font-size: .85rem; overflow-wrap: anywhere } .tiles dd { margin: 0; font-size: 1.35rem } .tiles dd + dd { font-size: .85rem; color: var(--quiet) }
-.wide { overflow-x: auto; margin: 0 0 .75rem }
-.tall { max-height: 36rem; overflow-y: auto; width: fit-content; max-width: 100% } .tall thead th { position: sticky; top: 0; background: var(--ground) }
-:focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
-.plot { display: block } .plots { display: flex; flex-wrap: wrap; gap: 0 1.5rem } .plots > div { max-width: 100% }
-'''
+def _style()->str: return colour_css() + asset('report/report.css')
 
-# %% ../../nbs/report/04_report.ipynb #78516689
-_CSS += '''
-table { border-collapse: collapse; font-size: .9rem } th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: middle }
-tbody th { font-weight: normal } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-th button { all: unset; cursor: pointer; padding: .2rem 0; white-space: nowrap } th button:focus-visible { outline: 2px solid var(--link) }
-th button::after { content: ' ↕'; color: var(--quiet) } [aria-sort=ascending] button::after { content: ' ▲' } [aria-sort=descending] button::after { content: ' ▼' }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(12rem, 44%), 1fr)); gap: 1.25rem .5rem }
-.cards img { height: 8rem; width: auto; max-width: 100%; object-fit: contain }
-figure { margin: 0; font-size: .8rem; overflow-wrap: anywhere } .line { display: flex; gap: .3rem }
-.pair { display: flex; gap: .4rem } .pair img { height: 4rem; width: auto }
-figcaption > .about { color: var(--ink) } .right { color: var(--right) } .wrong { color: var(--wrong) } summary { cursor: pointer; padding: .25rem 0; color: var(--link) }
-pre { background: var(--soft); padding: .75rem; border-radius: .4rem; white-space: pre-wrap; overflow-wrap: anywhere } dl.words dt { font-weight: bold } dl.words dd { margin: 0 0 .4rem }
-@page { margin: 14mm }
-@media print {
-  body { font-size: 10pt } table { font-size: 8pt } nav, summary, th button::after { display: none } a { color: inherit }
-  .wide { overflow: visible; max-height: none } .plot { max-width: 100%; height: auto } figure, tr, .plot { break-inside: avoid } h2, h3, .caption { break-after: avoid } }
-'''
-
-# %% ../../nbs/report/04_report.ipynb #a75ca387
-_JS = '''
-for (const button of document.querySelectorAll('th button')) button.onclick = () => {
-  const th = button.parentElement, body = th.closest('table').tBodies[0], sign = th.ariaSort == 'ascending' ? -1 : 1
-  const key = row => { const o = row.cells[th.cellIndex]; return 'value' in o.dataset ? +o.dataset.value : o.textContent }
-  const order = (a, b) => typeof a == 'number' && typeof b == 'number' ? a - b : String(a).localeCompare(String(b), undefined, {numeric: true})
-  const rows = [...body.rows].map(row => [key(row), row]).sort(([a], [b]) => (a === '–') - (b === '–') || sign*order(a, b))
-  for (const o of th.parentElement.cells) o.removeAttribute('aria-sort')
-  th.setAttribute('aria-sort', sign > 0 ? 'ascending' : 'descending')
-  body.append(...rows.map(o => o[1]))
-}
-'''
+def _script()->str: return asset('report/report.js')
 
 # %% ../../nbs/report/04_report.ipynb #fee395c5
 def _slug(title:str)->str: return re.sub(r'\W+', '-', title.lower())
 
 def _page(title:str, intro:Sequence, sections:dict[str, Sequence])->str:
     "The whole page; its policy lets a browser run the one script that is written here, and fetch nothing."
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{base64.b64encode(hashlib.sha256(_JS.encode()).digest()).decode()}'"
-    head = Head(Meta(charset='utf-8'), Meta(http_equiv='Content-Security-Policy', content=policy), Meta(name='viewport', content='width=device-width, initial-scale=1'),
-                Title(title), Link(rel='icon', href='data:,'), Style(Safe(_CSS)))
+    script = _script(); digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    head = Head(Meta(charset='utf-8'), Meta(http_equiv='Content-Security-Policy', content=policy),
+                Meta(name='viewport', content='width=device-width, initial-scale=1'),
+                Title(title), Link(rel='icon', href='data:,'), Style(Safe(_style())))
     nav = Nav(Ul(*(Li(A(o, href=f'#{_slug(o)}')) for o in sections)), aria_label='sections')
     main = Main(*(Section(H2(k, id=_slug(k)), *o) for k, o in sections.items()))
-    return to_xml(Html(head, Body(Header(H1(title), *intro, nav), main, Script(Safe(_JS))), lang='en'), indent=False)
+    return to_xml(Html(head, Body(Header(H1(title), *intro, nav), main, Script(Safe(script))), lang='en'), indent=False)
 
 # %% ../../nbs/report/04_report.ipynb #c0d7de84
 def _changed(cfg:RunConfig)->dict:
@@ -219,7 +174,7 @@ def _labels(run:Run)->list:
     steps = [Li(f'{c or "all tags"}: ', Code(shorten(json.dumps(s, ensure_ascii=False), 300, placeholder=' …'))) for c, o in space.recipe.items() for s in o]
     groups = f'{len(space.exclusive)} groups of which a picture has one label ({_text(list(space.exclusive))})' if space.exclusive else 'no exclusive group'
     return [P(f'{len(space.provenance):,} raw tags became {len(space.vocab):,} labels: {groups}, '
-              f'{len(space.vocab) - sum(map(len, space.exclusive.values())):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
+              f'{len(space.free):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
             P('The steps of the recipe, fitted on train alone:') if steps else None, Ul(*steps) if steps else None,
             _table(_counted((o['rule'] for o in space.provenance.values()), 'rule'), 'How many raw tags came to what end, and by which rule'),
             Details(Summary('How common they are'),
@@ -309,7 +264,7 @@ def _pairs(j:Judged, said:np.ndarray)->list:
 
 def _confusion(j:Judged, most:int=120)->list:
     "The confusion matrix of each exclusive group, hits and misses of free tags, and what is taken for what."
-    said, free = j.p*j.pred, [l for l in j.space.vocab if not any(l in o for o in j.space.exclusive.values())]    # a score where something is said, 0 elsewhere
+    said, free = j.p*j.pred, j.space.free    # a score where something is said, 0 elsewhere
     plots = [_plot(confusion_plot(j.df, said, j.space, g), f'confusion of {g}: true labels down, answers across') for g in _known_groups(j)]
     cells = label_confusion(j.df, j.pred, j.space).loc[free]
     worst = cells.loc[(cells['missed'] + cells['wrong']).nlargest(most).index]

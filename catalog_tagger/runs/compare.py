@@ -15,12 +15,13 @@ import pandas as pd
 from ..core.files import CatalogError, atomic_path
 from ..core.table import write_table
 from ..core.config import RunConfig
+from ..core.render import markdown_table
 from ..catalog.labels import LabelSpace
 from .folder import Run, is_run
 from .train import train_run
 
 # %% auto #0
-__all__ = ['run_grid', 'main_score', 'run_row', 'compare_runs', 'markdown_table', 'write_comparison', 'compare']
+__all__ = ['run_grid', 'main_score', 'run_row', 'compare_runs', 'write_comparison', 'compare']
 
 # %% ../../nbs/runs/04_compare.ipynb #ac3165bb
 def _folder(varied:dict)->str:
@@ -110,11 +111,6 @@ def _shown(o)->dict:
     between = f' ({o.low:.3f}–{o.high:.3f})' if pd.notna(o.low) else ''
     return {'model': o.model, 'settings': o.settings, 'road': o.road, 'pictures, train / valid': f'{_number(o.train_pictures, 0)} / {_number(o.valid_pictures, 0)}', 'labels': _number(o.n_labels, 0),
             'score': o.metric, 'train': _number(o.train), 'valid': _number(o.valid) + between, 'epochs': _number(o.epochs, 0), 'seconds': _number(o.seconds, 0)}
-
-def markdown_table(df:pd.DataFrame)->str:
-    "`df` as a table of Markdown; what is missing is a dash."
-    rows = [df.columns, ['---']*df.shape[1], *df.astype(object).where(df.notna(), '–').values]
-    return '\n'.join('| ' + ' | '.join(str(o).replace('|', r'\|').replace('\n', ' ') for o in row) + ' |' for row in rows) + '\n'
 
 def write_comparison(
     df:pd.DataFrame,   # From `compare_runs`

@@ -11,15 +11,16 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError
-from ..core.process import progress
+from ..core.table import json_rows
 from ..catalog.picture_files import find_pictures, open_pictures
+from ..core.process import progress
 from ..catalog.labels import apply_labels, find_origin
 from ..catalog.prepare import read_audited
 from ..serve.review import join_queues, review_queue
 from ..serve.tagger import Tagger
 from .folder import Run
 from .train import report_rejected, report_scores
-from .score import json_rows, score_pictures
+from .score import score_pictures
 
 # %% auto #0
 __all__ = ['review_pictures', 'evaluate_run']
@@ -64,4 +65,4 @@ def evaluate_run(
     report_rejected(rejected, say)
     if unknown: say(f'{len(unknown)} labels are not known to the run and not scored: {", ".join(unknown[:5])}{" …" if len(unknown) > 5 else ""}')
     report_scores(table, say)
-    return dict(pictures=len(df), left_out=int(known.sum()), rejected=len(rejected), unknown_labels=unknown, scores=json_rows(table, 'index'), labels=json_rows(labels, 'records'))
+    return dict(pictures=len(df), left_out=int(known.sum()), rejected=len(rejected), unknown_labels=unknown, scores=json_rows(table, 'index'), labels=json_rows(labels))

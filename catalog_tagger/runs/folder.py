@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd, torch
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, atomic_files, inside, read_json, write_json
+from ..core.files import CatalogError, atomic_files, finish_save, inside, read_json, write_json
 from ..core.table import SPLITS, as_numbers, html_facts, read_table, write_table
-from ..core.config import RunConfig, load_config
+from ..core.config import RunConfig
 from ..catalog.text import TextTags
 from ..catalog.labels import LabelSpace
 from ..catalog.prepare import Prepared
@@ -54,7 +54,8 @@ def _optional(read:Callable, path:Path): return read(path) if path.is_file() els
 
 # %% ../../nbs/runs/00_folder.ipynb #e24c7cd4
 def is_run(path:str|Path)->bool:
-    "Is `path` the folder of a run?"
+    "Is `path` the folder of a run? A save that was interrupted is finished first."
+    finish_save(path)
     return (Path(path)/'config.json').is_file()
 
 class Run:
@@ -73,7 +74,7 @@ class Run:
     @property
     def finished(self)->bool: return (self.folder/'metrics.json').is_file()
 
-    config = cached_property(lambda self: load_config(self.folder/'config.json'))              # `RunConfig`
+    config = cached_property(lambda self: RunConfig.load(self.folder/'config.json'))            # `RunConfig`
     labels = cached_property(lambda self: LabelSpace.load(self.folder/'labels.json'))          # `LabelSpace`
     words = cached_property(lambda self: _optional(TextTags.load, self.folder/'words.json'))   # `TextTags` of a catalog of texts, else None
     metrics = cached_property(lambda self: _metrics(self.folder/'metrics.json'))               # As from `run_metrics`, with `split`, `lr` and `seconds`

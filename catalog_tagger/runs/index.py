@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..core.files import CatalogError, clear_for
 from ..core.table import Catalog, rejected_table
-from ..core.config import RunConfig
+from ..core.config import EmbedSettings, IndexSettings, RunConfig
 from ..catalog.query import choose_rows
 from ..catalog.read import known_layout
 from ..catalog.images import audit_images
@@ -29,11 +29,11 @@ __all__ = ['load_embedder', 'read_products', 'index_catalog']
 
 # %% ../../nbs/runs/05_index.ipynb #03f4afba
 def load_embedder(
-    model:str|Path,             # Folder of a run or of a bundle, or the name of a backbone
-    layer:str='avg',            # As in `make_embedder`
-    *, size:int=128,            # Of a backbone's pictures, px; a run has its own
-    weights:str='default',      # Of a backbone, as in `read_weights`
-    trust:bool=False,           # As in `load_tagger`
+    model:str|Path,                     # Folder of a run or of a bundle, or the name of a backbone
+    layer:str=EmbedSettings.layer,      # As in `make_embedder`
+    *, size:int=EmbedSettings.size,     # Of a backbone's pictures, px; a run has its own
+    weights:str=EmbedSettings.weights,  # Of a backbone, as in `read_weights`
+    trust:bool=False,                   # As in `load_tagger`
 )->tuple[Embedder, Tagger|None]:  # And the tagger of a run, which knows its labels
     "The embedder of a trained run, or of a backbone as it comes."
     tagger = load_tagger(model, trust=trust) if Path(model).exists() else None
@@ -67,10 +67,10 @@ def index_catalog(
     model:str|Path,             # As in `load_embedder`
     source:str|Path,            # As in `read_products`
     out:str|Path,               # Folder of the index
-    *, layer:str='avg', size:int=128, weights:str='default', trust:bool=False,   # As in `load_embedder`
+    *, layer:str=EmbedSettings.layer, size:int=EmbedSettings.size, weights:str=EmbedSettings.weights, trust:bool=False,   # As in `load_embedder`
     where:str=None,             # As in `read_products`
-    dtype:str='float32', dims:int=None, whiten:bool=False, resume:bool=True,   # As in `embed_catalog`
-    kind:str=None, target:float=.95,   # As in `SimilarIndex.build`
+    dtype:str=EmbedSettings.dtype, dims:int=None, whiten:bool=False, resume:bool=True,   # As in `embed_catalog`
+    kind:str=None, recall:float=IndexSettings.recall,   # As `kind` and `target` in `SimilarIndex.build`
     say=print,                  # Takes each line of the account
 )->SimilarIndex:
     "Embed the products of `source`, build their index and save it in `out`."
@@ -82,7 +82,7 @@ def index_catalog(
     e = embed_catalog(embedder, catalog.df, out, dtype=dtype, dims=dims, whiten=whiten, resume=resume)
     rejected = pd.concat([catalog.rejected, e.rejected], ignore_index=True)
     table = catalog.df.drop(columns=['digest', 'pixels'])
-    index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=target)
+    index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=recall)
     index.save(out)
     say(f'{index} in {out}; {len(rejected)} pictures could not be used{":" if len(rejected) else ""}')
     for o in rejected.head(20).itertuples(): say(f'  {o.image}: {o.reason}')

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pandas as pd
 from fastai.learner import Learner
 
-from ..core.table import SPLITS
+from ..core.table import SPLITS, json_rows
 from ..core.process import package_versions
 from ..core.metrics import add_intervals, label_table, picture_scores, score_table
 from ..train.learner import road
@@ -16,7 +16,7 @@ from ..serve.decide import decide
 from ..serve.tagger import Tagger
 
 # %% auto #0
-__all__ = ['score_pictures', 'json_rows', 'run_metrics']
+__all__ = ['score_pictures', 'run_metrics']
 
 # %% ../../nbs/runs/02_score.ipynb #087e57f9
 def score_pictures(
@@ -35,10 +35,6 @@ def score_pictures(
     return table, label_table(scores, pred, targs, space.vocab, space.counts)
 
 # %% ../../nbs/runs/02_score.ipynb #d494aa0d
-def json_rows(df:pd.DataFrame, orient:str):
-    "`df` as plain Python, nan as None."
-    return df.astype(object).where(df.notna(), None).to_dict(orient)
-
 def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
     "What goes into `metrics.json`: scores of each fold with their floors, of train on as many of its pictures as valid has; a row for each label, parameters, versions. The one look at test."
     res, n_valid = {}, (df['split'] == 'valid').sum()
@@ -47,5 +43,5 @@ def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
         if fold == 'train': rows = rows.sample(min(n_valid, len(rows)), random_state=0)
         table, labels = score_pictures(tagger, rows.reset_index(drop=True))
         res[fold] = json_rows(table, 'index')
-    return dict(res, labels=json_rows(labels, 'records'), pictures=df['split'].value_counts().to_dict(),
+    return dict(res, labels=json_rows(labels), pictures=df['split'].value_counts().to_dict(),
                 parameters=sum(o.numel() for o in learn.model.parameters()), road=road(learn), versions=package_versions())

@@ -172,7 +172,8 @@ def _embed_batch(embedder:Embedder, batch:list[tuple])->tuple[np.ndarray, list[s
 def _pack(batches:list[tuple])->dict[str, bytes]:
     "The file of a part from what `_embed_batch` made of its batches."
     found, f = [v for v, _ in batches if len(v)], BytesIO()
-    np.savez(f, vectors=np.concatenate(found) if found else np.empty((0, 0), np.float32), why=np.array([o for _, why in batches for o in why], str))
+    vectors, why = np.concatenate(found) if found else np.empty((0, 0), np.float32), np.array([o for _, why in batches for o in why], str)
+    np.savez(f, vectors=vectors, why=why)
     return {'.npz': f.getvalue()}
 
 def _read_part(path:Path, name:str)->np.ndarray:
@@ -210,7 +211,8 @@ def _finish(embedder:Embedder, files:list[Path], found:list[str], out:Path, dtyp
     why = np.concatenate([_read_part(o, 'why') for o in files])
     rejected = rejected_table((found[i], i, str(why[i])) for i in np.flatnonzero(why != ''))
     ids = [o for o, w in zip(found, why) if w == '']
-    if not ids: raise CatalogError(f'none of {len(found)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
+    if not ids:
+        raise CatalogError(f'none of {len(found)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
     layer = None
     if dims or whiten:
         sample = _sample(files, len(ids))

@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..core.files import CatalogError, atomic_files, clear_for, strict_json, write_json
-from ..core.table import check_columns, check_table, read_table, rejected_table, write_table
+from ..core.table import check_columns, check_table, json_rows, read_table, rejected_table, write_table
 from ..core.process import rng
 from ..core.records import Finite, Positive, Record, Share, as_type, check_format
 from ..core.sealed import SUMS, read_array, read_sealed, seal, told_of
@@ -301,7 +301,7 @@ Cell = str|int|bool|Finite|list[str]|None   # What a cell of the table may hold
 
 def _columns(table:pd.DataFrame)->dict[str, list]:
     "The columns beside `image` as plain JSON, a missing value as None."
-    plain = {c: table[c].astype(object).where(table[c].notna(), None).tolist() for c in table if c != 'image'}
+    plain = json_rows(table.drop(columns='image'), 'list')
     return {as_type(c, str, 'a column name'): as_type(o, list[Cell], f'column {c!r}') for c, o in plain.items()}
 
 @patch

@@ -28,12 +28,12 @@ def _finest_first(space:LabelSpace)->list[str]:
 # %% ../../nbs/serve/00_answers.ipynb #5066d7d9
 def _group_answers(path:dict[str, float], space:LabelSpace, order:list[str])->list[str]:
     "One label of each exclusive group, consistent along its lines of ancestors."
-    group = {l: g for g, o in space.exclusive.items() for l in o}; answer = {}
-    def fits(l): return all(answer.get(group.get(o), o) == o for o in space.lineage(l))
+    answer = {}
+    def fits(l): return all(answer.get(space.group_of(o), o) == o for o in space.lineage(l))
     for g in order:
         if g in answer: continue
         best = max(filter(fits, space.exclusive[g]), key=path.get, default=None)
-        if best is not None: answer |= {group[o]: o for o in space.lineage(best) if o in group}
+        if best is not None: answer |= {space.group_of(o): o for o in space.lineage(best) if o in space.grouped}
     return list(answer.values())
 
 # %% ../../nbs/serve/00_answers.ipynb #1f27325e
@@ -41,9 +41,8 @@ UNSURE = 'unsure:'  # What an answer `unsure:articleType` begins with
 
 def _sure_ones(best:list[str], score:dict[str, float], space:LabelSpace, limits:Mapping[str, float])->tuple[list[str], list[tuple[str, float]]]:
     "Those of the `best` labels that reach the limit of their group, with their ancestors; and for each group left open its name as unsure, with the score of its best label."
-    group = {l: g for g, o in space.exclusive.items() for l in o}
-    sure = {o for l in best if score[l] >= limits.get(group[l], 0) for o in space.lineage(l)}
-    answered, doubtful = {group[l] for l in sure if l in group}, {group[l]: score[l] for l in best}
+    sure = {o for l in best if score[l] >= limits.get(space.group_of(l), 0) for o in space.lineage(l)}
+    answered, doubtful = {space.group_of(l) for l in sure}, {space.group_of(l): score[l] for l in best}
     return [l for l in best if l in sure], [(UNSURE + g, doubtful.get(g, 0.)) for g in space.exclusive if g not in answered]
 
 # %% ../../nbs/serve/00_answers.ipynb #9d3ebb98
@@ -57,8 +56,8 @@ def _decode_one(p:np.ndarray, path:np.ndarray, space:LabelSpace, order:list[str]
     "Tags of one picture from its scores and path scores."
     score = dict(zip(space.vocab, p.tolist())); best = _group_answers(dict(zip(space.vocab, path)), space, order)
     answers, unsure = (best, []) if limits is None else _sure_ones(best, score, space, limits)
-    grouped = {l for o in space.exclusive.values() for l in o}
-    free = [l for l, at in zip(space.vocab, least) if l not in grouped and score[l] >= at and all(o in answers or o not in grouped for o in space.lineage(l))]
+    def fits(l): return all(o in answers or o not in space.grouped for o in space.lineage(l))
+    free = [l for l, at in zip(space.vocab, least) if l not in space.grouped and score[l] >= at and fits(l)]
     return [(l, score[l]) for l in _take(sorted(answers + free, key=score.get, reverse=True), space, k)] + unsure
 
 # %% ../../nbs/serve/00_answers.ipynb #a0cc996c

@@ -5,6 +5,9 @@
 # %% ../../nbs/serve/08_card.ipynb #d2b07b2d
 from __future__ import annotations
 
+import pandas as pd
+
+from ..core.render import markdown_table
 from ..core.metrics import find_metric
 from ..catalog.labels import LabelSpace
 
@@ -12,19 +15,11 @@ from ..catalog.labels import LabelSpace
 __all__ = ['model_card']
 
 # %% ../../nbs/serve/08_card.ipynb #c186b225
-def _cell(o)->str:
-    "`o` in a cell of a Markdown table."
-    text = '–' if o is None else f'{o:.3f}' if isinstance(o, float) else str(o)
-    return ' '.join(text.split()).replace('|', '\\|')
-
-def _rows(head:tuple, rows)->str:
-    "A Markdown table."
-    return '\n'.join('| ' + ' | '.join(map(_cell, o)) + ' |' for o in (head, ['---']*len(head), *rows))
+def _table(head:tuple, rows)->str: return markdown_table(pd.DataFrame(rows, columns=head, dtype=object))
 
 def _label_rows(space:LabelSpace):
     "Of each group, and of the free tags, how many labels there are and each with its train pictures."
-    count, grouped = dict(zip(space.vocab, space.counts.tolist())), {l for o in space.exclusive.values() for l in o}
-    groups = space.exclusive | {'free tags': [l for l in space.vocab if l not in grouped]}
+    count, groups = dict(zip(space.vocab, space.counts.tolist())), space.exclusive | {'free tags': space.free}
     return [(g, len(o), ', '.join(f'{l} ({count[l]})' for l in o)) for g, o in groups.items() if o]
 
 # %% ../../nbs/serve/08_card.ipynb #06e42704
@@ -49,18 +44,15 @@ An image tagger made by catalog_tagger {d["versions"]["catalog_tagger"]}: pictur
 
 ## Trained on
 
-{_rows(("what", "value"), d["facts"].items())}
-
+{_table(("what", "value"), d["facts"].items())}
 ## Scores
 
 On pictures that it has not seen, with a 95 % bootstrap interval where there is one, beside a model that predicts nothing and one that always predicts the commonest labels.
 
-{_rows(("on test", "score", "from", "to", "predict nothing", "the commonest", "what it is"), [_score_row(*o) for o in d["metrics"].items()])}
-
+{_table(("on test", "score", "from", "to", "predict nothing", "the commonest", "what it is"), [_score_row(*o) for o in d["metrics"].items()])}
 ## Labels, with their train pictures
 
-{_rows(("group", "labels", "which"), _label_rows(space))}
-
+{_table(("group", "labels", "which"), _label_rows(space))}
 ## To load it
 
 ```python

@@ -86,7 +86,8 @@ def fit_decision(
     limits = {m: _answer_limits(*cells, space, o.limit, promise) if o.limit else {} for m, o in MODES.items()}
     asked = dict(precision=precision, confidence=confidence, min_score=table[DEFAULT_MODE])
     publish = {g or '': publish_limit(coverage_curve(p, targs, space, of=g, **asked)) for g in (None, *space.exclusive)}
-    return Decision(table['support'].tolist(), {m: table[m].tolist() for m in MODES}, limits, {g: v for g, v in publish.items() if v is not None}, promise, calibration, outside)
+    thresholds, publish = {m: table[m].tolist() for m in MODES}, {g: v for g, v in publish.items() if v is not None}
+    return Decision(table['support'].tolist(), thresholds, limits, publish, promise, calibration, outside)
 
 # %% ../../nbs/serve/06_decide.ipynb #85257602
 @patch
@@ -115,4 +116,5 @@ def decide(
     most = MODES[decision.check_mode(mode)].k
     if not len(scores): return []
     limits = decision.limits[mode] if most is None else None   # the best k may leave a group out: that is not unsure
-    return decode(decision.calibration.apply(scores, space), space, k=most if k is None else k, min_score=decision.thresholds[mode], limits=limits)
+    p = decision.calibration.apply(scores, space)
+    return decode(p, space, k=most if k is None else k, min_score=decision.thresholds[mode], limits=limits)

@@ -38,7 +38,7 @@ def _queue_rows(images:list[str], scores, features, tagger)->list[tuple]:
     return list(queue.assign(tags=queue['tags'].map(partial(json.dumps, ensure_ascii=False))).itertuples(index=False, name=None))
 
 def _tag_batch(predictor, options:dict, review:bool, batch:list[tuple])->list[list[tuple]]:
-    "The rows of a batch for each file of a part: its tags, and its review queue where it is asked for. The pictures that can be used go through the model together."
+    "The rows of a batch for each file of a part: tags, and the review queue where it is asked for; usable pictures go through the model together."
     good, bad = open_pictures(predictor.prep, batch)
     names, pictures, answers, queue = list(good), list(good.values()), [], []
     if good and review:
@@ -71,7 +71,8 @@ def _tag_parts(
 # %% ../../nbs/serve/13_many.ipynb #f8780db1
 def _read_part(path:Path)->pd.DataFrame:
     "The rows of a part."
-    return pd.read_csv(path, names=ANSWER_COLUMNS, dtype=dict(image=str, rank='Int64', tag=str, score=float, reason=str), keep_default_na=False, na_values=[''])
+    kinds = dict(image=str, rank='Int64', tag=str, score=float, reason=str)
+    return pd.read_csv(path, names=ANSWER_COLUMNS, dtype=kinds, keep_default_na=False, na_values=[''])
 
 # %% ../../nbs/serve/13_many.ipynb #807163fe
 def _arrow():
@@ -160,8 +161,8 @@ def _tag(
     options = dict(k=k, min_score=min_score) | options; asked = review is not None
     fast.predict([], **options)    # a wrong option is an error before a picture is opened
     facts = part_facts(predictor, found, options | dict(review=asked, bs=bs, chunk=chunk))
-    return run_job(out, found, facts, make(options, asked), partial(_join, out, review, chunk), suffixes=(_TAGS, _QUEUE) if asked else (_TAGS,),
-                   chunk=chunk, workers=workers, resume=resume)
+    join, suffixes = partial(_join, out, review, chunk), (_TAGS, _QUEUE) if asked else (_TAGS,)
+    return run_job(out, found, facts, make(options, asked), join, suffixes=suffixes, chunk=chunk, workers=workers, resume=resume)
 
 # %% ../../nbs/serve/13_many.ipynb #31c7c781
 def tag_many(
@@ -177,7 +178,7 @@ def tag_many(
     resume:bool=True,                # Keep the parts that an interrupted run has left
     **options,                       # What else `predictor.predict` takes
 )->tuple[int, pd.DataFrame]:         # How many pictures were tagged, and the `rejected` table of those that could not be
-    "Give every picture of `source` its tags and write them to `out`: each picture once, each with at least one row, in the order of `source`."
+    "Write the tags of every picture of `source` to `out`: each picture once, each with at least one row, in the order of `source`."
     fast = predictor.for_serving()
     def make(options, review): return partial(_tag_parts, fast, options, review, bs)
     return _tag(predictor, fast, source, out, review, k, min_score, bs, chunk, workers, resume, options, make)

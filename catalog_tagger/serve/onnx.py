@@ -47,9 +47,8 @@ def tag_rows(
     mode:str=DEFAULT_MODE,  # Mode of the decision whose thresholds are taken
 )->pd.DataFrame:            # One row an output: `tag_id`, `name`, `group` ('' for a free tag), `count` in train, `threshold` (nan in a group, of which the best is taken)
     "The labels as a table, in the order of the outputs; thresholds are on the scores of the model, before calibration."
-    group = {l: g for g, o in t.space.exclusive.items() for l in o}
     least = np.full(len(t.space.vocab), min_score) if t.decision is None else _least_scores(t, mode)
-    df = pd.DataFrame(dict(tag_id=range(len(least)), name=t.space.vocab, group=[group.get(l, '') for l in t.space.vocab], count=t.space.counts, threshold=least))
+    df = pd.DataFrame(dict(tag_id=range(len(least)), name=t.space.vocab, group=[t.space.group_of(l) or '' for l in t.space.vocab], count=t.space.counts, threshold=least))
     return df.assign(threshold=df['threshold'].where(df['group'] == ''))
 
 # %% ../../nbs/serve/12_onnx.ipynb #63cfebe6

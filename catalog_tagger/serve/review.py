@@ -16,13 +16,18 @@ from .coverage import weakest_score
 from .decide import Decision, decide
 
 # %% auto #0
-__all__ = ['QUEUE_COLUMNS', 'review_queue', 'join_queues']
+__all__ = ['QUEUE_COLUMNS', 'join_queues', 'review_queue']
+
+# %% ../../nbs/serve/07_review.ipynb #bfbe1318
+def join_queues(queues:Iterable[pd.DataFrame])->pd.DataFrame:
+    "The queue of all pictures from the queues of batches of them."
+    return pd.concat(queues).sort_values('worth', ascending=False, kind='stable', ignore_index=True)
 
 # %% ../../nbs/serve/07_review.ipynb #fbb1552c
 def _ask(answer:list[tuple[str, float]], p:np.ndarray, space:LabelSpace)->tuple[str, float, str]:
     "The weakest tag of an answer, its score, and the label of its group that comes next."
     tag, score = min(answer, key=lambda o: o[1]); at = dict(zip(space.vocab, p))
-    rivals = [l for o in space.exclusive.values() if tag in o for l in o if l != tag]
+    rivals = [l for l in space.exclusive.get(space.group_of(tag), ()) if l != tag]
     return tag, score, max(rivals, key=at.get, default='')
 
 QUEUE_COLUMNS = ['image', 'worth', 'outside', 'ask', 'score', 'instead', 'tags']
@@ -41,11 +46,7 @@ def review_queue(
     pred, far = as_matrix(answers, space), np.zeros(len(df), bool)
     if features is not None and decision.outside: far = decision.outside.distance(features) > decision.outside.limit
     worth = np.where(far, pred.sum(1), ((1 - p)*pred).sum(1))
-    rows = [(im, w, o, *(_ask(a, q, space) if a else ('', 0., '')), [t for t, _ in a]) for im, w, o, a, q in zip(df['image'], worth, far, answers, p)]
+    asks = [_ask(a, q, space) if a else ('', 0., '') for a, q in zip(answers, p)]
+    rows = [(im, w, o, *ask, [t for t, _ in a]) for im, w, o, ask, a in zip(df['image'], worth, far, asks, answers)]
     res = pd.DataFrame(rows, columns=QUEUE_COLUMNS).round(dict(worth=4, score=4))
-    return res[far | (weakest_score(p, pred) < decision.publish.get('', 2.))].sort_values('worth', ascending=False, kind='stable', ignore_index=True)
-
-# %% ../../nbs/serve/07_review.ipynb #bfbe1318
-def join_queues(queues:Iterable[pd.DataFrame])->pd.DataFrame:
-    "The queue of all pictures from the queues of batches of them."
-    return pd.concat(queues).sort_values('worth', ascending=False, kind='stable', ignore_index=True)
+    return join_queues([res[far | (weakest_score(p, pred) < decision.publish.get('', 2.))]])

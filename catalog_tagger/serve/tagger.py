@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from msgspec import Meta
 from safetensors.torch import save_file
 
-from ..core.files import CatalogError, atomic_files, strict_json, write_json
+from ..core.files import CatalogError, atomic_files, finish_save, strict_json, write_json
 from ..core.process import package_versions
 from ..core.records import Finite, Record, check_format
 from ..core.sealed import SUMS, read_sealed, seal, told_of
@@ -170,7 +170,9 @@ def _read_manifest(data:bytes)->Manifest:
 # %% ../../nbs/serve/10_tagger.ipynb #e21fd628
 def find_bundle(run:str|Path)->Path|None:
     "The folder of the bundle that `run` is or holds, None where there is none."
-    return next((o for o in (Path(run), Path(run)/'tagger') if (o/'tagger.json').is_file()), None)
+    for o in (Path(run), Path(run)/'tagger'):
+        finish_save(o)
+        if (o/'tagger.json').is_file(): return o
 
 @patch(cls_method=True)
 def load(cls:Tagger, path:str|Path)->Tagger:

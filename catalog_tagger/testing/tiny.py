@@ -19,18 +19,29 @@ from ..catalog.split import split_catalog
 from .demo import demo_styles
 
 # %% auto #0
-__all__ = ['TINY_ARCH', 'tiny_catalog', 'tiny_space', 'tiny_scores', 'overconfident', 'tiny_tagger', 'tiny_run']
+__all__ = ['TINY_ARCH', 'labelled', 'tiny_catalog', 'tiny_space', 'tiny_scores', 'overconfident', 'tiny_tagger', 'tiny_learner',
+           'tiny_run']
 
 # %% ../../nbs/testing/02_tiny.ipynb #36eb2d15
-def tiny_catalog(
-    n:int=60,                  # Pictures
-    *, draw:Callable=demo_styles,  # Which of the demo catalogs
-    **kwargs,                  # For `draw`, such as `size` or `seed`
+def labelled(
+    root:str|Path,   # Folder of a catalog
+    **options,       # As `read_catalog` takes them, such as `label_columns`
 )->tuple[pd.DataFrame, LabelSpace]:
-    "A drawn catalog in a temporary folder, read, split and labelled, and its labels."
-    df, _ = split_catalog(read_catalog(draw(Path(tempfile.mkdtemp())/'shop', n=n, **kwargs)).df)
+    "The catalog in `root` read, split and labelled, and its labels."
+    df, _ = split_catalog(read_catalog(root, **options).df)
     space = fit_labels(df)
     return apply_labels(df, space)[0], space
+
+def tiny_catalog(
+    root:str|Path=None,  # Folder to draw it in; None takes a temporary one
+    n:int=60,            # Pictures
+    *, draw:Callable=demo_styles,  # Which of the demo catalogs
+    size:int=96,         # Side of the pictures, px
+    **options,           # As `read_catalog` takes them
+)->tuple[pd.DataFrame, LabelSpace]:
+    "A drawn catalog, read, split and labelled, and its labels."
+    root = Path(tempfile.mkdtemp())/'shop' if root is None else root
+    return labelled(draw(root, n=n, size=size), **options)
 
 # %% ../../nbs/testing/02_tiny.ipynb #40659547
 def tiny_space()->LabelSpace:
@@ -70,6 +81,28 @@ def tiny_tagger(
     head = [dict(layer='AdaptiveAvgPool2d'), dict(layer='Flatten'), dict(layer='Linear', in_features=288, out_features=len(space.vocab), bias=True)]
     torch.manual_seed(seed)
     return Tagger(build_model(find_arch(TINY_ARCH), head)[0].eval(), space, arch_prep(TINY_ARCH, size), arch=TINY_ARCH)
+
+# %% ../../nbs/testing/02_tiny.ipynb #3a0488a5
+def tiny_learner(
+    y=None,             # Targets of the 96 rows; None takes five labels that depend on the numbers
+    *, n_out:int=5,     # Outputs of the net
+    loss_func=None,     # None is binary cross-entropy
+    bs:int=16,          # Rows a batch
+    seed:int=42,        # Of the numbers and of the weights
+    **kwargs,           # For fastai's `Learner`
+):                      # A `Learner` that shows nothing while it trains
+    "A fastai `Learner` on random numbers: a body with BatchNorm and a head, in two groups, on 64 rows of train and 32 of valid."
+    from fastai.vision.all import BCEWithLogitsLossFlat, DataLoader, DataLoaders, Learner, ProgressCallback, nn, noop, params, set_seed, torch
+    set_seed(seed, reproducible=True)
+    x = torch.randn(96, 7)
+    rows = list(zip(x, (x[:, :5] + x[:, 2:] > .8).float() if y is None else y))
+    dls = DataLoaders(DataLoader(rows[:64], bs=bs, shuffle=True), DataLoader(rows[64:], bs=32))
+    model = nn.Sequential(nn.Sequential(nn.Linear(7, 6), nn.BatchNorm1d(6)), nn.Linear(6, n_out))
+    options = dict(path=tempfile.mkdtemp(), loss_func=loss_func or BCEWithLogitsLossFlat(), splitter=lambda m: [params(m[0]), params(m[1])])
+    learn = Learner(dls, model, **options | kwargs)
+    learn.remove_cb(ProgressCallback); learn.logger = noop
+    learn.create_opt()
+    return learn
 
 # %% ../../nbs/testing/02_tiny.ipynb #ee5aa12f
 def tiny_run(

@@ -130,7 +130,7 @@ class Grouped(_Loss):
     def __init__(self, space:LabelSpace):
         super().__init__()
         self.space, self.groups = space, list(space.group_columns.values())
-        self.free = sorted(set(range(len(space.vocab))).difference(*self.groups))
+        self.free = space.free_columns
 
     def cells(self, x:Tensor, t:Tensor)->Tensor:
         groups = [-(t[:, o]*x[:, o].log_softmax(1)).sum(1, keepdim=True) for o in self.groups]

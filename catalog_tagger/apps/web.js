@@ -1,0 +1,144 @@
+'use strict'
+// ---- Sending pictures, two at a time
+
+const $ = (q, at = document) => at.querySelector(q), $$ = (q, at = document) => [...at.querySelectorAll(q)]
+const page = JSON.parse($('main').dataset.page), files = new WeakMap(), todo = []
+const built = html => { const t = document.createElement('template'); t.innerHTML = html; return t.content.firstElementChild }
+const put = (card, file) => { files.set(card, file); $('h2', card).textContent = file.name; return card }
+
+async function post(path, asked, body) {
+  const how = {method: 'POST', body, headers: {'content-type': 'application/octet-stream'}}
+  const r = await fetch(path + '?' + new URLSearchParams(asked), how)
+    .catch(() => { throw Error('could not be sent: the file has gone, or the server has ended') })
+  if (r.status == 503) throw Error('too many people are asking: try again in a moment')
+  if (!r.ok) throw Error(r.status < 500 ? await r.text() : 'the server failed here; its terminal says why')
+  return r
+}
+
+function failed(why) {
+  const card = built('<article class="card failed"><div><h2></h2><p class="flag"></p></div></article>')
+  $('.flag', card).textContent = 'Could not be used: ' + why
+  card.dataset.rows = JSON.stringify([['', '', '', why, '']])
+  return card
+}
+
+async function tag(card) {
+  const file = files.get(card)
+  const asked = () => post('/tag', new FormData($('#how')), file).then(r => r.text()).then(built).catch(e => failed(e.message))
+  const fresh = file.size > page.bytes ? failed(page.too_large) : await asked()
+  if (card.isConnected) card.replaceWith(put(fresh, file))
+}
+
+async function work() {
+  for (let card; card = todo.shift(); tell()) if (card.isConnected) await tag(card)
+}
+
+function add(chosen) {
+  const fit = chosen.slice(0, Math.max(0, page.files - $$('.card').length))
+  const cards = fit.map(o => put(built('<article class="card waiting"><div><h2></h2><p>Waiting …</p></div></article>'), o))
+  const left = chosen.length - fit.length
+  const more = `${left} were left out: this page takes ${page.files} pictures. For more there is the command catalog_tagger tag.`
+  $('#note').textContent = left ? more : ''
+  $('#cards').prepend(...cards); start(cards)
+}
+
+function start(cards) { todo.push(...cards); tell(); for (let i = 0; i < 2; i++) work() }
+
+// ---- Asking for heat maps and similar products
+
+const shown = new WeakMap()    // image → the picture without heat
+
+async function showHeat(card, button) {
+  const img = $('img', card), text = $('figcaption', card), on = button.ariaPressed != 'true'
+  if (!shown.has(img)) shown.set(img, [img.src, text.textContent])
+  $$('[data-tag]', card).forEach(o => o.ariaPressed = o == button && on)
+  let [src, words] = shown.get(img)
+  if (on) try {
+    const heat = await post('/heat', {tag: button.dataset.tag}, files.get(card)).then(r => r.blob())
+    if (button.ariaPressed != 'true') return    // pressed again meanwhile, or another tag
+    src = URL.createObjectURL(heat)
+    words = `Yellow: what speaks for ${button.textContent}. Press it again for the picture.`
+  } catch (e) { words = e.message; button.ariaPressed = false }
+  img.src = src; text.textContent = words
+}
+
+async function showSimilar(card, at) {
+  if ($('ol', at)) return
+  at.replaceChildren(await post('/similar', {}, files.get(card)).then(r => r.text()).then(built).catch(e => e.message))
+}
+
+// ---- Correcting
+
+const fields = card => $$('[data-group]', card), now = o => o.value.trim() || o.dataset.said
+const fieldOf = (card, label) => fields(card)[page.group[label]]
+const name = card => files.get(card).name
+
+function corrections(card) {
+  const row = (o, group, correct) => [name(card), group, o.dataset.said, o.dataset.score, correct]
+  const changed = fields(card).filter(o => now(o) != o.dataset.said).map(o => row(o, o.dataset.group, now(o)))
+  const struck = $$('[data-said]:not(:checked)[type=checkbox]', card).map(o => row(o, '', ''))
+  return [...changed, ...struck, ...$$('[data-new]:checked', card).map(o => [name(card), '', '', '', o.dataset.new])]
+}
+
+function correct(card, field) {
+  const word = field.value.trim()
+  if (field.dataset.more && word) {
+    const box = built('<label class="box"><input type="checkbox" checked></label>')
+    box.firstChild.dataset.new = word; box.append(word); field.closest('label').before(box); field.value = ''
+  }
+  for (let p = page.parents[word]; p; p = page.parents[p]) {
+    const o = fieldOf(card, p)
+    if (o) o.value = p == o.dataset.said ? '' : p
+  }
+  const amiss = ([o, p]) => p && fieldOf(card, p) && ![p, ''].includes(now(fieldOf(card, p)))
+  const odd = fields(card).map(o => [o, page.parents[now(o)]]).filter(amiss)
+  fields(card).forEach(o => o.ariaInvalid = odd.some(([q]) => q == o))
+  const n = corrections(card).length
+  $('.correct summary', card).textContent = n ? `Corrected (${n})` : 'Correct'
+  $('.odd', card).textContent = odd.map(([o, p]) => `${now(o)} goes with ${p}, not with ${now(fieldOf(card, p))}.`).join(' ')
+}
+
+// ---- Keeping count, and files to take away
+
+let kept = true    // have all corrections been downloaded?
+
+function tell() {
+  const count = kind => $$('.card' + kind).length, all = count(''), wait = count('.waiting')
+  const fixed = $$('.card').flatMap(corrections).length
+  const told = [[count('.look') + count('.outside'), 'to look at'], [count('.failed'), 'could not be used'],
+                [fixed, fixed == 1 ? 'correction' : 'corrections']]
+  $('#told').textContent = all ? [`${all - wait} of ${all} pictures`, ...told.filter(o => o[0]).map(o => o.join(' '))].join(', ') : ''
+  Object.assign($('progress'), {max: all, value: all - wait, hidden: !wait})
+  $('#tools').hidden = !all; $('#tags').disabled = wait > 0; $('#corrections').disabled = !fixed
+}
+
+async function download(kind, rows) {
+  try {
+    const blob = await post('/csv', {kind}, JSON.stringify(rows)).then(r => r.blob())
+    Object.assign(document.createElement('a'), {href: URL.createObjectURL(blob), download: kind + '.csv'}).click()
+    if (kind == 'corrections') kept = true
+  } catch (e) { $('#note').textContent = e.message }
+}
+
+const press = (id, f) => $(id).addEventListener('click', f)
+press('#tags', () => download('tags', $$('.card').flatMap(o => JSON.parse(o.dataset.rows).map(r => [name(o), ...r]))))
+press('#corrections', () => download('corrections', $$('.card').flatMap(corrections)))
+press('#clear', () => {
+  if (!kept && !confirm('There are corrections that were not downloaded. Remove all?')) return
+  $('#cards').replaceChildren(); kept = true; tell()
+})
+$('#pictures').addEventListener('change', e => { add([...e.target.files]); e.target.value = '' })
+$('#how').addEventListener('change', () => {
+  const cards = $$('.card').filter(o => !o.matches('.waiting') && !corrections(o).length)
+  if ($('#how').reportValidity()) { cards.forEach(o => o.classList.add('waiting')); start(cards) }
+})
+$('#how').addEventListener('submit', e => e.preventDefault())
+$('#cards').addEventListener('click', e => { if (e.target.dataset.tag) showHeat(e.target.closest('.card'), e.target) })
+$('#cards').addEventListener('toggle', e => {
+  if (e.target.open && e.target.matches('.similar')) showSimilar(e.target.closest('.card'), $('div', e.target))
+}, true)
+$('#cards').addEventListener('change', e => { correct(e.target.closest('.card'), e.target); kept = false; tell() })
+addEventListener('beforeunload', e => { if (!kept) e.preventDefault() })
+for (const [kind, on] of [['dragenter', true], ['dragover', true], ['dragleave', false], ['drop', false]])
+  $('.drop').addEventListener(kind, () => $('.drop').classList.toggle('over', on))
+tell()
