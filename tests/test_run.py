@@ -1,5 +1,5 @@
 "The main job on the demo catalog, trained for real: scores against floors, the saved file in a fresh process, every promise of a run."
-import json, subprocess, sys, time
+import json, signal, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,18 +164,25 @@ def test_metrics_are_json(run):
     text = (run[0]/'metrics.json').read_text()
     assert 'NaN' not in text and json.loads(text)['pictures']['test'] > 0
 
+KILLED = '''
+import os, signal, sys
+from catalog_tagger.apps.cli import main
+replace = os.replace
+def move(source, to):
+    replace(source, to)
+    if os.path.basename(to) == 'body.safetensors': os.kill(os.getpid(), signal.SIGKILL)
+os.replace = move
+sys.exit(main(sys.argv[1:]))
+'''
+
 def test_a_killed_command_goes_on(tmp_path):
     "SIGKILL once the body's first epoch is kept; with --resume the run ends as one that was not killed, and leaves nothing unfinished."
     shop = demo_styles(tmp_path/'c', n=90)
-    def command(out, *more):
-        return [sys.executable, '-m', 'catalog_tagger.apps.cli', 'train', str(shop), '--out', str(out), '--size', '32', '--bs', '16', '--freeze-epochs', '1', '--epochs', '4', '--monitor', 'valid_loss', *more]
-    p = subprocess.Popen(command(tmp_path/'killed'), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    while not (tmp_path/'killed'/'unfinished'/'body.safetensors').exists():
-        assert p.poll() is None, p.stdout.read().decode()
-        time.sleep(.01)
-    p.kill(); p.wait()
-    assert not (tmp_path/'killed'/'learner.pkl').exists()
-    r = subprocess.run(command(tmp_path/'killed', '--resume'), text=True, capture_output=True)
+    train = ['train', str(shop), '--out', str(tmp_path/'killed'), *'--size 32 --bs 16 --freeze-epochs 1 --epochs 4 --monitor valid_loss'.split()]
+    r = subprocess.run([sys.executable, '-c', KILLED, *train], text=True, capture_output=True)
+    assert r.returncode == -signal.SIGKILL, r.stdout + r.stderr
+    assert (tmp_path/'killed'/'unfinished'/'body.safetensors').exists() and not (tmp_path/'killed'/'learner.pkl').exists()
+    r = subprocess.run([sys.executable, '-m', 'catalog_tagger.apps.cli', *train, '--resume'], text=True, capture_output=True)
     assert r.returncode == 0 and 'stage head was finished' in r.stdout and 'stage body goes on after epoch' in r.stdout, r.stdout + r.stderr
     whole = train_run(RunConfig(str(shop), str(tmp_path/'whole'), size=32, bs=16, freeze_epochs=1, epochs=4, monitor='valid_loss'), lambda o: None)
     resumed = json.loads((tmp_path/'killed'/'metrics.json').read_text())

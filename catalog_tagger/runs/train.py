@@ -92,10 +92,10 @@ def fit_learner(
 # %% ../../nbs/runs/01_train.ipynb #88d19aeb
 def frozen_features(
     cfg:RunConfig,
-    df:pd.DataFrame,    # From `prepare_catalog`
-    space:LabelSpace,   # Likewise
-    *, bs:int=64,       # Pictures at a time
-)->np.ndarray:          # Shape (pictures, channels)
+    df:pd.DataFrame,         # From `prepare_catalog`
+    space:LabelSpace,        # Likewise
+    *, bs:int=RunConfig.bs,  # Pictures at a time
+)->np.ndarray:               # Shape (pictures, channels)
     "Mean features of each picture by the backbone of `cfg` as it comes, before any training."
     return Tagger.from_learner(build_learner(cfg, df, space)).features(df['image'], bs)
 
