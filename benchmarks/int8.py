@@ -37,7 +37,7 @@ def trained(data:str|None, n:int, size:int, tmp:Path):
     df = audit_images(df.sample(min(n, len(df)), random_state=0).reset_index(drop=True))[0]
     df, _ = split_catalog(df, seed=42); space = fit_labels(df); df, _ = apply_labels(df, space)
     set_seed(42, reproducible=True)
-    learn = catalog_learner(catalog_dls(df, space, arch_prep('efficientnet_lite0', size), bs=32), path=tmp)
+    learn = catalog_learner(catalog_dls(df, space, arch_prep('efficientnet_lite0', size), min_scale=.5), path=tmp)
     cached_learner(learn, 'pool', 1).fit_one_cycle(8, 4e-3)
     return learn, df
 

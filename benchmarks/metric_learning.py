@@ -20,7 +20,7 @@ from torch import nn
 from catalog_tagger.train.activations import cached_learner
 from catalog_tagger.core.files import CatalogError, write_json
 from catalog_tagger.core.process import progress, reuse_memory
-from catalog_tagger.train.data import catalog_dls, train_tfms
+from catalog_tagger.train.data import catalog_dls
 from catalog_tagger.catalog.picture_cache import cache_folder, cache_pictures
 from catalog_tagger.search.embed import Embedder
 from catalog_tagger.catalog.labels import apply_labels, fit_labels
@@ -88,7 +88,7 @@ class Bench:
     def learner(self, columns:int, loss, start:str):
         df, space = relabelled(self.df, COLUMNS[columns])
         set_seed(42, reproducible=True)
-        dls = catalog_dls(df, space, self.prep, min_scale=.8, batch_tfms=train_tfms(max_rotate=0, max_lighting=.1), cache=cache_folder())
+        dls = catalog_dls(df, space, self.prep, cache=cache_folder())
         return embedding_learner(dls, loss, arch=self.tagger.arch, start=self.tagger if start == 'tagger' else None)
 
     def train(self, method:str, start:str):
@@ -97,7 +97,7 @@ class Bench:
         head, seconds = fitted(learn, 'pool', 128, lambda o: o.fit_one_cycle(20, lr))
         with torch.inference_mode(): self.add(name, head.model.eval()(torch.from_numpy(self.pooled[start])).numpy(), seconds)
         if self.args.deeper and name in DEEPER:
-            learn.unfreeze(); _, seconds = fitted(learn, self.args.at, 64, lambda o: fit_schedule(o, self.args.deeper, 1e-3))
+            learn.unfreeze(); _, seconds = fitted(learn, self.args.at, 64, lambda o: fit_schedule(o, self.args.deeper, 1e-3, lr_mult=16))
             self.add(f'{name}, deeper', run_through(learn.model, self.prep, self.pictures), seconds)
         if isinstance(getattr(loss, 'grades', None), SharedRule): tell_needed(loss.grades.needed)
 

@@ -56,12 +56,12 @@ def reading(images:list[str], prep:Prep, tmp:Path)->None:
 
 def epochs(df:pd.DataFrame, space, prep:Prep, tmp:Path)->None:
     flat = df[df['split'] != 'test'].assign(tags=lambda o: o['labels'].map('|'.join), is_valid=lambda o: o['split'] == 'valid')
-    for title, tfms in (('crop alone', []), ('crop, flip, rotation, lighting', None)):
+    for title, tfms in (('crop alone', list), ('crop, flip, rotation, lighting', lambda: train_tfms(max_rotate=10, max_lighting=.2))):
         crop = RandomResizedCrop(prep.size, min_scale=.5)
         stock = ImageDataLoaders.from_df(flat, path='/', fn_col='image', label_col='tags', label_delim='|', valid_col='is_valid',
                                          item_tfms=crop,
-                                         batch_tfms=train_tfms() if tfms is None else tfms, num_workers=0)
-        plain, fast = (catalog_dls(df, space, prep, batch_tfms=tfms, cache=o) for o in (None, tmp/'cache'))
+                                         batch_tfms=tfms(), num_workers=0)
+        plain, fast = (catalog_dls(df, space, prep, bs=64, min_scale=.5, batch_tfms=tfms(), cache=o) for o in (None, tmp/'cache'))
         table(f'An epoch of training pictures, {title}', {name: timed(lambda: [None for _ in o.train]) for name, o in
               (('fastai ImageDataLoaders', stock), ('catalog_dls', plain), ('catalog_dls, cached', fast))}, len(plain.train)*plain.train.bs)
     table('An epoch of validation pictures', {name: timed(lambda: [None for _ in o.valid]) for name, o in
@@ -106,7 +106,7 @@ def memory(n:int, prep:Prep, tmp:Path)->None:
     print(f'{private():,.0f} MB private after the imports')
     for k in (n//4, n):
         some = df.iloc[np.arange(k + 1) % len(df)].assign(split=['train']*k + ['valid']).reset_index(drop=True)
-        dls = catalog_dls(some, space, prep)
+        dls = catalog_dls(some, space, prep, bs=64)
         side = tuple(round(o*2**.5) for o in prep.size); row = rng(0, 'bytes').integers(256, size=(1000, *side, 3), dtype=np.uint8)
         file = np.lib.format.open_memmap(tmp/f'{k}.npy', mode='w+', dtype=np.uint8, shape=(k, *side, 3))
         for i in range(0, k, 1000): file[i:i+1000] = row[:k-i]

@@ -181,11 +181,11 @@ def start(place, *argv):
 
 def stop(p):
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=20)
+    out, err = p.communicate(timeout=120)
     return p.returncode, out, err
 
 def test_the_command_serves_and_ends(place, pictures, capsys):
-    p, url = start(place); c = http.client.HTTPConnection('127.0.0.1', int(re.search(r':(\d+)', url)[1]), timeout=20)
+    p, url = start(place); c = http.client.HTTPConnection('127.0.0.1', int(re.search(r':(\d+)', url)[1]), timeout=120)
     try:
         c.request('POST', '/tag', pictures[0].read_bytes(), BYTES); assert c.getresponse().read().startswith(b'<article')
         c.close(); c.request('POST', '/tag', b'x'*(50 << 20), BYTES); r = c.getresponse(); assert (r.status, r.read()) == (413, b'too large: the limit is 32 MB')

@@ -118,7 +118,7 @@ def test_a_preset_and_what_wins_over_it(capsys):
     (['train', 'catalog', '--out', 'r', '--weights', 'none', '--epochs', '0'], 'nothing would be trained'),
     (['train', 'gone', '--out', 'r'], 'gone is no folder'),
     (['train', 'catalog'], 'required: --out'),
-    (['train', 'catalog', '--out', 'r', '--layout', 'coco'], 'choose one of styles, onehot, tags'),
+    (['train', 'catalog', '--out', 'r', '--layout', 'coco'], 'choose one of feidegger, folders, imaterialist, onehot, styles, tags'),
     (['train', 'catalog', '--out', 'r', '--label-columns', 'articletype'], "did you mean 'articleType'"),
     (['train', 'catalog', '--out', 'r', '--where', 'price < 5'], 'no condition on the columns'),
     (['train', 'catalog', '--out', 'r', '--min-count', '10000'], 'min_count=10000 leaves none'),

@@ -1,5 +1,6 @@
 "Every layout that the demo catalog writes goes from its files to labels in three folds; a new one is a file."
 import sys
+from pkgutil import iter_modules
 
 import pandas as pd, pytest
 
@@ -8,10 +9,11 @@ from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import SPLITS
 from catalog_tagger.testing.demo import demo_feidegger, demo_folders, demo_imaterialist, demo_onehot, demo_posts, demo_styles, demo_tags
 from catalog_tagger.apps.check import catalog_facts
+from catalog_tagger.apps.cli import _layouts, make_parser
 from catalog_tagger.catalog import readers
 from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.catalog.read import find_layout, read_catalog
-from catalog_tagger.catalog.readers.base import LAYOUTS
+from catalog_tagger.catalog.readers.base import LAYOUTS, all_layouts
 
 writers = dict(styles=demo_styles, folders=demo_folders, onehot=demo_onehot, tags=demo_tags, imaterialist=demo_imaterialist,
                feidegger=demo_feidegger)
@@ -72,6 +74,12 @@ def test_a_new_layout_is_one_file(lines):
         read_catalog(lines, 'rows')
     with pytest.raises(CatalogError, match='labels is no option of the layout lines, which takes sep, where, min_count'):
         read_catalog(lines, labels='both')
+
+def test_a_layout_is_named_after_its_module():
+    "The command lists the layouts without importing them."
+    assert make_parser().parse_args(['check', 'shop', '--layout', 'tags']).layout == 'tags'
+    modules = {o.name for o in iter_modules(readers.__path__)} - {'base'}
+    assert set(all_layouts()) == modules == set(_layouts())
 
 def test_a_file_name_decides_alone(tmp_path):
     "A column `labels` beside `id` makes no table of tags of `styles.csv`; two tables are still a question."

@@ -1,5 +1,5 @@
 "The main job on the demo catalog, trained for real: scores against floors, the saved file in a fresh process, every promise of a run."
-import json, subprocess, sys, time
+import json, signal, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,24 +164,45 @@ def test_metrics_are_json(run):
     text = (run[0]/'metrics.json').read_text()
     assert 'NaN' not in text and json.loads(text)['pictures']['test'] > 0
 
+KILLED = '''
+import os, signal, sys
+from catalog_tagger.apps.cli import main
+replace = os.replace
+def move(source, to):
+    replace(source, to)
+    if os.path.basename(to) == 'body.safetensors': os.kill(os.getpid(), signal.SIGKILL)
+os.replace = move
+sys.exit(main(sys.argv[1:]))
+'''
+
 def test_a_killed_command_goes_on(tmp_path):
     "SIGKILL once the body's first epoch is kept; with --resume the run ends as one that was not killed, and leaves nothing unfinished."
     shop = demo_styles(tmp_path/'c', n=90)
-    def command(out, *more):
-        return [sys.executable, '-m', 'catalog_tagger.apps.cli', 'train', str(shop), '--out', str(out), '--size', '32', '--bs', '16', '--freeze-epochs', '1', '--epochs', '4', '--monitor', 'valid_loss', *more]
-    p = subprocess.Popen(command(tmp_path/'killed'), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    while not (tmp_path/'killed'/'unfinished'/'body.safetensors').exists():
-        assert p.poll() is None, p.stdout.read().decode()
-        time.sleep(.01)
-    p.kill(); p.wait()
-    assert not (tmp_path/'killed'/'learner.pkl').exists()
-    r = subprocess.run(command(tmp_path/'killed', '--resume'), text=True, capture_output=True)
+    train = ['train', str(shop), '--out', str(tmp_path/'killed'), *'--size 32 --bs 16 --freeze-epochs 1 --epochs 4 --monitor valid_loss'.split()]
+    r = subprocess.run([sys.executable, '-c', KILLED, *train], text=True, capture_output=True)
+    assert r.returncode == -signal.SIGKILL, r.stdout + r.stderr
+    assert (tmp_path/'killed'/'unfinished'/'body.safetensors').exists() and not (tmp_path/'killed'/'learner.pkl').exists()
+    r = subprocess.run([sys.executable, '-m', 'catalog_tagger.apps.cli', *train, '--resume'], text=True, capture_output=True)
     assert r.returncode == 0 and 'stage head was finished' in r.stdout and 'stage body goes on after epoch' in r.stdout, r.stdout + r.stderr
     whole = train_run(RunConfig(str(shop), str(tmp_path/'whole'), size=32, bs=16, freeze_epochs=1, epochs=4, monitor='valid_loss'), lambda o: None)
     resumed = json.loads((tmp_path/'killed'/'metrics.json').read_text())
     assert resumed['test'] == json.loads((tmp_path/'whole'/'metrics.json').read_text())['test'] and whole['labels'] == resumed['labels']
     a, b = (dict(load_tagger(tmp_path/o, trust=True).model.state_dict()) for o in ('killed', 'whole'))
     assert all((a[k] == b[k]).all() for k in b) and not (tmp_path/'killed'/'unfinished').exists()
+
+def test_what_the_weights_do_not_depend_on_may_change_when_a_run_is_resumed(tmp_path, monkeypatch):
+    "Stopped after training, before it is saved. Other settings are refused before the catalog is read."
+    import catalog_tagger.runs.train as room
+    cfg, lines = RunConfig(str(demo_styles(tmp_path/'c', n=90)), str(tmp_path/'r'), size=32, bs=16, freeze_epochs=1, epochs=1), []
+    def stop(line):
+        if line.startswith('road'): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): train_run(cfg, stop)
+    with monkeypatch.context() as m:
+        m.setattr(room, 'prepare_catalog', lambda cfg: pytest.fail('the catalog was read'))
+        for changed, says in ((dict(size=48), 'size was 32 and is 48'), (dict(seed=1), 'seed was 42 and is 1'), (dict(arch='resnet'), 'did you mean')):
+            with pytest.raises(CatalogError, match=says): train_run(replace(cfg, **changed), lines.append, resume=True)
+    metrics = train_run(replace(cfg, tta=1, keep_epochs=True, cache=False, num_workers=1), lines.append, resume=True)
+    assert sum('was finished' in str(o) for o in lines) == 2 and metrics['test'] and RunConfig.load(tmp_path/'r'/'config.json').tta == 1
 
 def test_divergence_ends_with_code_3(tmp_path, capsys, monkeypatch):
     "A net whose third batch comes out as nan: the command names its pictures and leaves no model."

@@ -20,10 +20,11 @@ from ..core.files import CatalogError
 from ..core.table import check_table, rejected_table
 from ..core.process import progress
 from ..core.records import Record
+from ..core.config import choices, RunConfig
 
 # %% auto #0
-__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'Side', 'Mean', 'Std', 'ImageError', 'open_image',
-           'audit_images', 'hash_images', 'fit_image', 'as_size', 'Prep']
+__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'ImageError', 'open_image', 'audit_images',
+           'hash_images', 'fit_image', 'as_size', 'Prep']
 
 # %% ../../nbs/catalog/05_images.ipynb #ae27afae
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')  # What Pillow may decode here, whatever the file's name says
@@ -144,12 +145,12 @@ def hash_images(
     return np.array(_in_threads(lambda o: phash(open_image(o)).hash.ravel(), df['image'], 'hash'), bool).reshape(-1, 64)
 
 # %% ../../nbs/catalog/05_images.ipynb #adc6ae50
-METHODS = ('squish', 'crop', 'pad')
+METHODS = choices('method')
 
 def fit_image(
-    im:Image.Image,         # RGB picture
-    size:tuple[int, int],   # Height and width, px
-    method:str='squish',    # 'squish' keeps all and bends the aspect, 'crop' cuts the longer side, 'pad' adds white
+    im:Image.Image,               # RGB picture
+    size:tuple[int, int],         # Height and width, px
+    method:str=RunConfig.method,  # 'squish' keeps all and bends the aspect, 'crop' cuts the longer side, 'pad' adds white
 )->Image.Image:
     "`im` at exactly `size`, bilinear with antialiasing."
     h, w = size
@@ -169,18 +170,18 @@ def as_size(
     return hw
 
 # %% ../../nbs/catalog/05_images.ipynb #76a188a0
-Side = Annotated[int, Meta(ge=8, le=4096)]       # Of a model's input, px
-Mean = Annotated[float, Meta(ge=-1e4, le=1e4)]
-Std = Annotated[float, Meta(ge=1e-6, le=1e4)]
+_Side = Annotated[int, Meta(ge=8, le=4096)]   # Of a model's input, px
+_Mean = Annotated[float, Meta(ge=-1e4, le=1e4)]
+_Std = Annotated[float, Meta(ge=1e-6, le=1e4)]
 
 @dataclass(frozen=True)
 class Prep(Record):
     "The whole way from a picture to a model's input, for validation, test and serving."
-    size:tuple[Side, Side]           # Height and width, px
-    mean:tuple[Mean, Mean, Mean]     # Of the backbone's training data, channels R, G, B in 0..1
-    std:tuple[Std, Std, Std]         # Likewise
-    method:Literal[METHODS] = 'squish'                           # As in `fit_image`
-    opening:int = field(default=OPENING_VERSION, repr=False)     # Version of the rules by which pictures are opened
+    size:tuple[_Side, _Side]                # Height and width, px
+    mean:tuple[_Mean, _Mean, _Mean]         # Of the backbone's training data, channels R, G, B in 0..1
+    std:tuple[_Std, _Std, _Std]             # Likewise
+    method:Literal[METHODS] = RunConfig.method  # As in `fit_image`
+    opening:int = field(default=OPENING_VERSION, repr=False)   # Version of the rules by which pictures are opened
 
     def __post_init__(self):
         if self.opening != OPENING_VERSION:

@@ -15,19 +15,20 @@ from fastcore.basics import patch
 from ..core.files import CatalogError
 from ..core.table import SPLITS, check_columns, rejected_table, source_columns
 from ..core.records import Count, Record, Texts
+from ..core.config import RunConfig
 from .steps import check_steps, spell
 
 # %% auto #0
-__all__ = ['NESTED', 'Fate', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels']
+__all__ = ['NESTED', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels']
 
 # %% ../../nbs/catalog/11_labels.ipynb #bc5831ce
-class Fate(TypedDict):
+class _Fate(TypedDict):
     "What became of a raw tag."
     label:str|None   # None: dropped
     count:Count      # Pictures of train that have it
     rule:str         # By which it became that
 
-class Origin(Fate, total=False):
+class Origin(_Fate, total=False):
     "And what there is to say of some."
     via:list[str]                   # Names in between
     parents_seen:dict[str, Count]   # How often each parent was seen, where the data gives several
@@ -58,7 +59,8 @@ class LabelSpace(Record):
         grouped, known = [l for o in self.exclusive.values() for l in o], {*self.vocab, None}
         if l := _twice(self.vocab): raise CatalogError(f'{l!r} is in vocab twice')
         if l := _twice(grouped): raise CatalogError(f'{l!r} is in two exclusive groups, or twice in one')
-        named = dict(exclusive=grouped, parents=[*self.parents, *self.parents.values()], provenance=[o['label'] for o in self.provenance.values()])
+        named = dict(exclusive=grouped, parents=[*self.parents, *self.parents.values()])
+        named['provenance'] = [o['label'] for o in self.provenance.values()]
         for name, labels in named.items():
             if odd := set(labels) - known: raise CatalogError(f'{name} names {min(odd)!r}, which is no label of vocab')
         for l in self.parents:
@@ -248,7 +250,7 @@ def _group_table(df:pd.DataFrame, name:dict[str, str], groups:Iterable[str])->pd
 # %% ../../nbs/catalog/11_labels.ipynb #4d05d019
 def fit_labels(
     df:pd.DataFrame,              # A catalog with `tags` and `split`, and `group` where pictures belong together
-    *, min_count:int=1,           # Fewest train pictures of a label that is kept
+    *, min_count:int=RunConfig.label_min_count,  # Fewest train pictures of a label that is kept
     recipe=None,                  # What `fit_recipe` learned on the same table
     parents:dict[str, str]=None,  # Child → parent of free tags, as labels or raw tags
 )->LabelSpace:

@@ -19,6 +19,7 @@ from sklearn.preprocessing import normalize
 from ..core.files import CatalogError
 from ..core.table import SPLITS, check_columns, source_view
 from ..core.process import rng
+from ..core.config import RunConfig
 from .images import hash_images
 
 # %% auto #0
@@ -188,6 +189,8 @@ def _cut(df, by, fractions, seed)->tuple[np.ndarray, list]:
     return folds[groups], [(tags[t], sizes[g], f) for t, g, f in moves if t < len(tags)]
 
 # %% ../../nbs/catalog/08_split.ipynb #20a70d7e
+_FRACTIONS = (1 - RunConfig.valid_fraction - RunConfig.test_fraction, RunConfig.valid_fraction, RunConfig.test_fraction)
+
 def _respected(df)->pd.DataFrame:
     "`df` with the folds of its source, where one that stands beside train alone is the test fold."
     have = set(check_columns(df, 'split')['split'])
@@ -206,8 +209,8 @@ def _rescued(audit, moves, names)->pd.DataFrame:
 
 def split_catalog(
     df:pd.DataFrame,                          # A catalog; `group` and `split` are heeded where they are there
-    *, fractions:Sequence[float]=(.6,.2,.2),  # Shares of train, valid and test
-    seed:int=42,                              # The same seed gives the same folds
+    *, fractions:Sequence[float]=_FRACTIONS,  # Shares of train, valid and test
+    seed:int=RunConfig.seed,                  # The same seed gives the same folds
     by:str='tags',                            # Column of lists to stratify over
 )->tuple[pd.DataFrame, pd.DataFrame]:         # A copy with `split`, and its `split_audit`, which also tells the rescues
     "Deal whole groups out to train, valid and test so that each tag keeps its share, and stands in every fold if it stands in three groups."
@@ -264,11 +267,11 @@ def split_by(
 
 # %% ../../nbs/catalog/08_split.ipynb #43ae28e3
 def cross_folds(
-    df:pd.DataFrame,   # A catalog; `group` is heeded where it is there
-    n:int=5,           # Number of folds
-    *, seed:int=42,    # The same seed gives the same folds
-    by:str='tags',     # Column of lists to stratify over
-)->pd.DataFrame:       # A copy with `fold`, 0 to `n` - 1
+    df:pd.DataFrame,             # A catalog; `group` is heeded where it is there
+    n:int=5,                     # Number of folds
+    *, seed:int=RunConfig.seed,  # The same seed gives the same folds
+    by:str='tags',               # Column of lists to stratify over
+)->pd.DataFrame:                 # A copy with `fold`, 0 to `n` - 1
     "Deal whole groups out to `n` equal folds so that each tag keeps its share, and stands in every fold if it stands in `n` groups."
     if n < 2: raise CatalogError(f'n is {n}, expected at least 2 folds')
     check_columns(df, by)

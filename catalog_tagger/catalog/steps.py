@@ -72,7 +72,7 @@ _TEMPLATE = Option('a text with {} where the name goes', _is_template)
 @dataclass(frozen=True)
 class Step:
     "What there is to know of a kind of step."
-    func:Callable            # Tag → spelling where it `respells`, else counts → {name: new name or None}; its keyword arguments are the options
+    func:Callable            # Tag → spelling if it `respells`, else counts → {name: new name or None}; its keywords are the options
     text:str                 # What it does, in a few words
     rule:str                 # What provenance says of a tag that it changed; `{count}` (its pictures) and options are filled in
     options:dict[str, Option] = field(default_factory=dict)  # Option → what its values are

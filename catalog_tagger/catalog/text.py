@@ -24,7 +24,7 @@ from ..core.records import Finite, Positive, Record
 
 # %% auto #0
 __all__ = ['ENGINES', 'BARE', 'find_words', 'find_phrases', 'join_phrases', 'find_names', 'name_words', 'fit_idf', 'top_words',
-           'Names', 'TextTags', 'fit_words', 'fit_text_tags', 'tag_texts']
+           'TextTags', 'fit_words', 'fit_text_tags', 'tag_texts']
 
 # %% ../../nbs/catalog/09_text.ipynb #4b082abf
 _TOKEN = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:-[^\W_]+)*|[^\w\s]")
@@ -207,7 +207,7 @@ def top_words(
     return res.iloc[order].groupby('item').head(k)
 
 # %% ../../nbs/catalog/09_text.ipynb #d165b04c
-class Names(TypedDict):
+class _Names(TypedDict):
     "Lemma without hyphens and spaces → name."
     noun:dict[str, str]
     adj:dict[str, str]
@@ -219,14 +219,14 @@ class TextTags(Record):
     engine:str              # What finds the words
     k:Positive              # Most words of an item, before `nouns` and `adjs` are sifted out
     phrases:list[str]       # Pairs of lemmas that are joined
-    names:Names             # What each word goes by, of nouns and of adjectives
+    names:_Names            # What each word goes by, of nouns and of adjectives
     idf:dict[str, Finite]   # Word → how much it tells
     nouns:list[str]         # Nouns that may be tags, commonest first
     adjs:list[str]          # Adjectives that may be tags, commonest first
 
     def __post_init__(self):
-        if self.lang not in _HANTA or self.engine not in ENGINES:
-            raise CatalogError(f'lang={self.lang!r} and engine={self.engine!r}, expected one of {", ".join(_HANTA)} and one of {", ".join(ENGINES)}')
+        for name, known in dict(lang=_HANTA, engine=ENGINES).items():
+            if getattr(self, name) not in known: raise CatalogError(f'{name}={getattr(self, name)!r}, expected one of {", ".join(known)}')
         if odd := {*self.nouns, *self.adjs} - self.idf.keys(): raise CatalogError(f'{min(odd)!r} may be a tag and has no idf')
 
 # %% ../../nbs/catalog/09_text.ipynb #a7cf8c40

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np, torch
 
-from .files import CatalogError, atomic_path, file_stamp, read_json, write_json
+from .files import CatalogError, atomic_path, file_stamp, read_json, strict_json, write_json
 from .process import progress
+from .records import as_type
 
 # %% auto #0
 __all__ = ['PARTS_VERSION', 'ahead', 'share_threads', 'part_facts', 'part_path', 'write_part', 'remove_parts', 'begin_parts',
@@ -59,7 +60,7 @@ def _stamps(images:Iterable[str])->Iterator[bytes]:
         except CatalogError: yield json.dumps(o).encode()
 
 def _plain(o):
-    "What stands in JSON for an `o` that it does not know."
+    "Plain JSON for an `o` that JSON does not know."
     if isinstance(o, np.ndarray): return [o.shape, str(o.dtype), _digest([o.tobytes()])]
     return vars(o) if is_dataclass(o) else repr(o)
 
@@ -105,7 +106,7 @@ def begin_parts(
     made, f = parts.exists(), parts/'manifest.json'
     if made and not f.is_file() and any(not o.startswith('.') for o in os.listdir(parts)):
         raise CatalogError(f'{parts} holds files but no manifest.json, so they are not ours; remove it or give another name')
-    old = read_json(f) if f.is_file() else {}
+    old = as_type(read_json(f, strict_json), dict, f) if f.is_file() else {}
     if old == facts and resume: return
     if resume and any(parts.glob('[0-9]*')):
         changed = [k for k in {**facts, **old} if old.get(k) != facts.get(k)]

@@ -17,12 +17,14 @@ from msgspec import Meta
 from .files import CatalogError, read_json, strict_json, write_json
 
 # %% auto #0
-__all__ = ['Share', 'Count', 'Positive', 'Texts', 'Finite', 'as_type', 'check_format', 'Record', 'expected', 'check_fields']
+__all__ = ['Share', 'Count', 'Positive', 'Text', 'Texts', 'Finite', 'as_type', 'check_format', 'Record', 'expected',
+           'check_fields']
 
 # %% ../../nbs/core/03_records.ipynb #d448c061
 Share = Annotated[float, Meta(ge=0, le=1)]                                        # From 0 to 1
 Count = Annotated[int, Meta(ge=0, le=10**12)]                                     # How many; what is more is no count of pictures
 Positive = Annotated[int, Meta(ge=1)]
+Text = Annotated[str, Meta(min_length=1)]                                         # Not empty
 Texts = Annotated[list[str], Meta(min_length=1)]                                  # One or more
 Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]    # No NaN and no infinity
 

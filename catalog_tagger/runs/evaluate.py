@@ -14,6 +14,7 @@ from ..core.files import CatalogError
 from ..core.table import json_rows
 from ..catalog.picture_files import find_pictures, open_pictures
 from ..core.process import progress
+from ..core.config import RunConfig
 from ..catalog.labels import apply_labels, find_origin
 from ..catalog.prepare import read_audited
 from ..serve.review import join_queues, review_queue
@@ -29,7 +30,7 @@ __all__ = ['review_pictures', 'evaluate_run']
 def review_pictures(
     tagger:Tagger,
     paths:str|Path|Sequence[str|Path],  # Pictures and folders of them, as in `find_pictures`
-    *, bs:int=64,                       # Pictures at a time
+    *, bs:int=RunConfig.bs,             # Pictures at a time
 )->pd.DataFrame:                        # As of `review_queue`
     "The pictures that cannot be published unseen, in the order in which a person's look pays."
     if tagger.decision is None: raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')

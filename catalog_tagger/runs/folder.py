@@ -10,12 +10,14 @@ from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypedDict
 
 import pandas as pd, torch
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, atomic_files, finish_save, inside, read_json, write_json
+from ..core.files import CatalogError, atomic_files, finish_save, inside, read_json, strict_json, write_json
 from ..core.table import SPLITS, as_numbers, html_facts, read_table, write_table
+from ..core.records import Count, Finite, as_type
 from ..core.config import RunConfig
 from ..catalog.text import TextTags
 from ..catalog.labels import LabelSpace
@@ -23,7 +25,7 @@ from ..catalog.prepare import Prepared
 from ..serve.tagger import Tagger, find_bundle
 
 # %% auto #0
-__all__ = ['is_run', 'Run', 'load_tagger', 'save_run']
+__all__ = ['RunMetrics', 'is_run', 'Run', 'load_tagger', 'save_run']
 
 # %% ../../nbs/runs/00_folder.ipynb #80c0847d
 def _table(path:Path, *need:str)->pd.DataFrame:
@@ -44,10 +46,15 @@ def _split(path:Path)->pd.DataFrame:
     if df.empty: raise CatalogError(f'{path} is empty, so nobody knows which pictures were trained on; restore it, or train again')
     return df
 
+class RunMetrics(TypedDict):
+    "What `metrics.json` has, beside what is only shown."
+    valid:dict[str, dict[str, Finite|None]]   # Metric → `score`, `low`, `high` and the floors
+    test:dict[str, dict[str, Finite|None]]
+    pictures:dict[str, Count]                 # Fold → how many
+
 def _metrics(path:Path)->dict:
     "The scores at `path`, at least those of valid and test."
-    d = read_json(path)
-    if not isinstance(d, dict) or not {'valid', 'test', 'pictures'} <= set(d): raise CatalogError(f'{path} holds no metrics of a run; restore it, or train again')
+    d = read_json(path, strict_json); as_type(d, RunMetrics, path)
     return d
 
 def _optional(read:Callable, path:Path): return read(path) if path.is_file() else None
@@ -74,7 +81,7 @@ class Run:
     @property
     def finished(self)->bool: return (self.folder/'metrics.json').is_file()
 
-    config = cached_property(lambda self: RunConfig.load(self.folder/'config.json'))            # `RunConfig`
+    config = cached_property(lambda self: RunConfig.load(self.folder/'config.json'))           # `RunConfig`
     labels = cached_property(lambda self: LabelSpace.load(self.folder/'labels.json'))          # `LabelSpace`
     words = cached_property(lambda self: _optional(TextTags.load, self.folder/'words.json'))   # `TextTags` of a catalog of texts, else None
     metrics = cached_property(lambda self: _metrics(self.folder/'metrics.json'))               # As from `run_metrics`, with `split`, `lr` and `seconds`

@@ -6,7 +6,6 @@
 from __future__ import annotations
 import hashlib, time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -17,16 +16,16 @@ from fastcore.foundation import L
 
 from ..core.files import CatalogError, clear_for
 from ..core.process import reuse_memory
-from ..core.config import RunConfig
+from ..core.config import RunConfig, training_settings
 from ..catalog.picture_cache import cache_folder
 from ..catalog.split import split_summary
 from ..catalog.labels import LabelSpace
 from ..catalog.prepare import prepare_catalog
-from ..train.backbones import arch_prep
+from ..train.backbones import arch_prep, find_arch
 from ..train.data import catalog_dls, train_tfms
 from ..train.learner import catalog_learner, road
 from ..train.checks import check_learner
-from ..train.checkpoint import KeepBest, StopOnNaN, clear_checkpoints, fit_stage
+from ..train.checkpoint import KeepBest, StopOnNaN, check_resume, clear_checkpoints, fit_stage
 from ..train.activations import cached_learner
 from ..train.schedule import EMA, SaveEpochs, balance_sampling, find_mix, fit_schedule, rarity_weights, suggest_rate
 from ..serve.tagger import Tagger, save_bundle
@@ -51,6 +50,9 @@ def build_learner(
     if cfg.balance > 1: balance_sampling(dls.train, rarity_weights(df.loc[df['split'] == 'train', 'labels'].tolist(), cap=cfg.balance))
     learn = catalog_learner(dls, cfg.arch, weights=cfg.weights, head=cfg.head, dropout=cfg.dropout, loss=cfg.loss, opt=cfg.opt)
     learn.facts.tta = cfg.tta
+    recorded = ['train_loss', 'valid_loss', *(o.name for o in learn.metrics)]
+    if cfg.monitor not in (None, *recorded):
+        raise CatalogError(f'monitor={cfg.monitor!r} is not recorded for this catalog, expected {" or ".join(recorded)}')
     return learn
 
 # %% ../../nbs/runs/01_train.ipynb #a98afa92
@@ -75,23 +77,25 @@ def _stages(learn:Learner, cfg:RunConfig, lr:float)->Iterator[tuple[str, Learner
 def fit_learner(
     learn:Learner,        # From `build_learner`
     cfg:RunConfig,
-    checkpoints:str|Path=None,  # Folder for the checkpoints of each stage; those that are there are gone on from. None writes none
+    checkpoints:str|Path=None,  # Folder for the checkpoints of each stage, and to resume from; None writes none
     *, pictures:str='',   # What tells the pictures apart; a checkpoint of others is refused
     say=noop,             # Takes a line on what a resumed run skips
 )->float:                 # The learning rate used
     "Train the head with a frozen body, then the body; from scratch there is nothing worth freezing."
     lr, learn.facts.rate_curve = suggest_rate(learn) if cfg.lr_find else (cfg.lr, None)
-    settings = {k: v for k, v in asdict(cfg).items() if k not in ('source', 'out')} | dict(pictures=pictures)
-    for name, stage, fit in _stages(learn, cfg, lr): fit() if checkpoints is None else fit_stage(stage, name, fit, checkpoints, config=settings, say=say)
+    settings = training_settings(cfg) | dict(pictures=pictures)
+    for name, stage, fit in _stages(learn, cfg, lr):
+        if checkpoints is None: fit()
+        else: fit_stage(stage, name, fit, checkpoints, config=settings, say=say)
     return lr
 
 # %% ../../nbs/runs/01_train.ipynb #88d19aeb
 def frozen_features(
     cfg:RunConfig,
-    df:pd.DataFrame,    # From `prepare_catalog`
-    space:LabelSpace,   # Likewise
-    *, bs:int=64,       # Pictures at a time
-)->np.ndarray:          # Shape (pictures, channels)
+    df:pd.DataFrame,         # From `prepare_catalog`
+    space:LabelSpace,        # Likewise
+    *, bs:int=RunConfig.bs,  # Pictures at a time
+)->np.ndarray:               # Shape (pictures, channels)
     "Mean features of each picture by the backbone of `cfg` as it comes, before any training."
     return Tagger.from_learner(build_learner(cfg, df, space)).features(df['image'], bs)
 
@@ -111,12 +115,14 @@ def report_scores(table:pd.DataFrame, say):
 def train_run(
     cfg:RunConfig,
     say=print,           # Takes each line of the account
-    *, resume:bool=False,  # Go on from the checkpoints that a run that was stopped has left in `cfg.out`
+    *, resume:bool=False,  # Resume a run that was stopped, from its checkpoints in `cfg.out`
 )->dict:                 # What stands in `metrics.json`
     "The main job: from the catalog `cfg.source` to the folder `cfg.out`."
+    find_arch(cfg.arch)   # its name is checked before the catalog is read
     unfinished = clear_for(cfg.out, 'config.json', UNFINISHED, source=cfg.source)/UNFINISHED
     if not resume: clear_checkpoints(unfinished)
-    elif not unfinished.is_dir(): say(f'nothing to go on from in {cfg.out}: it starts with the first epoch')
+    elif unfinished.is_dir(): check_resume(unfinished, training_settings(cfg))
+    else: say(f'nothing to go on from in {cfg.out}: it starts with the first epoch')
     start, ready = time.perf_counter(), prepare_catalog(cfg)
     df, rejected, space = ready.catalog.df, ready.catalog.rejected, ready.space
     n, dropped = df['split'].value_counts(), sum(o['label'] is None for o in space.provenance.values())

@@ -22,6 +22,7 @@ from ..core.files import CatalogError, atomic_path
 from ..core.table import check_columns
 from ..core.process import interactive, rng
 from ..core.extras import need
+from ..core.config import RunConfig
 from ..catalog.images import Prep
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
@@ -133,17 +134,17 @@ def _contrastive_model(a:Arch, state:dict[str, Tensor]|None, size:tuple[int, int
 # %% ../../nbs/search/07_contrastive.ipynb #9eb112bc
 @delegates(Learner.__init__)
 def contrastive_learner(
-    dls:DataLoaders,       # From `contrastive_dls`
-    arch:str=BUNDLED,      # Backbone, as in `find_arch`
-    *, weights:str|Path|None='default',  # What the body starts from, as in `read_weights`; None or 'none' is from scratch
-    temperature:float=.2,  # As in `nt_xent`
-    n_out:int=128,         # Numbers in which views are compared
-    tfms:list=None,        # Batch transforms, as in `SimCLR`
-    opt:str='adamw',       # Optimiser, as in `find_optimiser`
-    metrics=None,          # None takes `twin_accuracy`, `embedding_std` and `effective_rank`
-    cbs=None,              # Callbacks beside fastai's own, `SimCLR` and `History`
+    dls:DataLoaders,          # From `contrastive_dls`
+    arch:str=RunConfig.arch,  # Backbone, as in `find_arch`
+    *, weights:str|Path|None=RunConfig.weights,  # What the body starts from, as in `read_weights`; None or 'none' is from scratch
+    temperature:float=.2,     # As in `nt_xent`
+    n_out:int=128,            # Numbers in which views are compared
+    tfms:list=None,           # Batch transforms, as in `SimCLR`
+    opt:str=RunConfig.opt,    # Optimiser, as in `find_optimiser`
+    metrics=None,             # None takes `twin_accuracy`, `embedding_std` and `effective_rank`
+    cbs=None,                 # Callbacks beside fastai's own, `SimCLR` and `History`
     **kwargs
-)->Learner:                # With `facts` and `history` as from `catalog_learner`; nothing is frozen
+)->Learner:                   # With `facts` and `history` as from `catalog_learner`; nothing is frozen
     "A fastai `Learner` that trains a body on pictures without labels."
     a = find_arch(arch)
     prep = replace(dls.prep, mean=a.mean, std=a.std)
@@ -171,10 +172,10 @@ def save_body(
 
 # %% ../../nbs/search/07_contrastive.ipynb #8420abcb
 def few_labels(
-    df:pd.DataFrame,    # A catalog with `labels` and `split`
-    space:LabelSpace,   # Its labels
-    share:float,        # Of train that is kept, above 0 to 1
-    *, seed:int=42,     # The same seed gives a smaller share as a part of a larger one
+    df:pd.DataFrame,             # A catalog with `labels` and `split`
+    space:LabelSpace,            # Its labels
+    share:float,                 # Of train that is kept, above 0 to 1
+    *, seed:int=RunConfig.seed,  # The same seed gives a smaller share as a part of a larger one
 )->tuple[pd.DataFrame, LabelSpace]:
     "The catalog with a random share of its train pictures, and the same labels with their counts in it; the other folds stay."
     check_columns(df, 'labels', 'split')

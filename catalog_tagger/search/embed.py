@@ -22,6 +22,7 @@ from ..core.process import progress, rng
 from ..core.records import Record
 from ..core.sealed import SUMS, read_sealed, seal, told_of
 from ..core.jobs import check_counts, map_parts, part_facts, run_job
+from ..core.config import EmbedSettings, RunConfig
 from ..catalog.images import Prep
 from ..catalog.picture_files import find_pictures, open_pictures
 from ..train.backbones import arch_prep, create_net, cut_body, find_arch
@@ -84,10 +85,10 @@ def _until_hidden(head:nn.Module)->list[nn.Module]:
 
 # %% ../../nbs/search/04_embed.ipynb #f99cf272
 def make_embedder(
-    model:str|Tagger,               # A backbone, as in `find_arch`, or a tagger
-    layer:str='avg',                # 'avg' or 'concat' (average, and maximum beside it, of the body's maps); of a tagger also 'hidden' (below its last layer) or 'logits'
-    *, size:int|tuple[int, int]=128,   # Of a backbone's pictures, px; a tagger has its own
-    weights:str|Path='default',     # Of a backbone, as in `read_weights`
+    model:str|Tagger,                        # A backbone, as in `find_arch`, or a tagger
+    layer:str=EmbedSettings.layer,           # 'avg' or 'concat' (average, and maximum beside it, of the body's maps); of a tagger also 'hidden' (below its last layer) or 'logits'
+    *, size:int|tuple[int, int]=128,         # Of a backbone's pictures, px; a tagger has its own
+    weights:str|Path=EmbedSettings.weights,  # Of a backbone, as in `read_weights`
 )->Embedder:
     "The embedder of a trained tagger or a pretrained backbone."
     if layer not in LAYERS: raise CatalogError(f'layer={layer!r}, expected one of {", ".join(LAYERS)}')
@@ -157,7 +158,8 @@ def read_embedder(
     "What `write_embedder` wrote, each part checked before it is used."
     facts = EmbedderFacts.from_dict(strict_json(files['embedder.json']), 'embedder.json')
     model, more = read_model(facts.arch, facts.head, files['model.safetensors'], facts.prep.size, n)
-    if more or not isinstance(model[1][-1], UnitLength): raise CatalogError('the model does not end in UnitLength, or has other arrays beside it')
+    if more or not isinstance(model[1][-1], UnitLength):
+        raise CatalogError('the model does not end in UnitLength, or has other arrays beside it')
     return Embedder(model, facts.prep, facts.arch)
 
 # %% ../../nbs/search/04_embed.ipynb #8ee10d7f
@@ -226,17 +228,17 @@ def _finish(embedder:Embedder, files:list[Path], found:list[str], out:Path, dtyp
     return Embeddings(np.load(out/'vectors.npy', mmap_mode='r'), ids, embedder, rejected)
 
 def embed_catalog(
-    embedder:Embedder,               # Is left as it is
+    embedder:Embedder,                 # Is left as it is
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`
-    out:str|Path,                    # Folder for the vectors, their ids and the model
-    *, dtype:str='float32',          # Or 'float16', in half the room
-    dims:int=None,                   # Dimensions to keep, by `fit_projection`; None keeps all
-    whiten:bool=False,               # Give them the same variance
-    bs:int=32,                       # Pictures that go through the model together
-    chunk:int=1024,                  # Pictures in a part: what an interrupted run has to do again at most
-    workers:int=None,                # Batches at work at a time; None for as many as torch has threads, at most 4
-    resume:bool=True,                # Keep the parts that an interrupted run has left
-)->Embeddings:                       # Its vectors stay on disk and are read as they are used
+    out:str|Path,                      # Folder for the vectors, their ids and the model
+    *, dtype:str=EmbedSettings.dtype,  # Or 'float16', in half the room
+    dims:int=None,                     # Dimensions to keep, by `fit_projection`; None keeps all
+    whiten:bool=False,                 # Give them the same variance
+    bs:int=RunConfig.bs,               # Pictures that go through the model together
+    chunk:int=1024,                    # Pictures in a part: what an interrupted run has to do again at most
+    workers:int=None,                  # Batches at work at a time; None for as many as torch has threads, at most 4
+    resume:bool=True,                  # Keep the parts that an interrupted run has left
+)->Embeddings:                         # Its vectors stay on disk and are read as they are used
     "Give every picture of `source` its vector and write them to `out`."
     if dtype not in ('float32', 'float16'): raise CatalogError(f'dtype={dtype!r}, expected float32 or float16')
     check_counts(bs=bs, chunk=chunk, dims=1 if dims is None else dims)

@@ -26,7 +26,7 @@ from .exact import exact_neighbours
 from .faiss import KINDS, make_structure, set_effort, start_settings, vector_blocks
 
 # %% auto #0
-__all__ = ['LARGE', 'INDEX_FORMAT', 'INDEX_FILES', 'Cell', 'SimilarIndex', 'IndexFacts']
+__all__ = ['LARGE', 'INDEX_FORMAT', 'INDEX_FILES', 'SimilarIndex', 'IndexFacts']
 
 # %% ../../nbs/search/05_index.ipynb #9ede3966
 LARGE = 50_000   # Vectors from which on an index is not exact by default
@@ -297,12 +297,12 @@ def remove(
 INDEX_FORMAT = 1
 INDEX_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'index.json': 16 << 30, 'centroids.npy': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30, 'rejected.csv': 1 << 30, SUMS: 4096}   # And the most bytes of each
 
-Cell = str|int|bool|Finite|list[str]|None   # What a cell of the table may hold
+_Cell = str|int|bool|Finite|list[str]|None   # What a cell of the table may hold
 
 def _columns(table:pd.DataFrame)->dict[str, list]:
     "The columns beside `image` as plain JSON, a missing value as None."
     plain = json_rows(table.drop(columns='image'), 'list')
-    return {as_type(c, str, 'a column name'): as_type(o, list[Cell], f'column {c!r}') for c, o in plain.items()}
+    return {as_type(c, str, 'a column name'): as_type(o, list[_Cell], f'column {c!r}') for c, o in plain.items()}
 
 @patch
 def save(
@@ -335,10 +335,11 @@ class IndexFacts(Record):
     kind:Literal[KINDS]
     settings:dict[str, Positive]      # Of the structure
     recall:Share                      # As measured when it was built
-    columns:dict[str, list[Cell]]     # Of the table, beside `image`
+    columns:dict[str, list[_Cell]]     # Of the table, beside `image`
 
     def __post_init__(self):
-        if set(self.settings) != set(_SETTINGS[self.kind]): raise CatalogError(f'settings are {", ".join(self.settings) or "none"}, which are not those of kind {self.kind}')
+        if set(self.settings) != set(_SETTINGS[self.kind]):
+            raise CatalogError(f'settings of kind {self.kind} are {", ".join(_SETTINGS[self.kind]) or "none"}, not {", ".join(self.settings) or "none"}')
         most = dict(m=64, refine=1024, cells=1 << 24, effort=self.settings.get('cells', 1024))
         for k, v in self.settings.items():
             if v > most[k]: raise CatalogError(f'{k} is {v}, expected {most[k]} or less')
@@ -350,7 +351,7 @@ def _read_facts(data:bytes)->IndexFacts:
     check_format(d, INDEX_FORMAT, 'index.json')
     return IndexFacts.from_dict(d, 'index.json')
 
-def _read_columns(columns:dict[str, list[Cell]], ids:list[str])->pd.DataFrame:
+def _read_columns(columns:dict[str, list[_Cell]], ids:list[str])->pd.DataFrame:
     "The table that `_columns` told."
     for c, o in columns.items():
         if len(o) != len(ids): raise CatalogError(f'column {c!r:.80} of index.json has {len(o)} values for {len(ids)} ids')
@@ -361,7 +362,8 @@ def _read_centroids(files:Mapping[str, bytes], settings:dict, d:int)->np.ndarray
     if ('centroids.npy' in files) != ('cells' in settings): raise CatalogError('centroids.npy and cells belong together')
     if 'cells' not in settings: return None
     res = read_array(files['centroids.npy'])
-    if res.dtype != np.float32 or res.shape != (settings['cells'], d) or not np.isfinite(res).all(): raise CatalogError(f'centroids.npy has {res.dtype} of shape {res.shape}, expected finite float32 of ({settings["cells"]}, {d})')
+    if res.dtype != np.float32 or res.shape != (settings['cells'], d) or not np.isfinite(res).all():
+        raise CatalogError(f'centroids.npy has {res.dtype} of shape {res.shape}, expected finite float32 of ({settings["cells"]}, {d})')
     return res
 
 # %% ../../nbs/search/05_index.ipynb #a463533b

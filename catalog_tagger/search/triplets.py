@@ -16,7 +16,8 @@ from fastai.vision.all import *
 
 from ..core.files import CatalogError
 from ..core.extras import need
-from ..train.backbones import BUNDLED, find_arch
+from ..core.config import RunConfig
+from ..train.backbones import find_arch
 from ..train.heads import UnitLength
 from ..train.learner import FrozenStats, catalog_learner, catalog_model, is_training
 from ..train.checkpoint import PlainError
@@ -235,19 +236,19 @@ def _start_from(learn:Learner, start:Tagger):
 
 @delegates(catalog_learner, but=['head', 'weights'])
 def embedding_learner(
-    dls:DataLoaders,         # From `catalog_dls`
-    loss:Callable,           # `TripletLoss()`, `MultiLabelSupCon()`, or your own
-    *, start:Tagger=None,    # A trained tagger whose body to go on from; None starts from a pretrained backbone
-    arch:str=BUNDLED,        # Backbone, where there is no `start`
-    weights:str|Path|None='default',  # Its weights, as in `catalog_learner`
-    dim:int=128,             # Length of an embedding
-    projection:str='linear',  # From pooled features to embedding: one layer ('linear'), or fastai's head with a hidden one ('fastai')
-    dropout:float=0.,        # Share dropped before the last layer
-    m:int=4,                 # As in `overlap_sampling`; 1 leaves the order to chance
-    metrics=None,            # None takes `triplet_accuracy` and `NDCGAtK()`
-    cbs=None,                # Callbacks beside those of `catalog_learner` and `CollapseGuard`
+    dls:DataLoaders,                          # From `catalog_dls`
+    loss:Callable,                            # `TripletLoss()`, `MultiLabelSupCon()`, or your own
+    *, start:Tagger=None,                     # A trained tagger whose body to go on from; None starts from a pretrained backbone
+    arch:str=RunConfig.arch,                  # Backbone, where there is no `start`
+    weights:str|Path|None=RunConfig.weights,  # Its weights, as in `catalog_learner`
+    dim:int=128,                              # Length of an embedding
+    projection:str='linear',                  # From pooled features to embedding: one layer ('linear'), or fastai's head with a hidden one ('fastai')
+    dropout:float=0.,                         # Share dropped before the last layer
+    m:int=4,                                  # As in `overlap_sampling`; 1 leaves the order to chance
+    metrics=None,                             # None takes `triplet_accuracy` and `NDCGAtK()`
+    cbs=None,                                 # Callbacks beside those of `catalog_learner` and `CollapseGuard`
     **kwargs
-)->Learner:                  # As `catalog_learner` makes it, its body frozen when pretrained
+)->Learner:                                   # As `catalog_learner` makes it, its body frozen when pretrained
     "A fastai `Learner` whose model gives vectors of length 1."
     if start is not None and start.prep != dls.prep: raise CatalogError(f'start was trained on pictures of {start.prep}, the data has {dls.prep}; build the data with start.prep')
     arch = arch if start is None else start.arch

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..core.files import CatalogError, strict_json
+from ..core.records import Text, as_type
 from ..core.sealed import read_array
 
 # %% auto #0
@@ -33,8 +34,7 @@ def unit_vectors(
 
 def check_ids(ids, n:int)->list[str]:
     "`ids` if they are `n` different texts."
-    if not isinstance(ids, list) or len(ids) != n or not all(isinstance(o, str) and o for o in ids):
-        raise CatalogError(f'ids are not {n} texts, one for each vector')
+    if len(as_type(ids, list[Text], 'the list of ids')) != n: raise CatalogError(f'ids are not {n} texts, one for each vector')
     if len(set(ids)) < n: raise CatalogError('an id stands twice')
     return ids
 

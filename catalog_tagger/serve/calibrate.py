@@ -19,8 +19,8 @@ from ..catalog.labels import LabelSpace
 from .answers import as_matrix, decode
 
 # %% auto #0
-__all__ = ['Slope', 'Shift', 'scored_cells', 'check_scores', 'Calibration', 'safe_logit', 'find_shares', 'fit_calibration',
-           'calibration_error', 'share_bounds', 'reliability_table']
+__all__ = ['scored_cells', 'check_scores', 'Calibration', 'safe_logit', 'find_shares', 'fit_calibration', 'calibration_error',
+           'share_bounds', 'reliability_table']
 
 # %% ../../nbs/serve/02_calibrate.ipynb #556379f3
 def scored_cells(
@@ -47,14 +47,14 @@ def check_scores(scores, targs, space:LabelSpace)->tuple[np.ndarray, np.ndarray,
     return scores, targs.astype(bool), scored_cells(targs, space)
 
 # %% ../../nbs/serve/02_calibrate.ipynb #45fbdd4a
-Slope = Annotated[float, Meta(ge=1e-9, le=1e9)]
-Shift = Annotated[float, Meta(ge=-1e9, le=1e9)]
+_Slope = Annotated[float, Meta(ge=1e-9, le=1e9)]
+_Shift = Annotated[float, Meta(ge=-1e9, le=1e9)]
 
 @dataclass(frozen=True)
 class Calibration(Record):
     "From the scores of a model to how often they are right: sigmoid(`slope`·logit + `shift`) for each label."
-    slope:list[Slope]   # Of each label, above 0; 1 over its temperature
-    shift:list[Shift]   # Of each label; 0 for a temperature
+    slope:list[_Slope]   # Of each label, above 0; 1 over its temperature
+    shift:list[_Shift]   # Of each label; 0 for a temperature
     shares:list[str]    # Groups whose scores are shares that add up to 1
 
 def safe_logit(p)->np.ndarray: return logit(np.clip(p, 1e-9, 1 - 1e-9))

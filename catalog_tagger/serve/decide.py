@@ -37,7 +37,7 @@ class Decision(Record):
     support:list[Count]                  # Pictures of each label in the fold it was fitted on
     thresholds:dict[str, list[Share]]    # Mode → least score of each label
     limits:dict[str, dict[str, Share]]   # Mode → group → least score of its answer, below which it is unsure
-    publish:dict[str, Share]             # Group, or '' for whole pictures → score that each tag must reach to be published unseen; absent where nothing can be promised
+    publish:dict[str, Share]             # Group, or '' for whole pictures → score that each tag needs to be published unseen; absent: no promise
     promise:Promise                      # `precision`, `recall`, `confidence` as asked for
     calibration:Calibration
     outside:Outside|None = None          # Which pictures belong to no label; its arrays are stored apart
@@ -86,7 +86,8 @@ def fit_decision(
     limits = {m: _answer_limits(*cells, space, o.limit, promise) if o.limit else {} for m, o in MODES.items()}
     asked = dict(precision=precision, confidence=confidence, min_score=table[DEFAULT_MODE])
     publish = {g or '': publish_limit(coverage_curve(p, targs, space, of=g, **asked)) for g in (None, *space.exclusive)}
-    return Decision(table['support'].tolist(), {m: table[m].tolist() for m in MODES}, limits, {g: v for g, v in publish.items() if v is not None}, promise, calibration, outside)
+    thresholds, publish = {m: table[m].tolist() for m in MODES}, {g: v for g, v in publish.items() if v is not None}
+    return Decision(table['support'].tolist(), thresholds, limits, publish, promise, calibration, outside)
 
 # %% ../../nbs/serve/06_decide.ipynb #85257602
 @patch
@@ -95,12 +96,12 @@ def check_space(
     space:LabelSpace,   # Of the model that it is to decide for
 )->Decision:            # Itself
     "The decision, or a `CatalogError` if it was fitted for other labels."
-    n, cal = len(space.vocab), self.calibration
+    n, cal, why = len(space.vocab), self.calibration, 'this is no decision for these labels'
     lists = dict(support=self.support, slope=cal.slope, shift=cal.shift) | {f'thresholds of {m}': o for m, o in self.thresholds.items()}
     for name, o in lists.items():
-        if len(o) != n: raise CatalogError(f'this is no decision for these labels: {name} has {len(o)} numbers, expected {n}')
+        if len(o) != n: raise CatalogError(f'{why}: {name} has {len(o)} numbers, expected {n}')
     groups = {*cal.shares, *self.publish, *(g for o in self.limits.values() for g in o)} - {''}
-    if odd := groups - space.exclusive.keys(): raise CatalogError(f'this is no decision for these labels: {min(odd)!r} is no group of theirs')
+    if odd := groups - space.exclusive.keys(): raise CatalogError(f'{why}: {min(odd)!r} is no group of theirs')
     return self
 
 # %% ../../nbs/serve/06_decide.ipynb #8ae00d26
@@ -115,4 +116,5 @@ def decide(
     most = MODES[decision.check_mode(mode)].k
     if not len(scores): return []
     limits = decision.limits[mode] if most is None else None   # the best k may leave a group out: that is not unsure
-    return decode(decision.calibration.apply(scores, space), space, k=most if k is None else k, min_score=decision.thresholds[mode], limits=limits)
+    p = decision.calibration.apply(scores, space)
+    return decode(p, space, k=most if k is None else k, min_score=decision.thresholds[mode], limits=limits)

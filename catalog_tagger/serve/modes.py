@@ -76,8 +76,8 @@ def macro_cut(scores, targs, known, **_)->float:
 class Mode:
     "A named way to decide."
     text:str                    # What it gives, in a few words, for help and the web page
-    fit:Callable                # `(scores, targs, known, **asked)`, arrays of shape (pictures, labels) → least score of each tag, or one for all
-    limit:Callable|None = None  # `(s, t, **asked)` of a group's answers → least score, below which the group is unsure; None always answers
+    fit:Callable                # `(scores, targs, known, **asked)`, shape (pictures, labels) → least score of each tag, or one for all
+    limit:Callable|None = None  # `(s, t, **asked)` of a group's answers → score below which the group is unsure; None always answers
     k:int|None = None           # Most tags of a picture where the caller does not say; such a mode may leave a group out
 
 # %% ../../nbs/serve/02a_modes.ipynb #384550f1

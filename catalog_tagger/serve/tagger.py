@@ -17,6 +17,7 @@ from ..core.files import CatalogError, atomic_files, finish_save, strict_json, w
 from ..core.process import package_versions
 from ..core.records import Finite, Record, check_format
 from ..core.sealed import SUMS, read_sealed, seal, told_of
+from ..core.config import RunConfig
 from ..catalog.images import Prep
 from ..catalog.text import TextTags
 from ..catalog.labels import LabelSpace
@@ -69,10 +70,10 @@ class Tagger(Predictor):
 
     def predict(
         self,
-        items,               # A path, PIL image, bytes or array, or a list of them
-        *, k:int=None, mode:str=None, min_score:float=0.,   # As in `answers`
-        bs:int=64,           # Pictures at a time
-    ):                       # Tags with scores, best first; for a list of pictures a list of such
+        items,                # A path, PIL image, bytes or array, or a list of them
+        *, k:int=None, mode:str=None, min_score:float=0.,  # As in `answers`
+        bs:int=RunConfig.bs,  # Pictures at a time
+    ):                        # Tags with scores, best first; for a list of pictures a list of such
         "The tags of one picture or of each of several: by the decision, or the `k` best where there is none."
         return super().predict(items, bs=bs, k=k, mode=mode, min_score=min_score)
 
@@ -83,15 +84,15 @@ def _pooled(x:torch.Tensor)->torch.Tensor: return x.mean((2, 3)) if x.ndim == 4 
 @torch.inference_mode()
 def features(
     self:Tagger,
-    items,         # Pictures, as for `scores`
-    bs:int=64,     # Pictures at a time
-)->np.ndarray:     # Shape (pictures, features)
+    items,                # Pictures, as for `scores`
+    bs:int=RunConfig.bs,  # Pictures at a time
+)->np.ndarray:            # Shape (pictures, features)
     "What the body sees in each picture, averaged over its surface: what `fit_outside` measures distances in."
     return np.concatenate([_pooled(self.model[0](x)).cpu().numpy() for x in self.batches(items, bs, 'features')])
 
 @patch
 @torch.inference_mode()
-def scores_and_features(self:Tagger, items, bs:int=64)->tuple[np.ndarray, np.ndarray]:
+def scores_and_features(self:Tagger, items, bs:int=RunConfig.bs)->tuple[np.ndarray, np.ndarray]:
     "`scores` and `features` in one pass: each picture is opened once and goes through the body once for each view."
     body, head = self.model[0], self.model[1:]
     scores, features = [], []
@@ -105,8 +106,8 @@ def _plain(o): return o.to_dict() if isinstance(o, Record) else o
 
 def _manifest(t:Tagger, head:list[dict], facts:dict, metrics:dict, decision, words)->dict:
     "What goes into `tagger.json`."
-    return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=t.prep.to_dict(),
-                activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), tta=t.tta, space=t.space.to_dict(), words=_plain(words), decision=_plain(decision),
+    return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=t.prep.to_dict(), tta=t.tta, space=t.space.to_dict(),
+                activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), words=_plain(words), decision=_plain(decision),
                 versions=package_versions(), facts=facts, metrics=metrics)
 
 # %% ../../nbs/serve/10_tagger.ipynb #4eeea8b0
@@ -181,4 +182,5 @@ def load(cls:Tagger, path:str|Path)->Tagger:
         files = read_sealed(path, BUNDLE_FILES, 'a bundle'); m = _read_manifest(files['tagger.json'])
         model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab))
         decision = m.decision and replace(m.decision, outside=outside_from_arrays(arrays))
-        return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, files['README.md'].decode('utf-8'))
+        card = files['README.md'].decode('utf-8')
+        return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, card)

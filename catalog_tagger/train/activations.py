@@ -17,6 +17,7 @@ from fastai.vision.all import *
 
 from ..core.files import CatalogError, atomic_path, file_stamp
 from ..core.process import interactive, progress
+from ..core.config import RunConfig
 from ..catalog.picture_cache import cache_folder
 from .backbones import body_children
 from .data import CatalogDLs
@@ -220,14 +221,14 @@ def _groups_above(learn:Learner, upper:nn.Module, _)->list:
 
 # %% ../../nbs/train/08_activations.ipynb #bbd44bfc
 def cached_learner(
-    learn:Learner,             # From `catalog_learner`
-    at:str='pool',             # Where the learning part begins, one of `split_points(learn.model)`; 'pool' leaves the head alone
-    views:int=1,               # Augmented views of each training picture; 1 takes the plain picture
-    *, folder:str|Path=None,   # Where activations are kept; None is `activations` in `cache_folder()`
-    bs:int=None,               # Pictures a training batch; None is that of `learn`
-    seed:int=42,               # Of the views
-    cbs=None,                  # Callbacks beside fastai's own, `FrozenStats` and the history
-)->Learner:                    # Its model is the upper part of `learn.model` itself; `facts.joined` is `learn`
+    learn:Learner,              # From `catalog_learner`
+    at:str='pool',              # Where the learning part begins, one of `split_points(learn.model)`; 'pool' leaves the head alone
+    views:int=RunConfig.views,  # Augmented views of each training picture; 1 takes the plain picture
+    *, folder:str|Path=None,    # Where activations are kept; None is `activations` in `cache_folder()`
+    bs:int=None,                # Pictures a training batch; None is that of `learn`
+    seed:int=RunConfig.seed,    # Of the views
+    cbs=None,                   # Callbacks beside fastai's own, `FrozenStats` and the history
+)->Learner:                     # Its model is the upper part of `learn.model` itself; `facts.joined` is `learn`
     "A fastai `Learner` for the part of `learn` above a split point, on activations that were computed once."
     if not learn._grab_cbs(History): raise CatalogError('this learner has no history: it was not made by catalog_learner')
     if views < 1: raise CatalogError(f'views={views}, expected 1 or more')

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..core.files import CatalogError
+from ..core.config import RunConfig
 from ..catalog.images import Prep, as_size
 
 # %% auto #0
@@ -50,9 +51,9 @@ def find_arch(
 
 # %% ../../nbs/train/00_backbones.ipynb #e46ca93f
 def arch_prep(
-    name:str,                  # Backbone
-    size:int|tuple[int, int],  # Side of a square, or height and width, px
-    method:str='squish',       # How pictures are brought to `size`, as in `fit_image`
+    name:str,                     # Backbone
+    size:int|tuple[int, int],     # Side of a square, or height and width, px
+    method:str=RunConfig.method,  # How pictures are brought to `size`, as in `fit_image`
 )->Prep:
     "The way from a picture to the input of backbone `name`, with its own statistics."
     a = find_arch(name)

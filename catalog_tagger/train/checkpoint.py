@@ -21,7 +21,7 @@ from .learner import is_training
 
 # %% auto #0
 __all__ = ['PlainError', 'KeepBest', 'DivergedError', 'StopOnNaN', 'write_state', 'read_state', 'train_state', 'set_train_state',
-           'Checkpoint', 'fit_stage', 'clear_checkpoints']
+           'Checkpoint', 'fit_stage', 'clear_checkpoints', 'check_resume']
 
 # %% ../../nbs/train/07_checkpoint.ipynb #631ced3c
 class PlainError(Callback):
@@ -280,8 +280,8 @@ class Checkpoint(PlainError):
 # %% ../../nbs/train/07_checkpoint.ipynb #43bb7d0c
 @patch
 def _here(self:Checkpoint, done:bool)->dict:
-    "What must be the same; the length only where a fit goes on."
-    return _facts(self.learn, self.config) | ({} if done else dict(epochs=self.n_epoch))
+    "What must be the same; the length only where a fit is resumed."
+    return _facts(self.learn, self.config) | ({} if done else {'stage epochs': self.n_epoch})
 
 @patch
 def save(self:Checkpoint, done:bool=False):
@@ -326,3 +326,14 @@ def clear_checkpoints(folder:str|Path)->None:
     folder = Path(folder)
     for o in folder.glob('*.safetensors*') if folder.is_dir() else (): o.unlink()
     if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
+
+# %% ../../nbs/train/07_checkpoint.ipynb #5bb5bd54
+def check_resume(
+    folder:str|Path,  # With checkpoints, as in `fit_stage`
+    config:dict,      # Settings that must be the same, as in `fit_stage`
+)->None:
+    "Raise `CatalogError` if a stage in `folder` was trained with other settings than `config`."
+    config = json.loads(json.dumps(config))
+    for file in sorted(Path(folder).glob('*.safetensors')):
+        there = _read_checkpoint(file)['facts']
+        _check_facts(file, {k: v for k, v in there.items() if k in config}, config)

@@ -12,6 +12,7 @@ from fastcore.basics import GetAttr
 from torch import nn, Tensor
 
 from ..core.files import CatalogError
+from ..core.config import choices
 from ..catalog.labels import LabelSpace
 
 # %% auto #0
@@ -178,13 +179,13 @@ def find_loss(
     raise CatalogError(f'loss {name!r} does not fit a catalog with {kind}; take one of {", ".join(fit)}')
 
 # %% ../../nbs/train/03_losses.ipynb #fefb60ac
-OPTIMISERS = ('sgd', 'adam', 'adamw', 'rmsprop')
+OPTIMISERS = choices('opt')
 
 def find_optimiser(
     name:str,  # One of `OPTIMISERS`
 ):             # For fastai's `opt_func`
     "fastai's optimiser `name`; raise `CatalogError` with those there are if there is no such."
     from fastai.optimizer import Adam, RMSProp, SGD
-    known = dict(zip(OPTIMISERS, (partial(SGD, mom=.9), partial(Adam, decouple_wd=False, wd=0.), Adam, RMSProp)))
+    known = dict(sgd=partial(SGD, mom=.9), adam=partial(Adam, decouple_wd=False, wd=0.), adamw=Adam, rmsprop=RMSProp)
     if name not in known: raise CatalogError(f'optimiser {name!r} is unknown; there are {", ".join(OPTIMISERS)}')
     return known[name]

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 
 from ..core.files import CatalogError, atomic_path
+from ..core.config import choices, RunConfig
 from .learner import is_training
 
 # %% auto #0
@@ -43,19 +44,19 @@ def suggest_rate(
     return float(found.valley), pd.DataFrame(dict(lr=learn.recorder.lrs, loss=[float(o) for o in learn.recorder.losses]))
 
 # %% ../../nbs/train/09_schedule.ipynb #685bff35
-SCHEDULES = ('one_cycle', 'flat')
+SCHEDULES = choices('schedule')
 
 def _only_head(learn:Learner)->bool:
     "Is all frozen but the last parameter group?"
     return 0 < learn.opt.frozen_idx == len(learn.opt.param_lists) - 1
 
 def fit_schedule(
-    learn:Learner,             # Frozen or not
-    n_epoch:int,               # Epochs
-    lr:float,                  # Highest rate of the head
-    schedule:str='one_cycle',  # `one_cycle`: up, then down to nearly nothing; `flat`: level for three quarters, then down
-    *, lr_mult:float=16.,      # The first layers learn this many times slower than the head, those between in even steps
-    **kwargs,                  # For fastai: `cbs`, `wd`, `start_epoch` …
+    learn:Learner,                       # Frozen or not
+    n_epoch:int,                         # Epochs
+    lr:float,                            # Highest rate of the head
+    schedule:str=RunConfig.schedule,     # `one_cycle`: up, then down to nearly nothing; `flat`: level for three quarters, then down
+    *, lr_mult:float=RunConfig.lr_mult,  # The first layers learn this many times slower than the head, those between in even steps
+    **kwargs,                            # For fastai: `cbs`, `wd`, `start_epoch` …
 )->None:
     "Train for `n_epoch` by fastai's `fit_one_cycle` or `fit_flat_cos`, the deeper a layer the slower."
     if schedule not in SCHEDULES: raise CatalogError(f'schedule {schedule!r}, expected one of {", ".join(SCHEDULES)}')

@@ -11,6 +11,7 @@ import pandas as pd, timm, torch, torchvision
 
 from ..core.files import CatalogError
 from ..core.process import interactive, progress
+from ..core.config import RunConfig
 from .backbones import Arch, BUNDLED, TORCHVISION, create_net, find_arch
 
 # %% auto #0
@@ -79,8 +80,8 @@ def _hub_weights(a:Arch)->dict[str, torch.Tensor]:
 # %% ../../nbs/train/02_weights.ipynb #d23dc572
 def read_weights(
     a:Arch,
-    weights:str|Path|None='default',      # 'default' (bundled, else the library's best), 'bundled' (never asks a network), None or 'none', or a file .pth or .safetensors
-)->dict[str, torch.Tensor]|None:          # As `create_net` takes them; None to start from scratch
+    weights:str|Path|None=RunConfig.weights,  # 'default' (bundled, else the library's best), 'bundled' (never asks a network), None or 'none', or a file .pth or .safetensors
+)->dict[str, torch.Tensor]|None:              # As `create_net` takes them; None to start from scratch
     "The pretrained weights that `weights` means for backbone `a`."
     if weights in (None, 'none'): return None
     if weights == 'bundled' and a.name != BUNDLED: raise CatalogError(f'{a.name} has no bundled weights; only {BUNDLED} has: use it, or weights=\'default\'')

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ...core.files import CatalogError, located
 from ...core.table import Catalog
+from ...core.config import RunConfig
 from ..query import choose_rows
 from ..tables import FOLD_NAMES
 from .base import LAYOUTS, Layout, SUFFIXES, finish_reading
@@ -51,10 +52,10 @@ def _folder_row(root:Path, file:Path, has_splits:bool)->dict:
 
 # %% ../../../nbs/catalog/readers/02_folders.ipynb #e38d9ef6
 def read_folders(
-    path:str|Path,                     # Folder of class folders, or of `train`, `validation`, `test` with class folders below
-    *, where:str=None,                 # Condition on `category`, as in `choose_rows`
-    min_count:int=1,                   # Fewest pictures of each class, as in `drop_rare`
-)->Catalog:                            # With `split` if the source has folds
+    path:str|Path,                      # Folder of class folders, or of `train`, `validation`, `test` with class folders below
+    *, where:str=None,                  # Condition on `category`, as in `choose_rows`
+    min_count:int=RunConfig.min_count,  # Fewest pictures of each class, as in `drop_rare`
+)->Catalog:                             # With `split` if the source has folds
     "Read one class a folder: a picture's label is the name of the folder it lies in."
     root = Path(path).resolve(); has_splits = bool(_split_dirs(root))
     files = [o for o in find_files(root) if o.parent != root or o.is_dir() or o.suffix.lower() in SUFFIXES]   # a README beside the folders is no picture

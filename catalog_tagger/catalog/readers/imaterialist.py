@@ -15,6 +15,7 @@ import pandas as pd
 
 from ...core.files import CatalogError, inside, read_json
 from ...core.table import Catalog
+from ...core.config import RunConfig
 from ..query import choose_rows
 from ..cells import clean_tag
 from ..tables import csv_rows, numeric_column
@@ -84,11 +85,11 @@ def _garments(root:Path, names:dict, labels:str, ids:set=None)->Iterator[tuple]:
 
 # %% ../../../nbs/catalog/readers/05_imaterialist.ipynb #66147104
 def read_imaterialist(
-    path:str|Path,                     # Folder with `train.csv`, `label_descriptions.json` and the pictures in `train`
-    labels:str='both',                 # 'categories', 'attributes' or 'both'; each tag is followed by its supercategory
-    *, where:str=None,                 # Condition on ImageId, Height and Width, as in `choose_rows`
-    min_count:int=1,                   # Fewest pictures of each tag, as in `drop_rare`
-)->Catalog:                            # One row a picture; each category and attribute has its supercategory as parent
+    path:str|Path,                      # Folder with `train.csv`, `label_descriptions.json` and the pictures in `train`
+    labels:str='both',                  # 'categories', 'attributes' or 'both'; each tag is followed by its supercategory
+    *, where:str=None,                  # Condition on ImageId, Height and Width, as in `choose_rows`
+    min_count:int=RunConfig.min_count,  # Fewest pictures of each tag, as in `drop_rare`
+)->Catalog:                             # One row a picture; each category and attribute has its supercategory as parent
     "Read the layout of iMaterialist (Fashion) 2020, one row a garment; masks are left alone until `read_garments`."
     root, names = Path(path), _garment_names(path)
     rows = [(image, i, tags, why, height, width) for image, i, tags, why, _, height, width in _garments(root, names, labels)]

@@ -10,6 +10,7 @@ import numpy as np, pandas as pd
 
 from ...core.files import CatalogError
 from ...core.table import Catalog
+from ...core.config import RunConfig
 from ..cells import clean_tag
 from ..tables import IMAGE_COLUMNS, list_columns, read_rows, require_column
 from .base import LAYOUTS, Layout, add_reasons, pick_table
@@ -31,13 +32,13 @@ def _hot_tags(df:pd.DataFrame, tags:dict[str, str])->tuple[list[list[str]], list
 
 # %% ../../../nbs/catalog/readers/04_onehot.ipynb #59ce11f1
 def read_onehot(
-    path:str|Path,                     # Folder with the table; pictures stand beside it or in `images`
-    prefix:str='tag_',                 # How the name of a tag's column begins; what follows is the tag
-    *, table:str=None,                 # Name of the CSV; None takes the one that has such columns
-    image_column:str=None,             # As in `read_tags`
-    where:str=None,                    # Condition on the other columns, as in `choose_rows`
-    min_count:int=1,                   # Fewest pictures of each tag, as in `drop_rare`
-)->Catalog:                            # Its table has no columns of tags
+    path:str|Path,                      # Folder with the table; pictures stand beside it or in `images`
+    prefix:str='tag_',                  # How the name of a tag's column begins; what follows is the tag
+    *, table:str=None,                  # Name of the CSV; None takes the one that has such columns
+    image_column:str=None,              # As in `read_tags`
+    where:str=None,                     # Condition on the other columns, as in `choose_rows`
+    min_count:int=RunConfig.min_count,  # Fewest pictures of each tag, as in `drop_rare`
+)->Catalog:                             # Its table has no columns of tags
     "Read a table with a column of 0 and 1 for each tag."
     df = read_rows(pick_table(path, 'onehot', table))
     tags = {c: clean_tag(c.removeprefix(prefix)) for c in df if c.startswith(prefix)}
