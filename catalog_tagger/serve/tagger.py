@@ -137,7 +137,8 @@ def save_bundle(
     # Inception's auxiliary output has no part in an answer
     model = torch.nn.Sequential(t.model[0], getattr(t.model[1], 'main', t.model[1]))
     d = _manifest(t, describe_layers(model[1]), facts, metrics, decision, words)
-    arrays = (arrays or {}) | ({} if getattr(decision, 'outside', None) is None else decision.outside.arrays())
+    outside = decision.outside if isinstance(decision, Decision) else None
+    arrays = (arrays or {}) | ({} if outside is None else outside.arrays())
     tensors = plain_tensors(model, t.arch,
                             d['head']) | {f'arrays.{k}': torch.from_numpy(np.ascontiguousarray(o)) for k, o in arrays.items()}
     with atomic_files(folder, BUNDLE_FILES) as tmp:
