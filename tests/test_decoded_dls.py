@@ -35,7 +35,8 @@ def same(a, b):
     "Do two loaders give the same batches, bit for bit, of the same types?"
     a, b = list(a), list(b)
     assert len(a) == len(b) > 0
-    for o, p in zip(a, b): assert [type(t) for t in o] == [type(t) for t in p] and all(t.dtype == u.dtype and torch.equal(t, u) for t, u in zip(o, p))
+    for o, p in zip(a, b):
+        assert [type(t) for t in o] == [type(t) for t in p] and all(t.dtype == u.dtype and torch.equal(t, u) for t, u in zip(o, p))
 
 @pytest.mark.parametrize('labels', ['many', 'one'])
 @pytest.mark.parametrize('method', METHODS)
