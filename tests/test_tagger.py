@@ -99,7 +99,6 @@ def test_serving_needs_no_fastai(trained):
     code = f'''import sys
 sys.modules['fastai'] = None
 from catalog_tagger.serve.tagger import Tagger
-from catalog_tagger.serve.outside import fit_outside
 early = [o for o in ('timm', 'torchvision', 'sklearn', 'matplotlib', 'onnx') if o in sys.modules]
 assert not early, early
 tags = Tagger.load({str(tmp/'bundle')!r}).predict({images[0]!r}, k=2)
