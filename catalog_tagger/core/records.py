@@ -60,29 +60,30 @@ def check_format(
     "Raise `CatalogError` unless `d` says that it has the format `known`."
     if not isinstance(d, dict) or type(d.get('format')) is not int: raise CatalogError(f'{where} has no number of its format')
     if d['format'] != known:
-        raise CatalogError(f'the format of {where} is {d["format"]}, this version of catalog_tagger reads {known}; install the one it was made with')
+        raise CatalogError(f'the format of {where} is {d["format"]}, this version of catalog_tagger reads {known}; '
+                           'install the one it was made with')
 
 # %% ../../nbs/core/03_records.ipynb #557fa5d8
 @cache
-def _fields(t)->dict|None:
-    "The named fields of a dataclass or a `TypedDict` with their types; None for any other type."
-    return get_type_hints(t, include_extras=True) if is_dataclass(t) or is_typeddict(t) else None
-
-@cache
 def _has_fields(t)->bool:
     "May there be named fields in a value of the type `t`?"
-    return _fields(t) is not None or any(map(_has_fields, get_args(t)))
+    return is_dataclass(t) or is_typeddict(t) or any(map(_has_fields, get_args(t)))
+
+@cache
+def _fields(t)->dict:
+    "The named fields of a dataclass or `TypedDict`, with their types where there may be more of them inside, else None."
+    return {k: o if _has_fields(o) else None for k, o in get_type_hints(t, include_extras=True).items()}
 
 def _unknown(d, t)->str|None:
     "The place of the first key of the JSON `d`, which is a `t`, that `t` does not know."
     if d is None or not _has_fields(t): return None
-    if known := _fields(t): parts = ((f'.{k}', v, known.get(k)) for k, v in d.items())
+    if is_dataclass(t) or is_typeddict(t):
+        if not d.keys() <= _fields(t).keys(): return f'.{min(d.keys() - _fields(t).keys()):.40}'
+        parts = ((f'.{k}', d.get(k), o) for k, o in _fields(t).items() if o)
     elif get_origin(t) is dict: parts = ((f'.{k}', v, get_args(t)[1]) for k, v in d.items())
     elif get_origin(t) in (list, tuple): parts = ((f'[{i}]', v, get_args(t)[0]) for i, v in enumerate(d))
     else: parts = (('', d, o) for o in get_args(t))    # a union, or a type with a range
-    for place, v, kind in parts:
-        if kind is None: return place
-        if at := _unknown(v, kind): return place + at
+    return next((place + at for place, v, o in parts if (at := _unknown(v, o))), None)
 
 # %% ../../nbs/core/03_records.ipynb #ad6aed08
 class Record:
