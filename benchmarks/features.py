@@ -2,10 +2,10 @@
 
     python benchmarks/features.py [--turns N] [--threads N]
 
-Four ways to run the same net: torch as it is, in channels_last, compiled, and ONNX Runtime. The weights are random: the time does not depend on them.
-One process, the ways take turns, the shortest time of each counts; compiling and exporting come before the clocks start.
-ONNX Runtime needs `pip install onnxruntime onnxscript`, torch.compile a C++ compiler; a way that cannot be had says so and is left out.
-"""
+Four ways to run the same net: torch as it is, in channels_last, compiled, and ONNX Runtime. The weights are random: the
+time does not depend on them. One process, the ways take turns, the shortest time of each counts; compiling and
+exporting come before the clocks start. ONNX Runtime needs `pip install onnxruntime onnxscript`, torch.compile a C++
+compiler; a way that cannot be had says so and is left out."""
 import argparse, logging, tempfile
 from copy import deepcopy
 from pathlib import Path

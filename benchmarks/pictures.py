@@ -3,10 +3,10 @@
     python benchmarks/pictures.py [DATA] [--n N] [--size PX]
     python benchmarks/pictures.py --memory N [--size PX]
 
-Pictures are those of DATA/fashion-product-images (DATA is the argument or CATALOG_TAGGER_DATA), of the demo catalog without. No model runs: what is timed is data alone.
-One process, one thread (building the cache takes all), no worker processes; best of 3 turns; every ratio is between two figures of one run.
-With --memory N an epoch over N pictures of random bytes is read instead, and the largest private memory told.
-"""
+Pictures are those of DATA/fashion-product-images (DATA is the argument or CATALOG_TAGGER_DATA), of the demo catalog
+without. No model runs: what is timed is data alone. One process, one thread (building the cache takes all), no worker
+processes; best of 3 turns; every ratio is between two figures of one run. With --memory N an epoch over N pictures of
+random bytes is read instead, and the largest private memory told."""
 import argparse, os, tempfile
 from io import BytesIO
 from pathlib import Path
@@ -51,15 +51,17 @@ def reading(images:list[str], prep:Prep, tmp:Path)->None:
     table(f'Opening and resizing {len(images):,} pictures to {prep.size}', {
         'from files (Prep.picture)': timed(lambda: [np.asarray(prep.picture(o)) for o in images]),
         'building the cache, all threads': built,
-        'from the cache, in batches of 64, any order': timed(lambda: [pictures[order[i:i+64]] for i in range(0, len(order), 64)])}, len(images))
+        'from the cache, in batches of 64, any order': timed(lambda: [pictures[order[i:i+64]] for i in range(0, len(order), 64)])},
+          len(images))
 
 def epochs(df:pd.DataFrame, space, prep:Prep, tmp:Path)->None:
     flat = df[df['split'] != 'test'].assign(tags=lambda o: o['labels'].map('|'.join), is_valid=lambda o: o['split'] == 'valid')
-    for title, tfms in (('crop alone', []), ('crop, flip, rotation, lighting', None)):
+    for title, tfms in (('crop alone', list), ('crop, flip, rotation, lighting', lambda: train_tfms(max_rotate=10, max_lighting=.2))):
         crop = RandomResizedCrop(prep.size, min_scale=.5)
-        stock = ImageDataLoaders.from_df(flat, path='/', fn_col='image', label_col='tags', label_delim='|', valid_col='is_valid', item_tfms=crop,
-                                         batch_tfms=train_tfms() if tfms is None else tfms, num_workers=0)
-        plain, fast = (catalog_dls(df, space, prep, batch_tfms=tfms, cache=o) for o in (None, tmp/'cache'))
+        stock = ImageDataLoaders.from_df(flat, path='/', fn_col='image', label_col='tags', label_delim='|', valid_col='is_valid',
+                                         item_tfms=crop,
+                                         batch_tfms=tfms(), num_workers=0)
+        plain, fast = (catalog_dls(df, space, prep, bs=64, min_scale=.5, batch_tfms=tfms(), cache=o) for o in (None, tmp/'cache'))
         table(f'An epoch of training pictures, {title}', {name: timed(lambda: [None for _ in o.train]) for name, o in
               (('fastai ImageDataLoaders', stock), ('catalog_dls', plain), ('catalog_dls, cached', fast))}, len(plain.train)*plain.train.bs)
     table('An epoch of validation pictures', {name: timed(lambda: [None for _ in o.valid]) for name, o in
@@ -73,7 +75,9 @@ def layouts(dl)->None:
     x = torch.as_tensor(dl.one_batch()[0]).as_subclass(torch.Tensor)
     ways = {'channels first': x.contiguous(), 'channels last': x.contiguous(memory_format=torch.channels_last)}
     came = 'last' if x.is_contiguous(memory_format=torch.channels_last) else 'first'
-    with torch.inference_mode(): table(f'EfficientNet-Lite0 on one batch of {len(x)} (batches come as channels {came})', {k: timed(net, o) for k, o in ways.items()}, len(x))
+    with torch.inference_mode():
+        table(f'EfficientNet-Lite0 on one batch of {len(x)} (batches come as channels {came})', {k: timed(net, o) for k, o in ways.items()},
+              len(x))
 
 def photo(w:int, h:int, gen:np.random.Generator)->bytes:
     "A JPEG with the spectrum of photos: amplitude falls with frequency."
@@ -102,7 +106,7 @@ def memory(n:int, prep:Prep, tmp:Path)->None:
     print(f'{private():,.0f} MB private after the imports')
     for k in (n//4, n):
         some = df.iloc[np.arange(k + 1) % len(df)].assign(split=['train']*k + ['valid']).reset_index(drop=True)
-        dls = catalog_dls(some, space, prep)
+        dls = catalog_dls(some, space, prep, bs=64)
         side = tuple(round(o*2**.5) for o in prep.size); row = rng(0, 'bytes').integers(256, size=(1000, *side, 3), dtype=np.uint8)
         file = np.lib.format.open_memmap(tmp/f'{k}.npy', mode='w+', dtype=np.uint8, shape=(k, *side, 3))
         for i in range(0, k, 1000): file[i:i+1000] = row[:k-i]
@@ -111,7 +115,8 @@ def memory(n:int, prep:Prep, tmp:Path)->None:
         targets = torch.from_numpy(space.one_hot(some['labels'][:k])).float()
         peak, t = 0, perf_counter()
         for _ in PictureCacheDL.over(dls.train, pictures, targets, RandomResizedCrop(prep.size, min_scale=.5)): peak = max(peak, private())
-        print(f'{k:,} pictures of {side}, {pictures.nbytes/1e9:.1f} GB of file, read in {perf_counter() - t:.0f} s: {peak:,.0f} MB private at most')
+        print(f'{k:,} pictures of {side}, {pictures.nbytes/1e9:.1f} GB of file, read in {perf_counter() - t:.0f} s: '
+              f'{peak:,.0f} MB private at most')
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -3,12 +3,17 @@
     python benchmarks/similar.py [DATA] [--vectors FILE.npy] [--turns N]
     python benchmarks/similar.py --million [--n N] [--plot FILE.png]
 
-The first takes the vectors of DATA/fashion-product-images (DATA is the argument or CATALOG_TAGGER_DATA; EfficientNet-Lite0 as it comes, 128 px; or those of FILE.npy) and looks for the 10 nearest of each among all. The study kept a dict from name to vector and called
-scikit-learn's `cosine_similarity` for every pair in a loop: that is run for some pictures against all, and scaled to all pictures, for every pair costs the same. Beside it `SimilarIndex.neighbours` with each structure, best time of the turns, and its recall.
+The first takes the vectors of DATA/fashion-product-images (DATA is the argument or CATALOG_TAGGER_DATA;
+EfficientNet-Lite0 as it comes, 128 px; or those of FILE.npy) and looks for the 10 nearest of each among all. The study
+kept a dict from name to vector and called scikit-learn's `cosine_similarity` for every pair in a loop: that is run for
+some pictures against all, and scaled to all pictures, for every pair costs the same. Beside it
+`SimilarIndex.neighbours` with each structure, best time of the turns, and its recall.
 
-The second draws 1,000,000 vectors of 256 numbers in 2,000 clusters, each a cloud of 32 directions with noise in all others, and queries from the same clusters that are not among them; builds an index with `float16` vectors, and prints recall@10 against an exact
-search and queries a second (batches of 1,024) for each effort, the memory that the process held at most, and whether the index answers the same when it was saved and loaded. Needs `pip install "catalog_tagger[faiss]"`.
-"""
+The second draws 1,000,000 vectors of 256 numbers in 2,000 clusters, each a cloud of 32 directions with noise in all
+others, and queries from the same clusters that are not among them; builds an index with `float16` vectors, and prints
+recall@10 against an exact search and queries a second (batches of 1,024) for each effort, the memory that the process
+held at most, and whether the index answers the same when it was saved and loaded. Needs `pip install
+"catalog_tagger[faiss]"`."""
 import argparse, os, tempfile, warnings
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -39,7 +44,8 @@ def study_loop(vectors:dict[str, np.ndarray], names:list[str], k:int=10)->dict[s
     from sklearn.metrics.pairwise import cosine_similarity
     res = {}
     for name in names:
-        scores = {other: cosine_similarity(vectors[name].reshape(1, -1), v.reshape(1, -1))[0][0] for other, v in vectors.items() if other != name}
+        scores = {other: cosine_similarity(vectors[name].reshape(1, -1), v.reshape(1, -1))[0][0]
+                  for other, v in vectors.items() if other != name}
         res[name] = sorted(scores, key=scores.get, reverse=True)[:k]
     return res
 
@@ -54,7 +60,8 @@ def all_pairs(v:np.ndarray, turns:int, asked:int)->None:
         best = min(seconds(lambda: index.neighbours(k=10)) for _ in range(turns))
         at = index.neighbours([int(o) for o in some], k=10)[1]
         same = np.mean([len(set(found[o]) & {names[i] for i in row})/10 for o, row in zip(some, at)])
-        print(f'  {kind:<24}{best:10.3f} s   {loop/best:9,.0f} × faster; {100*same:.1f} % of the answers of the loop; recall {index.recall:.3f}; built in {built:.2f} s')
+        print(f'  {kind:<24}{best:10.3f} s   {loop/best:9,.0f} × faster; {100*same:.1f} % of the answers of the loop; '
+              f'recall {index.recall:.3f}; built in {built:.2f} s')
 
 # ---- a million ----
 
@@ -65,7 +72,8 @@ def draw(n:int, seed:int, d:int=256, clusters:int=2000, block:int=20_000)->np.nd
     out = np.empty((n, d), np.float16)
     for i in range(0, n, block):
         m = min(block, n - i)
-        x = centres[r.integers(clusters, size=m)] + .5*(r.standard_normal((m, 32), np.float32) @ axes) + .3*r.standard_normal((m, d), np.float32)
+        x = centres[r.integers(clusters, size=m)] + .5*(
+            r.standard_normal((m, 32), np.float32) @ axes) + .3*r.standard_normal((m, d), np.float32)
         out[i:i+m] = x/np.linalg.norm(x, axis=1, keepdims=True)
     return out
 
@@ -91,7 +99,8 @@ def million(n:int, target:float, plot:str|None)->None:
         index.save(Path(d)/'i'); del index, vectors
         t = perf_counter(); again = SimilarIndex.load(Path(d)/'i')
         same = all(np.array_equal(a, b) for a, b in zip(before, again.nearest(queries, 10)))
-    print(f'saved and loaded in {perf_counter() - t:.0f} s: {"the same answers" if same else "OTHER ANSWERS"}; most memory held: {peak():.2f} GiB')
+    print(f'saved and loaded in {perf_counter() - t:.0f} s: {"the same answers" if same else "OTHER ANSWERS"}; most memory held: '
+          f'{peak():.2f} GiB')
     if plot: draw_curve(curve, n, plot)
 
 def draw_curve(curve:list[tuple[float, float]], n:int, path:str)->None:

@@ -2,11 +2,12 @@
 
     python benchmarks/tagging.py [DATA] [--pictures N] [--turns N] [--threads N]
 
-Pictures are those of DATA/fashion-product-images (DATA is the argument or CATALOG_TAGGER_DATA, 60×80 px, brought to 128), drawn products without. EfficientNet-Lite0 with its pretrained
-weights and the labels of the catalog; what it has learned does not matter to the time. One process, the ways take turns, the shortest time of each counts:
-the model alone on batches that are ready in memory, channels last, in inference mode; `tag_many` from paths to a CSV file; `learn.get_preds` on the same paths; a loop of `learn.predict`
-(on an eighth of them). The first three take batches of the same size.
-"""
+Pictures are those of DATA/fashion-product-images (DATA is the argument or CATALOG_TAGGER_DATA, 60×80 px, brought to
+128), drawn products without. EfficientNet-Lite0 with its pretrained weights and the labels of the catalog; what it has
+learned does not matter to the time. One process, the ways take turns, the shortest time of each counts: the model alone
+on batches that are ready in memory, channels last, in inference mode; `tag_many` from paths to a CSV file;
+`learn.get_preds` on the same paths; a loop of `learn.predict` (on an eighth of them). The first three take batches of
+the same size."""
 import argparse, os, tempfile, warnings
 from copy import deepcopy
 from pathlib import Path
@@ -44,7 +45,8 @@ def make_ways(learn, images:list[str], bs:int, out:Path)->dict:
     def loop():
         with learn.no_bar():
             for o in few: learn.predict(o)
-    return {'the model alone': (bare, len(images)), 'tag_many': (ours, len(images)), 'learn.get_preds': (get_preds, len(images)), 'learn.predict in a loop': (loop, len(few))}
+    return {'the model alone': (bare, len(images)), 'tag_many': (ours, len(images)), 'learn.get_preds': (get_preds, len(images)),
+            'learn.predict in a loop': (loop, len(few))}
 
 def seconds(run)->float:
     t = perf_counter(); run()
@@ -59,7 +61,8 @@ def main(data:str|None, n:int, turns:int, bs:int)->None:
         for run, _ in ways.values(): run()
         times = np.array([[seconds(run)/k for run, k in ways.values()] for _ in range(turns)])
     best = times.min(0)
-    print(f'{len(images):,} {what}, {len(learn.dls.space.vocab)} labels, batches of {bs}, {torch.get_num_threads()} threads, best of {turns} turns:')
+    print(f'{len(images):,} {what}, {len(learn.dls.space.vocab)} labels, batches of {bs}, {torch.get_num_threads()} threads, '
+          f'best of {turns} turns:')
     for name, t in zip(ways, best): print(f'  {name:<24}{1e3*t:8.2f} ms a picture {1/t:8.1f} pictures/s')
     ratios = times/times[:, [1]]
     print('tag_many against each, best time against best time (and the middle of the ratios of each turn):')

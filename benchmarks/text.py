@@ -2,11 +2,11 @@
 
     python benchmarks/text.py [DATA] [--titles N | --show N]
 
-Titles are those of DATA/fashion-product-images/styles.csv (DATA is the argument or CATALOG_TAGGER_DATA), of the demo catalog without.
-One process, one run: both sides get the same words, found before the clocks start, and keep the 10 best of each item.
-With --titles N the whole way from text to tags is timed on N titles instead, each made of the halves of two.
-With --show N titles of the fold that was not learned from stand beside their tags and columns, and how many that name their articleType get it as a tag.
-"""
+Titles are those of DATA/fashion-product-images/styles.csv (DATA is the argument or CATALOG_TAGGER_DATA), of the demo
+catalog without. One process, one run: both sides get the same words, found before the clocks start, and keep the 10
+best of each item. With --titles N the whole way from text to tags is timed on N titles instead, each made of the halves
+of two. With --show N titles of the fold that was not learned from stand beside their tags and columns, and how many
+that name their articleType get it as a tag."""
 import argparse, os
 from pathlib import Path
 from time import perf_counter
@@ -86,8 +86,10 @@ def tag_titles(df:pd.DataFrame)->pd.DataFrame:
 
 def show(df:pd.DataFrame, n:int)->None:
     df = tag_titles(df); named = name_their_type(df)
-    print(f'{len(df):,} titles that nothing was learned from; {len(named):,} name their articleType, {named["got"].mean():.1%} of these get it as a tag')
-    for o in df.sample(n, random_state=0).itertuples(): print(f'| {o.productDisplayName} | {", ".join(o.tags)} | {o.articleType} | {o.baseColour} |')
+    print(f'{len(df):,} titles that nothing was learned from; {len(named):,} name their articleType, '
+          f'{named["got"].mean():.1%} of these get it as a tag')
+    for o in df.sample(n, random_state=0).itertuples():
+        print(f'| {o.productDisplayName} | {", ".join(o.tags)} | {o.articleType} | {o.baseColour} |')
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -2,11 +2,12 @@
 
     python benchmarks/training.py [DATA] [--size PX] [--epochs N] [--unfrozen N] [--target R]
 
-Both sides train EfficientNet-Lite0 from the same weights on the same pictures and folds, in one process, one after the other; seconds are those of training with its validation, on our
-side with the building of every cache, which starts empty. Pictures are those of DATA/fashion-product-images (DATA is the argument or CATALOG_TAGGER_DATA), of the demo catalog without.
-Stock is `ImageDataLoaders.from_df(item_tfms=Resize, batch_tfms=aug_transforms())`, `vision_learner` and `fine_tune`, all else at its defaults, at the rate that `lr_find` suggests.
-A run's memory is told by `benchmarks/pictures.py --memory N`.
-"""
+Both sides train EfficientNet-Lite0 from the same weights on the same pictures and folds, in one process, one after the
+other; seconds are those of training with its validation, on our side with the building of every cache, which starts
+empty. Pictures are those of DATA/fashion-product-images (DATA is the argument or CATALOG_TAGGER_DATA), of the demo
+catalog without. Stock is `ImageDataLoaders.from_df(item_tfms=Resize, batch_tfms=aug_transforms())`, `vision_learner`
+and `fine_tune`, all else at its defaults, at the rate that `lr_find` suggests. A run's memory is told by
+`benchmarks/pictures.py --memory N`."""
 import argparse, os, sys, tempfile, warnings
 from pathlib import Path
 from time import perf_counter
@@ -30,7 +31,8 @@ def stock(ready, size:int)->Learner:
     a, df = find_arch(BUNDLED), ready.catalog.df[ready.catalog.df['split'] != 'test']
     flat = df.assign(tags=df['labels'].map('|'.join), is_valid=df['split'] == 'valid')
     set_seed(42, reproducible=True)
-    dls = ImageDataLoaders.from_df(flat, path='/', fn_col='image', label_col='tags', label_delim='|', valid_col='is_valid', item_tfms=Resize(size),
+    dls = ImageDataLoaders.from_df(flat, path='/', fn_col='image', label_col='tags', label_delim='|', valid_col='is_valid',
+                                   item_tfms=Resize(size),
                                    batch_tfms=[*aug_transforms(), Normalize.from_stats(a.mean, a.std)])
     learn = vision_learner(dls, a.net, pretrained=False, normalize=False, metrics=RecallAtK(3), cbs=History())
     weights, body = bundled_weights(), learn.model[0].model
@@ -64,7 +66,8 @@ def our_rows(ready, cache:str, out:str, **kwargs)->pd.DataFrame:
     cfg = RunConfig('', out, **kwargs)
     return rows_of(lambda: build_learner(cfg, ready.catalog.df, ready.space), lambda o: fit_learner(o, cfg))
 
-def line(what:str, stock:float, ours:float, more:str='')->None: print(f'{what:<52}{more:>2}{stock:>8.1f}{ours:>10.1f}{more:>3}{stock/ours:>6.1f} x', flush=True)
+def line(what:str, stock:float, ours:float, more:str='')->None:
+    print(f'{what:<52}{more:>2}{stock:>8.1f}{ours:>10.1f}{more:>3}{stock/ours:>6.1f} x', flush=True)
 
 def reached(rows:pd.DataFrame, target:float)->tuple[float, str]:
     "Seconds to the first epoch with `target`; all there were and '>' if none has it."
@@ -85,8 +88,10 @@ def compare(ready, args)->None:
         stock, more = reached(theirs, r)
         line(f'to recall@3 {r:.3f} of valid', stock, reached(whole, r)[0], more)
     line('an unfrozen epoch, 64 pictures a batch', same['seconds'].median(), epoch['seconds'].iloc[-1])
-    print(f'recall@3 of valid after the frozen stage: stock {theirs["recall@3"].iloc[args.epochs - 1]:.4f}, ours {head["recall@3"].iloc[-1]:.4f}')
-    print(f'recall@3 of valid at the end: stock {theirs["recall@3"].iloc[-1]:.4f} after {theirs["at"].iloc[-1]:.0f} s, ours {whole["recall@3"].iloc[-1]:.4f} after {whole["at"].iloc[-1]:.0f} s')
+    print(f'recall@3 of valid after the frozen stage: stock {theirs["recall@3"].iloc[args.epochs - 1]:.4f}, '
+          f'ours {head["recall@3"].iloc[-1]:.4f}')
+    print(f'recall@3 of valid at the end: stock {theirs["recall@3"].iloc[-1]:.4f} after {theirs["at"].iloc[-1]:.0f} s, '
+          f'ours {whole["recall@3"].iloc[-1]:.4f} after {whole["at"].iloc[-1]:.0f} s')
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -100,5 +105,6 @@ if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as d:
         root = Path(args.data)/'fashion-product-images' if args.data else demo_styles(Path(d)/'shop', n=600)
         ready = prepare_catalog(RunConfig(str(root), d))
-        print(f'{(ready.catalog.df["split"] == "train").sum():,} train and {(ready.catalog.df["split"] == "valid").sum():,} valid pictures, {"real" if args.data else "demo"}, {args.size} px, {len(ready.space.vocab)} labels', flush=True)
+        print(f'{(ready.catalog.df["split"] == "train").sum():,} train and {(ready.catalog.df["split"] == "valid").sum():,} valid '
+              f'pictures, {"real" if args.data else "demo"}, {args.size} px, {len(ready.space.vocab)} labels', flush=True)
         compare(ready, args)

@@ -1,4 +1,4 @@
-"Run every check of the repository, or those named: clean, export, readme, notebooks, pytest. Ends in `N passed, M failed`."
+"Run every check of the repository, or those named: lines, imports, clean, export, readme, notebooks, pytest. Ends in `N passed, M failed`."
 import ast, json, os, re, shutil, subprocess, sys, tempfile, time
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -7,6 +7,8 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parents[1]
 written = ('all.py', '*.css', '*.js')          # What no notebook exports: one module, style sheets and scripts
+packages = ('core', 'catalog', 'train', 'serve', 'search', 'runs', 'report', 'apps')   # In the order of their imports
+longest = 140                                  # Characters of a line of code
 no_text = {'image/png', 'image/jpeg'}          # Outputs in which a path would be chance
 late_export = re.compile(r'^(?!\s*#\s*\|)[^\S\n]*\S(?:.*\n)+?#\s*\|\s*export', re.M)    # There nbdev overlooks it
 counts = Counter(passed=0, failed=0)
@@ -29,6 +31,8 @@ def files(folder, pat='*'):
     "Files of `folder` by relative path, without caches."
     paths = {p.relative_to(folder): p for p in sorted(Path(folder).rglob(pat)) if p.is_file()}
     return {str(k): p for k,p in paths.items() if not {'__pycache__', '.ipynb_checkpoints'} & set(k.parts)}
+
+def by_hand(f): return any(fnmatch(f, o) for o in written)
 
 def nb_files():
     res = files(root/'nbs', '*.ipynb')
@@ -72,9 +76,46 @@ def cell_faults(nb, path_re):
         if not re.fullmatch('[0-9a-f]{8}', str(id)): yield f'cell {i}: its id is {id!r}, not 8 hex digits'
         elif id in seen: yield f'cell {i}: the id {id} stands twice'
         seen.add(id)
-        if c['cell_type'] == 'code' and late_export.search(''.join(c['source'])): yield f'cell {id}: #| export stands below code or a comment'
+        if c['cell_type'] == 'code' and late_export.search(''.join(c['source'])):
+            yield f'cell {id}: #| export stands below code or a comment'
         m = next((m for s in strings(c.get('outputs', [])) if (m := path_re.search(s))), None)
         if m: yield f'cell {id}: its output holds {m[0]}'
+
+def code_of(cell):
+    "The code of a cell: all of it, or in prose what stands between fences."
+    text = ''.join(cell['source'])
+    return text if cell['cell_type'] == 'code' else '\n'.join(re.findall(r'^```.*?^```', text, re.M | re.S))
+
+def code_files():
+    "Code by the place that a fault names: cells of notebooks, and files that are written by hand."
+    for f,p in nb_files().items():
+        for c in json.loads(p.read_text(encoding='utf-8'))['cells']: yield f'nbs/{f} {c.get("id")}', code_of(c)
+    for o in ('tests', 'benchmarks', 'scripts'):
+        yield from ((f'{o}/{f}', p.read_text(encoding='utf-8')) for f,p in files(root/o, '*.py').items())
+    for f,p in files(root/'catalog_tagger').items():
+        if by_hand(f): yield f'catalog_tagger/{f}', p.read_text(encoding='utf-8')
+
+def lines(tmp):
+    faults = [f'{place}: {o[:60]} … has {len(o)} characters' for place,text in code_files() for o in text.splitlines() if len(o) > longest]
+    tell(not faults, 'lines', '\n'.join(faults))
+
+def imported(path):
+    "Modules that the module at `path` imports, at its top or in a function."
+    here = path.relative_to(root).parts[:-1]
+    for o in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(o, ast.Import): yield from (a.name for a in o.names)
+        if isinstance(o, ast.ImportFrom): yield '.'.join((*here[:len(here) + 1 - o.level], o.module or '')) if o.level else o.module
+
+def imports(tmp):
+    "A package imports only those to its left; `testing` may import all of them, and only `apps` imports it."
+    faults = []
+    for f,p in files(root/'catalog_tagger', '*.py').items():
+        package = f.split('/')[0]
+        if package not in packages: continue
+        left = {*packages[:packages.index(package) + 1], *(['testing'] if package == 'apps' else [])}
+        faults += [f'catalog_tagger/{f} imports {o}' for o in imported(p) if o.startswith('catalog_tagger.')
+                   and o.split('.')[1] not in left]
+    tell(not faults, 'imports', '\n'.join(faults))
 
 def clean(tmp):
     faults, path_re = [], machine_paths()
@@ -89,7 +130,7 @@ def clean(tmp):
 def export(tmp):
     lib = copy(tmp)/'catalog_tagger'
     for f,p in files(lib).items():
-        if not any(fnmatch(f, o) for o in written): p.unlink()
+        if not by_hand(f): p.unlink()
     rc, out = run('-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()', cwd=tmp)
     faults = ([tail(out)] if rc else []) + list(compare(lib, root/'catalog_tagger', 'catalog_tagger'))
     tell(not faults, 'export', '\n'.join(faults))
@@ -133,7 +174,7 @@ def pytest(tmp):
     counts.update(passed=kinds['passed'], failed=bad or int(rc != 0), skipped=kinds['skipped'])
     print('FAILED' if bad or rc else 'ok    ', 'pytest', tail(out, 100 if rc else 1 + kinds['skipped']), flush=True)
 
-checks = dict(clean=clean, export=export, readme=readme, notebooks=notebooks, pytest=pytest)
+checks = dict(lines=lines, imports=imports, clean=clean, export=export, readme=readme, notebooks=notebooks, pytest=pytest)
 
 def main():
     names = sys.argv[1:] or list(checks)

@@ -1,4 +1,4 @@
-"Build the documentation site into _docs/: a page of Markdown for each notebook, in which each exported name has its signature and its parameters, then mkdocs."
+"Build the documentation site into _docs/: a page for each notebook, with the signature and parameters of exported names, then mkdocs."
 import ast, base64, copy, io, json, logging, os, re, shutil, sys, tempfile, tokenize
 from pathlib import Path
 
@@ -41,7 +41,8 @@ def annotation(o): return unparse(o).strip("'")
 def arguments(f):
     "Parameters of a function with their defaults, in order."
     a, first = f.args, f.args.posonlyargs + f.args.args
-    return [*zip(first, [None]*(len(first) - len(a.defaults)) + a.defaults), (a.vararg, None), *zip(a.kwonlyargs, a.kw_defaults), (a.kwarg, None)]
+    return [*zip(first, [None]*(len(first) - len(a.defaults)) + a.defaults), (a.vararg, None), *zip(a.kwonlyargs, a.kw_defaults),
+            (a.kwarg, None)]
 
 def parameters(f, said):
     "Name, type, default and meaning of each parameter, and of what comes back."
@@ -59,7 +60,8 @@ def parameters(f, said):
 
 def fields(c, said):
     "The same of the fields of a dataclass, or of what makes an object of a class."
-    res = [[o.target.id, annotation(o.annotation), unparse(o.value), said.get(o.end_lineno, '')] for o in c.body if isinstance(o, ast.AnnAssign) and is_public(o.target.id)]
+    res = [[o.target.id, annotation(o.annotation), unparse(o.value), said.get(o.end_lineno, '')]
+           for o in c.body if isinstance(o, ast.AnnAssign) and is_public(o.target.id)]
     make = next((o for o in c.body if isinstance(o, ast.FunctionDef) and o.name == '__init__'), None)
     return res or (parameters(make, said) if make else [])
 
@@ -83,17 +85,19 @@ class Site:
         self.names = {n: f for f, cells in self.cells.items() for c in cells for n in exported(c)}
 
     def link(self, md, page, but=()):
-        "`md` with its links to notebooks as links to their pages, and each exported name in it linked to its place; fences, headings and links stay."
+        "`md` with links to notebooks as links to their pages, and exported names linked; fences, headings and links stay."
         def place(m):
             f = self.names.get(m[1])
             return f'[{m[0]}]({os.path.relpath(f, Path(page).parent)[:-6]}.md#{m[1]})' if f and m[1] not in but else m[0]
         bits = re.split(r'(```.*?```|^#.*?$|!?\[[^\]]*\]\([^)]*\))', md, flags=re.S | re.M)
-        return ''.join(re.sub(r'(\.ipynb)(?=[)#])', '.md', o) if i % 2 else re.sub(r'`([\w.]+)(?:\(\))?`', place, o) for i, o in enumerate(bits))
+        return ''.join(re.sub(r'(\.ipynb)(?=[)#])', '.md', o) if i % 2 else re.sub(r'`([\w.]+)(?:\(\))?`', place, o)
+                       for i, o in enumerate(bits))
 
     def table(self, rows, page, name):
         "Parameters as a table."
         known = {o[0].strip('*') for o in rows} | {name}
-        cells = [[f'`{o}`' if o and o != 'returns' else o for o in r[:3]] + [self.link(r[3], page, known).replace('|', r'\|')] for r in rows]
+        cells = [[f'`{o}`' if o and o != 'returns' else o for o in r[:3]] + [self.link(r[3], page, known).replace('|', r'\|')]
+                 for r in rows]
         used = [i for i in range(4) if any(r[i] for r in rows)]   # no empty columns
         head = [('parameter', 'type', 'default', 'meaning')[i] for i in used]
         return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, ['---']*len(head), *([r[i] for i in used] for r in cells)])
@@ -106,7 +110,8 @@ class Site:
         doc = ast.get_docstring(o) or ''
         methods = [m for m in o.body if isinstance(m, ast.FunctionDef) and is_public(m.name) and ast.get_docstring(m)] if is_class else []
         told = '\n'.join(f'- `{signature(m.name, m)}`: {ast.get_docstring(m)}' for m in methods)
-        return [f'{"#"*level} {name} {{ #{name} }}', fence(shown, 'python'), self.link(doc, page, {name} | {r[0] for r in rows}), self.table(rows, page, name) if rows else '', told]
+        return [f'{"#"*level} {name} {{ #{name} }}', fence(shown, 'python'), self.link(doc, page, {name} | {r[0] for r in rows}),
+                self.table(rows, page, name) if rows else '', told]
 
     def exports(self, cell, page, level):
         "What a reader needs of an exported cell, and the code itself folded."
@@ -140,7 +145,8 @@ def outputs(cell, f, out):
         if 'image/png' in data:
             png = out/'figures'/f'{f[:-6].replace("/", "_")}_{cell["id"]}_{i}.png'
             png.parent.mkdir(exist_ok=True); png.write_bytes(base64.b64decode(text(data['image/png'])))
-            yield f'<div class="output" markdown>![What the code above shows]({os.path.relpath(png, (out/f).parent)}){{ loading=lazy }}</div>'
+            link = os.path.relpath(png, (out/f).parent)
+            yield f'<div class="output" markdown>![What the code above shows]({link}){{ loading=lazy }}</div>'
         elif 'text/html' in data:
             html = re.sub(r'<style.*?</style>|^\s*\n| border="1"', '', text(data['text/html']), flags=re.S | re.M)
             yield f'<div class="output">\n{html.strip()}\n</div>'
@@ -154,7 +160,8 @@ def title(cells): return re.match(r'# (.+)', text(cells[0 if cells[0]['cell_type
 
 def navigation(site):
     "The index, the tutorials, then the pages of each package, in the order in which one package may import another."
-    nav = {'Start': 'index.md', 'Tutorials': [], **{o: [] for o in parts.values()}, 'Project': [{'Changes': 'CHANGELOG.md'}, {'Contributing': 'CONTRIBUTING.md'}]}
+    nav = {'Start': 'index.md', 'Tutorials': [], **{o: [] for o in parts.values()},
+           'Project': [{'Changes': 'CHANGELOG.md'}, {'Contributing': 'CONTRIBUTING.md'}]}
     for f in sorted(site.cells, key=lambda o: (Path(o).stem != 'own_catalog', o)):
         if f != 'index.ipynb': nav[parts.get(Path(f).parts[0], 'Tutorials')].append({title(site.cells[f]): f'{f[:-6]}.md'})
     return [{k: v} for k, v in nav.items() if v]

@@ -67,4 +67,5 @@ if __name__ == '__main__':
     except (OSError, ValueError) as e: sys.exit(f'nbs/index.ipynb cannot be read: {e}')
     path = root/'README.md'
     if '--check' not in sys.argv[1:]: path.write_text(new, encoding='utf-8', newline='\n')
-    elif not path.exists() or path.read_bytes() != new.encode(): sys.exit('README.md is not what nbs/index.ipynb makes: run `make notebooks`')
+    elif not path.exists() or path.read_bytes() != new.encode():
+        sys.exit('README.md is not what nbs/index.ipynb makes: run `make notebooks`')

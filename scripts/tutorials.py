@@ -1,4 +1,4 @@
-"Run the tutorials at full size, or those named (`tutorials.py recipe_tags`), and store their outputs, made small. On the real data where CATALOG_TAGGER_DATA names it."
+"Run the tutorials, or those named, at full size and store their outputs, made small; on real data where CATALOG_TAGGER_DATA is."
 import base64, io, json, os, sys, time
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 """Tagging many: the rows are those of `predict`, a killed run goes on, memory stays flat, and a cluster gives the same file.
 
-Run as a script, `test_batch.py kills FOLDER` or `test_batch.py memory FOLDER`, it tags in children of its own, which are killed where `KILLS` says or measured."""
+Run as a script, `test_batch.py kills FOLDER` or `test_batch.py memory FOLDER`, it tags in children of its own, which
+are killed where `KILLS` says or measured."""
 import json, os, signal, subprocess, sys, threading
 from dataclasses import replace
 from functools import partial
@@ -58,8 +59,10 @@ def make_predictor(): return Predictor(Colours(), SPACE, Prep((8, 8), (.5,)*3, (
 def make_shop(folder, n=60):
     "`n` pictures of random colours, of which four cannot be used."
     folder.mkdir(parents=True)
-    for i, c in enumerate(rng(0, 'batch').integers(256, size=(n, 3))): Image.new('RGB', (6 + i % 5, 9), tuple(map(int, c))).save(folder/f'{i:03}.png')
-    (folder/'001.png').write_bytes(b''); (folder/'017.png').write_text('<html>'); (folder/'040.png').write_bytes((folder/'041.png').read_bytes()[:50])
+    for i, c in enumerate(rng(0, 'batch').integers(256, size=(n, 3))):
+        Image.new('RGB', (6 + i % 5, 9), tuple(map(int, c))).save(folder/f'{i:03}.png')
+    (folder/'001.png').write_bytes(b''); (folder/'017.png').write_text('<html>')
+    (folder/'040.png').write_bytes((folder/'041.png').read_bytes()[:50])
     (folder/'059.png').unlink(); os.mkfifo(folder/'059.png')
     return folder
 
@@ -123,7 +126,8 @@ class Constant(Tagger):
 
 def make_constant():
     few = np.tile([.5, .2, .25], (20, 1))
-    return Constant(Colours(), SPACE, Prep((8, 8), (.5,)*3, (.25,)*3), decision=fit_decision(few, np.array([[1, 0, 0], [0, 1, 1]]*10), SPACE))
+    return Constant(Colours(), SPACE, Prep((8, 8), (.5,)*3, (.25,)*3),
+                    decision=fit_decision(few, np.array([[1, 0, 0], [0, 1, 1]]*10), SPACE))
 
 def run_memory(folder, few=2000, many=20000):
     Image.new('RGB', (8, 8), 'red').save(folder/'one.png')
@@ -135,7 +139,8 @@ def run_memory(folder, few=2000, many=20000):
     (folder/'peaks.json').write_text(json.dumps(peaks))
 
 def call_script(*argv):
-    r = subprocess.run([sys.executable, __file__, *map(str, argv)], env=os.environ | dict(OMP_NUM_THREADS='1'), text=True, capture_output=True)
+    r = subprocess.run([sys.executable, __file__, *map(str, argv)], env=os.environ | dict(OMP_NUM_THREADS='1'), text=True,
+                       capture_output=True)
     assert r.returncode == 0, r.stderr
 
 # ---- rows ----
@@ -155,7 +160,8 @@ def test_rows_are_those_of_predict(shop, predictor, tmp_path, how, ask):
     df = pd.read_csv(tmp_path/'t.csv'); good = df[df['reason'].isna()]
     want = predictor.predict(usable(shop), **ask)
     assert list(df) == ANSWER_COLUMNS and n == len(want) == good['image'].nunique()
-    assert good[['image', 'rank', 'tag']].values.tolist() == [[im, i, t] for im, o in zip(usable(shop), want) for i, (t, _) in enumerate(o, 1)]
+    assert good[['image', 'rank', 'tag']].values.tolist() == [[im, i, t] for im, o in zip(usable(shop), want)
+                                                              for i, (t, _) in enumerate(o, 1)]
     assert np.allclose(good['score'], [s for o in want for _, s in o], atol=1e-5)
 
 def test_bad_pictures_are_rows_in_their_place(shop, predictor, tmp_path):
@@ -165,7 +171,8 @@ def test_bad_pictures_are_rows_in_their_place(shop, predictor, tmp_path):
     bad = df[df['reason'].notna()]
     assert bad[['rank', 'tag', 'score']].isna().all(axis=None) and bad['reason'].tolist() == rejected['reason'].tolist()
     assert rejected['row'].tolist() == [1, 17, 40, 59]
-    assert [o.split(':')[0] for o in rejected['reason']] == ['empty file', 'not an image', 'damaged or truncated', 'not a file but a folder, a pipe or a device']
+    assert [o.split(':')[0] for o in rejected['reason']] == ['empty file', 'not an image', 'damaged or truncated',
+                                                             'not a file but a folder, a pipe or a device']
 
 def test_missing_pictures_are_rows_and_missing_folders_an_error(shop, predictor, tmp_path):
     n, rejected = tag_many(predictor, [shop/'000.png', shop/'gone.jpg'], tmp_path/'t.csv')
@@ -188,12 +195,14 @@ def test_every_picture_is_opened_once(shop, predictor, tmp_path, monkeypatch):
 
 def test_names_that_csv_must_quote(predictor, tmp_path):
     odd = tmp_path/'odd'; odd.mkdir()
-    for name in ('a,b.png', 'a"b.png', 'a\nb.png', 'größe 红.png', ' a.png', 'NA.png', "=cmd.png"): Image.new('RGB', (4, 4), 'red').save(odd/name)
+    for name in ('a,b.png', 'a"b.png', 'a\nb.png', 'größe 红.png', ' a.png', 'NA.png', "=cmd.png"):
+        Image.new('RGB', (4, 4), 'red').save(odd/name)
     tag_many(predictor, odd, tmp_path/'t.csv', k=1)
     assert pd.read_csv(tmp_path/'t.csv')['image'].tolist() == list(find_pictures(odd))
     (odd/os.fsdecode(b'\xff.png')).write_bytes(b'')
     assert 'not a usable path' in tag_many(predictor, odd, tmp_path/'t.csv')[1]['reason'].iloc[0]
-    assert tag_many(predictor, pd.DataFrame({'image': [os.fsdecode(b'\xff.png'), None, 7]}), tmp_path/'t.csv')[1]['reason'].tolist() == ['missing: no such file']*3
+    assert tag_many(predictor, pd.DataFrame({'image': [os.fsdecode(b'\xff.png'), None, 7]}),
+                    tmp_path/'t.csv')[1]['reason'].tolist() == ['missing: no such file']*3
 
 def test_csv_and_parquet_alike(shop, predictor, tmp_path):
     pytest.importorskip('pyarrow', reason='Parquet needs pyarrow')
@@ -205,11 +214,14 @@ def test_csv_and_parquet_alike(shop, predictor, tmp_path):
 
 def test_parquet_without_pyarrow(shop, predictor, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
-    with pytest.raises(CatalogError, match='pip install pyarrow, or give a name that ends in .csv'): tag_many(predictor, shop, tmp_path/'t.parquet')
+    with pytest.raises(CatalogError, match='pip install pyarrow, or give a name that ends in .csv'):
+        tag_many(predictor, shop, tmp_path/'t.parquet')
 
 @pytest.mark.parametrize('name, content, says', [
-    ('t.csv', 'id,price\n1,2\n', 'no table of tags'), ('t.csv', '\0\xff junk', 'no table of tags'), ('t.parquet', 'junk', 'no table of tags'),
-    ('t.txt', None, 'expected a file that ends in .csv or .parquet'), ('', None, 'expected a file that ends'), ('t.csv.parts/mine.txt', 'thesis', 'they are not ours')])
+    ('t.csv', 'id,price\n1,2\n', 'no table of tags'), ('t.csv', '\0\xff junk', 'no table of tags'),
+    ('t.parquet', 'junk', 'no table of tags'),
+    ('t.txt', None, 'expected a file that ends in .csv or .parquet'), ('', None, 'expected a file that ends'),
+    ('t.csv.parts/mine.txt', 'thesis', 'they are not ours')])
 def test_what_is_something_else_is_left_alone(shop, predictor, tmp_path, name, content, says):
     if name.endswith('parquet'): pytest.importorskip('pyarrow', reason='Parquet needs pyarrow')
     f = tmp_path/name
@@ -225,7 +237,9 @@ def test_empty_sources(predictor, tmp_path):
     with pytest.raises(CatalogError, match="no column 'image'"): tag_many(predictor, pd.DataFrame({'file': ['a']}), tmp_path/'t.csv')
     assert os.listdir(tmp_path) == ['void']
 
-@pytest.mark.parametrize('how, says', [(dict(k=0), 'k=0, expected 1'), (dict(min_score=float('nan')), 'min_score=nan, expected 0 to 1'), (dict(bs=0), 'bs=0, expected 1'), (dict(chunk=2.5), 'chunk=2.5, expected 1')], ids=str)
+@pytest.mark.parametrize('how, says',
+                         [(dict(k=0), 'k=0, expected 1'), (dict(min_score=float('nan')), 'min_score=nan, expected 0 to 1'),
+                          (dict(bs=0), 'bs=0, expected 1'), (dict(chunk=2.5), 'chunk=2.5, expected 1')], ids=str)
 def test_wrong_options_are_told_first(shop, predictor, tmp_path, how, says):
     with pytest.raises(CatalogError, match=says): tag_many(predictor, shop, tmp_path/'t.csv', **how)
     assert os.listdir(tmp_path) == []
@@ -242,7 +256,8 @@ def test_the_model_of_the_caller_is_left_as_it_is(shop, tmp_path):
 def reviewer(shop):
     "A tagger by whose decision about half of the shop can be published, and some of it lies outside."
     t, images = tiny_tagger(tiny_space()), usable(shop); last = t.model[1][-1]
-    with torch.no_grad(): last.weight *= 300; last.bias -= torch.from_numpy(logit(t.scores(images)).mean(0))    # it has learned nothing: so its scores differ, too
+    # it has learned nothing: so its scores differ, too
+    with torch.no_grad(): last.weight *= 300; last.bias -= torch.from_numpy(logit(t.scores(images)).mean(0))
     scores, features = t.scores_and_features(images)
     targs = as_matrix(decode(scores, t.space, k=None, min_score=.5), t.space); wrong = rng(0, 'wrong').random(len(targs)) < .2
     targs[wrong] = np.roll(targs, 1, 0)[wrong]
@@ -260,7 +275,8 @@ def test_the_queue_comes_out_of_the_same_pass(shop, reviewer, tmp_path, monkeypa
     assert sorted(opened) == sorted(str(o) for o in shop.iterdir())
     assert (tmp_path/'t.csv').read_bytes() == (tmp_path/'alone.csv').read_bytes()
     write_table(tmp_path/'want.csv', want)
-    assert (tmp_path/'q.csv').read_text() == (tmp_path/'want.csv').read_text() and 10 < len(want) < 50 and 0 < want['outside'].sum() < len(want)
+    assert (tmp_path/'q.csv').read_text() == (tmp_path/'want.csv').read_text() and 10 < len(want) < 50
+    assert 0 < want['outside'].sum() < len(want)
 
 def test_the_queue_is_that_of_all_scores_at_once(shop, reviewer, tmp_path):
     "As it was made before: every picture audited, all scores in memory, norms not folded."
@@ -285,11 +301,14 @@ def test_a_run_that_was_stopped_while_it_joined_has_its_queue(shop, reviewer, tm
         tag_many(reviewer, shop, tmp_path/f'{name}.csv', review=tmp_path/f'{name}.queue.csv', **HOW)
     for o in ('csv', 'queue.csv'): assert (tmp_path/f't.{o}').read_bytes() == (tmp_path/f'whole.{o}').read_bytes()
 
-@pytest.mark.parametrize('review, says', [('t.csv', 'out and review are both'), ('q.txt', "review .*q.txt': expected a file that ends in .csv"), ('prices.csv', 'is there and is no review queue')])
+@pytest.mark.parametrize('review, says',
+                         [('t.csv', 'out and review are both'), ('q.txt', "review .*q.txt': expected a file that ends in .csv"),
+                          ('prices.csv', 'is there and is no review queue')])
 def test_a_queue_that_cannot_be_written_is_an_error_first(shop, reviewer, tmp_path, review, says):
     (tmp_path/'prices.csv').write_text('id,price\n1,2\n')
     with pytest.raises(CatalogError, match=says): tag_many(reviewer, shop, tmp_path/'t.csv', review=tmp_path/review, **HOW)
-    with pytest.raises(CatalogError, match='no thresholds to review by'): tag_many(replace(reviewer, decision=None), shop, tmp_path/'t.csv', review=tmp_path/'q.csv')
+    with pytest.raises(CatalogError, match='no thresholds to review by'):
+        tag_many(replace(reviewer, decision=None), shop, tmp_path/'t.csv', review=tmp_path/'q.csv')
     assert sorted(os.listdir(tmp_path)) == ['prices.csv'] and (tmp_path/'prices.csv').read_text() == 'id,price\n1,2\n'
 
 # ---- going on ----
@@ -304,7 +323,8 @@ def test_a_killed_run_ends_as_an_unbroken_one(killed, name):
     assert json.loads((killed/'ends.json').read_text())[name] == [signal.SIGKILL]*len(KILLS[name]) + [0]
     assert (killed/f'{name}.csv').read_bytes() == (killed/'unbroken.csv').read_bytes()
     made = (killed/f'{name}.log').read_text().split()
-    lost = sum(o.startswith(('half', 'remove')) or o in ('move 3', 'move 4') for o in KILLS[name])    # parts that were tagged and were no longer, or not yet, on disk
+    # parts that were tagged and were no longer, or not yet, on disk
+    lost = sum(o.startswith(('half', 'remove')) or o in ('move 3', 'move 4') for o in KILLS[name])
     assert set(made) == set(map(str, range(8))) and len(made) == 8 + lost
     assert not (killed/f'{name}.csv.parts').exists()
 
@@ -335,13 +355,16 @@ def altered(shop, p, what):
     if what == 'another content': Image.new('RGB', (4, 4)).save(shop/'002.png')
     if what == 'another model': p.model.w.data += 1
     if what == 'another size': p.prep = Prep((16, 16), (.5,)*3, (.25,)*3)
-    if what == 'other labels': p.space = LabelSpace(vocab=['Red', 'Green', 'sale'], exclusive={'colour': ['Red', 'Green']}, parents={}, provenance={})
+    if what == 'other labels':
+        p.space = LabelSpace(vocab=['Red', 'Green', 'sale'], exclusive={'colour': ['Red', 'Green']}, parents={}, provenance={})
     if what == 'more tags': how['k'] = 3
     if what == 'other parts': how['chunk'] = 16
     return how
 
-SAYS = {'a new picture': 'pictures was 60, is 61; source has changed', 'one less': 'pictures was 60, is 59', 'another content': 'source has changed', 'another model': 'model has changed',
-        'another size': 'model has changed', 'other labels': 'model has changed', 'more tags': 'k was 2, is 3', 'other parts': 'chunk was 8, is 16'}
+SAYS = {'a new picture': 'pictures was 60, is 61; source has changed', 'one less': 'pictures was 60, is 59',
+        'another content': 'source has changed', 'another model': 'model has changed',
+        'another size': 'model has changed', 'other labels': 'model has changed', 'more tags': 'k was 2, is 3',
+        'other parts': 'chunk was 8, is 16'}
 
 @pytest.mark.parametrize('what', SAYS)
 def test_what_has_changed_is_told(stopped, what):
@@ -381,14 +404,16 @@ def ray(tmp_path_factory):
     ray = pytest.importorskip('ray', reason='needs Ray: pip install "catalog_tagger[ray]"')
     pytest.importorskip('pyarrow', reason='Ray Data needs pyarrow')
     os.environ |= dict(RAY_USAGE_STATS_ENABLED='0', RAY_DATA_DISABLE_PROGRESS_BARS='1', RAY_DEDUP_LOGS='1')
-    ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False, logging_level='ERROR', address='local')
+    ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False, logging_level='ERROR',
+             address='local')
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])    # the workers do not know this file
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield ray
     ray.shutdown()
 
 def test_a_cluster_gives_the_same_file(ray, shop, predictor, tmp_path):
-    local, there = tag_many(predictor, shop, tmp_path/'local.csv', **HOW), tag_many_ray(make_predictor, shop, tmp_path/'ray.csv', actors=2, **HOW)
+    local = tag_many(predictor, shop, tmp_path/'local.csv', **HOW)
+    there = tag_many_ray(make_predictor, shop, tmp_path/'ray.csv', actors=2, **HOW)
     assert (tmp_path/'ray.csv').read_bytes() == (tmp_path/'local.csv').read_bytes()
     assert there[0] == local[0] == 56 and there[1].equals(local[1])
 
@@ -396,7 +421,8 @@ def test_a_cluster_gives_the_same_queue(ray, shop, reviewer, tmp_path):
     tag_many(reviewer, shop, tmp_path/'local.csv', review=tmp_path/'local.queue.csv', **HOW)
     tag_many_ray(lambda: reviewer, shop, tmp_path/'ray.csv', review=tmp_path/'ray.queue.csv', actors=1, **HOW)
     ours, theirs = [read_table(tmp_path/f'{o}.queue.csv').set_index('image').sort_index() for o in ('local', 'ray')]
-    assert ours['tags'].tolist() == theirs['tags'].tolist() and len(pd.read_csv(tmp_path/'ray.csv')) == len(pd.read_csv(tmp_path/'local.csv'))
+    assert ours['tags'].tolist() == theirs['tags'].tolist()
+    assert len(pd.read_csv(tmp_path/'ray.csv')) == len(pd.read_csv(tmp_path/'local.csv'))
     for c in ('worth', 'score'): assert np.allclose(ours[c].astype(float), theirs[c].astype(float), atol=1e-3)
 
 def test_a_killed_actor_loses_no_row(ray, shop, predictor, tmp_path):
@@ -404,7 +430,8 @@ def test_a_killed_actor_loses_no_row(ray, shop, predictor, tmp_path):
     def load():
         class Dies(Predictor):
             def predict(self, items, **options):
-                if any(o.getpixel((0, 0)) == marked for o in items) and not flag.exists(): flag.touch(); os.kill(os.getpid(), signal.SIGKILL)
+                if any(o.getpixel((0, 0)) == marked for o in items) and not flag.exists():
+                    flag.touch(); os.kill(os.getpid(), signal.SIGKILL)
                 return super().predict(items, **options)
         p = make_predictor()
         return Dies(p.model, p.space, p.prep)
@@ -421,7 +448,8 @@ def test_a_cluster_goes_on_where_one_machine_stopped(ray, stopped):
 
 def test_without_ray_it_says_so(shop, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'ray', None)
-    with pytest.raises(CatalogError, match=r'needs Ray: pip install "catalog_tagger\[ray\]"'): tag_many_ray(make_predictor, shop, tmp_path/'t.csv')
+    with pytest.raises(CatalogError, match=r'needs Ray: pip install "catalog_tagger\[ray\]"'):
+        tag_many_ray(make_predictor, shop, tmp_path/'t.csv')
 
 # ---- several cards ----
 
@@ -442,7 +470,8 @@ def test_training_on_several_cards(tmp_path):
     from catalog_tagger.testing.demo import demo_styles
     demo_styles(tmp_path/'shop', n=120); (tmp_path/'run').mkdir(); (tmp_path/'train.py').write_text(DISTRIBUTED)
     n = torch.cuda.device_count()
-    r = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', *(['--multi_gpu'] if n > 1 else []), '--num_processes', str(n), tmp_path/'train.py', tmp_path/'shop', tmp_path/'run'],
+    r = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', *(['--multi_gpu'] if n > 1 else []), '--num_processes', str(n),
+                        tmp_path/'train.py', tmp_path/'shop', tmp_path/'run'],
                        text=True, capture_output=True)
     assert r.returncode == 0, r.stderr
     assert (tmp_path/'run'/'learner.pkl').stat().st_size > 0

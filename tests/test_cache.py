@@ -33,9 +33,11 @@ class Passes:
     def __init__(self, learn): self.n = 0; learn.model[0].register_forward_hook(self.count)
     def count(self, m, args, out): self.n += len(args[0])
 
-@pytest.mark.parametrize('arch,some', [('resnet18', ['layer4', 'layer4.1', 'layer3', 'bn1']), ('mobilenet_v2', ['features.18', 'features.14', 'features.1']),
-                                       (LITE, ['blocks.6', 'blocks.5', 'conv_head']), ('mobilenetv3_small_050', ['blocks.5', 'blocks.1']),
-                                       ('convnext_atto', ['stages.3', 'stages.1']), ('resnext50_32x4d', ['layer4'])])
+@pytest.mark.parametrize('arch,some',
+                         [('resnet18', ['layer4', 'layer4.1', 'layer3', 'bn1']),
+                          ('mobilenet_v2', ['features.18', 'features.14', 'features.1']),
+                          (LITE, ['blocks.6', 'blocks.5', 'conv_head']), ('mobilenetv3_small_050', ['blocks.5', 'blocks.1']),
+                          ('convnext_atto', ['stages.3', 'stages.1']), ('resnext50_32x4d', ['layer4'])])
 def test_the_parts_make_the_whole(shop, tmp_path, arch, some):
     model = learner(shop, tmp_path, arch, **SCRATCH).model
     points, x = split_points(model), torch.randn(4, 3, 32, 32)
@@ -46,7 +48,8 @@ def test_the_parts_make_the_whole(shop, tmp_path, arch, some):
             lower, upper = split_at(model, at)
             torch.testing.assert_close(upper(lower(x)), model(x), rtol=1e-4, atol=1e-5)
             below, above, all_ = ({id(o) for o in m.parameters()} for m in (lower, upper, model))
-            assert below | above <= all_ and not below & above      # the model's own, none twice; timm nets may hold some that they never use
+            # the model's own, none twice; timm nets may hold some that they never use
+            assert below | above <= all_ and not below & above
     sizes = [sum(o.numel() for o in split_at(model, at)[1].parameters()) for at in points]
     assert sizes == sorted(sizes)
 
@@ -60,7 +63,8 @@ def test_a_body_with_a_forward_of_its_own_parts_at_pool_alone():
     with pytest.raises(CatalogError, match="'blocks.5' is unknown; this model has pool: its body does more"): split_at(model, 'blocks.5')
 
 def test_an_unknown_split_point_is_told_with_the_known(shop, tmp_path):
-    with pytest.raises(CatalogError, match="'layer4' is unknown; this model has pool, bn2, conv_head, blocks.6, blocks.5"): cached_learner(learner(shop, tmp_path), 'layer4')
+    with pytest.raises(CatalogError, match="'layer4' is unknown; this model has pool, bn2, conv_head, blocks.6, blocks.5"):
+        cached_learner(learner(shop, tmp_path), 'layer4')
     assert not (tmp_path/'cache').exists()
 
 def test_asking_leaves_the_model_as_it_was(shop, tmp_path):
@@ -73,13 +77,15 @@ def test_asking_leaves_the_model_as_it_was(shop, tmp_path):
 def test_cached_training_is_frozen_training(shop, tmp_path):
     "Same order, no dropout, no augmentation: the numbers of one epoch are those of a frozen body."
     plain = dict(item_tfms=[FitTrain(arch_prep(LITE, 32))], batch_tfms=[])
-    frozen, learn = (learner(shop, tmp_path, dls_args=plain, dropout=0., opt='sgd') for _ in range(2))   # Adam makes full steps of rounding errors
+    # Adam makes full steps of rounding errors
+    frozen, learn = (learner(shop, tmp_path, dls_args=plain, dropout=0., opt='sgd') for _ in range(2))
     cached = cached_learner(learn, folder=tmp_path/'cache')
     before = learn.get_preds()[0]
     for o in (frozen, cached): o.dls.train.rng = random.Random(7); o.fit_one_cycle(1, .05)
     np.testing.assert_allclose(cached.recorder.values, frozen.recorder.values, atol=1e-3)
     torch.testing.assert_close(learn.get_preds()[0], frozen.get_preds()[0], rtol=0, atol=1e-3)
-    for ours, theirs in zip(learn.model.state_dict().values(), frozen.model.state_dict().values()): torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    for ours, theirs in zip(learn.model.state_dict().values(), frozen.model.state_dict().values()):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     assert [o['stage'] for o in learn.history.rows] == [o['stage'] for o in frozen.history.rows]
     assert (learn.get_preds()[0] - before).abs().max() > .05
 
@@ -196,7 +202,8 @@ def test_no_room_on_the_disk(shop, tmp_path):
     learn, before = learner(shop, tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(CatalogError, match='activations cannot be written to .*; make room or give another folder'): cached_learner(learn, folder=tmp_path/'cache')
+        with pytest.raises(CatalogError, match='activations cannot be written to .*; make room or give another folder'):
+            cached_learner(learn, folder=tmp_path/'cache')
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not files(tmp_path/'cache')
 
@@ -214,7 +221,8 @@ print('ready', flush=True); sys.stdin.readline()
 cached = cached_learner(learn, views=2, folder={str(tmp_path/"cache")!r})
 print(sum(x.double().sum().item() for x, _ in cached.dls.valid))
 ''')
-    both = [subprocess.Popen([sys.executable, '-W', 'ignore', script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen([sys.executable, '-W', 'ignore', script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(2)]
     for p in both: assert p.stdout.readline() == 'ready\n'
     for p in both: p.stdin.write('go\n'); p.stdin.flush()
     told = [p.communicate()[0] for p in both]

@@ -1,4 +1,5 @@
-"""Training survives: killed processes end with the weights of unbroken ones; NaN, full disks, Ctrl-C and foreign checkpoints are told in a sentence.
+"""Training survives: killed processes end with the weights of unbroken ones; NaN, full disks, Ctrl-C and foreign
+checkpoints are told in a sentence.
 
 Run as a script, `test_checkpoint.py FOLDER`, it trains: each run in a child of its own, which is killed where the run says."""
 import errno, json, os, random, signal, subprocess, sys, warnings
@@ -7,7 +8,8 @@ from pathlib import Path
 from types import FunctionType
 
 import fastai.metrics, numpy as np, pandas as pd, pytest, torch
-from fastai.basics import Adam, Callback, CrossEntropyLossFlat, DataLoaders, Learner, OptimWrapper, SGD, TfmdDL, accuracy, nn, noop, params, set_seed
+from fastai.basics import (Adam, Callback, CrossEntropyLossFlat, DataLoaders, Learner, OptimWrapper, SGD, TfmdDL,
+                           accuracy, nn, noop, params, set_seed)
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import *
 from fastai.optimizer import ranger
@@ -75,7 +77,8 @@ def small_learner(*cbs, n=48, opt_func=None, nan_row=None, **kw):
     dls = DataLoaders(TfmdDL(Jittered(rows[:m]), bs=8, shuffle=True, num_workers=0), TfmdDL(rows[m:], bs=8, num_workers=0))
     body = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = nn.Sequential(body, nn.Sequential(nn.Dropout(.2), nn.Linear(8, 2))).to(memory_format=torch.channels_last)
-    return Learner(dls, model, CrossEntropyLossFlat(), opt_func=opt_func or Adam, metrics=accuracy, splitter=lambda m: [params(m[0]), params(m[1])], cbs=[History(), *cbs], **kw)
+    return Learner(dls, model, CrossEntropyLossFlat(), opt_func=opt_func or Adam, metrics=accuracy,
+                   splitter=lambda m: [params(m[0]), params(m[1])], cbs=[History(), *cbs], **kw)
 
 class Average(Callback):
     "A callback with a state of its own, as an average of weights has, that draws random numbers."
@@ -130,7 +133,8 @@ def train(kind, folder, moment):
     rows = [{k: v for k, v in o.items() if k != 'seconds'} for o in learn.history.rows]
     hps = {k: [float(o) for o in v] for k, v in learn.recorder.hps.items()}
     draws = [random.random(), np.random.rand(), torch.rand(1).item(), learn.dls.train.rng.random()]
-    told = dict(rows=rows, hps=hps, draws=draws, best=learn.keep_best.best_epoch, average=[avg.sum.item(), *avg.draws], values=[list(o) for o in learn.recorder.values],
+    told = dict(rows=rows, hps=hps, draws=draws, best=learn.keep_best.best_epoch, average=[avg.sum.item(), *avg.draws],
+                values=[list(o) for o in learn.recorder.values],
                 losses=[float(o) for o in learn.recorder.losses])
     write_state(folder/'result', dict(weights=learn.model.state_dict(), told=told, trained=Average.trained))
 
@@ -207,8 +211,10 @@ class TestNaN:
             def before_epoch(self):
                 if self.epoch == epochs_before and not self.before: self.before = weights(self.learn); plant_at(self, 5, float('nan'))
         plant = Plant(); learn = seeded(plant, StopOnNaN())
-        with pytest.raises(DivergedError, match=r'^the loss is not finite in epoch \d of 3, step \d of train; .*: row 5$') as e: learn.fit(3, .01)
-        assert e.value.exit_code == 3 and e.value.pictures == ('row 5',) and 'Try a rate below 0.01 or another loss, or look at the pictures whose input is not finite' in str(e.value)
+        with pytest.raises(DivergedError, match=r'^the loss is not finite in epoch \d of 3, step \d of train; .*: row 5$') as e:
+            learn.fit(3, .01)
+        assert e.value.exit_code == 3 and e.value.pictures == ('row 5',)
+        assert 'Try a rate below 0.01 or another loss, or look at the pictures whose input is not finite' in str(e.value)
         assert equal(weights(learn), plant.before)
         assert len(learn.history.rows) == epochs_before
         plant_at(learn, 5, 0.)
@@ -280,7 +286,9 @@ class TestKeepBest:
     def test_fastais_own_metrics_have_a_direction(self):
         "Those of scikit-learn as it says it: a score is to rise, a loss to fall."
         made = [getattr(fastai.metrics, o) for o in fastai.metrics.__all__ if o.startswith(('rmse', 'exp_')) or o[0].isupper()]
-        names = [getattr(o() if isinstance(o, (type, FunctionType)) else o, 'name') for o in made if o not in (fastai.metrics.AccumMetric, fastai.metrics.LossMetric, fastai.metrics.LossMetrics, fastai.metrics.FBeta, fastai.metrics.FBetaMulti)]
+        names = [getattr(o() if isinstance(o, (type, FunctionType)) else o, 'name')
+                 for o in made if o not in (fastai.metrics.AccumMetric, fastai.metrics.LossMetric, fastai.metrics.LossMetrics,
+                                            fastai.metrics.FBeta, fastai.metrics.FBetaMulti)]
         assert len(names) > 25
         for o in names: assert find_metric(o).greater_is_better == (not o.endswith(('_loss', 'rmse', 'rmspe', 'perplexity'))), o
         for name in ('error_rate', 'mse', 'mae', 'msle'): assert not find_metric(name).greater_is_better
@@ -294,7 +302,8 @@ class TestKeepBest:
         assert keep.best is None and len(learn.history.rows) == 2
 
     def test_unknown(self, quiet):
-        with pytest.raises(CatalogError, match="^'f1' is not recorded; the best epoch can be chosen by train_loss, valid_loss, accuracy$"): seeded(KeepBest('f1')).fit(1)
+        with pytest.raises(CatalogError, match="^'f1' is not recorded; the best epoch can be chosen by train_loss, valid_loss, accuracy$"):
+            seeded(KeepBest('f1')).fit(1)
 
 def stage(folder, n_epoch=3, *cbs, config=None, **kw):
     learn = seeded(*cbs, **kw)
@@ -383,7 +392,9 @@ class TestForeign:
 
     def test_a_folder(self, file): file.unlink(); file.mkdir(); self.fails(file, 'is damaged')
 
-    @pytest.mark.parametrize('state', ['{"dict": ', 'null', '[]', '"a"', '{}', '{"dict": {}}', '{"tensor": "none"}', '['*100_000, '{"dict": {"facts": {"dict": {}}, "n_fits": "x"}}'])
+    @pytest.mark.parametrize('state',
+                             ['{"dict": ', 'null', '[]', '"a"', '{}', '{"dict": {}}', '{"tensor": "none"}', '['*100_000,
+                              '{"dict": {"facts": {"dict": {}}, "n_fits": "x"}}'])
     def test_header(self, file, state):
         save_file(dict(w=torch.ones(1)), file, dict(format='catalog_tagger checkpoint 1', state=state)); self.fails(file, str(file))
 
@@ -403,8 +414,10 @@ class TestForeign:
         write_state(file, read_state(file) | dict(n_fits=2)); self.fails(file, 'is in fit 2 of stage a, which has 1')
 
     @pytest.mark.parametrize('where, value', [
-        (('model', '1.1.weight'), None), (('model', '1.1.weight'), torch.zeros(3, 3)), (('opt', 'slots'), []), (('opt', 'slots', -1, 'grad_avg'), torch.zeros(9)), (('opt', 'hypers'), []),
-        (('opt', 'has_grad'), [True]), (('opt',), {}), (('rng', 'python'), [3, [1], None]), (('rng', 'torch'), 'x'), (('rng', 'loaders'), []), (('callbacks',), {}), (('train_iter',), None), (('start',), 9), (('start',), 0)])
+        (('model', '1.1.weight'), None), (('model', '1.1.weight'), torch.zeros(3, 3)), (('opt', 'slots'), []),
+        (('opt', 'slots', -1, 'grad_avg'), torch.zeros(9)), (('opt', 'hypers'), []),
+        (('opt', 'has_grad'), [True]), (('opt',), {}), (('rng', 'python'), [3, [1], None]), (('rng', 'torch'), 'x'),
+        (('rng', 'loaders'), []), (('callbacks',), {}), (('train_iter',), None), (('start',), 9), (('start',), 0)])
     def test_inside(self, file, where, value):
         "A well-formed file with something wrong in one place, or missing there."
         state = read_state(file); d = state

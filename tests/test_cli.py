@@ -14,7 +14,8 @@ def place(tmp_path_factory):
     "A folder with a space in its name, holding a catalog and a run on it."
     p = tmp_path_factory.mktemp('my shop')
     demo_styles(p/'catalog', n=90, faults=('empty',))
-    r = call('train', 'catalog', '--out', 'run', '--size', 48, '--freeze-epochs', 2, '--epochs', 0, '--label-columns', 'articleType', 'baseColour', '--where', 'year > 0', cwd=p)
+    r = call('train', 'catalog', '--out', 'run', '--size', 48, '--freeze-epochs', 2, '--epochs', 0, '--label-columns', 'articleType',
+             'baseColour', '--where', 'year > 0', cwd=p)
     assert r.returncode == 0, r.stderr
     (p/'pickled').mkdir(); shutil.copy(p/'run'/'learner.pkl', p/'pickled')
     return p, r
@@ -22,7 +23,8 @@ def place(tmp_path_factory):
 def test_train_tells_and_keeps(place):
     p, r = place
     assert 'empty file' in r.stdout and 'accuracy/baseColour' in r.stdout and r.stderr == ''
-    assert {'learner.pkl', 'labels.json', 'metrics.json', 'history.csv', 'config.json', 'split.csv'} <= {o.name for o in (p/'run').iterdir()}
+    assert {'learner.pkl', 'labels.json', 'metrics.json', 'history.csv', 'config.json',
+            'split.csv'} <= {o.name for o in (p/'run').iterdir()}
 
 def test_tag(place):
     p, _ = place
@@ -30,7 +32,8 @@ def test_tag(place):
     assert r.returncode == 0 and 'empty file' in r.stdout
     tags = pd.read_csv(p/'tags.csv')
     good = tags[tags['reason'].isna()]
-    assert list(tags) == ['image', 'rank', 'tag', 'score', 'reason'] and len(tags) == 91 and len(good) == 90 and good['score'].between(0, 1).all()
+    assert list(tags) == ['image', 'rank', 'tag', 'score', 'reason'] and len(tags) == 91 and len(good) == 90
+    assert good['score'].between(0, 1).all()
     assert set(pd.read_csv(p/'queue.csv')) == {'image', 'worth', 'outside', 'ask', 'score', 'instead', 'tags'}
 
 def test_evaluate(place):
@@ -58,20 +61,27 @@ def test_help_lists_every_mode():
     assert all(m in text and o.text in text for m, o in MODES.items())
 
 def test_help_is_quick_and_teaches():
-    code = 'import sys; from catalog_tagger.apps.cli import make_parser; h = make_parser().format_help(); assert "torch" not in sys.modules and "fastai" not in sys.modules; print(h)'
+    code = ('import sys; from catalog_tagger.apps.cli import make_parser; h = make_parser().format_help()\n'
+            'assert "torch" not in sys.modules and "fastai" not in sys.modules; print(h)')
     r = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)
     assert r.returncode == 0 and 'catalog_tagger train shop --out run' in r.stdout
-    for sub in ('demo', 'train', 'evaluate', 'tag', 'issues', 'export', 'embed', 'index', 'similar'): assert call(sub, '--help').returncode == 0
+    for sub in ('demo', 'train', 'evaluate', 'tag', 'issues', 'export', 'embed', 'index', 'similar'):
+        assert call(sub, '--help').returncode == 0
 
-@pytest.mark.parametrize('argv', [['--help'], ['train', '--help'], ['train', 'shop', '--out', 'run', '--schedule', 'zz'], ['tag', 'run', 'shop', '--out', 'tags.txt']])
+@pytest.mark.parametrize('argv',
+                         [['--help'], ['train', '--help'], ['train', 'shop', '--out', 'run', '--schedule', 'zz'],
+                          ['tag', 'run', 'shop', '--out', 'tags.txt']])
 def test_help_and_typing_errors_import_nothing_heavy(argv):
-    code = 'import sys, contextlib\nfrom catalog_tagger.apps.cli import main\nwith contextlib.suppress(SystemExit): main(sys.argv[1:])\nprint(*sys.modules)'
+    code = ('import sys, contextlib\nfrom catalog_tagger.apps.cli import main\n'
+            'with contextlib.suppress(SystemExit): main(sys.argv[1:])\nprint(*sys.modules)')
     r = subprocess.run([sys.executable, '-c', code, *argv], text=True, capture_output=True)
     imported = {o.split('.')[0] for o in r.stdout.splitlines()[-1].split()}
     assert r.returncode == 0 and 'catalog_tagger' in imported
     assert not imported & {'numpy', 'pandas', 'torch', 'fastai', 'timm', 'sklearn', 'scipy', 'PIL', 'matplotlib'}
 
-@pytest.mark.parametrize('option, value', [('schedule', 'zz'), ('opt', 'lion'), ('loss', 'nll'), ('head', 'deep'), ('method', 'stretch'), ('mix', 'blend'), ('monitor', 'val_loss'), ('words', 'fr'), ('garments', 'all')])
+@pytest.mark.parametrize('option, value',
+                         [('schedule', 'zz'), ('opt', 'lion'), ('loss', 'nll'), ('head', 'deep'), ('method', 'stretch'), ('mix', 'blend'),
+                          ('monitor', 'val_loss'), ('words', 'fr'), ('garments', 'all')])
 def test_a_wrong_choice_is_refused_at_once(option, value, capsys):
     "Before the catalog is looked for: there is none."
     from catalog_tagger.apps.cli import main
@@ -84,7 +94,8 @@ def test_a_preset_and_what_wins_over_it(capsys):
     args = vars(make_parser().parse_args(['train', 'shop', '--out', 'r', '--preset', 'study5', '--min-scale', '0.7'])); args.pop('func')
     cfg = _config(args.pop('source'), args.pop('out'), args)
     assert cfg.max_rotate == PRESETS['study5']['max_rotate'] and cfg.min_scale == .7 and cfg.flip == .5
-    assert main(['train', 'shop', '--out', 'r', '--preset', 'study6']) == 2 and "preset 'study6' is unknown; there are study5" in capsys.readouterr().err
+    assert main(['train', 'shop', '--out', 'r', '--preset', 'study6']) == 2
+    assert "preset 'study6' is unknown; there are study5" in capsys.readouterr().err
 
 @pytest.mark.parametrize('argv, says', [
     (['tag', 'pickled', 'catalog', '--out', 't.csv'], '--trust'),
@@ -107,7 +118,7 @@ def test_a_preset_and_what_wins_over_it(capsys):
     (['train', 'catalog', '--out', 'r', '--weights', 'none', '--epochs', '0'], 'nothing would be trained'),
     (['train', 'gone', '--out', 'r'], 'gone is no folder'),
     (['train', 'catalog'], 'required: --out'),
-    (['train', 'catalog', '--out', 'r', '--layout', 'coco'], 'choose one of styles, onehot, tags'),
+    (['train', 'catalog', '--out', 'r', '--layout', 'coco'], 'choose one of feidegger, folders, imaterialist, onehot, styles, tags'),
     (['train', 'catalog', '--out', 'r', '--label-columns', 'articletype'], "did you mean 'articleType'"),
     (['train', 'catalog', '--out', 'r', '--where', 'price < 5'], 'no condition on the columns'),
     (['train', 'catalog', '--out', 'r', '--min-count', '10000'], 'min_count=10000 leaves none'),
@@ -176,9 +187,11 @@ def test_index_and_similar(place, capsys, monkeypatch):
     like = pd.read_csv(p/'like.csv')
     assert len(like) == 5 and (like['year'] > 2011).all() and one not in set(like['image']) and like['score'].is_monotonic_decreasing
     tag = json.loads(like['labels'][0])[-1]
-    assert main(['similar', 'my index', one, '--tags', tag, '--k', '1', '--out', 'tagged.csv']) == 0 and tag in json.loads(pd.read_csv(p/'tagged.csv')['labels'][0])
+    assert main(['similar', 'my index', one, '--tags', tag, '--k', '1', '--out', 'tagged.csv']) == 0
+    assert tag in json.loads(pd.read_csv(p/'tagged.csv')['labels'][0])
     assert main(['similar', 'my index', '--duplicates', '0.9']) == 0
-    assert main(['embed', 'run', 'catalog/images', '--layer', 'hidden', '--out', 'vectors']) == 0 and '90 vectors of 512 numbers' in capsys.readouterr().out
+    assert main(['embed', 'run', 'catalog/images', '--layer', 'hidden', '--out', 'vectors']) == 0
+    assert '90 vectors of 512 numbers' in capsys.readouterr().out
     assert main(['index', 'run', 'catalog', '--out', 'my index', '--where', "baseColour != 'Blue'"]) == 0    # an older index is replaced
     shutil.rmtree(p/'my index')
 

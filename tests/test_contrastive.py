@@ -1,4 +1,4 @@
-"Learning without labels: the loss against plain loops, views that belong together, a body that goes on elsewhere, and what it is judged by."
+"Learning without labels: the loss against plain loops, views that belong together, a body used elsewhere, and its scores."
 import math, sys, warnings
 
 import numpy as np, pandas as pd, pytest, torch
@@ -117,7 +117,8 @@ def test_a_picture_that_cannot_be_opened_is_named(plain, tmp_path):
 
 def learner(plain, arch=SMALL, prep=None, **kwargs):
     set_seed(42, reproducible=True)
-    return contrastive_learner(contrastive_dls(plain[:16], plain[16:], prep or arch_prep(arch, 32), bs=8), arch, **dict(weights=None) | kwargs)
+    return contrastive_learner(contrastive_dls(plain[:16], plain[16:], prep or arch_prep(arch, 32), bs=8), arch,
+                               **dict(weights=None) | kwargs)
 
 def test_the_model_is_shown_the_views_and_asked_for_twins(plain):
     learn = learner(plain, tfms=[])
@@ -164,7 +165,8 @@ def test_looking_for_a_rate_leaves_no_history(plain, tmp_path):
     assert learn.history.rows == []
 
 def test_a_net_of_two_outputs_is_refused(plain):
-    with pytest.raises(CatalogError, match='inception_v3 gives two outputs'): learner(plain, 'inception_v3', prep=arch_prep('inception_v3', 75))
+    with pytest.raises(CatalogError, match='inception_v3 gives two outputs'):
+        learner(plain, 'inception_v3', prep=arch_prep('inception_v3', 75))
 
 @pytest.fixture(scope='module')
 def shop(tmp_path_factory):
@@ -211,7 +213,8 @@ def test_collapse_is_seen():
 
 def test_twins_are_counted_once_each():
     of = torch.arange(3).repeat(2)
-    z = torch.tensor([[1., 0, 0], [0, 1, 0], [0, 0, 1], [1, .1, 0], [0, 1, .1], [1, 0, .05]])   # the third picture's second view lies by the first
+    # the third picture's second view lies by the first
+    z = torch.tensor([[1., 0, 0], [0, 1, 0], [0, 0, 1], [1, .1, 0], [0, 1, .1], [1, 0, .05]])
     nearest = [5, 4, 4, 0, 1, 0]
     assert twin_accuracy(z, of).item() == pytest.approx(np.mean([of[i] == of[j] for i, j in enumerate(nearest)]))
 
@@ -227,12 +230,14 @@ def test_few_labels_are_a_part_of_more(shop):
 def test_few_labels_leave_the_other_folds_and_count_anew(shop):
     few, space = few_labels(shop.catalog.df, shop.space, .2)
     check_table(few, 'labels', 'split')
-    for o in ('valid', 'test'): assert few.loc[few['split'] == o, 'image'].tolist() == shop.catalog.df.loc[shop.catalog.df['split'] == o, 'image'].tolist()
+    for o in ('valid', 'test'):
+        assert few.loc[few['split'] == o, 'image'].tolist() == shop.catalog.df.loc[shop.catalog.df['split'] == o, 'image'].tolist()
     assert space.vocab == shop.space.vocab and space.exclusive == shop.space.exclusive
     assert np.array_equal(space.counts, space.one_hot(few.loc[few['split'] == 'train', 'labels']).sum(0))
     learn = catalog_learner(catalog_dls(few, space, arch_prep(SMALL, 32), bs=8), SMALL, weights=None)
     share = space.counts/(few['split'] == 'train').sum()
-    np.testing.assert_allclose(learn.model[1][-1].bias.sigmoid().detach(), share.clip(.5/learn.dls.train.n, 1 - .5/learn.dls.train.n), atol=1e-5)
+    np.testing.assert_allclose(learn.model[1][-1].bias.sigmoid().detach(), share.clip(.5/learn.dls.train.n, 1 - .5/learn.dls.train.n),
+                               atol=1e-5)
 
 @pytest.mark.parametrize('share', [0, -.1, 1.01, float('nan')])
 def test_a_share_is_a_share(shop, share):

@@ -8,7 +8,8 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from catalog_tagger.core.files import CatalogError, read_json, write_json
 from catalog_tagger.core.table import read_table, write_table
-from catalog_tagger.serve.calibrate import Calibration, calibration_error, find_shares, fit_calibration, reliability_table, scored_cells, share_bounds
+from catalog_tagger.serve.calibrate import (Calibration, calibration_error, find_shares, fit_calibration,
+                                            reliability_table, scored_cells, share_bounds)
 from catalog_tagger.serve.coverage import coverage_curve, inconsistent_share, publish_limit
 from catalog_tagger.serve.decide import Decision, decide, fit_decision
 from catalog_tagger.serve.outside import fit_outside, outside_from_arrays
@@ -25,7 +26,8 @@ space = LabelSpace(['Apparel', 'Footwear', *types, 'new', 'sale'], {'masterCateg
 def draw_shop(n, seed):
     r = np.random.default_rng(seed); share = softmax(r.normal(size=(n, 6))*6, 1); free = expit(r.normal(size=(n, 2))*4 - 4)
     kind = (r.random((n, 1)) < share.cumsum(1)).argmax(1)
-    return np.c_[share[:, :3].sum(1), share[:, 3:].sum(1), share, free], np.c_[kind < 3, kind >= 3, np.eye(6)[kind], r.random((n, 2)) < free].astype(int)
+    return np.c_[share[:, :3].sum(1), share[:, 3:].sum(1), share,
+                 free], np.c_[kind < 3, kind >= 3, np.eye(6)[kind], r.random((n, 2)) < free].astype(int)
 
 def warp(p, slope=1., shift=0.): return expit(slope*logit(np.clip(p, 1e-9, 1 - 1e-9)) + shift)
 
@@ -56,10 +58,12 @@ def random_truth(space, n, seed):
 def test_answers_are_consistent_whatever_the_scores_are(space, seed, mode, method):
     r = np.random.default_rng(seed); scores = r.random((12, len(space.vocab)))**3
     decision = fit_decision(scores, random_truth(space, 12, seed), space, method=method)
-    for row, answer in zip(decision.calibration.apply(scores, space), decide(scores, space, decision, mode, k=None if mode != 'top_k' else 99)):
+    for row, answer in zip(decision.calibration.apply(scores, space),
+                           decide(scores, space, decision, mode, k=None if mode != 'top_k' else 99)):
         tags = [t for t, _ in answer]
         assert len(tags) == len(set(tags))
-        for g, o in space.exclusive.items(): assert len(set(tags) & {*o, UNSURE + g}) == (1 if mode != 'top_k' else len(set(tags) & set(o))), (g, tags)
+        for g, o in space.exclusive.items():
+            assert len(set(tags) & {*o, UNSURE + g}) == (1 if mode != 'top_k' else len(set(tags) & set(o))), (g, tags)
         for t in tags: assert space.parents.get(t) in [None, *tags[:tags.index(t)]]
         for t, s in answer:
             if t in space.vocab: assert s == row[space.vocab.index(t)]
@@ -67,7 +71,8 @@ def test_answers_are_consistent_whatever_the_scores_are(space, seed, mode, metho
 @settings(max_examples=30, deadline=None)
 @given(spaces(), st.integers(0, 99))
 def test_order_of_pictures_does_not_matter(space, seed):
-    r = np.random.default_rng(seed); scores, targs, turn = r.random((20, len(space.vocab))), random_truth(space, 20, seed), r.permutation(20)
+    r = np.random.default_rng(seed)
+    scores, targs, turn = r.random((20, len(space.vocab))), random_truth(space, 20, seed), r.permutation(20)
     a, b = fit_decision(scores, targs, space), fit_decision(scores[turn], targs[turn], space)
     for m in MODES: np.testing.assert_allclose(a.thresholds[m], b.thresholds[m], atol=1e-5)
     assert [decide(scores, space, a)[i] for i in turn] == decide(scores[turn], space, a)
@@ -156,7 +161,8 @@ def test_thresholds_against_all_cuts():
         np.testing.assert_array_equal(s >= table['high_recall'][i], s >= max(u for u in cuts if scores[u][2] >= .9))
     best = max(f1_score(targs, p >= u, average='micro') for u in np.unique(p))
     assert f1_score(targs, p >= table['micro_f1'][0], average='micro') == pytest.approx(best)
-    assert f1_score(targs, p >= table['macro_f1'][0], average='macro') >= max(f1_score(targs, p >= u, average='macro') for u in (.2, .3, .4, .5, .6))
+    assert f1_score(targs, p >= table['macro_f1'][0],
+                    average='macro') >= max(f1_score(targs, p >= u, average='macro') for u in (.2, .3, .4, .5, .6))
 
 def test_shrinkage_formula_and_absent_tags():
     p, targs = draw_shop(150, 0); targs[:, 9] = 0
@@ -229,9 +235,11 @@ def test_queue_holds_what_is_not_published_most_expected_faults_first():
     for im in set(df['image']) - set(queue['image']): assert min(s for _, s in want[im]) >= decision.publish['']
 
 def test_queue_without_a_promise_or_with_pictures_from_outside(tmp_path):
-    r = np.random.default_rng(0); (p, targs) = draw_shop(60, 0); x = r.normal(size=(60, 1)) @ r.normal(size=(1, 5)) + .01*r.normal(size=(60, 5))
+    r = np.random.default_rng(0); (p, targs) = draw_shop(60, 0)
+    x = r.normal(size=(60, 1)) @ r.normal(size=(1, 5)) + .01*r.normal(size=(60, 5))
     decision = fit_decision(p, targs, space, outside=fit_outside(x, x)); df = pd.DataFrame({'image': [f'{i}.jpg' for i in range(60)]})
-    assert '' not in decision.publish and len(review_queue(df, p, space, decision)) == 60   # too few to promise anything: all go to a person
+    # too few to promise anything: all go to a person
+    assert '' not in decision.publish and len(review_queue(df, p, space, decision)) == 60
     far = x.copy(); far[7] = r.normal(size=5)
     queue = review_queue(df, p, space, decision, features=far)
     odd = queue.set_index('image').loc['7.jpg']
@@ -241,15 +249,18 @@ def test_queue_without_a_promise_or_with_pictures_from_outside(tmp_path):
 # None of these
 
 def test_distance_by_hand_and_limit():
-    r = np.random.default_rng(0); x = r.normal(size=(400, 2)) @ r.normal(size=(2, 12)) + .1*r.normal(size=(400, 12)); out = fit_outside(x, x, share=.1, n=2)
+    r = np.random.default_rng(0); x = r.normal(size=(400, 2)) @ r.normal(size=(2, 12)) + .1*r.normal(size=(400, 12))
+    out = fit_outside(x, x, share=.1, n=2)
     u = x/np.linalg.norm(x, axis=1, keepdims=True); u -= u.mean(0); _, _, v = np.linalg.svd(u, full_matrices=False)
     np.testing.assert_allclose(out.distance(x), np.sqrt((u**2).sum(1) - ((u @ v[:2].T)**2).sum(1)), atol=1e-6)
     assert (out.distance(x) > out.limit).mean() == pytest.approx(.1, abs=.01)
     assert fit_outside(r.normal(size=(300, 200)), r.normal(size=(50, 200))).arrays()['outside.weight'].shape == (64, 200)
     np.testing.assert_allclose(out.distance(x*7), out.distance(x))   # length says nothing
 
-@pytest.mark.parametrize('change', [{'outside.mean': np.zeros(4, np.float32)}, {'outside.limit': np.array([np.nan], np.float32)}, {'outside.weight': np.zeros((3, 3), int)}, {'outside.weight': np.zeros(3, np.float32)},
-                                    {'outside.limit': np.zeros(2, np.float32)}])
+@pytest.mark.parametrize('change',
+                         [{'outside.mean': np.zeros(4, np.float32)}, {'outside.limit': np.array([np.nan], np.float32)},
+                          {'outside.weight': np.zeros((3, 3), int)}, {'outside.weight': np.zeros(3, np.float32)},
+                          {'outside.limit': np.zeros(2, np.float32)}])
 def test_arrays_that_do_not_fit(change):
     x = np.random.default_rng(0).normal(size=(50, 3)); arrays = fit_outside(x, x).arrays()
     with pytest.raises(CatalogError): outside_from_arrays(arrays | change)
@@ -264,7 +275,8 @@ def decision(): return fit_decision(*draw_shop(300, 0), space)
 
 def test_there_and_back(decision, tmp_path):
     write_json(tmp_path/'d.json', decision.to_dict()); back = decision_from_dict(read_json(tmp_path/'d.json'), space)
-    assert back == decision and decide(draw_shop(9, 1)[0], space, back, 'high_precision') == decide(draw_shop(9, 1)[0], space, decision, 'high_precision')
+    assert back == decision
+    assert decide(draw_shop(9, 1)[0], space, back, 'high_precision') == decide(draw_shop(9, 1)[0], space, decision, 'high_precision')
 
 def paths(d, at=()):
     "Every place in a nested JSON."
@@ -281,7 +293,9 @@ def changed(d, at, value):
 deep = []
 for _ in range(500): deep = [deep]
 
-@pytest.mark.parametrize('value', [None, True, 'x', [], {}, deep, {'a': {'b': 1}}, float('nan'), float('inf'), -1e300, 10**400, [[0]], ['0.5']*10], ids=lambda o: str(o)[:12])
+@pytest.mark.parametrize('value',
+                         [None, True, 'x', [], {}, deep, {'a': {'b': 1}}, float('nan'), float('inf'), -1e300, 10**400, [[0]], ['0.5']*10],
+                         ids=lambda o: str(o)[:12])
 def test_hostile_json_ends_in_one_error(decision, value):
     d = decision.to_dict(); scores = draw_shop(5, 1)[0]
     for at in paths(d):
@@ -295,20 +309,29 @@ def test_a_decision_for_other_labels_is_refused(decision):
     for key in decision.to_dict():
         with pytest.raises(CatalogError): decision_from_dict({k: v for k, v in decision.to_dict().items() if k != key}, space)
 
-@pytest.mark.parametrize('call', [lambda p, t: fit_decision(p*2, t, space), lambda p, t: fit_decision(p, t*2, space), lambda p, t: fit_decision(p*np.nan, t, space), lambda p, t: fit_decision(p[:0], t[:0], space),
-                                  lambda p, t: fit_decision(p[:, 1:], t, space), lambda p, t: fit_decision(p, t, space, precision=0), lambda p, t: fit_decision(p, t, space, method='magic'),
-                                  lambda p, t: coverage_curve(p, t, space, confidence=1), lambda p, t: decide(p, space, fit_decision(p, t, space), 'best'), lambda p, t: decide(p, space, fit_decision(p, t, space), k=0)])
+@pytest.mark.parametrize('call',
+                         [lambda p, t: fit_decision(p*2, t, space), lambda p, t: fit_decision(p, t*2, space),
+                          lambda p, t: fit_decision(p*np.nan, t, space), lambda p, t: fit_decision(p[:0], t[:0], space),
+                          lambda p, t: fit_decision(p[:, 1:], t, space), lambda p, t: fit_decision(p, t, space, precision=0),
+                          lambda p, t: fit_decision(p, t, space, method='magic'),
+                          lambda p, t: coverage_curve(p, t, space, confidence=1),
+                          lambda p, t: decide(p, space, fit_decision(p, t, space), 'best'),
+                          lambda p, t: decide(p, space, fit_decision(p, t, space), k=0)])
 def test_bad_input_is_told(call):
     with pytest.raises(CatalogError): call(*draw_shop(60, 0))
 
 def test_a_new_mode_is_one_entry(decision, monkeypatch):
     "Fitted, in the table, decided by; a decision fitted before it keeps its modes and says which they are."
     (p, targs), before = draw_shop(300, 0), [*MODES]
-    monkeypatch.setitem(MODES, 'careful', Mode('one wrong in a hundred', all_tags(lambda s, t, **_: precision_cut(s, t, .99)), limit=lambda s, t, **_: .999))
+    monkeypatch.setitem(MODES, 'careful',
+                        Mode('one wrong in a hundred', all_tags(lambda s, t, **_: precision_cut(s, t, .99)), limit=lambda s, t, **_: .999))
     new = fit_decision(p, targs, space)
-    assert new.modes == [*before, 'careful'] and new.table(space)['careful'].nunique() == 1 and set(new.limits['careful'].values()) == {.999}
+    assert new.modes == [*before, 'careful'] and new.table(space)['careful'].nunique() == 1
+    assert set(new.limits['careful'].values()) == {.999}
     assert UNSURE + 'articleType' in dict(decide(p[:1]*.9, space, new, 'careful')[0])
-    with pytest.raises(CatalogError, match="mode='careful', expected one of balanced, high_precision, .* top_k: this model was trained before that mode was added"): decide(p, space, decision, 'careful')
+    with pytest.raises(CatalogError, match="mode='careful', expected one of balanced, high_precision, .* top_k: "
+                                           "this model was trained before that mode was added"):
+        decide(p, space, decision, 'careful')
     old = decision_from_dict(decision.to_dict(), space)
     for m in before: assert decide(p, space, old, m) == decide(p, space, new, m)
     monkeypatch.undo(); newer = decision_from_dict(new.to_dict(), space)   # read by a version that does not have the mode
@@ -318,7 +341,8 @@ def test_k_and_default_come_from_the_table(decision, monkeypatch):
     p = draw_shop(20, 0)[0]
     assert {len(o) for o in decide(p, space, decision, 'top_k')} == {3}
     monkeypatch.setitem(MODES, 'top_k', Mode('more', all_tags(f1_cut), k=4))
-    assert {len(o) for o in decide(p, space, decision, 'top_k')} == {4} and {len(o) for o in decide(p, space, decision, 'top_k', k=2)} == {2}
+    assert {len(o) for o in decide(p, space, decision, 'top_k')} == {4}
+    assert {len(o) for o in decide(p, space, decision, 'top_k', k=2)} == {2}
     assert decide(p, space, decision) == decide(p, space, decision, DEFAULT_MODE)
 
 def test_tags_that_nobody_has_or_everybody_has():
@@ -330,6 +354,7 @@ def test_tags_that_nobody_has_or_everybody_has():
 def test_no_group_and_one_group():
     r = np.random.default_rng(0); free = LabelSpace(list('abc'), {}, {}, {}); p = r.random((50, 3)); t = (r.random((50, 3)) < p).astype(int)
     assert inconsistent_share(as_matrix(decide(p, free, fit_decision(p, t, free)), free), free) == 0
-    single = LabelSpace(list('abc'), {'class': list('abc')}, {}, {}); p = softmax(r.normal(size=(50, 3)), 1); t = np.eye(3, dtype=int)[p.argmax(1)]
+    single = LabelSpace(list('abc'), {'class': list('abc')}, {}, {}); p = softmax(r.normal(size=(50, 3)), 1)
+    t = np.eye(3, dtype=int)[p.argmax(1)]
     d = fit_decision(p, t, single); assert d.calibration.shares == ['class']
     assert [o[0][0] for o in decide(p, single, d)] == [single.vocab[i] for i in p.argmax(1)]

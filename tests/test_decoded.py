@@ -1,5 +1,5 @@
 "Decoded pictures are what serving sees, are never half a file, and change nothing but the time."
-import errno, os, signal, subprocess, sys, time
+import errno, os, signal, subprocess, sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -20,7 +20,8 @@ def images(tmp_path):
         im.save(tmp_path/name, **kw)
         return str(tmp_path/name)
     exif = Image.Exif(); exif[0x0112] = 6
-    return [save('a.jpg', 60, 80), save('b.png', 30, 20), save('turned.jpg', 90, 40, exif=exif), save('large.jpg', 900, 1200), save('large_turned.jpg', 1200, 300, exif=exif)]
+    return [save('a.jpg', 60, 80), save('b.png', 30, 20), save('turned.jpg', 90, 40, exif=exif), save('large.jpg', 900, 1200),
+            save('large_turned.jpg', 1200, 300, exif=exif)]
 
 def files(folder): return sorted(o.name for o in Path(folder).iterdir())
 
@@ -79,11 +80,13 @@ def test_a_picture_that_cannot_be_opened_is_named(images, tmp_path):
     Path(images[1]).write_text('<html>')
     with pytest.raises(CatalogError, match='b.png: not an image.*audit_images'): cache_pictures(images, prep(), folder=tmp_path/'cache')
     assert files(tmp_path/'cache') == []
-    with pytest.raises(CatalogError, match='gone.png cannot be read: No such file'): cache_pictures([tmp_path/'gone.png'], prep(), folder=tmp_path/'cache')
+    with pytest.raises(CatalogError, match='gone.png cannot be read: No such file'):
+        cache_pictures([tmp_path/'gone.png'], prep(), folder=tmp_path/'cache')
 
 def test_a_disk_without_room_is_told_before(images, tmp_path, monkeypatch):
     monkeypatch.setattr(decoded.shutil, 'disk_usage', lambda o: namedtuple('usage', 'free')(1000))
-    with pytest.raises(CatalogError, match=f'need 8,640 bytes, {tmp_path}/cache has 1,000 free.*CATALOG_TAGGER_CACHE'): cache_pictures(images, prep(), folder=tmp_path/'cache')
+    with pytest.raises(CatalogError, match=f'need 8,640 bytes, {tmp_path}/cache has 1,000 free.*CATALOG_TAGGER_CACHE'):
+        cache_pictures(images, prep(), folder=tmp_path/'cache')
     assert files(tmp_path/'cache') == []
 
 def test_a_disk_that_fills_meanwhile_is_told(images, tmp_path):
@@ -108,7 +111,8 @@ def test_no_space_left_while_writing(images, tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written(images, tmp_path):
     (tmp_path/'file').touch()
-    with pytest.raises(CatalogError, match='cannot hold decoded pictures.*CATALOG_TAGGER_CACHE'): cache_pictures(images, prep(), folder=tmp_path/'file'/'cache')
+    with pytest.raises(CatalogError, match='cannot hold decoded pictures.*CATALOG_TAGGER_CACHE'):
+        cache_pictures(images, prep(), folder=tmp_path/'file'/'cache')
 
 def test_the_folder_is_named_by_the_environment(images, tmp_path, monkeypatch):
     monkeypatch.delenv('CATALOG_TAGGER_CACHE', raising=False); monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'xdg'))
@@ -117,38 +121,35 @@ def test_the_folder_is_named_by_the_environment(images, tmp_path, monkeypatch):
     cache_pictures(images, prep())
     assert len(files(tmp_path/'mine')) == 1
 
-SLOW = '''
-import sys, time
+STOPS = '''
+import sys
 from catalog_tagger.catalog import picture_cache as decoded
-picture = decoded._picture
-def slow(*args): time.sleep(.02); return picture(*args)
-decoded._picture = slow
 decode = decoded._decode
-decoded._decode = lambda *args: decode(*args, at_once=4)
-print('ready', flush=True); sys.stdin.readline()
+def stopping(*args):
+    for i, rows in enumerate(decode(*args, at_once=4)):
+        yield rows
+        if i == 2: print('begun', flush=True); sys.stdin.readline()
+decoded._decode = stopping
 rows = decoded.cache_pictures(sys.argv[2:], decoded.Prep((24, 24), (.5, .5, .5), (.25, .25, .25)), folder=sys.argv[1])
 print(rows.sum(), flush=True)
 '''
 
 def start(folder, images):
-    res = subprocess.Popen([sys.executable, '-c', SLOW, str(folder), *images], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert res.stdout.readline() == 'ready\n'
+    "A process that has begun to build and waits for a line before it builds the rest."
+    res = subprocess.Popen([sys.executable, '-c', STOPS, str(folder), *images], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert res.stdout.readline() == 'begun\n'
     return res
-
-def go(p): p.stdin.write('\n'); p.stdin.flush()
 
 def test_two_processes_build_at_once(images, tmp_path):
     many, folder = images*10, tmp_path/'cache'
     both = [start(folder, many) for _ in range(2)]
-    for p in both: go(p)
-    assert [p.communicate(timeout=120)[0] for p in both] == [f'{rows(many, prep()).sum()}\n']*2
+    assert [p.communicate('\n', timeout=120)[0] for p in both] == [f'{rows(many, prep()).sum()}\n']*2
     assert len(files(folder)) == 1
     assert np.array_equal(cache_pictures(many, prep(), folder=folder), rows(many, prep()))
 
 def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(images, tmp_path):
     many, folder = images*20, tmp_path/'cache'
-    p = start(folder, many); go(p)
-    while not (folder.is_dir() and any(o.stat().st_size for o in folder.iterdir())): time.sleep(.01)
+    p = start(folder, many)
     p.send_signal(signal.SIGKILL); p.wait()
     left, = folder.iterdir()
     assert left.name.startswith('.') and left.suffix == '.tmp'

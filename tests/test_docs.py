@@ -67,7 +67,8 @@ def test_no_dead_link(site):
             name = target.relative_to(to.resolve()).as_posix() if target.is_relative_to(to.resolve()) else ''
             if not target.is_file() or url.fragment and name in pages and unquote(url.fragment) not in pages[name].ids: dead.append((f, o))
     assert not dead
-    assert sum(o.endswith('core/00_files.html#CatalogError') for o in pages['catalog/00_query.html'].links)   # a name in prose leads to its place
+    # a name in prose leads to its place
+    assert sum(o.endswith('core/00_files.html#CatalogError') for o in pages['catalog/00_query.html'].links)
 
 def test_search_and_no_network(site):
     to, pages = site

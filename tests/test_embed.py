@@ -14,7 +14,8 @@ from catalog_tagger.core import jobs
 from catalog_tagger.search import embed
 from catalog_tagger.core.files import CatalogError, read_json, write_json
 from catalog_tagger.core.process import rng
-from catalog_tagger.search.embed import Embedder, LAYERS, embed_catalog, fit_projection, load_embeddings, make_embedder, project, with_projection
+from catalog_tagger.search.embed import (Embedder, LAYERS, embed_catalog, fit_projection, load_embeddings,
+                                         make_embedder, project, with_projection)
 from catalog_tagger.catalog.images import Prep
 from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.train.backbones import arch_prep, find_arch
@@ -24,12 +25,14 @@ from catalog_tagger.search.index import SimilarIndex
 from catalog_tagger.serve.tagger import Tagger, save_bundle
 
 ARCH, HOW = 'mobilenetv3_small_050', dict(bs=4, chunk=8, workers=1)
-KILLS = {'unbroken': (), 'embedding': ('embed 6',), 'writing a part': ('part 3',), 'before a part is moved': ('move 3',), 'after a part is moved': ('moved 3',), 'again and again': ('embed 3', 'part 2', 'embed 2', 'moved 2', 'finish 1'),
+KILLS = {'unbroken': (), 'embedding': ('embed 6',), 'writing a part': ('part 3',), 'before a part is moved': ('move 3',),
+         'after a part is moved': ('moved 3',), 'again and again': ('embed 3', 'part 2', 'embed 2', 'moved 2', 'finish 1'),
          'putting together': ('finish 1',), 'removing the parts': ('remove 1',)}
 
 def make(layer='avg', seed=0):
     torch.manual_seed(seed)
-    head = [dict(layer='ConcatPool'), dict(layer='Flatten'), dict(layer='BatchNorm1d', num_features=576, eps=1e-5), dict(layer='Linear', in_features=576, out_features=8, bias=True), dict(layer='ReLU'),
+    head = [dict(layer='ConcatPool'), dict(layer='Flatten'), dict(layer='BatchNorm1d', num_features=576, eps=1e-5),
+            dict(layer='Linear', in_features=576, out_features=8, bias=True), dict(layer='ReLU'),
             dict(layer='Dropout', p=.5), dict(layer='Linear', in_features=8, out_features=3, bias=True)]
     tagger = Tagger(build_model(find_arch(ARCH), head)[0].eval(), LabelSpace(['a', 'b', 'c'], {}, {}, {}), arch_prep(ARCH, 32), arch=ARCH)
     return tagger if layer is None else make_embedder(tagger, layer)
@@ -38,7 +41,8 @@ def make_shop(folder, n=44):
     "`n` pictures of noise, of which three cannot be used."
     folder.mkdir(parents=True)
     for i in range(n): Image.fromarray(rng(i, 'embed').integers(256, size=(9, 7 + i % 3, 3), dtype=np.uint8)).save(folder/f'{i:03}.png')
-    (folder/'001.png').write_bytes(b''); (folder/'017.png').write_text('<html>'); (folder/'040.png').write_bytes((folder/'041.png').read_bytes()[:50])
+    (folder/'001.png').write_bytes(b''); (folder/'017.png').write_text('<html>')
+    (folder/'040.png').write_bytes((folder/'041.png').read_bytes()[:50])
     return folder
 
 def die(*args, **kw): os.kill(os.getpid(), signal.SIGKILL)
@@ -59,7 +63,9 @@ def half_part(parts, n, files): jobs.part_path(parts, n, '.npz').with_name(f'.{n
 def kill_at(moment):
     what, n = moment.split(); n = int(n)
     if what == 'embed': Embedder.embed_opened = dying(Embedder.embed_opened, n)
-    if what == 'part': write, count = jobs.write_part, [0]; jobs.write_part = lambda *a: (count.append(0), half_part(*a) if len(count) == n + 1 else write(*a))
+    if what == 'part':
+        write, count = jobs.write_part, [0]
+        jobs.write_part = lambda *a: (count.append(0), half_part(*a) if len(count) == n + 1 else write(*a))
     if what in ('move', 'moved'): os.replace = dying(os.replace, n, what == 'moved')
     if what == 'finish': embed.seal = die
     if what == 'remove': jobs.remove_parts = lambda p: (next(p.glob('*.npz')).unlink(), die())
@@ -79,7 +85,8 @@ def killed(tmp_path_factory):
 @pytest.mark.parametrize('name', [o for o in KILLS if KILLS[o]])
 def test_a_killed_job_ends_as_an_unbroken_one(killed, name):
     assert json.loads((killed/'ends.json').read_text())[name] == [signal.SIGKILL]*len(KILLS[name]) + [0]
-    for o in ('vectors.npy', 'ids.json', 'rejected.csv', 'embedder.json', 'SHA256SUMS'): assert (killed/name/o).read_bytes() == (killed/'unbroken'/o).read_bytes(), o
+    for o in ('vectors.npy', 'ids.json', 'rejected.csv', 'embedder.json', 'SHA256SUMS'):
+        assert (killed/name/o).read_bytes() == (killed/'unbroken'/o).read_bytes(), o
     assert not (killed/f'{name}.parts').exists() and len(load_embeddings(killed/name).ids) == 41
 
 @pytest.fixture(scope='module')
@@ -95,11 +102,13 @@ def test_vectors_are_those_of_the_model(shop, embedder, tmp_path, how):
     e = embed_catalog(embedder, shop, tmp_path/'e', **how)
     assert e.ids == usable(shop) and e.rejected['row'].tolist() == [1, 17, 40]
     assert [o.split(':')[0] for o in e.rejected['reason']] == ['empty file', 'not an image', 'damaged or truncated']
-    with torch.inference_mode(): want = embedder.model[0](torch.from_numpy(np.stack([embedder.prep(o) for o in e.ids]))).mean((2, 3)).numpy()
+    with torch.inference_mode():
+        want = embedder.model[0](torch.from_numpy(np.stack([embedder.prep(o) for o in e.ids]))).mean((2, 3)).numpy()
     np.testing.assert_allclose(e.vectors, want/np.linalg.norm(want, axis=1, keepdims=True), atol=1e-4)
 
 def test_the_model_of_the_caller_is_left_as_it_is_and_one_without_norms_does_the_work(shop, tmp_path, monkeypatch):
-    embedder = make(); embedder.model.train(); before = {k: (v.clone(), v.stride()) for k, v in embedder.model.state_dict().items()}; seen = []
+    embedder = make(); embedder.model.train(); before = {k: (v.clone(), v.stride()) for k, v in embedder.model.state_dict().items()}
+    seen = []
     embed_opened = Embedder.embed_opened
     monkeypatch.setattr(Embedder, 'embed_opened', lambda self, pictures: seen.append(self.model) or embed_opened(self, pictures))
     e = embed_catalog(embedder, shop, tmp_path/'e', **HOW)
@@ -148,10 +157,13 @@ def test_index_with_its_model_answers_the_same(shop, tmp_path):
     again = SimilarIndex.load(tmp_path/'i')
     for q in (e.ids[3], Path(e.ids[3]), Image.open(e.ids[5]), Path(e.ids[9]).read_bytes(), again.vectors[2]):
         pd.testing.assert_frame_equal(index.search(q, 4), again.search(q, 4))
-    assert again.search(Path(e.ids[3]), 1)['image'].tolist() == [e.ids[3]] and again.rejected['reason'].tolist() == index.rejected['reason'].tolist()
+    assert again.search(Path(e.ids[3]), 1)['image'].tolist() == [e.ids[3]]
+    assert again.rejected['reason'].tolist() == index.rejected['reason'].tolist()
     again.add(again.embedder([shop/'002.png']), ['new']); assert set(again.search('new', 1)['image']) == {str(shop/'002.png')}
 
-@pytest.mark.parametrize('how, says', [(dict(dtype='int8'), 'expected float32 or float16'), (dict(dims=0), 'dims=0, expected 1'), (dict(dims=500), 'dims=500, expected 1 to 41'), (dict(bs=0), 'bs=0'), (dict(chunk=1.5), 'chunk=1.5')])
+@pytest.mark.parametrize('how, says',
+                         [(dict(dtype='int8'), 'expected float32 or float16'), (dict(dims=0), 'dims=0, expected 1'),
+                          (dict(dims=500), 'dims=500, expected 1 to 41'), (dict(bs=0), 'bs=0'), (dict(chunk=1.5), 'chunk=1.5')])
 def test_wrong_options_are_told(shop, embedder, tmp_path, how, says):
     with pytest.raises(CatalogError, match=says): embed_catalog(embedder, shop, tmp_path/'e', **dict(HOW) | how)
     assert not (tmp_path/'e'/'vectors.npy').exists()
@@ -177,15 +189,18 @@ def test_parts_of_another_version_are_not_resumed(shop, embedder, tmp_path, monk
 
 def test_nothing_usable_and_nothing_ours(shop, embedder, tmp_path):
     (tmp_path/'bad').mkdir(); (tmp_path/'bad'/'a.jpg').touch()
-    with pytest.raises(CatalogError, match='none of 1 pictures could be used; the first: .*a.jpg: empty file'): embed_catalog(embedder, tmp_path/'bad', tmp_path/'e')
+    with pytest.raises(CatalogError, match='none of 1 pictures could be used; the first: .*a.jpg: empty file'):
+        embed_catalog(embedder, tmp_path/'bad', tmp_path/'e')
     with pytest.raises(CatalogError, match='not ours'): embed_catalog(embedder, shop, shop)
     with pytest.raises(EmbeddingsError, match='cannot be loaded: it is no folder'): load_embeddings(tmp_path/'gone')
     with pytest.raises(CatalogError, match='no pictures to embed'): embedder([])
 
 def test_a_head_of_ones_own_is_an_embedder(shop, tmp_path):
     "As metric learning leaves it: a body, and a head that ends in UnitLength."
-    head = [dict(layer='AdaptiveAvgPool2d'), dict(layer='Flatten'), dict(layer='Linear', in_features=288, out_features=16, bias=True), dict(layer='ReLU'), dict(layer='Linear', in_features=16, out_features=4, bias=False), dict(layer='UnitLength')]
-    e = embed_catalog(Embedder(build_model(find_arch(ARCH), head)[0].eval(), Prep((32, 32), (.5,)*3, (.25,)*3), ARCH), shop, tmp_path/'e', **HOW)
+    head = [dict(layer='AdaptiveAvgPool2d'), dict(layer='Flatten'), dict(layer='Linear', in_features=288, out_features=16, bias=True),
+            dict(layer='ReLU'), dict(layer='Linear', in_features=16, out_features=4, bias=False), dict(layer='UnitLength')]
+    e = embed_catalog(Embedder(build_model(find_arch(ARCH), head)[0].eval(), Prep((32, 32), (.5,)*3, (.25,)*3), ARCH), shop, tmp_path/'e',
+                      **HOW)
     assert e.vectors.shape == (41, 4) and load_embeddings(tmp_path/'e').embedder.model[1][4].bias is None
 
 def run_kills(folder):

@@ -40,7 +40,8 @@ def test_nothing_usable(tmp_path):
     from catalog_tagger.catalog.prepare import prepare_catalog
     (tmp_path/'c'/'images').mkdir(parents=True)
     (tmp_path/'c'/'styles.csv').write_text('id,masterCategory,subCategory,articleType\n' + ''.join(f'{i},A,B,C\n' for i in range(9)))
-    with pytest.raises(CatalogError, match=r'no picture of the catalog can be used: missing: no such file \(9 times\)'): prepare_catalog(RunConfig(str(tmp_path/'c'), 'x'))
+    with pytest.raises(CatalogError, match=r'no picture of the catalog can be used: missing: no such file \(9 times\)'):
+        prepare_catalog(RunConfig(str(tmp_path/'c'), 'x'))
 
 def test_a_stray_folder_beside_the_folds_is_told(tmp_path):
     "`train` and `validation` would be taken for classes."

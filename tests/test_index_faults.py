@@ -1,4 +1,4 @@
-"Index folders that are damaged, forged or out to do harm: each ends in one `EmbeddingsError`, runs nothing, reads nothing outside and changes nothing."
+"Index folders that are damaged, forged or out to do harm: one `EmbeddingsError` each, and nothing is run, read outside or changed."
 import json, os, shutil, struct
 from io import BytesIO
 
@@ -18,7 +18,8 @@ from catalog_tagger.search.index import INDEX_FILES, SimilarIndex
 
 faiss = pytest.importorskip('faiss', reason='the index under test has cells of FAISS')
 ARCH, N, D = 'mobilenetv3_small_050', 120, 6
-HEAD = [dict(layer='AdaptiveAvgPool2d'), dict(layer='Flatten'), dict(layer='Linear', in_features=288, out_features=D, bias=True), dict(layer='UnitLength')]
+HEAD = [dict(layer='AdaptiveAvgPool2d'), dict(layer='Flatten'), dict(layer='Linear', in_features=288, out_features=D, bias=True),
+        dict(layer='UnitLength')]
 def sign(d): seal(d, INDEX_FILES)
 SIGNED = [o for o in INDEX_FILES if o != 'SHA256SUMS']
 
@@ -27,7 +28,8 @@ def whole(tmp_path_factory):
     "An index with cells, a table and a model."
     torch.manual_seed(0)
     v = np.random.default_rng(0).normal(size=(N, D)); v = (v/np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32)
-    table = pd.DataFrame(dict(image=[f'{i:03}.jpg' for i in range(N)], year=[2010 + i % 9 for i in range(N)], colour=['Red', 'Blue', None]*(N//3), labels=[['Shoe', 'Red'], [], ['Bag']]*(N//3)))
+    table = pd.DataFrame(dict(image=[f'{i:03}.jpg' for i in range(N)], year=[2010 + i % 9 for i in range(N)],
+                              colour=['Red', 'Blue', None]*(N//3), labels=[['Shoe', 'Red'], [], ['Bag']]*(N//3)))
     embedder = Embedder(build_model(find_arch(ARCH), HEAD)[0].eval(), Prep((32, 32), (.5,)*3, (.25,)*3), ARCH)
     return SimilarIndex.build(v, table, kind='ivf_sq8', embedder=embedder).save(tmp_path_factory.mktemp('whole')/'index')
 
@@ -36,10 +38,12 @@ plain, signed = {}, {}
 
 plain |= spoilt_files(INDEX_FILES) | spoilt_sums('ids.json')
 if hasattr(os, 'mkfifo'): plain['a pipe'] = pipe('ids.json')
-plain |= {f'planted {o}': planted(o) for o in ('index.pkl', 'index.faiss', 'vectors.npz', 'model.pt', '.hidden.pkl', 'evil.py', '__init__.py', 'index.json.bak')}
+plain |= {f'planted {o}': planted(o)
+          for o in ('index.pkl', 'index.faiss', 'vectors.npz', 'model.pt', '.hidden.pkl', 'evil.py', '__init__.py', 'index.json.bak')}
 signed |= {f'{o} is a signed pickle': planted(o) for o in SIGNED if o != 'rejected.csv'}
 plain['vectors swapped'] = lambda d: np.save(d/'vectors.npy', np.load(d/'vectors.npy')[::-1].copy())
-plain['a model without its sum'] = lambda d: (d/'SHA256SUMS').write_text(''.join(o for o in (d/'SHA256SUMS').read_text().splitlines(True) if 'model' not in o))
+plain['a model without its sum'] = lambda d: (d/'SHA256SUMS').write_text(
+    ''.join(o for o in (d/'SHA256SUMS').read_text().splitlines(True) if 'model' not in o))
 
 def array(name, change):
     def do(d):
@@ -49,11 +53,14 @@ def array(name, change):
 def poked(value):
     def change(a): a = a.copy(); a[-1, 2] = value; return a
     return change
-ARRAYS = {'short': lambda a: a[:-1], 'long': lambda a: np.concatenate([a, a[:1]]), 'narrow': lambda a: a[:, :-1], 'flat': np.ravel, 'cube': lambda a: a[None], 'empty': lambda a: a[:0], 'double': lambda a: a.astype('f8'), 'whole numbers': lambda a: a.astype(int),
-          'big endian': lambda a: a.astype('>f4'), 'fortran': np.asfortranarray, 'complex': lambda a: a.astype('c8'), 'objects': lambda a: a.astype(object), 'text': lambda a: a.astype(str), 'records': lambda a: a.view('f4,f4'),
+ARRAYS = {'short': lambda a: a[:-1], 'long': lambda a: np.concatenate([a, a[:1]]), 'narrow': lambda a: a[:, :-1], 'flat': np.ravel,
+          'cube': lambda a: a[None], 'empty': lambda a: a[:0], 'double': lambda a: a.astype('f8'), 'whole numbers': lambda a: a.astype(int),
+          'big endian': lambda a: a.astype('>f4'), 'fortran': np.asfortranarray, 'complex': lambda a: a.astype('c8'),
+          'objects': lambda a: a.astype(object), 'text': lambda a: a.astype(str), 'records': lambda a: a.view('f4,f4'),
           'nan': poked(np.nan), 'infinite': poked(np.inf)}
 signed |= {f'{name} {k}': array(name, f) for name in ('vectors.npy', 'centroids.npy') for k, f in ARRAYS.items()}
-signed |= {f'vectors {k}': array('vectors.npy', f) for k, f in {'doubled': lambda a: a*2, 'zero': lambda a: a*0, 'one zero': poked(5)}.items()}
+signed |= {f'vectors {k}': array('vectors.npy', f)
+           for k, f in {'doubled': lambda a: a*2, 'zero': lambda a: a*0, 'one zero': poked(5)}.items()}
 
 def npy_header(change, name='vectors.npy'):
     def do(d):
@@ -61,17 +68,24 @@ def npy_header(change, name='vectors.npy'):
         (d/name).write_bytes(data[:8] + struct.pack('<H', len(head)) + head + data[10+n:])
     return do
 signed |= {f'npy header {k}': npy_header(f) for k, f in {
-    'code': lambda s: "__import__('os').system('touch exploded')\n", 'terabyte': lambda s: s.replace(f'({N}, {D})', f'({2**40}, {D})'), 'negative': lambda s: s.replace(f'({N}, {D})', f'(-{N}, -{D})'), 'overflow': lambda s: s.replace(f'({N}, {D})', f'({2**62}, 4)'),
-    'empty': lambda s: '', 'junk': lambda s: s[::-1], 'deep': lambda s: '('*5000, 'one more key': lambda s: s.replace('{', "{'x': 1, "), 'descr': lambda s: s.replace('<f4', '|O'), 'strange': lambda s: s.replace("'<f4'", "'os.system'")}.items()}
+    'code': lambda s: "__import__('os').system('touch exploded')\n", 'terabyte': lambda s: s.replace(f'({N}, {D})', f'({2**40}, {D})'),
+    'negative': lambda s: s.replace(f'({N}, {D})', f'(-{N}, -{D})'), 'overflow': lambda s: s.replace(f'({N}, {D})', f'({2**62}, 4)'),
+    'empty': lambda s: '', 'junk': lambda s: s[::-1], 'deep': lambda s: '('*5000, 'one more key': lambda s: s.replace('{', "{'x': 1, "),
+    'descr': lambda s: s.replace('<f4', '|O'), 'strange': lambda s: s.replace("'<f4'", "'os.system'")}.items()}
 signed['npy of version 2'] = lambda d: (d/'vectors.npy').write_bytes((data := (d/'vectors.npy').read_bytes())[:6] + b'\x02\x00' + data[8:])
 
 def text(name, change): return lambda d: (d/name).write_bytes(change((d/name).read_text()).encode('utf-8', 'surrogatepass'))
 signed |= {f'{name} {k}': text(name, f) for name in ('ids.json', 'index.json', 'embedder.json') for k, f in {
-    'deep': lambda s: '['*10**5, 'empty': lambda s: '', 'null': lambda s: 'null', 'a word': lambda s: '"x"', 'cut': lambda s: s[:len(s)//2], 'two': lambda s: s + s, 'nan': lambda s: '[NaN]', 'marked': lambda s: '\ufeff' + s}.items()}
-signed |= {'twice': text('index.json', lambda s: s.replace('"format": 1', '"format": 1, "format": 1')), 'long number': text('index.json', lambda s: s.replace('"format": 1', '"format": ' + '9'*10**5))}
+    'deep': lambda s: '['*10**5, 'empty': lambda s: '', 'null': lambda s: 'null', 'a word': lambda s: '"x"', 'cut': lambda s: s[:len(s)//2],
+    'two': lambda s: s + s, 'nan': lambda s: '[NaN]', 'marked': lambda s: '\ufeff' + s}.items()}
+signed |= {'twice': text('index.json', lambda s: s.replace('"format": 1', '"format": 1, "format": 1')),
+           'long number': text('index.json', lambda s: s.replace('"format": 1', '"format": ' + '9'*10**5))}
 
 def ids(change): return lambda d: (d/'ids.json').write_text(json.dumps(change(json.loads((d/'ids.json').read_text()))))
-signed |= {f'ids {k}': ids(f) for k, f in {'short': lambda o: o[:-1], 'long': lambda o: o + ['x'], 'twice': lambda o: o[:-1] + o[:1], 'numbers': lambda o: list(range(N)), 'one empty': lambda o: [''] + o[1:], 'one list': lambda o: [[]] + o[1:], 'an object': lambda o: dict.fromkeys(o)}.items()}
+signed |= {f'ids {k}': ids(f)
+           for k, f in {'short': lambda o: o[:-1], 'long': lambda o: o + ['x'], 'twice': lambda o: o[:-1] + o[:1],
+                        'numbers': lambda o: list(range(N)), 'one empty': lambda o: [''] + o[1:], 'one list': lambda o: [[]] + o[1:],
+                        'an object': lambda o: dict.fromkeys(o)}.items()}
 
 def at(value, *keys, name='index.json'):
     "Set what stands in `name` under `keys`; without a value it goes away."
@@ -84,25 +98,38 @@ def at(value, *keys, name='index.json'):
     return do
 
 WRONG = {
-    ('format',): ['1', 1.0, True, 0, 2, None], ('kind',): [None, 1, [], {}, 'exact', 'flat', 'hnsw', 'ivf_pq', 'os.system', 'IVF3,SQ8'], ('settings',): [None, [], {}, {'cells': 3}, 'x'],
-    ('settings', 'cells'): [0, -1, 2, 4, 10**9, '3', 3.0, True, None, []], ('settings', 'effort'): [0, -1, 10**6, '1', 1.5, None, True], ('settings', 'refine'): [0, 10**9, None, '4'], ('settings', 'seed'): [1],
-    ('recall',): [None, '1', 2, -1, [], True], ('columns',): [None, [], 'x', {'image': ['x']*N}], ('columns', 'year'): [None, [], [2010], {}, 'x', [[]]*N + [[]], [{}]*N, [[1]]*N],
-    ('columns', 'labels'): [['Shoe']*N, [None]*N, [['']]*N, [[1]]*N], ('columns', 'split'): [['best']*N], ('columns', 'tags'): [[None]*N], ('path',): ['../outside'],
+    ('format',): ['1', 1.0, True, 0, 2, None], ('kind',): [None, 1, [], {}, 'exact', 'flat', 'hnsw', 'ivf_pq', 'os.system', 'IVF3,SQ8'],
+    ('settings',): [None, [], {}, {'cells': 3}, 'x'],
+    ('settings', 'cells'): [0, -1, 2, 4, 10**9, '3', 3.0, True, None, []], ('settings', 'effort'): [0, -1, 10**6, '1', 1.5, None, True],
+    ('settings', 'refine'): [0, 10**9, None, '4'], ('settings', 'seed'): [1],
+    ('recall',): [None, '1', 2, -1, [], True], ('columns',): [None, [], 'x', {'image': ['x']*N}],
+    ('columns', 'year'): [None, [], [2010], {}, 'x', [[]]*N + [[]], [{}]*N, [[1]]*N],
+    ('columns', 'labels'): [['Shoe']*N, [None]*N, [['']]*N, [[1]]*N], ('columns', 'split'): [['best']*N], ('columns', 'tags'): [[None]*N],
+    ('path',): ['../outside'],
 }
 EMBEDDER = {
-    ('arch',): [None, 7, '', [], '../../etc/passwd', 'hf-hub:timm/resnet18', 'resnet18', 'x'*10**6], ('head',): [None, {}, [], 'fastai', HEAD[:-1], HEAD[:2] + HEAD[3:], HEAD + HEAD, [{'layer': 'os.system'}]],
-    ('head', 2, 'out_features'): [7, 2**30, 2**62, '6'], ('prep',): [None, [], 'x', {}], ('prep', 'size'): [32, [0, 32], [10**9, 10**9]], ('prep', 'std'): [[0, 0, 0], None], ('prep', 'opening'): [2, None], ('file',): ['/etc/passwd'],
+    ('arch',): [None, 7, '', [], '../../etc/passwd', 'hf-hub:timm/resnet18', 'resnet18', 'x'*10**6],
+    ('head',): [None, {}, [], 'fastai', HEAD[:-1], HEAD[:2] + HEAD[3:], HEAD + HEAD, [{'layer': 'os.system'}]],
+    ('head', 2, 'out_features'): [7, 2**30, 2**62, '6'], ('prep',): [None, [], 'x', {}], ('prep', 'size'): [32, [0, 32], [10**9, 10**9]],
+    ('prep', 'std'): [[0, 0, 0], None], ('prep', 'opening'): [2, None], ('file',): ['/etc/passwd'],
 }
 for name, wrong in (('index.json', WRONG), ('embedder.json', EMBEDDER)):
-    signed |= {f'{name} {".".join(map(str, keys))} = {repr(o)[:60]}': at(o, *keys, name=name) for keys, values in wrong.items() for o in values}
+    signed |= {f'{name} {".".join(map(str, keys))} = {repr(o)[:60]}': at(o, *keys, name=name) for keys, values in wrong.items()
+               for o in values}
     signed |= {f'{name} no {keys[0]}': at(at, keys[0], name=name) for keys in wrong if len(keys) == 1 and keys[0] not in ('path', 'file')}
 
-def tensors(change): return lambda d: save_file({k: v.contiguous() for k, v in change(load_file(d/'model.safetensors'), 'body.conv_stem.weight').items()}, d/'model.safetensors')
+def tensors(change):
+    return lambda d: save_file({k: v.contiguous() for k, v in change(load_file(d/'model.safetensors'), 'body.conv_stem.weight').items()},
+                               d/'model.safetensors')
 signed |= {f'tensors {k}': tensors(f) for k, f in {
-    'missing': lambda t, k: {o: v for o, v in t.items() if o != k}, 'extra': lambda t, k: t | {'body.more': torch.zeros(1)}, 'arrays': lambda t, k: t | {'arrays.more': torch.zeros(1)}, 'half': lambda t, k: t | {k: t[k].half()},
+    'missing': lambda t, k: {o: v for o, v in t.items() if o != k}, 'extra': lambda t, k: t | {'body.more': torch.zeros(1)},
+    'arrays': lambda t, k: t | {'arrays.more': torch.zeros(1)}, 'half': lambda t, k: t | {k: t[k].half()},
     'nan': lambda t, k: t | {k: t[k]*torch.nan}, 'flat': lambda t, k: t | {k: t[k].flatten()}}.items()}
-signed |= {'centroids without cells': lambda d: (at('flat', 'kind')(d), at({}, 'settings')(d)), 'a model without embedder.json': lambda d: (d/'embedder.json').unlink(), 'embedder.json without a model': lambda d: (d/'model.safetensors').unlink(),
-           'cells without centroids': lambda d: (d/'centroids.npy').unlink(), 'rejected is no table': lambda d: (d/'rejected.csv').write_bytes(b'"\xff\x00')}
+signed |= {'centroids without cells': lambda d: (at('flat', 'kind')(d), at({}, 'settings')(d)),
+           'a model without embedder.json': lambda d: (d/'embedder.json').unlink(),
+           'embedder.json without a model': lambda d: (d/'model.safetensors').unlink(),
+           'cells without centroids': lambda d: (d/'centroids.npy').unlink(),
+           'rejected is no table': lambda d: (d/'rejected.csv').write_bytes(b'"\xff\x00')}
 
 MUTATIONS = as_params(plain, signed)
 
@@ -122,11 +149,13 @@ def test_the_canary_would_sing(tmp_path): check_canary(tmp_path)
 def embeddings(whole, tmp_path_factory):
     d = tmp_path_factory.mktemp('whole')/'embeddings'; d.mkdir()
     index = SimilarIndex.load(whole)
-    np.save(d/'vectors.npy', index.vectors); write_json(d/'ids.json', index.table['image'].tolist()); write_table(d/'rejected.csv', rejected_table())
+    np.save(d/'vectors.npy', index.vectors); write_json(d/'ids.json', index.table['image'].tolist())
+    write_table(d/'rejected.csv', rejected_table())
     write_embedder(index.embedder, d); seal(d, INDEX_FILES)
     return d
 
-OF_EMBEDDINGS = {k: f for k, f in signed.items() if k.startswith(('vectors', 'npy', 'ids', 'embedder.json', 'tensors')) and 'no embedder' not in k}
+OF_EMBEDDINGS = {k: f for k, f in signed.items() if k.startswith(('vectors', 'npy', 'ids', 'embedder.json', 'tensors'))
+                 and 'no embedder' not in k}
 
 @pytest.mark.parametrize('mutate', [pytest.param(f, id=k.encode('ascii', 'replace').decode()) for k, f in list(OF_EMBEDDINGS.items())[::3]])
 def test_embeddings_go_through_the_same_checks(mutate, embeddings, tmp_path):

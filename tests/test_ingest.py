@@ -49,7 +49,8 @@ def test_rle_against_a_plain_loop(mask):
     n = [int(o) for o in mask_to_rle(mask).split()]
     assert sorted(p for a, b in zip(n[::2], n[1::2]) for p in range(a, a + b)) == [i for i, o in enumerate(pixels, 1) if o]
 
-@given(st.lists(st.integers(-2, 30), max_size=6).map(lambda o: ' '.join(map(str, o))) | st.text(max_size=12), st.integers(-1, 5), st.integers(-1, 5))
+@given(st.lists(st.integers(-2, 30), max_size=6).map(lambda o: ' '.join(map(str, o))) | st.text(max_size=12), st.integers(-1, 5),
+       st.integers(-1, 5))
 def test_any_rle_gives_a_mask_or_one_error(rle, height, width):
     try: mask = rle_to_mask(rle, height, width)
     except CatalogError: return

@@ -45,7 +45,8 @@ def test_confusion_of_a_group_against_a_plain_loop(group, seed):
     got = group_confusion(df, scores, SPACE, group)
     assert got.equals(want) and got.values.sum() == sum(any(l in names for l in o) for o in df['labels'])
     assert np.isclose(np.diag(got).sum()/got.values.sum(), group_accuracy(scores, SPACE.one_hot(df['labels']), SPACE.group_columns[group]))
-    for normalise, divisor in dict(true=want.sum(axis=1).to_numpy()[:, None], pred=want.sum(axis=0).to_numpy(), all=want.values.sum()).items():
+    for normalise, divisor in dict(true=want.sum(axis=1).to_numpy()[:, None], pred=want.sum(axis=0).to_numpy(),
+                                   all=want.values.sum()).items():
         assert np.allclose(group_confusion(df, scores, SPACE, group, normalise=normalise), want/divisor)
 
 def test_what_was_left_open_is_no_answer():
@@ -77,7 +78,8 @@ def test_a_single_free_tag_has_its_own_two_by_two():
 
 def test_predicted_instead_of_by_hand():
     df = pd.DataFrame(dict(image=list('abcd'), labels=[['new'], ['new', 'soft'], ['new'], ['sale']]))
-    pred = np.array([[0, 1, 0], [0, 1, 1], [0, 1, 1], [0, 0, 1]])    # a: soft for new; b: soft right, sale for new; c: both for new; d: right
+    # a: soft for new; b: soft right, sale for new; c: both for new; d: right
+    pred = np.array([[0, 1, 0], [0, 1, 1], [0, 1, 1], [0, 0, 1]])
     got = instead_table(df, pred, TAGS)
     assert got.values.tolist() == [['', 'new', 'soft', 2, 2/3, ['a', 'c']], ['', 'new', 'sale', 2, 2/3, ['b', 'c']]]
 
@@ -87,7 +89,8 @@ def test_labels_of_different_groups_never_stand_for_each_other():
     assert len(got) and all(group.get(a, '') == group.get(b, '') == g for g, a, b in zip(got['group'], got['true'], got['said']))
     for row in got.itertuples():
         a, b = SPACE.vocab.index(row.true), SPACE.vocab.index(row.said); known = set(SPACE.exclusive.get(row.group, ()))
-        want = [im for im, o, s in zip(df['image'], df['labels'], scores) if row.true in o and s[a] <= .5 and row.said not in o and s[b] > .5 and (not known or known & set(o))]
+        want = [im for im, o, s in zip(df['image'], df['labels'], scores) if row.true in o and s[a] <= .5 and row.said not in o
+                and s[b] > .5 and (not known or known & set(o))]
         assert row.images == want and row.n == len(want)
 
 def test_most_confused_pairs_are_counted_and_their_surest_picture_comes_first():
@@ -98,7 +101,8 @@ def test_most_confused_pairs_are_counted_and_their_surest_picture_comes_first():
         said = [scores[int(o.removesuffix('.jpg')), SPACE.vocab.index(row.said)] for o in row.images]
         assert said == sorted(said, reverse=True) and np.isclose(row.share, row.n/sum(row.true in o for o in df['labels']))
     perfect = SPACE.one_hot(df['labels']).astype(float)
-    assert len(confused_pairs(df, perfect, SPACE)) == 0 and len(instead_table(df, perfect, SPACE)) == 0 and not wrong_pictures(df, perfect, SPACE).any()
+    assert len(confused_pairs(df, perfect, SPACE)) == 0 and len(instead_table(df, perfect, SPACE)) == 0
+    assert not wrong_pictures(df, perfect, SPACE).any()
 
 @pytest.mark.parametrize('call, says', [
     (lambda df, s: group_confusion(df, s, SPACE, 'gender'), "'gender' is no exclusive group; there are kind, colour"),
@@ -133,10 +137,12 @@ def test_what_is_not_known_costs_nothing():
 
 def test_errors_over_a_value_against_a_plain_loop():
     r = np.random.default_rng(4); values = r.random(103); wrong = r.random(103) < values
-    got = error_table(wrong, values, bins=4); assert got['n'].sum() == 103 and got['wrong'].sum() == wrong.sum() and len(got) == 4 and got['n'].max() - got['n'].min() <= 1
+    got = error_table(wrong, values, bins=4)
+    assert got['n'].sum() == 103 and got['wrong'].sum() == wrong.sum() and len(got) == 4 and got['n'].max() - got['n'].min() <= 1
     for o in got.itertuples():
         inside = (values >= o.least) & (values <= o.most)
-        assert inside.sum() == o.n and wrong[inside].sum() == o.wrong and o.low <= o.share <= o.high and np.isclose(values[inside].mean(), o.value)
+        assert inside.sum() == o.n and wrong[inside].sum() == o.wrong and o.low <= o.share <= o.high
+        assert np.isclose(values[inside].mean(), o.value)
     assert got['share'].iloc[0] < got['share'].iloc[-1] and len(error_table(wrong, np.ones(103))) == 1
 
 def test_facts_of_a_picture():
@@ -151,14 +157,17 @@ def test_a_picture_with_nothing_known_of_a_group_is_not_wrong_there():
 def test_shares_of_one_picture():
     s = np.array([.1, .6, .2, .1, .9, .1, 0, 0, 0]); im = np.zeros((9, 9, 3), np.uint8)
     ax = share_bars(im, s, SPACE, group='kind', truth=['Heels']).axes[1]
-    assert [o.get_text() for o in ax.get_yticklabels()] == ['Jeans', '✓ Heels', 'Tshirts', 'Flats'] and [o.get_width() for o in ax.patches] == [.6, .2, .1, .1]
+    assert [o.get_text() for o in ax.get_yticklabels()] == ['Jeans', '✓ Heels', 'Tshirts', 'Flats']
+    assert [o.get_width() for o in ax.patches] == [.6, .2, .1, .1]
     assert [o.get_text() for o in share_bars(im, s, SPACE, k=1).axes[1].get_yticklabels()] == ['red']
 
 # ---- inside the net
 
-NETS = {'efficientnet_lite0': (64, 'blocks.2', (40, 8, 8), 'conv_stem'), 'resnet18': (64, 'layer2.0.conv1', (128, 8, 8), 'conv1'), 'mobilenet_v2': (64, 'features.3', (24, 16, 16), 'features.0.0'),
+NETS = {'efficientnet_lite0': (64, 'blocks.2', (40, 8, 8), 'conv_stem'), 'resnet18': (64, 'layer2.0.conv1', (128, 8, 8), 'conv1'),
+        'mobilenet_v2': (64, 'features.3', (24, 16, 16), 'features.0.0'),
         'inception_v3': (139, 'Mixed_5b', (256, 15, 15), 'Conv2d_1a_3x3.conv'), 'convnext_atto': (64, 'stages.1', (80, 8, 8), 'stem.0'),
-        'vit_tiny_patch16_224': (224, 'blocks.3', (192, 14, 14), 'patch_embed.proj'), 'swin_tiny_patch4_window7_224': (224, 'layers.1', (192, 28, 28), 'patch_embed.proj')}
+        'vit_tiny_patch16_224': (224, 'blocks.3', (192, 14, 14), 'patch_embed.proj'),
+        'swin_tiny_patch4_window7_224': (224, 'layers.1', (192, 28, 28), 'patch_embed.proj')}
 PICTURES = [np.random.default_rng(i).integers(0, 255, (50, 40, 3), np.uint8) for i in range(3)]
 nets = {}
 
@@ -184,7 +193,8 @@ def test_layers_have_the_names_of_their_library(net):
 def test_activations_are_what_the_layer_gave(net):
     name, p = net; _, layer, shape, _ = NETS[name]; seen = []; x = torch.from_numpy(p.prep(PICTURES[0]))[None]
     with torch.no_grad():
-        hook = find_layer(p.model, layer).register_forward_hook(lambda m, i, o: seen.append(o[0].clone())); logits = p.model(x); hook.remove()
+        hook = find_layer(p.model, layer).register_forward_hook(lambda m, i, o: seen.append(o[0].clone())); logits = p.model(x)
+        hook.remove()
     want = seen[0][1:].T.reshape(shape) if seen[0].ndim == 2 else seen[0].permute(2, 0, 1) if name.startswith('swin') else seen[0]
     got = activations(p, PICTURES[0], layer)
     assert got.shape == shape and np.allclose(got, want, atol=1e-4)

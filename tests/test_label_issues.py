@@ -11,7 +11,8 @@ from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.catalog.split import cross_folds
 
 kinds = ['Tshirts', 'Jeans', 'Heels', 'Flats']
-space = LabelSpace(['Apparel', 'Footwear', *kinds, 'red', 'new'], {'master': ['Apparel', 'Footwear'], 'type': kinds}, {k: 'Apparel' if i < 2 else 'Footwear' for i, k in enumerate(kinds)}, {})
+space = LabelSpace(['Apparel', 'Footwear', *kinds, 'red', 'new'], {'master': ['Apparel', 'Footwear'], 'type': kinds},
+                   {k: 'Apparel' if i < 2 else 'Footwear' for i, k in enumerate(kinds)}, {})
 
 def made_up(n=500, seed=0):
     "A catalog, its truth and features that tell it with some noise."
@@ -56,7 +57,8 @@ def test_kinds_and_scores_by_hand():
     got = {(o.image, o.kind, o.tag): o for o in issues.itertuples()}
     wrong = space.vocab[2 + bad[0, 2:6].argmax()]; right = space.vocab[2 + truth[0, 2:6].argmax()]
     assert set(got) == {('0.jpg', 'wrong', wrong), (f'{i}.jpg', 'missing', 'red'), (f'{j}.jpg', 'wrong', 'new')}
-    assert got['0.jpg', 'wrong', wrong].instead == right and got['0.jpg', 'wrong', wrong].score == pytest.approx(.02/(.98 + 3*.02), abs=1e-6)
+    assert got['0.jpg', 'wrong', wrong].instead == right
+    assert got['0.jpg', 'wrong', wrong].score == pytest.approx(.02/(.98 + 3*.02), abs=1e-6)
     assert got[f'{i}.jpg', 'missing', 'red'].score == pytest.approx(.02)
     assert len(label_issues(labelled(df, truth), scores, space)) == 0
     assert len(label_issues(labelled(df, bad), scores, space, k=1)) == 1
@@ -78,16 +80,20 @@ def test_unlabelled_groups_and_absent_labels_are_left_alone():
 
 def test_a_picture_never_judges_itself():
     "Noise as features, random labels: scores from outside know nothing, scores from inside know all."
-    r = np.random.default_rng(0); x = r.normal(size=(120, 100)); t = np.zeros((120, 8), int); t[:, 6] = r.random(120) < .5; t[:, 0] = t[:, 2] = 1
+    r = np.random.default_rng(0); x = r.normal(size=(120, 100)); t = np.zeros((120, 8), int); t[:, 6] = r.random(120) < .5
+    t[:, 0] = t[:, 2] = 1
     outside = out_of_fold_scores(x, t, space, np.arange(120)%5, C=10.)
     assert ((outside[:, 6] > .5) == t[:, 6]).mean() < .65
     assert (LogisticRegression(C=10).fit(x, t[:, 6]).predict(x) == t[:, 6]).mean() > .95
 
 def test_what_a_user_can_get_wrong(monkeypatch):
     df, truth, features = made_up(40); df = labelled(df, truth)
-    for call in (lambda: out_of_fold_scores(features, truth, space, [0]*40), lambda: out_of_fold_scores(features[1:], truth, space, range(40)),
-                 lambda: label_issues(df, truth*2., space), lambda: label_issues(df, truth[:, 1:]*.5, space), lambda: label_issues(df, truth*np.nan, space),
-                 lambda: label_issues(df.drop(columns='labels'), truth*.5, space), lambda: issue_grid(label_issues(df, .1 + .8*truth, space))):
+    for call in (lambda: out_of_fold_scores(features, truth, space, [0]*40),
+                 lambda: out_of_fold_scores(features[1:], truth, space, range(40)),
+                 lambda: label_issues(df, truth*2., space), lambda: label_issues(df, truth[:, 1:]*.5, space),
+                 lambda: label_issues(df, truth*np.nan, space),
+                 lambda: label_issues(df.drop(columns='labels'), truth*.5, space),
+                 lambda: issue_grid(label_issues(df, .1 + .8*truth, space))):
         with pytest.raises(CatalogError): call()
     monkeypatch.setitem(__import__('sys').modules, 'cleanlab.filter', None)
     with pytest.raises(CatalogError, match='pip install'): label_issues(df, .1 + .8*truth, space)

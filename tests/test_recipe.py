@@ -12,9 +12,12 @@ from catalog_tagger.catalog.steps import STEPS as KINDS, Option, Step, check_ste
 from catalog_tagger.catalog.recipe import Recipe, fit_recipe
 from catalog_tagger.catalog.suggest import suggest_groups
 
-STEPS = [dict(step='protect', tags=['kale']), dict(step='normalise'), dict(step='alias', to={'yogurt': ['yoghurt'], 'vegetarian': ['vegan']}), dict(step='lemmatise'),
-         dict(step='group', to={'sweets': ['cake', 'pie']}, name='tag_{}_sum'), dict(step='exclude', tags=['yummy']), dict(step='drop_rare', min_count=3), dict(step='keep_top', n=6)]
-WORDS = ['Cake', 'cake', 'cakes', '#cakes', 'pie', 'pies', 'vegan', 'Vegan', 'vegetarian', 'yoghurt', 'yogurt', 'yummy', 'kale', 'soup', 'soups', 'rice', 'egg', 'Eggs', 'ham']
+STEPS = [dict(step='protect', tags=['kale']), dict(step='normalise'),
+         dict(step='alias', to={'yogurt': ['yoghurt'], 'vegetarian': ['vegan']}), dict(step='lemmatise'),
+         dict(step='group', to={'sweets': ['cake', 'pie']}, name='tag_{}_sum'), dict(step='exclude', tags=['yummy']),
+         dict(step='drop_rare', min_count=3), dict(step='keep_top', n=6)]
+WORDS = ['Cake', 'cake', 'cakes', '#cakes', 'pie', 'pies', 'vegan', 'Vegan', 'vegetarian', 'yoghurt', 'yogurt', 'yummy', 'kale', 'soup',
+         'soups', 'rice', 'egg', 'Eggs', 'ham']
 
 def posts(rows):
     folds = ['train', 'train', 'train', 'valid', 'test']
@@ -112,17 +115,23 @@ def test_a_new_step_is_one_entry(df, monkeypatch):
     monkeypatch.setitem(KINDS, 'cut', Step(first_letters, 'the first letters', 'cut short', dict(n=whole), respells=True))
     steps = [dict(step='normalise'), dict(step='cut', n=3), dict(step='drop_rare', min_count=2)]
     recipe = fit_recipe(df, steps); space = fit_labels(df, recipe=recipe)
-    assert recipe.provenance['soups'] == dict(label='sou', count=recipe.provenance['soups']['count'], rule='cut short') and 'sou' in space.vocab
+    assert recipe.provenance['soups'] == dict(label='sou', count=recipe.provenance['soups']['count'], rule='cut short')
+    assert 'sou' in space.vocab
     assert space.encode(['SOUPLESS']) == ['sou'] and spell('SOUPLESS', steps) == 'sou'
     assert 'sou' in set(split_spelt(df.drop(columns='split'), RunConfig('shop', 'run'), steps)[1]['tag'])
-    for bad, why in ((dict(n='3'), "n='3', expected a whole number"), (dict(m=3), "unexpected keyword argument 'm'"), (dict(keep='soup'), "keep='soup', expected a list of tags")):
+    for bad, why in ((dict(n='3'), "n='3', expected a whole number"), (dict(m=3), "unexpected keyword argument 'm'"),
+                     (dict(keep='soup'), "keep='soup', expected a list of tags")):
         with pytest.raises(CatalogError, match=why): check_steps([dict(step='cut', **bad)])
 
 def test_a_new_step_that_counts(df, monkeypatch):
-    monkeypatch.setitem(KINDS, 'drop_common', Step(lambda counts, *, most: {t: None for t, n in counts.items() if n > most}, 'too many', 'dropped: {count} of {most}', {}))
+    monkeypatch.setitem(KINDS, 'drop_common',
+                        Step(lambda counts, *, most: {t: None for t, n in counts.items() if n > most}, 'too many',
+                             'dropped: {count} of {most}', {}))
     n = fit_recipe(df, []).pictures
-    for t, o in fit_recipe(df, [dict(step='drop_common', most=50)]).provenance.items(): assert o['rule'] == (f'dropped: {n[t]} of 50' if n[t] > 50 else 'kept')
-    with pytest.raises(CatalogError, match='comes after drop_common'): check_steps([dict(step='drop_common', most=50), dict(step='normalise')])
+    for t, o in fit_recipe(df, [dict(step='drop_common', most=50)]).provenance.items():
+        assert o['rule'] == (f'dropped: {n[t]} of 50' if n[t] > 50 else 'kept')
+    with pytest.raises(CatalogError, match='comes after drop_common'):
+        check_steps([dict(step='drop_common', most=50), dict(step='normalise')])
 
 def test_the_split_spells_behind_a_protect():
     rows = [['Vegan', 'KALE'], ['vegan', '#soup'], ['VEGAN', 'kale'], ['soup', 'KALE']]*8
@@ -132,8 +141,11 @@ def test_the_split_spells_behind_a_protect():
     assert tags(protect, spelling, later) == {'vegan', 'kale', 'KALE', 'soup'}
     assert tags(protect, dict(step='lemmatise'), spelling) == tags(protect) == {t for o in rows for t in o}   # lemmatise learns from train
 
-@pytest.mark.parametrize('step', [dict(step='keep_top', n=o) for o in ('3', -1, 0, True, 2.5, None, [3])] + [dict(step='drop_rare', min_count='2'), dict(step='protect', tags='kale'), dict(step='exclude', tags=[1]),
-    dict(step='alias', to={'a': 'bc'}), dict(step='alias', to=[['a', 'b']]), dict(step='alias', to={'a': ['b'], 'b': ['a']}), dict(step='group', to={'a': ['b'], 'b': ['c'], 'c': ['a']}), dict(step='group', to={'a': ['b']}, name='tag'),
-    dict(step='normalise', form='NFX'), dict(step='normalise', seps=None), dict(step='normalise', case='no'), dict(step='lemmatise', lang=3), dict(step='lemmatise', allow='kale'), dict(step=['normalise']), 'normalise', None], ids=str)
+@pytest.mark.parametrize('step', [dict(step='keep_top', n=o) for o in ('3', -1, 0, True, 2.5, None, [3])] + [
+    dict(step='drop_rare', min_count='2'), dict(step='protect', tags='kale'), dict(step='exclude', tags=[1]),
+    dict(step='alias', to={'a': 'bc'}), dict(step='alias', to=[['a', 'b']]), dict(step='alias', to={'a': ['b'], 'b': ['a']}),
+    dict(step='group', to={'a': ['b'], 'b': ['c'], 'c': ['a']}), dict(step='group', to={'a': ['b']}, name='tag'),
+    dict(step='normalise', form='NFX'), dict(step='normalise', seps=None), dict(step='normalise', case='no'),
+    dict(step='lemmatise', lang=3), dict(step='lemmatise', allow='kale'), dict(step=['normalise']), 'normalise', None], ids=str)
 def test_a_wrong_step_is_refused_with_a_sentence(step):
     with pytest.raises(CatalogError, match='^step 1 is .*: .'): check_steps([dict(step='normalise'), step])

@@ -1,4 +1,4 @@
-"What earlier versions stored. These samples are read for ever: a format that changes gets a folder of its own, and none of these is written anew or taken away."
+"What earlier versions stored is read for ever: a format that changes gets its own folder, and no sample is changed or removed."
 import json, shutil
 from pathlib import Path
 
@@ -40,8 +40,10 @@ def test_a_run_is_opened(stored, run):
     assert run.metrics['pictures'] == run.split['split'].value_counts().to_dict() and len(run.history) == run.config.epochs
     assert len(run.rejected) and {t for o in run.split['labels'] for t in o} == set(run.labels.vocab) and (run.audit['train'] > 0).any()
 
-@pytest.mark.parametrize('kind, names', [(LabelSpace, ['run/labels.json', 'posts_run/labels.json', 'words_labels.json']), (Recipe, ['recipe.json']), (TextTags, ['words.json']),
-                                         (RunConfig, ['run/config.json', 'posts_run/config.json'])], ids=lambda o: getattr(o, '__name__', ''))
+@pytest.mark.parametrize('kind, names',
+                         [(LabelSpace, ['run/labels.json', 'posts_run/labels.json', 'words_labels.json']), (Recipe, ['recipe.json']),
+                          (TextTags, ['words.json']),
+                          (RunConfig, ['run/config.json', 'posts_run/config.json'])], ids=lambda o: getattr(o, '__name__', ''))
 def test_a_record_keeps_all_that_was_stored(stored, kind, names):
     for name in names:
         told = json.loads((stored/name).read_text()); back = json.loads(json.dumps(kind.load(stored/name).to_dict()))
@@ -51,7 +53,8 @@ def test_raw_tags_and_texts_still_find_their_labels(stored):
     space = LabelSpace.load(stored/'posts_run'/'labels.json')
     assert space.encode(['#BLUE', 'Chronograph', 'pump', 'nobody']) == ['blue', 'watch']
     words = TextTags.load(stored/'words.json')
-    assert words.apply(['Ein blaues Kleid mit langen Ärmeln', 'Schöne Stücke: weißes T-Shirt']) == [['blau'], ['weiß', 't-shirt', 'schön stück']]
+    texts = ['Ein blaues Kleid mit langen Ärmeln', 'Schöne Stücke: weißes T-Shirt']
+    assert words.apply(texts) == [['blau'], ['weiß', 't-shirt', 'schön stück']]
 
 def test_embeddings_and_their_model(stored):
     e, want = load_embeddings(stored/'embeddings'), expected(stored)['index']['vectors']
@@ -59,7 +62,8 @@ def test_embeddings_and_their_model(stored):
     np.testing.assert_allclose(e.vectors, want, atol=1e-5); np.testing.assert_allclose(e.embedder(pictures(stored)), want, atol=1e-5)
 
 def test_an_index_is_searched(stored, tmp_path):
-    shutil.copytree(stored/'index', tmp_path/'index'); shutil.copy(stored/'embeddings'/'model.safetensors', tmp_path/'index')   # one file for both, to be small
+    # one file for both, to be small
+    shutil.copytree(stored/'index', tmp_path/'index'); shutil.copy(stored/'embeddings'/'model.safetensors', tmp_path/'index')
     index = SimilarIndex.load(tmp_path/'index')
     assert index.search('0.png', k=2)['image'].tolist() == expected(stored)['index']['search']
     assert index.search(pictures(stored)[1], k=1)['image'].tolist() == ['1.png']

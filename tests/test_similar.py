@@ -52,7 +52,8 @@ def by_loops(v, Y, queries, answers, kind, group, weights, k):
 def test_scores_are_those_of_plain_loops(shop, k, typed, weighted):
     v, Y, kind, group = shop
     weights = rarity(Y) if weighted else np.ones(7)
-    got = query_scores(v, Y, range(25), range(10, 60), relevant=kind if typed else None, group=group, weights=weights if weighted else None, k=k, block=7)
+    got = query_scores(v, Y, range(25), range(10, 60), relevant=kind if typed else None, group=group, weights=weights if weighted else None,
+                       k=k, block=7)
     want = by_loops(v, Y, range(25), range(10, 60), kind if typed else None, group, weights, k)
     assert got['score'].columns.tolist() == [f'precision@{k}', f'recall@{k}', f'mAP@{k}', f'nDCG@{k}']
     np.testing.assert_allclose(got['score'].to_numpy(), want, atol=1e-5)
@@ -88,9 +89,12 @@ def test_masks_and_numbers_name_the_same_rows(shop):
 
 
 @pytest.mark.parametrize('kw, says', [
-    (dict(vectors=np.ones((60, 5))), 'length'), (dict(vectors=np.full((60, 5), np.nan)), 'length'), (dict(vectors=np.ones(5)), 'expected \\(pictures'),
-    (dict(Y=np.ones((3, 2))), 'Y has shape'), (dict(queries=[60]), 'queries holds'), (dict(answers=[]), 'answers names no row'), (dict(queries=[True]), 'mask of shape'),
-    (dict(relevant=[1]), 'relevant has 1'), (dict(group=[1]), 'group has 1'), (dict(k=0), 'k is 0'), (dict(weights=[1, 2]), 'weights has shape')])
+    (dict(vectors=np.ones((60, 5))), 'length'), (dict(vectors=np.full((60, 5), np.nan)), 'length'),
+    (dict(vectors=np.ones(5)), 'expected \\(pictures'),
+    (dict(Y=np.ones((3, 2))), 'Y has shape'), (dict(queries=[60]), 'queries holds'), (dict(answers=[]), 'answers names no row'),
+    (dict(queries=[True]), 'mask of shape'),
+    (dict(relevant=[1]), 'relevant has 1'), (dict(group=[1]), 'group has 1'), (dict(k=0), 'k is 0'),
+    (dict(weights=[1, 2]), 'weights has shape')])
 def test_what_cannot_be_scored_is_told(shop, kw, says):
     v, Y, *_ = shop
     with pytest.raises(CatalogError, match=says): retrieval_scores(**dict(vectors=v, Y=Y) | kw)
@@ -106,7 +110,8 @@ def cloud():
     "Clustered vectors in pairs of one group, with a table."
     r = np.random.default_rng(3)
     v = unit(np.repeat(r.normal(size=(40, 12)), 50, 0) + .4*r.normal(size=(2000, 12))).astype('f4')
-    table = pd.DataFrame(dict(image=[f'{i}.jpg' for i in range(2000)], group=np.arange(2000)//2, year=2000 + np.arange(2000) % 20, labels=[[f'l{i//50}', 'odd' if i % 2 else 'even'] for i in range(2000)]))
+    table = pd.DataFrame(dict(image=[f'{i}.jpg' for i in range(2000)], group=np.arange(2000)//2, year=2000 + np.arange(2000) % 20,
+                              labels=[[f'l{i//50}', 'odd' if i % 2 else 'even'] for i in range(2000)]))
     return v, table
 
 
@@ -123,7 +128,8 @@ def test_answers_are_those_of_a_loop(cloud, kind):
     for i in (0, 777, 1999):
         got = index.search(f'{i}.jpg', k=5)
         want = brute(v, v[i], 5, lambda j: j//2 != i//2)
-        assert set(got['image']) == {f'{j}.jpg' for j in want} and np.allclose(got['score'], sorted((v[j] @ v[i] for j in want), reverse=True), atol=1e-5)
+        assert set(got['image']) == {f'{j}.jpg' for j in want}
+        assert np.allclose(got['score'], sorted((v[j] @ v[i] for j in want), reverse=True), atol=1e-5)
         got = index.search(v[i], k=5, where='year >= 2010 and year != 2015')
         assert got['image'].tolist() == [f'{j}.jpg' for j in brute(v, v[i], 5, lambda j: j % 20 >= 10 and j % 20 != 15)]
 
@@ -169,8 +175,10 @@ def test_add_and_remove(cloud, tmp_path, kind):
 def test_product_codes_need_pictures(cloud):
     pytest.importorskip('faiss')
     v, table = cloud
-    with pytest.raises(CatalogError, match='ivf_pq learns 256 codes and there are 200 vectors'): SimilarIndex.build(v[:200], table[:200], kind='ivf_pq')
-    with pytest.raises(CatalogError, match='ivf_pq learns 256 codes'): SimilarIndex.build(v, table, kind='ivf_pq').remove(table['image'][:1900])
+    with pytest.raises(CatalogError, match='ivf_pq learns 256 codes and there are 200 vectors'):
+        SimilarIndex.build(v[:200], table[:200], kind='ivf_pq')
+    with pytest.raises(CatalogError, match='ivf_pq learns 256 codes'):
+        SimilarIndex.build(v, table, kind='ivf_pq').remove(table['image'][:1900])
 
 
 @pytest.mark.parametrize('kind', KINDS_HERE)
@@ -217,17 +225,25 @@ def test_duplicates_are_all_close_pairs(cloud):
 
 
 @pytest.mark.parametrize('call, says', [
-    (lambda i, v: i.search('gone.jpg'), 'is no id of this index and no picture'), (lambda i, v: i.search(v[0], k=0), 'k is 0'), (lambda i, v: i.search(v[0]*2), 'length 2, expected 1'),
-    (lambda i, v: i.search(v[0, :3]/np.linalg.norm(v[0, :3])), 'expected \\(queries, 12\\)'), (lambda i, v: i.search('0.jpg', where="image.to_csv('x') == 1"), 'is not allowed'), (lambda i, v: i.search('0.jpg', where='year > 3000'), 'leaves none'),
-    (lambda i, v: i.neighbours([5000]), 'row numbers below 2000'), (lambda i, v: i.remove(i.table['image']), 'nothing would be left'), (lambda i, v: i.add(v[:, :3]/np.linalg.norm(v[:, :3], axis=1, keepdims=True), [f'n{j}' for j in range(2000)]), '3 dimensions, expected 12'),
+    (lambda i, v: i.search('gone.jpg'), 'is no id of this index and no picture'), (lambda i, v: i.search(v[0], k=0), 'k is 0'),
+    (lambda i, v: i.search(v[0]*2), 'length 2, expected 1'),
+    (lambda i, v: i.search(v[0, :3]/np.linalg.norm(v[0, :3])), 'expected \\(queries, 12\\)'),
+    (lambda i, v: i.search('0.jpg', where="image.to_csv('x') == 1"), 'is not allowed'),
+    (lambda i, v: i.search('0.jpg', where='year > 3000'), 'leaves none'),
+    (lambda i, v: i.neighbours([5000]), 'row numbers below 2000'), (lambda i, v: i.remove(i.table['image']), 'nothing would be left'),
+    (lambda i, v: i.add(v[:, :3]/np.linalg.norm(v[:, :3], axis=1, keepdims=True), [f'n{j}' for j in range(2000)]),
+     '3 dimensions, expected 12'),
     (lambda i, v: i.add(v[:2], ['x', 'y']), "no column 'group'")])
 def test_a_wrong_question_is_told(cloud, call, says):
     v, table = cloud
     with pytest.raises(CatalogError, match=says): call(SimilarIndex.build(v, table), v)
 
 
-@pytest.mark.parametrize('kw, says', [(dict(kind='annoy'), 'expected one of exact'), (dict(target=0), 'above 0'), (dict(table=['a']*2000), 'stands twice'), (dict(table=['a']), 'not 2000 texts'), (dict(table=pd.DataFrame({'file': ['a']})), "no column 'image'"),
-                                      (dict(vectors=np.ones((2000, 12))), 'length'), (dict(vectors=np.ones(12)), 'expected \\(pictures')])
+@pytest.mark.parametrize('kw, says',
+                         [(dict(kind='annoy'), 'expected one of exact'), (dict(target=0), 'above 0'),
+                          (dict(table=['a']*2000), 'stands twice'), (dict(table=['a']), 'not 2000 texts'),
+                          (dict(table=pd.DataFrame({'file': ['a']})), "no column 'image'"),
+                          (dict(vectors=np.ones((2000, 12))), 'length'), (dict(vectors=np.ones(12)), 'expected \\(pictures')])
 def test_what_cannot_be_indexed_is_told(cloud, kw, says):
     v, table = cloud
     with pytest.raises(CatalogError, match=says): SimilarIndex.build(**dict(vectors=v, table=table) | kw)
@@ -236,7 +252,8 @@ def test_what_cannot_be_indexed_is_told(cloud, kw, says):
 def test_without_faiss_the_way_to_it_is_told(cloud, tmp_path, monkeypatch):
     v, table = cloud
     monkeypatch.setitem(sys.modules, 'faiss', None)
-    with pytest.raises(CatalogError, match=r'ivf_sq8 needs FAISS: pip install "catalog_tagger\[faiss\]"'): SimilarIndex.build(v, table, kind='ivf_sq8')
+    with pytest.raises(CatalogError, match=r'ivf_sq8 needs FAISS: pip install "catalog_tagger\[faiss\]"'):
+        SimilarIndex.build(v, table, kind='ivf_sq8')
     SimilarIndex.build(v, table).save(tmp_path/'i')
     assert len(SimilarIndex.load(tmp_path/'i').search('0.jpg')) == 10
 
@@ -244,5 +261,6 @@ def test_without_faiss_the_way_to_it_is_told(cloud, tmp_path, monkeypatch):
 def test_an_index_needs_no_torch(cloud, tmp_path):
     v, table = cloud
     SimilarIndex.build(v, table).save(tmp_path/'i')
-    code = f'import sys; from catalog_tagger.search.index import SimilarIndex; SimilarIndex.load({str(tmp_path/"i")!r}).search("0.jpg"); assert "torch" not in sys.modules'
+    code = ('import sys; from catalog_tagger.search.index import SimilarIndex; '
+            f'SimilarIndex.load({str(tmp_path/"i")!r}).search("0.jpg"); assert "torch" not in sys.modules')
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0

@@ -111,13 +111,14 @@ def real(data_root):
     return tag_texts(df.assign(image='x.jpg', text=df['productDisplayName'], split=split))[0]
 
 def test_the_article_type_of_a_title_is_among_its_tags(real):
-    "Where all words of articleType stand in the title, singular or plural: do they in its tags? As whole tags, `watch` is not found in `dial watch`."
+    "Where all words of articleType are in the title, singular or plural: are they in its tags? As whole tags: `watch` is not `dial watch`."
     named = real[[stems(a) <= stems(t) for a, t in zip(real['articleType'], real['text'])]]
     within = pd.Series([stems(a) <= stems(' / '.join(o)) for a, o in zip(named['articleType'], named['tags'])], named.index)
     whole = pd.Series([stems(a) in map(stems, o) or stems(a) <= {s for t in o if len(stems(t)) == 1 for s in stems(t)}
                        for a, o in zip(named['articleType'], named['tags'])], named.index)
     unseen = named['split'] != 'train'
-    print(f'{len(named)} of {len(real)} titles name their articleType; within the tags {within.mean():.3f} (unseen {within[unseen].mean():.3f}), '
+    print(f'{len(named)} of {len(real)} titles name their articleType; '
+          f'within the tags {within.mean():.3f} (unseen {within[unseen].mean():.3f}), '
           f'as whole tags {whole.mean():.3f} (unseen {whole[unseen].mean():.3f})')
     assert len(named) > 3500 and min(within.mean(), within[unseen].mean(), whole.mean(), whole[unseen].mean()) >= .85
 

@@ -4,7 +4,8 @@ from copy import deepcopy
 from itertools import chain
 
 import numpy as np, pytest, torch
-from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, ProgressCallback, SaveModelCallback,
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, CancelFitException, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner,
+                               ProgressCallback, SaveModelCallback,
                                load_learner, noop, params, set_seed)
 from safetensors.torch import load, save
 from torch import nn
@@ -43,10 +44,14 @@ def test_the_search_for_a_rate_leaves_no_trace(shop, tmp_path, frozen):
     learn = learner(shop, tmp_path)
     learn.fit(1, 1e-3)
     if not frozen: learn.unfreeze()
-    before = copied(learn), deepcopy(learn.opt.state_dict()), learn.dls.train.rng.getstate(), random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state(), learn.model_dir, len(learn.history.rows)
+    def state():
+        return (copied(learn), deepcopy(learn.opt.state_dict()), learn.dls.train.rng.getstate(), random.getstate(),
+                np.random.get_state()[1].copy(), torch.get_rng_state(), learn.model_dir, len(learn.history.rows))
+    before = state()
     rate, curve = suggest_rate(learn, num_it=20)
-    after = copied(learn), deepcopy(learn.opt.state_dict()), learn.dls.train.rng.getstate(), random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state(), learn.model_dir, len(learn.history.rows)
-    assert same(before[0], after[0]) and before[2:4] == after[2:4] and (before[4] == after[4]).all() and torch.equal(before[5], after[5]) and before[6:] == after[6:]
+    after = state()
+    assert same(before[0], after[0]) and before[2:4] == after[2:4] and (before[4] == after[4]).all()
+    assert torch.equal(before[5], after[5]) and before[6:] == after[6:]
     for a, b in zip(before[1]['state'], after[1]['state']):
         assert a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a)
     assert learn.opt.frozen_idx == (1 if frozen else 0)
@@ -82,7 +87,7 @@ def test_an_error_in_a_fit_leaves_the_loss_function(tmp_path):
 @pytest.mark.parametrize('columns', [None, ['masterCategory']])
 def test_mixed_pictures_on_a_catalog(tmp_path, name, columns):
     shop = tiny_catalog(tmp_path/'shop', 60, **({} if columns is None else dict(label_columns=columns)))
-    assert shop[1].is_single == (columns is not None)
+    space = shop[1]; assert space.is_single == (columns is not None)
     learn = learner(shop, tmp_path, metrics=[RecallAtK(1)])
     loss = learn.loss_func
     fit_schedule(learn, 1, 1e-2, cbs=find_mix(name))
@@ -104,7 +109,8 @@ def test_cutmix_pastes_as_much_as_it_says(tmp_path):
         order, run_valid = 100, False
         def after_pred(self): seen.update(x=self.xb[0].clone(), y=self.yb[0].clone(), y1=self.cut_mix.yb1[0])
     ds = list(zip(x, y))
-    learn = Learner(DataLoaders(DataLoader(ds, bs=8), DataLoader(ds, bs=8)), nn.Sequential(nn.Flatten(), nn.Linear(768, 8)), loss_func=BCEWithLogitsLossFlat(), cbs=[find_mix('cutmix'), See()])
+    learn = Learner(DataLoaders(DataLoader(ds, bs=8), DataLoader(ds, bs=8)), nn.Sequential(nn.Flatten(), nn.Linear(768, 8)),
+                    loss_func=BCEWithLogitsLossFlat(), cbs=[find_mix('cutmix'), See()])
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     for i, (a, b, other) in enumerate(zip(seen['x'], seen['y'], seen['y1'])):
         share = (a[0] == i).float().mean()
@@ -175,7 +181,8 @@ class Loop(Callback):
         if self.t == 0: self.by_hand = {k: v.clone() for k, v in self.model.state_dict().items()}
     def after_step(self):
         self.t += 1; d = min(self.decay, (1 + self.t)/(10 + self.t))
-        self.by_hand = {k: d*self.by_hand[k] + (1 - d)*v if v.is_floating_point() else v.clone() for k, v in self.model.state_dict().items()}
+        self.by_hand = {k: d*self.by_hand[k] + (1 - d)*v if v.is_floating_point() else v.clone()
+                        for k, v in self.model.state_dict().items()}
 
 @pytest.mark.parametrize('decay', [0., .3, .99])
 def test_the_average_is_that_of_a_plain_loop(tmp_path, decay):
@@ -234,7 +241,8 @@ def test_a_resumed_average_is_that_of_a_whole_run(tmp_path, after):
         def after_epoch(self):
             if self.epoch == after:
                 state = self.ema.state()
-                tensors = save({k: v for k, v in state.items() if torch.is_tensor(v)}); numbers = json.dumps({k: v for k, v in state.items() if not torch.is_tensor(v)})
+                tensors = save({k: v for k, v in state.items() if torch.is_tensor(v)})
+                numbers = json.dumps({k: v for k, v in state.items() if not torch.is_tensor(v)})
                 self.kept = tensors, numbers, deepcopy((self.model.state_dict(), self.opt.state_dict(), self.dls.train.rng.getstate()))
     keep, whole = Keep(), tiny(tmp_path)
     whole.fit(4, 1e-2, cbs=[EMA(.8), keep])
@@ -255,8 +263,9 @@ def test_an_averaged_learner_exports_one_set_of_weights(tmp_path):
 
 def test_two_views_are_the_mean_of_picture_and_mirror(shop, tmp_path):
     learn = learner(shop, tmp_path); learn.facts.tta = 2
-    predictor, items = Predictor.from_learner(learn), shop[0]['image'][:6].tolist()
-    plain = Predictor.from_learner(learner(shop, tmp_path))
+    predictor, items = Tagger.from_learner(learn), shop[0]['image'][:6].tolist()
+    other = learner(shop, tmp_path); other.facts.tta = 1
+    plain = Tagger.from_learner(other)
     plain.model = predictor.model
     mirrored = [open_image(o).transpose(0) for o in items]
     assert (predictor.tta, plain.tta) == (2, 1)
@@ -267,13 +276,14 @@ def test_two_views_are_the_mean_of_picture_and_mirror(shop, tmp_path):
 def test_labels_and_prep_are_those_of_the_data(shop, tmp_path):
     "Other data in the same learner, as in progressive resizing: its tagger goes by them."
     learn = learner(shop, tmp_path); df, space = shop
-    learn.dls = catalog_dls(df, space, arch_prep(learn.facts.arch, 48), bs=8)
+    learn.dls = catalog_dls(df, space, arch_prep(learn.facts.arch, 48), bs=8); learn.facts.tta = 1   # as get_preds
     tagger = Tagger.from_learner(learn)
     assert tagger.prep.size == (48, 48) and tagger.arch == learn.facts.arch and tagger.decision is None
     valid = df['image'][df['split'] == 'valid'].tolist()
     assert np.allclose(tagger.scores(valid), learn.get_preds()[0], atol=1e-5)
 
 def test_the_wrong_name_is_told():
-    for call, says in [(lambda: find_mix('blend'), 'expected mixup or cutmix'), (lambda: EMA(-1), 'decay=-1'), (lambda: rarity_weights([[]]), 'picture 0 has no label'),
+    for call, says in [(lambda: find_mix('blend'), 'expected mixup or cutmix'), (lambda: EMA(-1), 'decay=-1'),
+                       (lambda: rarity_weights([[]]), 'picture 0 has no label'),
                        (lambda: balance_sampling(DataLoader([1, 2], bs=1), [1]), '1 weights for 2')]:
         with pytest.raises(CatalogError, match=says): call()

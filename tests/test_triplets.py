@@ -46,8 +46,10 @@ def rule_by_hand(targs, more_than=3):
 
 def as_grades(rows): return torch.tensor([[math.nan if o is None else o for o in row] for row in rows])
 
-GRADES = dict(jaccard=(jaccard, jaccard_by_hand), rule=(SharedRule(), lambda t: rule_by_hand(t)[0]), rule_of_2=(SharedRule(1), lambda t: rule_by_hand(t, 1)[0]))
-DISTANCES = dict(euclidean=lambda a, b: math.dist(F.normalize(a, dim=0), F.normalize(b, dim=0)), plain=lambda a, b: math.dist(a, b), cosine=lambda a, b: -F.cosine_similarity(a, b, dim=0).item())
+GRADES = dict(jaccard=(jaccard, jaccard_by_hand), rule=(SharedRule(), lambda t: rule_by_hand(t)[0]),
+              rule_of_2=(SharedRule(1), lambda t: rule_by_hand(t, 1)[0]))
+DISTANCES = dict(euclidean=lambda a, b: math.dist(F.normalize(a, dim=0), F.normalize(b, dim=0)), plain=lambda a, b: math.dist(a, b),
+                 cosine=lambda a, b: -F.cosine_similarity(a, b, dim=0).item())
 THEIRS = dict(euclidean=None, plain=LpDistance(normalize_embeddings=False), cosine=CosineSimilarity())
 
 def triplets_by_hand(d, g, how:str, margin:float):
@@ -102,11 +104,13 @@ class TestTriplets:
         wrong = [o for o in terms if o > 0]
         assert loss(emb, targs).item() == pytest.approx(sum(wrong)/len(wrong), rel=1e-4)
         for reducer, value in ((MeanReducer(), np.mean(terms)), (SumReducer(), sum(terms))):
-            assert TripletLoss(self.margin, grades=grades, how=how, distance=THEIRS[space], reducer=reducer)(emb, targs).item() == pytest.approx(value, rel=1e-4)
+            assert TripletLoss(self.margin, grades=grades, how=how, distance=THEIRS[space],
+                               reducer=reducer)(emb, targs).item() == pytest.approx(value, rel=1e-4)
 
     def test_random(self, seed, kind, space):
         _, _, _, d, g, every = self.both(seed, kind, space, 'all')
-        drawn = [list(zip(*map(torch.Tensor.tolist, mine_triplets(torch.tensor(d), as_grades(g), 'random', self.margin)))) for _ in range(3)]
+        drawn = [list(zip(*map(torch.Tensor.tolist, mine_triplets(torch.tensor(d), as_grades(g), 'random', self.margin))))
+                 for _ in range(3)]
         for o in drawn:
             assert set(o) <= set(every)
             assert Counter((a, p) for a, p, _ in o) == Counter({(a, p): 1 for a, p, _ in every})   # one for each pair
@@ -119,7 +123,8 @@ class TestTriplets:
             assert triplet_accuracy(emb, targs, margin, grades=grades, distance=THEIRS[space]) == pytest.approx(want, abs=1e-6)
 
 def test_wrong_mining():
-    with pytest.raises(CatalogError, match="'hardest' is unknown, expected one of all, hard, semihard, random"): TripletLoss(how='hardest')(*batch(0))
+    with pytest.raises(CatalogError, match="'hardest' is unknown, expected one of all, hard, semihard, random"):
+        TripletLoss(how='hardest')(*batch(0))
 
 def shares_by_hand(targs):
     y = sets(targs); count = Counter(l for o in y for l in o)
@@ -138,11 +143,13 @@ def test_contrast_loops(seed, weights, by_hand, temperature):
     assert len(terms) == len(emb) - 2      # the last two have nobody
     assert MultiLabelSupCon(temperature, weights=weights)(emb, targs).item() == pytest.approx(np.mean(terms), rel=1e-4)
 
-LOSSES = dict(graded=TripletLoss, hard=lambda: TripletLoss(how='hard'), rule=lambda: TripletLoss(.5, grades=SharedRule()), all=lambda: TripletLoss(how='all'), contrast=MultiLabelSupCon, contrast_jaccard=lambda: MultiLabelSupCon(weights=jaccard))
+LOSSES = dict(graded=TripletLoss, hard=lambda: TripletLoss(how='hard'), rule=lambda: TripletLoss(.5, grades=SharedRule()),
+              all=lambda: TripletLoss(how='all'), contrast=MultiLabelSupCon, contrast_jaccard=lambda: MultiLabelSupCon(weights=jaccard))
 
 @pytest.mark.parametrize('name', LOSSES)
 class TestLosses:
-    @pytest.mark.parametrize('targs', [torch.zeros(5, 4), torch.eye(5), torch.ones(1, 4)], ids=['no labels', 'nothing shared', 'one picture'])
+    @pytest.mark.parametrize('targs', [torch.zeros(5, 4), torch.eye(5), torch.ones(1, 4)],
+                             ids=['no labels', 'nothing shared', 'one picture'])
     def test_empty_batch(self, name, targs):
         x = torch.randn(len(targs), 3, requires_grad=True)
         loss = LOSSES[name]()(x, targs); loss.backward()
@@ -212,9 +219,11 @@ def test_guard_looks_at_whole_valid():
 def test_guard_stops(limits):
     guard = CollapseGuard(**limits); learn = toy(TripletLoss(), guard)
     learn.fit(2, 1e-2)
-    with pytest.raises(CollapsedError, match='^embeddings collapsed in epoch 3: two pictures have a mean cosine of') as e: learn.fit(5, 1e-2)
+    with pytest.raises(CollapsedError, match='^embeddings collapsed in epoch 3: two pictures have a mean cosine of') as e:
+        learn.fit(5, 1e-2)
     assert len(guard.rows) == 2 + 3 and isinstance(e.value, CatalogError)
-    with pytest.warns(UserWarning, match='embeddings collapsed in epoch 2'): toy(TripletLoss(), CollapseGuard(stop=False, patience=2, **limits)).fit(2, 1e-2)
+    with pytest.warns(UserWarning, match='embeddings collapsed in epoch 2'):
+        toy(TripletLoss(), CollapseGuard(stop=False, patience=2, **limits)).fit(2, 1e-2)
 
 @pytest.mark.parametrize('n,m,bs', [(40, 4, 8), (41, 4, 8), (10, 3, 4), (7, 7, 7), (9, 1, 3)])
 def test_sampling_is_an_epoch(n, m, bs):
@@ -256,7 +265,8 @@ def test_learner(shop, name, projection):
     emb, targs = learn.get_preds()
     assert emb.shape == ((shop[0]['split'] == 'valid').sum(), 8) and emb.isfinite().all()
     assert [type(o) for o in learn._grab_cbs(CollapseGuard)] == [CollapseGuard]
-    assert hasattr(learn.dls.train, 'alike') and torch.equal(torch.as_tensor(learn.dls.train.alike[0]), torch.stack([y for _, y in learn.dls.train_ds]).float())
+    assert hasattr(learn.dls.train, 'alike')
+    assert torch.equal(torch.as_tensor(learn.dls.train.alike[0]), torch.stack([y for _, y in learn.dls.train_ds]).float())
 
 def test_learner_from_a_run(shop, tmp_path):
     "No weights are fetched: the body is that of the run; frozen, its every number stays."
@@ -267,10 +277,13 @@ def test_learner_from_a_run(shop, tmp_path):
     head = cached_learner(learn, cbs=CollapseGuard(), folder=tmp_path); overlap_sampling(head.dls.train, head.dls.train_ds.targs, m=2)
     head.fit(1, 1e-3); learn.fit(1, 1e-3)
     for k, v in first.model[0].state_dict().items(): assert torch.equal(learn.model[0].state_dict()[k], v), k
-    with pytest.raises(CatalogError, match='build the data with start.prep'): embedding_learner(catalog_dls(df, space, arch_prep(ARCH, 48)), TripletLoss(), start=start)
+    with pytest.raises(CatalogError, match='build the data with start.prep'):
+        embedding_learner(catalog_dls(df, space, arch_prep(ARCH, 48)), TripletLoss(), start=start)
 
 def test_same_seed_same_embeddings(shop):
-    def trained(): learn = learner(shop); set_seed(1, reproducible=True); learn.fit(1, 1e-3); return Embedder(learn.model, learn.dls.prep, learn.facts.arch)(shop[0]['image'][:4])
+    def trained():
+        learn = learner(shop); set_seed(1, reproducible=True); learn.fit(1, 1e-3)
+        return Embedder(learn.model, learn.dls.prep, learn.facts.arch)(shop[0]['image'][:4])
     np.testing.assert_array_equal(trained(), trained())
 
 def test_export(shop, tmp_path):
@@ -286,7 +299,8 @@ def test_embedder(shop, tmp_path, projection):
     with torch.no_grad(): want = learn.model.eval()(torch.from_numpy(np.stack([learn.dls.prep(o) for o in images]))).numpy()
     np.testing.assert_allclose(np.linalg.norm(want, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(e.vectors, want, atol=1e-5)
-    code = f'import sys; from catalog_tagger.search.embed import load_embeddings; e = load_embeddings({str(tmp_path/"e")!r}); assert abs(e.embedder({images!r}) - e.vectors).max() < 1e-4 and "fastai" not in sys.modules'
+    code = (f'import sys; from catalog_tagger.search.embed import load_embeddings; e = load_embeddings({str(tmp_path/"e")!r}); '
+            f'assert abs(e.embedder({images!r}) - e.vectors).max() < 1e-4 and "fastai" not in sys.modules')
     subprocess.run([sys.executable, '-c', code], check=True)
 
 def test_ndcg_is_of_the_whole_fold(shop):
@@ -304,4 +318,5 @@ print(MultiLabelSupCon()(torch.randn(4, 3), torch.tensor([0, 0, 1, 1])).isfinite
 try: TripletLoss()
 except ValueError as e: print(e)'''
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert out.stdout.splitlines() == ['True', 'metric learning needs pytorch-metric-learning: pip install "catalog_tagger[metric]"'], out.stderr
+    assert out.stdout.splitlines() == ['True',
+                                       'metric learning needs pytorch-metric-learning: pip install "catalog_tagger[metric]"'], out.stderr

@@ -30,17 +30,20 @@ def test_stored_outputs(path):
     assert len(json.dumps(outputs)) < 1_000_000
 
 def notebook(path, *codes):
-    nb = dict(cells=[dict(cell_type='code', id=f'{i:08x}', metadata={}, source=o, outputs=[], execution_count=None) for i, o in enumerate(codes)],
+    nb = dict(
+        cells=[dict(cell_type='code', id=f'{i:08x}', metadata={}, source=o, outputs=[], execution_count=None) for i, o in enumerate(codes)],
               metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3')), nbformat=4, nbformat_minor=5)
     path.write_text(json.dumps(nb), encoding='utf-8')
     return path
 
 def store(path):
     env = dict(os.environ, IN_TEST='1')
-    return subprocess.run([sys.executable, root/'scripts'/'tutorials.py', path.with_suffix('')], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.run([sys.executable, root/'scripts'/'tutorials.py', path.with_suffix('')], env=env, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
 
 def test_script_stores_what_is_worth_seeing(tmp_path):
-    page = notebook(tmp_path/'page.ipynb', "#| hide\nimport os, sys; print('hidden')", "print('IN_TEST' in os.environ); print('log', file=sys.stderr)",
+    page = notebook(tmp_path/'page.ipynb', "#| hide\nimport os, sys; print('hidden')",
+                    "print('IN_TEST' in os.environ); print('log', file=sys.stderr)",
                     "import matplotlib.pyplot as plt; plt.figure(figsize=(20, 2)); plt.plot([1, 2]);")
     r = store(page)
     assert r.returncode == 0, r.stdout

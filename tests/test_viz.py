@@ -22,11 +22,13 @@ NAMES = [f'{WORDS[i % 5]} {i}' for i in range(141)]
 SPACE = LabelSpace(NAMES, {'type': NAMES}, {}, {t: dict(label=t, count=500 - 3*i, rule='kept') for i, t in enumerate(NAMES)})
 IMAGES = [np.full((80, 60, 3), i*2 % 255, np.uint8) for i in range(423)]
 KIND = np.arange(423) % 141
-DF = pd.DataFrame(dict(image=IMAGES, tags=[[NAMES[i]] for i in KIND], labels=[[NAMES[i]] for i in KIND], width=r.integers(50, 500, 423), height=r.integers(50, 500, 423)))
+DF = pd.DataFrame(dict(image=IMAGES, tags=[[NAMES[i]] for i in KIND], labels=[[NAMES[i]] for i in KIND], width=r.integers(50, 500, 423),
+                       height=r.integers(50, 500, 423)))
 SCORES = np.clip(np.eye(141)[KIND]*.5 + r.random((423, 141))*.6, 0, 1)
 ANSWERS = [[(NAMES[i], .912), (NAMES[(i + 7) % 141], .31)] for i in KIND]
 PAIRS = [[NAMES[i], NAMES[j]] for i, j in r.integers(0, 141, (500, 2)) if i != j]
-HISTORY = pd.DataFrame(dict(stage=['frozen']*3 + ['unfrozen']*4, epoch=range(1, 8), pictures=[2697*i for i in range(1, 8)], train_loss=1/np.arange(1, 8), valid_loss=1/np.arange(1, 8) + .1, recall=np.arange(7)/7))
+HISTORY = pd.DataFrame(dict(stage=['frozen']*3 + ['unfrozen']*4, epoch=range(1, 8), pictures=[2697*i for i in range(1, 8)],
+                            train_loss=1/np.arange(1, 8), valid_loss=1/np.arange(1, 8) + .1, recall=np.arange(7)/7))
 RELIABLE = pd.DataFrame(dict(score=[.1, .5, .9], right=[.2, .5, .8], low=[.1, .4, .7], high=[.3, .6, .9]))
 COVER = pd.DataFrame(dict(share=[.2, .6, 1.], n=[20, 60, 100], precision=[1, .97, .9], low=[.9, .95, .85], holds=[False, True, False]))
 
@@ -36,7 +38,8 @@ PLOTS = dict(
     neighbour_sheet=lambda: neighbour_sheet(IMAGES[:3], [IMAGES[:6]]*3, [[.9, .8, .7, .6, .5, .4]]*3, PAIRS[:3], [PAIRS[:6]]*3),
     embedding_map=lambda: embedding_map(r.random((423, 2)), IMAGES, [NAMES[i] for i in KIND]),
     bar_columns=lambda: bar_columns(pd.DataFrame(dict(found=500 - np.arange(141), missed=7), index=NAMES), 'title', xlabel='pictures'),
-    matrix_plot=lambda: matrix_plot(pd.DataFrame(r.random((45, 45)), NAMES[:45], NAMES[:45]), 'share', rows='true', columns='said', title='title'),
+    matrix_plot=lambda: matrix_plot(pd.DataFrame(r.random((45, 45)), NAMES[:45], NAMES[:45]), 'share', rows='true', columns='said',
+                                    title='title'),
     small_matrix=lambda: matrix_plot(pd.DataFrame(r.random((7, 7)), NAMES[:7], NAMES[:7]), 'share', rows='true', columns='said'),
     history_plot=lambda: history_plot(HISTORY), history_over_pictures=lambda: history_plot(HISTORY, over='pictures'),
     rate_plot=lambda: rate_plot(pd.DataFrame(dict(lr=[1e-4, 1e-3, 1e-2], loss=[.7, .5, .9])), 1e-3),
@@ -52,7 +55,9 @@ PLOTS = dict(
     error_plot=lambda: error_plot(KIND % 7 == 0, pd.DataFrame(dict(brightness=r.random(423), labels=KIND % 3))),
     share_bars=lambda: share_bars(IMAGES[0], SCORES[0], SPACE, truth=[NAMES[0]]))
 
-ONE_ROW = ('label_bars', 'bar_columns', 'label_confusion_plot', 'matrix_plot', 'small_matrix', 'cooccurrence_plot', 'confusion_plot', 'share_bars')   # where names are packed closely
+# where names are packed closely
+ONE_ROW = ('label_bars', 'bar_columns', 'label_confusion_plot', 'matrix_plot', 'small_matrix', 'cooccurrence_plot', 'confusion_plot',
+           'share_bars')
 
 @pytest.fixture(autouse=True)
 def no_figures():
@@ -68,7 +73,8 @@ def drawn(name, style='default'):
     fig.canvas.draw()
     in_cells = {o for ax in fig.axes if ax.images for o in ax.texts}
     texts = [o for o in fig.findobj(Text) if o.get_visible() and o.get_text().strip() and shown(o, fig)]
-    return [Written(o.get_text(), o.get_window_extent(), o.get_color(), o.get_fontsize(), o in in_cells) for o in texts], fig.bbox, fig.get_facecolor()
+    return [Written(o.get_text(), o.get_window_extent(), o.get_color(), o.get_fontsize(), o in in_cells)
+            for o in texts], fig.bbox, fig.get_facecolor()
 
 def shown(o, fig):
     "Ticks outside the axis and texts of axes that are switched off are there but not drawn."
@@ -158,7 +164,8 @@ def test_cooccurrence_against_a_plain_loop():
     assert cooccurrence([]).shape == (0, 0)
 
 def test_unusual_sizes_are_outside_the_fences():
-    side = np.r_[r.normal(100, 3, 200), 300, 20]; df = pd.DataFrame(dict(image='x', width=np.r_[side, 66, 150], height=np.r_[side, 150, 66]))
+    side = np.r_[r.normal(100, 3, 200), 300, 20]
+    df = pd.DataFrame(dict(image='x', width=np.r_[side, 66, 150], height=np.r_[side, 150, 66]))
     assert size_outliers(df).tolist()[-4:] == ['large', 'small', 'tall', 'wide'] and (size_outliers(df)[:200] == '').sum() > 190
     assert (size_outliers(df, reach=100)[:202] == '').all()
 
@@ -214,7 +221,8 @@ def test_looking_at_transforms_changes_no_training(dls):
     fig = transform_grid(dls['usual'], 1, 5)
     assert len([o for o in fig.axes if o.images]) == 6 and fig.axes[0].get_title(loc='left') == 'as it is'
     assert random.getstate() == state and torch.equal(torch.get_rng_state(), torch_state) and dls['usual'].train.rng.getstate() == own
-    assert (transformed(dls['usual'], 1) == transformed(dls['usual'], 1)).all() and len(np.unique(transformed(dls['usual'], 1).reshape(11, -1), axis=0)) > 1
+    assert (transformed(dls['usual'], 1) == transformed(dls['usual'], 1)).all()
+    assert len(np.unique(transformed(dls['usual'], 1).reshape(11, -1), axis=0)) > 1
     with pytest.raises(CatalogError, match='expected a training picture from 0 to 5'): transformed(dls['usual'], 6)
 
 @pytest.mark.parametrize('odd', [r'$\frac$', '$x_$', '<b>', '€ 5'])

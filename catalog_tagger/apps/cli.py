@@ -10,6 +10,7 @@ from dataclasses import fields, MISSING
 from inspect import Parameter, signature
 from json import dumps
 from pathlib import Path
+from pkgutil import iter_modules
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,7 @@ from fastcore.docments import docments
 
 from ..core.files import CatalogError, clear_for, write_json
 from ..core.config import EmbedSettings, find_preset, GROUPS, IndexSettings, PRESETS, RunConfig
+from ..catalog import readers
 from ..serve.modes import MODES
 
 # %% auto #0
@@ -280,12 +282,17 @@ def _add_option(to, name:str, t, default, text:str, positional:bool=False):
     to.add_argument(name if positional else f'--{name.replace("_", "-")}', default=argparse.SUPPRESS, help=help, **kw)
 
 # %% ../../nbs/apps/03_cli.ipynb #06000579
+def _layouts()->tuple[str, ...]:
+    "The names of the layouts, which are those of the readers' modules; none is imported."
+    return tuple(sorted(o.name for o in iter_modules(readers.__path__) if o.name != 'base'))
+
 def _add_settings(parser:argparse.ArgumentParser, settings:type, leave:set[str]):
     "The fields of a dataclass of settings as options, those of `RunConfig` by groups; none for those to `leave`."
     if settings is RunConfig:
         _add_option(parser, 'preset', Literal[tuple(PRESETS)], None, 'Take several settings by one name; options that are given win')
     for group in GROUPS if settings is RunConfig else (settings,):
         to, kinds, texts = parser.add_argument_group(group.__doc__), get_type_hints(group, include_extras=True), _texts(group)
+        if 'layout' in kinds: kinds['layout'] = Literal[_layouts()]
         for f in fields(group):
             if f.name not in leave: _add_option(to, f.name, kinds[f.name], f.default, texts[f.name])
 

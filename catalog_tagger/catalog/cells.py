@@ -55,7 +55,7 @@ DELIMS = ('\t', '|', ';', ',')  # What may part tags when nothing else is said
 def find_delim(
     cells:Iterable,  # Cells of a column of tags
 )->str|None:         # The delimiter, or None where no cell has one
-    "The delimiter that most cells have outside quotes, `#` for hashtags; raise `CatalogError` when another is in as many cells, or in half as many that lack it."
+    "The delimiter of most cells outside quotes, `#` for hashtags; `CatalogError` if another is in as many, or in half as many without it."
     cells = [o.strip() for o in cells if isinstance(o, str) and o.strip() and o.strip()[0] not in '[{']
     if sum(o[0] == '#' for o in cells) > len(cells)/2: return '#'
     held = [{d for d in DELIMS if d in re.sub('"[^"]*"', '', o)} for o in cells]

@@ -61,7 +61,8 @@ def _read(path:Path, shape:tuple)->np.memmap|None:
 # %% ../../nbs/catalog/07_picture_cache.ipynb #c76a9146
 def _no_room(folder:Path, need:int)->CatalogError:
     free, old = shutil.disk_usage(folder).free, sum(o.stat().st_size for o in folder.glob('*decoded-*'))
-    return CatalogError(f'decoded pictures need {need:,} bytes, {folder} has {free:,} free and holds {old:,} of decoded pictures: delete those, name another folder by CATALOG_TAGGER_CACHE, or train without the cache')
+    return CatalogError(f'decoded pictures need {need:,} bytes, {folder} has {free:,} free and holds {old:,} of decoded pictures: '
+                        'delete those, name another folder by CATALOG_TAGGER_CACHE, or train without the cache')
 
 def _build(path:Path, shape:tuple, rows:Iterator[np.ndarray]):
     "`_write` with a word on what an owner can do when the disk refuses."
@@ -72,7 +73,8 @@ def _build(path:Path, shape:tuple, rows:Iterator[np.ndarray]):
         _write(path, shape, rows)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT): raise _no_room(folder, need) from None
-        raise CatalogError(f'{folder} cannot hold decoded pictures: {e.strerror}; name another folder by CATALOG_TAGGER_CACHE, or train without the cache') from None
+        raise CatalogError(f'{folder} cannot hold decoded pictures: {e.strerror}; name another folder by CATALOG_TAGGER_CACHE, '
+                           'or train without the cache') from None
 
 # %% ../../nbs/catalog/07_picture_cache.ipynb #9914f980
 def cache_pictures(

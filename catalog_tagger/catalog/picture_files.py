@@ -39,13 +39,16 @@ def _named(path:Path)->Iterator[tuple[str, str|None]]:
 # %% ../../nbs/catalog/06_picture_files.ipynb #8078c0c7
 def find_pictures(
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # Pictures, folders of pictures, or a table whose column `image` holds resolved paths
-)->dict[str, str|None]:                               # Absolute paths in their order, each once; with the reason against one that must not be opened
+)->dict[str, str|None]:                               # Absolute paths in their order, each once; with the reason against one
     "The pictures that `source` names."
-    if isinstance(source, pd.DataFrame): found = {str(o).encode('utf-8', 'backslashreplace').decode(): None for o in check_columns(source)['image']}
+    if isinstance(source, pd.DataFrame):
+        found = {str(o).encode('utf-8', 'backslashreplace').decode(): None for o in check_columns(source)['image']}
     else:
         source = [source] if isinstance(source, (str, Path)) else list(source)
         found = {name: why for o in source for name, why in _named(Path(o))}
-    if not found: raise CatalogError(f'no picture in {"the table" if isinstance(source, pd.DataFrame) else ", ".join(map(str, source))}; looked for {" ".join(SUFFIXES)}')
+    if not found:
+        raise CatalogError(f'no picture in {"the table" if isinstance(source, pd.DataFrame) else ", ".join(map(str, source))}; '
+                           f'looked for {" ".join(SUFFIXES)}')
     return found
 
 # %% ../../nbs/catalog/06_picture_files.ipynb #52dde011

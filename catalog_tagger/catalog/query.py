@@ -47,7 +47,8 @@ def _found(a, b):
     if not isinstance(a, pd.Series): raise ValueError(_UNCLEAR)
     return a.isin(b if isinstance(b, list|pd.Series) else [b])
 
-_OPERATORS = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+_OPERATORS = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
+              ast.GtE: operator.ge,
               ast.In: _found, ast.NotIn: lambda a, b: ~_found(a, b)}
 _WITH_LIST = {ast.Eq: ast.In, ast.NotEq: ast.NotIn}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..core.files import CatalogError
 from ..core.table import Catalog
+from ..core.config import RunConfig
 from .readers.base import all_layouts, layouts_of, list_tables
 from .readers.folders import subfolders
 
@@ -53,11 +54,11 @@ def _check_options(layout:str, options:dict):
         raise CatalogError(f'{wrong[0]} is no option of the layout {layout}, which takes {", ".join(takes)}')
 
 def read_catalog(
-    path:str|Path,       # Folder of the catalog
-    layout:str=None,     # A name of `LAYOUTS`; None recognises it
-    *, where:str=None,   # Condition that chooses rows, as in `choose_rows`
-    min_count:int=1,     # Fewest pictures of each label, as in `drop_rare`
-    **options,           # As the reader of the layout takes them: `label_columns` of 'styles', `delim` of 'tags', `labels` of 'imaterialist'
+    path:str|Path,                      # Folder of the catalog
+    layout:str=None,                    # A name of `LAYOUTS`; None recognises it
+    *, where:str=None,                  # Condition that chooses rows, as in `choose_rows`
+    min_count:int=RunConfig.min_count,  # Fewest pictures of each label, as in `drop_rare`
+    **options,                          # As the reader takes them: `label_columns` of 'styles', `delim` of 'tags', …
 )->Catalog:
     "Read a catalog by the reader of its layout."
     layout = layout or find_layout(path)

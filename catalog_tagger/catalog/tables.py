@@ -44,7 +44,8 @@ def csv_rows(
             first = f.readline()
             yield from filter(None, csv.reader(_no_nul(chain([first], f)), delimiter=_csv_delimiter(first), strict=strict))
     except FileNotFoundError: raise CatalogError(f'{path} is not there') from None
-    except (ValueError, csv.Error, OSError) as e: raise CatalogError(f'{path} cannot be read as a CSV in UTF-8 with a header; save it as one ({e})') from None
+    except (ValueError, csv.Error, OSError) as e:
+        raise CatalogError(f'{path} cannot be read as a CSV in UTF-8 with a header; save it as one ({e})') from None
     finally: csv.field_size_limit(old)
 
 # %% ../../nbs/catalog/02_tables.ipynb #eebc1bca

@@ -39,7 +39,7 @@ class CatalogSettings:
     "Catalog and labels"
     source:str                             # Folder of the catalog
     out:str                                # Folder of the run
-    layout:str|None = None                 # Layout: styles, folders, tags, onehot, imaterialist or feidegger; recognised if not given
+    layout:str|None = None                 # Layout of the catalog; recognised if not given
     label_columns:tuple[str, ...] = ('masterCategory', 'subCategory', 'articleType')  # styles: columns of labels, coarse to fine
     where:str|None = None                  # Select rows by a condition on the columns, such as "masterCategory in ['Apparel', 'Footwear']"
     min_count:whole(1) = 1                 # Leave out the rows of labels that occur in fewer rows than this

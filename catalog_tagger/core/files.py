@@ -14,7 +14,8 @@ __all__ = ['CatalogError', 'inside', 'located', 'is_leftover', 'sweep', 'atomic_
            'write_json', 'read_json', 'strict_json', 'file_stamp']
 
 # %% ../../nbs/core/00_files.ipynb #a593092c
-class CatalogError(ValueError): "A fault of the input that its owner can mend; the message names the value, what was expected and the way out."
+class CatalogError(ValueError):
+    "A fault of the input that its owner can mend; the message names the value, what was expected and the way out."
 
 # %% ../../nbs/core/00_files.ipynb #f19dcd25
 def inside(
@@ -84,7 +85,8 @@ def finish_save(
                     if o.suffix == '.gone': (ready.parent/o.stem).unlink(missing_ok=True); o.unlink()
                     else: os.replace(o, ready.parent/o.name)
                 ready.rmdir()
-        except OSError as e: raise CatalogError(f'the last save of {folder} was interrupted and cannot be finished: {e}; make the folder writable') from None
+        except OSError as e:
+            raise CatalogError(f'the last save of {folder} was interrupted and cannot be finished: {e}; make the folder writable') from None
 
 # %% ../../nbs/core/00_files.ipynb #e7b10684
 @contextmanager
@@ -92,7 +94,7 @@ def atomic_files(
     folder:str|Path,            # Where the files shall be; made if it is not there
     names:Collection[str]=(),   # Files of the set that are removed where this block does not write them
 )->Iterator[Path]:              # A temporary folder inside `folder` to write them to
-    "Write several files that belong together: an error or a kill in the block leaves what was there, a later one is repaired by `finish_save`."
+    "Write several files that belong together: all or none. An error in the block leaves what was there, a later one `finish_save` repairs."
     folder = Path(folder); tmp = folder/_temporary(); tmp.mkdir(parents=True)
     try:
         yield tmp

@@ -60,7 +60,7 @@ def _stamps(images:Iterable[str])->Iterator[bytes]:
         except CatalogError: yield json.dumps(o).encode()
 
 def _plain(o):
-    "What stands in JSON for an `o` that it does not know."
+    "Plain JSON for an `o` that JSON does not know."
     if isinstance(o, np.ndarray): return [o.shape, str(o.dtype), _digest([o.tobytes()])]
     return vars(o) if is_dataclass(o) else repr(o)
 

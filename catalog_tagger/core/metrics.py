@@ -34,7 +34,8 @@ def _mask(x, name)->np.ndarray:
 
 def _same_shape(x, targs, name):
     if x.shape == targs.shape and x.ndim == 2 and len(x): return x, targs
-    raise CatalogError(f'{name} has shape {x.shape} and targs {targs.shape}, expected (pictures, labels) for both, with at least one picture')
+    raise CatalogError(f'{name} has shape {x.shape} and targs {targs.shape}, expected (pictures, labels) for both, '
+                       'with at least one picture')
 
 def _scored(scores, targs):
     "Checked `scores` as floats and `targs` as booleans."

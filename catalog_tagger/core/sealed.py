@@ -45,7 +45,8 @@ def _check_sums(files:Mapping[str, bytes]):
     "Are the `files` what their sums say?"
     want = ''.join(f'{hashlib.sha256(data).hexdigest()}  {o}\n' for o, data in files.items() if o != SUMS).encode()
     for told, real in zip(files[SUMS].splitlines(), want.splitlines()):
-        if told != real: raise CatalogError(f'{real.split()[1].decode()} is not what {SUMS} says; it was changed or damaged: fetch it again')
+        if told != real:
+            raise CatalogError(f'{real.split()[1].decode()} is not what {SUMS} says; it was changed or damaged: fetch it again')
     if files[SUMS] != want: raise CatalogError(f'{SUMS} does not name the other {len(files) - 1} files, each once and in their order')
 
 def read_sealed(
@@ -54,7 +55,7 @@ def read_sealed(
     what:str,                      # What such a folder is called
     optional:Collection[str]=(),   # Those that may be missing
 )->dict[str, bytes]:
-    "The files of a sealed folder, whole and unchanged; raise `CatalogError` on anything else. No other file is opened and no link followed."
+    "The files of a sealed folder, whole and unchanged, else `CatalogError`. No other file is opened and no link followed."
     folder = Path(folder)
     if not folder.is_dir(): raise CatalogError('it is no folder')
     finish_save(folder)
@@ -86,7 +87,9 @@ def read_array(
     f = BytesIO(data)
     if np.lib.format.read_magic(f) != (1, 0): raise CatalogError('its array is of another version of npy than 1.0')
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(f)
-    if dtype not in (np.float16, np.float32) or not dtype.isnative or fortran: raise CatalogError(f'its array is of {dtype}, expected float16 or float32 row by row')
+    if dtype not in (np.float16, np.float32) or not dtype.isnative or fortran:
+        raise CatalogError(f'its array is of {dtype}, expected float16 or float32 row by row')
     if len(shape) != ndim or min(shape) < 1 or len(data) - f.tell() != dtype.itemsize*int(np.prod(shape, dtype=object)):
-        raise CatalogError(f'its array has shape {repr(shape)[:80]}, which is not {ndim} axes of the {len(data) - f.tell():,} bytes that follow')
+        raise CatalogError(f'its array has shape {repr(shape)[:80]}, which is not {ndim} axes of the {len(data) - f.tell():,} bytes that '
+                           'follow')
     return np.frombuffer(data, dtype, offset=f.tell()).reshape(shape)

@@ -25,7 +25,8 @@ def rejected_table(
     rows:Iterable[tuple]=(),  # `(image, row, reason)`; `row` counts from 0 in the source
 )->pd.DataFrame:              # Columns `image`, `row` and `reason`
     "The table of pictures that cannot be used, with where they stood and why."
-    rows = [(str(image).encode('utf-8', 'backslashreplace').decode(), row, why) for image, row, why in rows]   # a name may be no text, and pandas with pyarrow takes none
+    # a name may be no text, and pandas with pyarrow takes none
+    rows = [(str(image).encode('utf-8', 'backslashreplace').decode(), row, why) for image, row, why in rows]
     return pd.DataFrame(rows, columns=['image', 'row', 'reason'])
 
 # %% ../../nbs/core/01_table.ipynb #f299c753

@@ -23,7 +23,8 @@ __all__ = ['label_bars', 'recipe_report', 'label_count_plot', 'cooccurrence', 'c
 # %% ../../nbs/report/01_data_plots.ipynb #a00586b2
 def _counted(counts:dict[str, int])->pd.DataFrame:
     "A column of pictures, the commonest tag first."
-    return pd.DataFrame(dict(pictures=pd.Series(counts, dtype=int))).rename_axis('tag').reset_index().sort_values(['pictures', 'tag'], ascending=[False, True]).set_index('tag')
+    return pd.DataFrame(dict(pictures=pd.Series(counts, dtype=int))).rename_axis('tag').reset_index().sort_values(
+        ['pictures', 'tag'], ascending=[False, True]).set_index('tag')
 
 @readable
 def label_bars(
@@ -54,7 +55,8 @@ def label_count_plot(
     table = pd.DataFrame({c: df[c].map(len).value_counts() for c in columns}).fillna(0).sort_index()
     fig, ax = plt.subplots(figsize=(6, 2.8), layout='constrained'); width = .8/len(columns)
     for i, (c, hatch) in enumerate(zip(columns, ('', '////'))):
-        bars = ax.bar(table.index + (i - (len(columns) - 1)/2)*width, table[c], width, hatch=hatch, lw=0, label=f'{c}: {df[c].map(len).mean():.1f} a picture')
+        bars = ax.bar(table.index + (i - (len(columns) - 1)/2)*width, table[c], width, hatch=hatch, lw=0,
+                      label=f'{c}: {df[c].map(len).mean():.1f} a picture')
         ax.bar_label(bars, [f'{o:,.0f}' if o else '' for o in table[c]], fontsize=6)
     ax.set(xlabel='of them on a picture', ylabel='pictures', xticks=table.index); ax.legend()
     return fig
@@ -102,7 +104,9 @@ def _scatter_sizes(ax, df:pd.DataFrame, kind:pd.Series):
     "Width and height of each picture, a mark of its own for each kind."
     for name, marker in zip(('', 'small', 'large', 'wide', 'tall'), '.v^>d'):
         o = df[kind == name]
-        if len(o): ax.scatter(o['width'], o['height'], s=16, marker=marker, alpha=.6, label=f'{name or "usual"}: {len(o):,}', zorder=3 - bool(name))
+        if len(o):
+            ax.scatter(o['width'], o['height'], s=16, marker=marker, alpha=.6, label=f'{name or "usual"}: {len(o):,}',
+                       zorder=3 - bool(name))
     ax.set(xscale='log', yscale='log', xlabel='width, px', ylabel='height, px'); ax.legend(fontsize=7)
     for axis in (ax.xaxis, ax.yaxis): axis.set_major_formatter('{x:.0f}'); axis.set_minor_formatter('{x:.0f}')
     ax.tick_params(which='both', labelsize=7); ax.tick_params(axis='x', which='both', rotation=45)
@@ -122,7 +126,8 @@ def size_plot(
     right.hist(df['width']/df['height'], 40); right.set(xlabel='width over height', ylabel='pictures')
     order = area.sort_values(kind='stable').index; n = min(n, len(df))
     shown = [*order[:n], *order[-n:]]
-    for ax, i, name in zip(bottom.subplots(1, 2*n, squeeze=False)[0], shown, ['small']*n + ['large']*n): _show(ax, df['image'][i], f'{name}: {df["width"][i]}×{df["height"][i]}')
+    for ax, i, name in zip(bottom.subplots(1, 2*n, squeeze=False)[0], shown, ['small']*n + ['large']*n):
+        _show(ax, df['image'][i], f'{name}: {df["width"][i]}×{df["height"][i]}')
     return fig
 
 # %% ../../nbs/report/01_data_plots.ipynb #1c621906
@@ -138,7 +143,8 @@ def labelled_plot(
     if not total: raise CatalogError('neither table has a picture')
     fig = plt.figure(figsize=(10, 2.6), layout='constrained'); left, right = fig.subfigures(1, 2, width_ratios=[2, 5])
     ax, axs = left.subplots(), right.subplots(2, n, squeeze=False)
-    ax.bar_label(ax.barh(list(tables), [len(o) for o in tables.values()], .6), [f' {len(o):,}, {len(o)/total:.0%}' for o in tables.values()], fontsize=8)
+    ax.bar_label(ax.barh(list(tables), [len(o) for o in tables.values()], .6),
+                 [f' {len(o):,}, {len(o)/total:.0%}' for o in tables.values()], fontsize=8)
     ax.invert_yaxis(); ax.margins(x=.5); ax.set(xlabel='pictures')
     for row, o in zip(axs, tables.values()):
         drawn = rng(seed, 'labelled').permutation(len(o))[:n]

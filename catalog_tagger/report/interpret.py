@@ -34,7 +34,8 @@ __all__ = ['NORMALISE', 'group_confusion', 'confusion_plot', 'confused_pairs', '
 def _truth(df:pd.DataFrame, x:np.ndarray, space:LabelSpace, what:str)->tuple[np.ndarray, np.ndarray]:
     "`x`, scores or answers of the pictures of `df`, as numbers from 0 to 1, and their truth as booleans."
     check_columns(df, 'labels'); x, targs = np.asarray(x, float), space.one_hot(df['labels']).astype(bool)
-    if x.shape != targs.shape: raise CatalogError(f'{what} of shape {x.shape}, expected {targs.shape}: a row for each picture, a column for each label')
+    if x.shape != targs.shape:
+        raise CatalogError(f'{what} of shape {x.shape}, expected {targs.shape}: a row for each picture, a column for each label')
     if not ((x >= 0) & (x <= 1)).all(): raise CatalogError(f'{what} are not from 0 to 1: give probabilities, not logits')
     return x, targs
 
@@ -44,7 +45,8 @@ def _said(p:np.ndarray)->np.ndarray:
 
 def _group(space:LabelSpace, group:str)->list[int]:
     "The columns of `group`."
-    if group not in space.exclusive: raise CatalogError(f'{group!r} is no exclusive group; there are {", ".join(space.exclusive) or "none"}')
+    if group not in space.exclusive:
+        raise CatalogError(f'{group!r} is no exclusive group; there are {", ".join(space.exclusive) or "none"}')
     return space.group_columns[group]
 
 # %% ../../nbs/report/02_interpret.ipynb #a3eced9d
@@ -85,7 +87,8 @@ def confusion_plot(
     table = group_confusion(df, scores, space, group, normalise=normalise)
     most = _most_confused(group_confusion(df, scores, space, group), n)
     shown = table.iloc[most, [*most, *range(len(table), table.shape[1])]]
-    return matrix_plot(shown, _UNITS[normalise], rows='true', columns='said', title=f'{group}: the {n} most confused of {len(table)}' if len(table) > n else group)
+    return matrix_plot(shown, _UNITS[normalise], rows='true', columns='said',
+                       title=f'{group}: the {n} most confused of {len(table)}' if len(table) > n else group)
 
 # %% ../../nbs/report/02_interpret.ipynb #fd1d8cd8
 def _confusions(df:pd.DataFrame, scores:np.ndarray, targs:np.ndarray, space:LabelSpace, group:str)->pd.DataFrame:
@@ -103,9 +106,12 @@ def confused_pairs(
 )->pd.DataFrame:          # `group`, `true`, `said`, `n`, `share` of the true label's pictures, `images`: the surest mistakes first
     "Which label is taken for which other of its group, the commonest mistake first."
     scores, targs = _truth(df, scores, space, 'scores'); count = dict(zip(space.vocab, targs.sum(0)))
-    one = pd.concat([pd.DataFrame(columns=['group', 'true', 'said', 'score', 'image']), *(_confusions(df, scores, targs, space, g) for g in space.exclusive)])
-    res = one.sort_values('score', ascending=False, kind='stable').groupby(['group', 'true', 'said'], as_index=False).agg(n=('image', 'size'), images=('image', list))
-    res = res.assign(share=[n/count[t] for n, t in zip(res['n'], res['true'])]).sort_values(['n', 'share'], ascending=False, kind='stable', ignore_index=True)
+    one = pd.concat([pd.DataFrame(columns=['group', 'true', 'said', 'score', 'image']),
+                     *(_confusions(df, scores, targs, space, g) for g in space.exclusive)])
+    res = one.sort_values('score', ascending=False,
+                          kind='stable').groupby(['group', 'true', 'said'], as_index=False).agg(n=('image', 'size'), images=('image', list))
+    res = res.assign(share=[n/count[t] for n, t in zip(res['n'], res['true'])]).sort_values(
+        ['n', 'share'], ascending=False, kind='stable', ignore_index=True)
     return res[['group', 'true', 'said', 'n', 'share', 'images']][:k]
 
 # %% ../../nbs/report/02_interpret.ipynb #9f47ef7e
@@ -128,11 +134,12 @@ def label_confusion(
     df:pd.DataFrame,      # A catalog with `labels`
     pred:np.ndarray,      # What was answered, 0 or 1, from `as_matrix`; shape (pictures, labels)
     space:LabelSpace,
-)->pd.DataFrame:          # Index: label; `right` (true positives), `missed` (false negatives), `wrong` (false positives), `neither` (true negatives)
+)->pd.DataFrame:          # Index: label; `right` and `wrong` (true and false positives), `missed` and `neither` (false and true negatives)
     "The 2×2 of each label by scikit-learn; a group counts the pictures that have a label of it."
     pred, targs = _truth(df, pred, space, 'pred'); res = np.zeros((len(space.vocab), 4), int); known = scored_cells(targs, space)
     for cols in _alternatives(space):
-        rows = known[:, cols[0]]; t, p = (np.pad(o[rows][:, cols], ((0, 0), (0, 1))) for o in (targs, pred > 0))   # with a column more, so that one alone is no question of two classes
+        # with a column more, so that one alone is no question of two classes
+        rows = known[:, cols[0]]; t, p = (np.pad(o[rows][:, cols], ((0, 0), (0, 1))) for o in (targs, pred > 0))
         res[cols] = multilabel_confusion_matrix(t, p)[:-1].reshape(-1, 4)
     return pd.DataFrame(res, space.vocab, ['neither', 'wrong', 'missed', 'right'])[['right', 'missed', 'wrong', 'neither']]
 
@@ -140,7 +147,7 @@ def label_confusion(
 def label_confusion_plot(
     table:pd.DataFrame,   # From `label_confusion`
 )->plt.Figure:
-    "For each label how often it was missed and how often it was said wrongly, the most mistakes first; before its name stands how often it was right."
+    "For each label how often it was missed and said wrongly, the most mistakes first; before its name is how often it was right."
     o = table.loc[(table['missed'] + table['wrong']).sort_values(ascending=False, kind='stable').index]
     return bar_columns(o[['missed', 'wrong']].set_axis([f'{n:,} ✓ {l}' for l, n in o['right'].items()]), xlabel='pictures')
 
@@ -158,7 +165,8 @@ def instead_table(
         both = missed[:, cols].T.astype(int) @ wrong[:, cols]
         rows += [(g, cols[a], cols[b], both[a, b], both[a, b]/missed[:, cols[a]].sum()) for a, b in zip(*np.nonzero(both))]
     rows = sorted(rows, key=lambda o: (-o[3], -o[4]))[:k]
-    return pd.DataFrame([(g, space.vocab[a], space.vocab[b], n, s, images[missed[:, a] & wrong[:, b]].tolist()) for g, a, b, n, s in rows], columns=['group', 'true', 'said', 'n', 'share', 'images'])
+    return pd.DataFrame([(g, space.vocab[a], space.vocab[b], n, s, images[missed[:, a] & wrong[:, b]].tolist()) for g, a, b, n, s in rows],
+                        columns=['group', 'true', 'said', 'n', 'share', 'images'])
 
 # %% ../../nbs/report/02_interpret.ipynb #58f33bdc
 def loss_cells(
@@ -179,20 +187,23 @@ def top_losses(
     k:int=18,             # Most pictures
 )->pd.DataFrame:          # `image`, `loss`, `label` that costs most, `given` (is it true?), `score` of it, `labels`
     "The pictures that cost most, the dearest first."
-    if label is not None and label not in space.vocab: raise CatalogError(f'{label!r} is no label; there are {", ".join(space.vocab[:5])} …')
+    if label is not None and label not in space.vocab:
+        raise CatalogError(f'{label!r} is no label; there are {", ".join(space.vocab[:5])} …')
     cells = loss_cells(df, scores, space)
     if label is not None: cells = np.where(np.array(space.vocab) == label, cells, np.nan)
     known = ~np.isnan(cells); loss = np.where(known, cells, 0).sum(1)/(1 if space.is_single else known.sum(1).clip(1))
     i = np.argsort(-loss, kind='stable'); i = i[known.any(1)[i]][:k]; worst = np.where(known, cells, -1)[i].argmax(1)
     given = [space.vocab[w] in o for w, o in zip(worst, df['labels'].iloc[i])]
-    return pd.DataFrame(dict(image=df['image'].to_numpy()[i], loss=loss[i], label=np.array(space.vocab, object)[worst], given=given, score=np.asarray(scores)[i, worst], labels=df['labels'].to_numpy()[i]))
+    return pd.DataFrame(dict(image=df['image'].to_numpy()[i], loss=loss[i], label=np.array(space.vocab, object)[worst], given=given,
+                             score=np.asarray(scores)[i, worst], labels=df['labels'].to_numpy()[i]))
 
 # %% ../../nbs/report/02_interpret.ipynb #9700a658
 def loss_grid(
     losses:pd.DataFrame,  # From `top_losses`
 )->plt.Figure:
     "The dearest pictures: what each costs, what was said about the label that costs most, and all that is true."
-    def caption(o): return '\n'.join([f'loss {o.loss:.2f}', f'{"is" if o.given else "is not"} {o.label}: {o.score:.2f}', *(f'· {l}' for l in o.labels)])
+    def caption(o):
+        return '\n'.join([f'loss {o.loss:.2f}', f'{"is" if o.given else "is not"} {o.label}: {o.score:.2f}', *(f'· {l}' for l in o.labels)])
     return captioned_grid(losses['image'].tolist(), [caption(o) for o in losses.itertuples()])
 
 # %% ../../nbs/report/02_interpret.ipynb #cbaa9947
@@ -223,10 +234,12 @@ def error_table(
 )->pd.DataFrame:          # `value` (mean of the bin), `least`, `most`, `n`, `wrong`, `share` with `low` and `high`
     "How often pictures are answered wrongly, from the smallest value to the largest, with 95 % intervals."
     wrong, values = np.asarray(wrong, bool), np.asarray(values, float)
-    if wrong.shape != values.shape or not len(wrong): raise CatalogError(f'{len(wrong)} answers and {len(values)} values, expected one of each for a picture')
+    if wrong.shape != values.shape or not len(wrong):
+        raise CatalogError(f'{len(wrong)} answers and {len(values)} values, expected one of each for a picture')
     df = pd.DataFrame(dict(value=values, wrong=wrong))
     bin = values if len(set(values)) <= bins else pd.qcut(values, bins, labels=False, duplicates='drop')
-    res = df.groupby(bin).agg(value=('value', 'mean'), least=('value', 'min'), most=('value', 'max'), n=('wrong', 'size'), wrong=('wrong', 'sum')).reset_index(drop=True)
+    res = df.groupby(bin).agg(value=('value', 'mean'), least=('value', 'min'), most=('value', 'max'), n=('wrong', 'size'),
+                              wrong=('wrong', 'sum')).reset_index(drop=True)
     low, high = share_bounds(res['wrong'], res['n'], .975)
     return res.assign(share=res['wrong']/res['n'], low=low, high=high)
 
@@ -237,7 +250,7 @@ def error_plot(
     facts:pd.DataFrame,   # A column for each thing that may matter, from `picture_facts`
     *, bins:int=5,        # As in `error_table`
 )->plt.Figure:
-    "Share of pictures answered wrongly over each of the `facts` that is not the same for all, with 95 % intervals; the dotted line is that of all."
+    "Share of wrong answers over each of the `facts` that differs among pictures, with 95 % intervals; the dotted line is that of all."
     tables = {c: o for c in facts if len(o := error_table(wrong, facts[c], bins=bins)) > 1}
     if not tables: raise CatalogError(f'{", ".join(facts)}: each is much the same for all pictures, so errors cannot depend on it')
     fig, axs = plt.subplots(1, len(tables), figsize=(max(2.5*len(tables), 3.5), 2.6), sharey=True, squeeze=False, layout='constrained')
@@ -260,7 +273,8 @@ def share_bars(
 )->plt.Figure:
     "A picture and the share of each class as bars, the largest above; ✓ marks what is true."
     scores = np.asarray(scores, float)
-    if scores.shape != (len(space.vocab),): raise CatalogError(f'scores have shape {scores.shape}, expected ({len(space.vocab)},): those of one picture')
+    if scores.shape != (len(space.vocab),):
+        raise CatalogError(f'scores have shape {scores.shape}, expected ({len(space.vocab)},): those of one picture')
     cols = range(len(space.vocab)) if group is None else _group(space, group)
     best = sorted(cols, key=lambda i: -scores[i])[:k]
     fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, max(2, .24*len(best) + .6)), width_ratios=[1, 2], layout='constrained')
@@ -282,7 +296,11 @@ def named_layers(
 def find_layer(model:nn.Module, name:str)->nn.Module:
     "The layer `name` of the body; raise `CatalogError` with the nearest names if there is none."
     layers = named_layers(model)
-    if name not in layers: raise CatalogError(f'layer {name!r} is unknown; did you mean {" or ".join(difflib.get_close_matches(name, layers, 3, .3)) or next(iter(layers))}? named_layers(model) tells all')
+    if name not in layers:
+        raise CatalogError(
+            f'layer {name!r} is unknown; '
+            f'did you mean {" or ".join(difflib.get_close_matches(name, layers, 3, .3)) or next(iter(layers))}? named_layers(model) '
+            'tells all')
     return layers[name]
 
 # %% ../../nbs/report/02_interpret.ipynb #de66e3bf
@@ -303,7 +321,7 @@ def filter_plot(
 
 # %% ../../nbs/report/02_interpret.ipynb #f1aa8c00
 class _Maps(nn.Module):
-    "What a layer gives as maps, shape (n, channels, height, width); `back` undoes it. Tokens become a square, those that stand for no patch aside."
+    "What a layer gives as maps, shape (n, channels, height, width); `back` undoes it. Tokens of patches become a square."
     def __init__(self, last:bool): super().__init__(); self.last = last   # `last`: do channels stand last?
 
     def forward(self, o:Tensor)->Tensor:
@@ -357,11 +375,12 @@ def activation_plot(
     maps = activations(predictor, image, layer)
     best = np.argsort(-maps.std((1, 2)), kind='stable')[:n]
     def shown(x): return np.uint8(255*plt.get_cmap('cividis')((x - x.min())/max(np.ptp(x), 1e-9))[..., :3])
-    return captioned_grid([predictor.prep.picture(image), *(shown(maps[i]) for i in best)], [layer, *(f'channel {i}' for i in best)], ncols=8, side=1.2)
+    return captioned_grid([predictor.prep.picture(image), *(shown(maps[i]) for i in best)], [layer, *(f'channel {i}' for i in best)],
+                          ncols=8, side=1.2)
 
 # %% ../../nbs/report/02_interpret.ipynb #6344bcd5
 def _last_maps(model:nn.Module)->nn.Module:
-    "The last layer whose every place has a say: the body, or in a net that pools by itself the first norm of its last block, else its last norm."
+    "The last layer before pooling: the body, or in a net that pools by itself the first norm of its last block, else its last norm."
     if getattr(_body(model), 'needs_pool', True): return _body(model)
     names = [k for k in named_layers(model) if re.fullmatch(r'blocks\.\d+\.norm1|norm', k)]
     blocks = [k for k in names if k != 'norm'] or names
@@ -372,7 +391,8 @@ def _pairs(tags:Sequence, n:int, space:LabelSpace)->list[tuple[int, str]]:
     "Number of the picture and tag: `tags` of all `n` pictures, or a list for each."
     each = [tags]*n if all(isinstance(o, str) for o in tags) else tags
     if len(each) != n: raise CatalogError(f'{len(each)} lists of tags for {n} pictures, expected one for each, or one list for all')
-    for t in {t for o in each for t in o} - set(space.vocab): raise CatalogError(f'{t!r} is no label of this model; there are {", ".join(space.vocab[:5])} …')
+    for t in {t for o in each for t in o} - set(space.vocab):
+        raise CatalogError(f'{t!r} is no label of this model; there are {", ".join(space.vocab[:5])} …')
     return [(i, t) for i, o in enumerate(each) for t in o]
 
 # %% ../../nbs/report/02_interpret.ipynb #e027a185
@@ -390,7 +410,8 @@ def heat_maps(
     for i in range(0, len(pairs), bs):
         rows, names = zip(*pairs[i:i+bs])
         with torch.enable_grad(), _hooked(m, lambda o: maps.back(maps(o), o)):
-            heat = attr.LayerGradCam(model, maps).attribute(x[list(rows)].requires_grad_(), [predictor.space.vocab.index(t) for t in names], relu_attributions=True)
+            heat = attr.LayerGradCam(model, maps).attribute(x[list(rows)].requires_grad_(), [predictor.space.vocab.index(t) for t in names],
+                                                            relu_attributions=True)
         heat = attr.LayerAttribution.interpolate(heat.detach(), predictor.prep.size, 'bilinear')[:, 0].cpu().numpy()
         for r, t, h in zip(rows, names, heat): res[r][t] = h/max(h.max(), 1e-12)
     return res
@@ -403,7 +424,7 @@ def heat_grid(
     *, layer:str=None,    # As in `heat_maps`
     side:float=1.6,       # Width of a picture, inches
 )->plt.Figure:
-    "A row for each picture: as the model gets it, then where it sees each tag, with the tag's score; the line holds what is hotter than half."
+    "A row for each picture: as the model gets it, then where it sees each tag, with its score; the line is at half of the heat."
     heats, scores, pictures, captions, lines = heat_maps(predictor, images, tags, layer=layer), predictor.scores(images), [], [], {}
     ncols = 1 + max(map(len, heats)); at = {t: i for i, t in enumerate(predictor.space.vocab)}
     for im, heat, s in zip(map(predictor.prep.picture, images), heats, scores):

@@ -29,7 +29,8 @@ __all__ = ['out_of_fold_scores', 'label_issues', 'run_issues', 'issue_grid']
 # %% ../../nbs/report/03_label_issues.ipynb #d58e4c51
 def _probe(features:np.ndarray, y:np.ndarray, C:float):
     "A linear classifier on the main directions of `features`."
-    return make_pipeline(Normalizer(), PCA(min(128, *features.shape), random_state=0), LogisticRegression(C=C, max_iter=500)).fit(features, y)
+    return make_pipeline(Normalizer(), PCA(min(128, *features.shape), random_state=0),
+                         LogisticRegression(C=C, max_iter=500)).fit(features, y)
 
 def _probe_scores(x:np.ndarray, y:np.ndarray, new:np.ndarray, n:int, C:float)->np.ndarray:
     "Share of each of `n` classes for the rows of `new`, by a probe of the classes `y` of the rows of `x`; 0 for a class that `y` lacks."
@@ -52,13 +53,16 @@ def out_of_fold_scores(
 )->np.ndarray:             # Shape of `targs`: shares in a group, a probability of each free tag
     "Probabilities of each picture by linear probes that were fitted on the other folds."
     features, targs, folds = np.asarray(features, float), np.asarray(targs).astype(bool), np.asarray(folds)
-    if not len(features) == len(targs) == len(folds): raise CatalogError(f'{len(features)} rows of features, {len(targs)} of targs and {len(folds)} folds; expected one of each for a picture')
+    if not len(features) == len(targs) == len(folds):
+        raise CatalogError(f'{len(features)} rows of features, {len(targs)} of targs and {len(folds)} folds; '
+                           'expected one of each for a picture')
     if len(np.unique(folds)) < 2: raise CatalogError('folds names one fold only; expected at least 2')
     res = np.zeros(targs.shape)
     for f in progress(np.unique(folds), 'folds'):
         rest, new = folds != f, folds == f
         for cols in _questions(space):
-            if len(cols) == 1: res[new, cols[0]] = _probe_scores(features[rest], targs[rest, cols[0]].astype(int), features[new], 2, C)[:, 1]; continue
+            if len(cols) == 1:
+                res[new, cols[0]] = _probe_scores(features[rest], targs[rest, cols[0]].astype(int), features[new], 2, C)[:, 1]; continue
             has = rest & targs[:, cols].any(1)
             res[np.ix_(new, cols)] = _probe_scores(features[has], targs[has][:, cols].argmax(1), features[new], len(cols), C)
     return res
@@ -74,15 +78,18 @@ def _group_issues(p:np.ndarray, t:np.ndarray, rows:np.ndarray, names:np.ndarray)
     p = p + 1e-9; p, given = p/p.sum(1, keepdims=True), t.argmax(1)
     flagged = _cleanlab('filter').find_label_issues(given, p, filter_by='low_self_confidence', n_jobs=1)
     best = p.argmax(1); i = np.flatnonzero(best != given)
-    return pd.DataFrame(dict(row=rows[i], kind=np.where(flagged[i], 'wrong', 'doubtful'), tag=names[given[i]], instead=names[best[i]], score=p[i, given[i]]))
+    return pd.DataFrame(dict(row=rows[i], kind=np.where(flagged[i], 'wrong', 'doubtful'), tag=names[given[i]], instead=names[best[i]],
+                             score=p[i, given[i]]))
 
 def _free_issues(p:np.ndarray, t:np.ndarray, names:np.ndarray)->pd.DataFrame:
     "Issues of free tags: a probability and a truth for each."
     has = t.any(0) & ~t.all(0); p, t, names = p[:, has], t[:, has], names[has]
     if not p.size: return pd.DataFrame(columns=_COLUMNS)
-    flagged = _cleanlab('multilabel_classification.filter').find_multilabel_issues_per_class([np.flatnonzero(o).tolist() for o in t], p, n_jobs=1)
+    flagged = _cleanlab('multilabel_classification.filter').find_multilabel_issues_per_class(
+        [np.flatnonzero(o).tolist() for o in t], p, n_jobs=1)
     rows, i = np.nonzero(flagged | (t & (p < .5))); given, why = t[rows, i], flagged[rows, i]
-    return pd.DataFrame(dict(row=rows, kind=np.select([~why, given], ['doubtful', 'wrong'], 'missing'), tag=names[i], instead='', score=np.where(given, p[rows, i], 1 - p[rows, i])))
+    return pd.DataFrame(dict(row=rows, kind=np.select([~why, given], ['doubtful', 'wrong'], 'missing'), tag=names[i], instead='',
+                             score=np.where(given, p[rows, i], 1 - p[rows, i])))
 
 # %% ../../nbs/report/03_label_issues.ipynb #f54697e2
 def label_issues(
@@ -92,13 +99,18 @@ def label_issues(
     *, k:int=None,        # Most issues; None for all
 )->pd.DataFrame:          # `image`, `kind`, `tag`, `instead`, `score`, `labels`: what is surest to be at fault first
     "Labels that are wrong, that are missing, and that are in doubt."
-    check_columns(df, 'labels'); scores, targs, names = np.asarray(scores, float), space.one_hot(df['labels']).astype(bool), np.array(space.vocab, object)
-    if scores.shape != targs.shape or not ((scores >= 0) & (scores <= 1)).all(): raise CatalogError(f'scores of shape {scores.shape}, expected {targs.shape} and numbers from 0 to 1')
+    check_columns(df, 'labels')
+    scores, targs, names = np.asarray(scores, float), space.one_hot(df['labels']).astype(bool), np.array(space.vocab, object)
+    if scores.shape != targs.shape or not ((scores >= 0) & (scores <= 1)).all():
+        raise CatalogError(f'scores of shape {scores.shape}, expected {targs.shape} and numbers from 0 to 1')
     has = {g: np.flatnonzero(targs[:, cols].any(1)) for g, cols in space.group_columns.items()}
-    found = [_group_issues(scores[np.ix_(has[g], cols)], targs[np.ix_(has[g], cols)], has[g], names[cols]) for g, cols in space.group_columns.items()]
+    found = [_group_issues(scores[np.ix_(has[g], cols)], targs[np.ix_(has[g], cols)], has[g], names[cols])
+             for g, cols in space.group_columns.items()]
     free = [o[0] for o in _questions(space)[len(found):]]
-    res = pd.concat([*found, _free_issues(scores[:, free], targs[:, free], names[free])], ignore_index=True).astype(dict(row=int, score=float))
-    order = res['kind'].map(dict(wrong=0, missing=0, doubtful=1)); res = res.assign(order=order).sort_values(['order', 'score'], kind='stable', ignore_index=True)[:k]
+    res = pd.concat([*found, _free_issues(scores[:, free], targs[:, free], names[free])],
+                    ignore_index=True).astype(dict(row=int, score=float))
+    order = res['kind'].map(dict(wrong=0, missing=0, doubtful=1))
+    res = res.assign(order=order).sort_values(['order', 'score'], kind='stable', ignore_index=True)[:k]
     return pd.DataFrame(dict(image=df['image'].to_numpy()[res['row']], **res[_COLUMNS[1:]], labels=df['labels'].to_numpy()[res['row']]))
 
 # %% ../../nbs/report/03_label_issues.ipynb #eab1d9ea
@@ -132,4 +144,6 @@ def issue_grid(
 )->plt.Figure:
     "The first issues as pictures, with what is at fault and what it might be."
     rows = issues.head(n)
-    return picture_grid(rows['image'].tolist(), truth=[[f'{o.kind}: {o.tag}', *([f'→ {o.instead}'] if o.instead else []), f'{o.score:.2f}'] for o in rows.itertuples()])
+    return picture_grid(rows['image'].tolist(),
+                        truth=[[f'{o.kind}: {o.tag}', *([f'→ {o.instead}'] if o.instead else []), f'{o.score:.2f}']
+                               for o in rows.itertuples()])

@@ -28,8 +28,10 @@ __all__ = ['readable', 'captioned_grid', 'picture_grid', 'neighbour_sheet', 'fla
 # %% ../../nbs/report/00_plots.ipynb #4e145032
 _GREY = '#767676'   # as far from white as from black
 _LINES = ('#0072b2', '#d55e00', '#009e73', '#b5651d', '#cc79a7', '#56a0d3')
-_STYLE = {'text.color': _GREY, 'axes.labelcolor': _GREY, 'axes.edgecolor': _GREY, 'xtick.color': _GREY, 'ytick.color': _GREY, 'axes.titlecolor': 'auto', 'hatch.color': 'white', 'axes.facecolor': 'none', 'figure.facecolor': 'none',
-          'savefig.facecolor': 'none', 'legend.frameon': False, 'axes.prop_cycle': plt.cycler(color=_LINES), 'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 9,
+_STYLE = {'text.color': _GREY, 'axes.labelcolor': _GREY, 'axes.edgecolor': _GREY, 'xtick.color': _GREY, 'ytick.color': _GREY,
+          'axes.titlecolor': 'auto', 'hatch.color': 'white', 'axes.facecolor': 'none', 'figure.facecolor': 'none',
+          'savefig.facecolor': 'none', 'legend.frameon': False, 'axes.prop_cycle': plt.cycler(color=_LINES), 'axes.spines.top': False,
+          'axes.spines.right': False, 'font.size': 9,
           'image.cmap': 'cividis'}
 
 def readable(
@@ -46,7 +48,8 @@ def readable(
 # %% ../../nbs/report/00_plots.ipynb #d626188a
 def _broken(line:str, most:int)->str:
     "`line` in lines of at most `most` letters, broken after a space or a = where there is one."
-    return '\n   '.join(o.strip() for o in re.findall(rf'.{{1,{most - 4}}}(?:[ =]|$)|.{{1,{most - 3}}}', line)) if len(line) > most else line
+    return '\n   '.join(o.strip()
+                        for o in re.findall(rf'.{{1,{most - 4}}}(?:[ =]|$)|.{{1,{most - 3}}}', line)) if len(line) > most else line
 
 @readable
 def captioned_grid(
@@ -103,7 +106,9 @@ def neighbour_sheet(
     *, side:float=1.5,                   # Width of a picture, inches
 )->plt.Figure:
     "A row for each query: itself, then what was found, how alike it is, and which labels it shares (✓) and which not (✗)."
-    if not len(queries) == len(similar) == len(scores): raise CatalogError(f'{len(queries)} queries, {len(similar)} lists of pictures and {len(scores)} of scores; expected one of each for a query')
+    if not len(queries) == len(similar) == len(scores):
+        raise CatalogError(f'{len(queries)} queries, {len(similar)} lists of pictures and {len(scores)} of scores; '
+                           'expected one of each for a query')
     ncols, pictures, captions = 1 + max(map(len, similar), default=0), [], []
     for i, (q, found, s) in enumerate(zip(queries, similar, scores)):
         asked, empty = None if labels is None else labels[i], ncols - 1 - len(found)
@@ -126,7 +131,8 @@ def flat_map(
     "Features of many dimensions in two: by their main directions, or by UMAP, which keeps neighbours together and not distances."
     if method not in ('pca', 'umap'): raise CatalogError(f'method={method!r}, expected pca or umap')
     x = np.asarray(features, float)
-    if x.ndim != 2 or len(x) < 3 or not np.isfinite(x).all(): raise CatalogError(f'features of shape {x.shape}, expected (pictures, features), finite, of at least 3 pictures')
+    if x.ndim != 2 or len(x) < 3 or not np.isfinite(x).all():
+        raise CatalogError(f'features of shape {x.shape}, expected (pictures, features), finite, of at least 3 pictures')
     return PCA(2, random_state=seed).fit_transform(Normalizer().fit_transform(x)) if method == 'pca' else _umap(x, seed)
 
 # %% ../../nbs/report/00_plots.ipynb #32d30ec7
@@ -216,7 +222,9 @@ def _numbers_in(ax, table:np.ndarray, top:float):
     "Write the numbers into the cells, dark on light and light on dark; 0 and nan are left out."
     whole = (np.nan_to_num(table) % 1 == 0).all()
     for (i, j), o in np.ndenumerate(table):
-        if o > 0: ax.text(j, i, f'{o:.0f}' if whole else f'{o:.2f}' if o >= .005 else '<.01', ha='center', va='center', fontsize=7, color='black' if o > .46*top else 'white')
+        if o > 0:
+            ax.text(j, i, f'{o:.0f}' if whole else f'{o:.2f}' if o >= .005 else '<.01', ha='center', va='center', fontsize=7,
+                    color='black' if o > .46*top else 'white')
 
 @readable
 def matrix_plot(
@@ -285,7 +293,8 @@ def history_plot(
     for ax, columns, name in zip(axs[:, 0], (losses, metrics), ('loss', 'score on valid')):
         _lines(ax, x, history, columns, name); _stages(ax, x, history['stage'], ax is axs[0, 0])
     _second_axis(axs[0, 0], history, over)
-    axs[-1, 0].set_xlabel(_OVER[over]); axs[-1, 0].xaxis.set_major_formatter('{x:,.0f}'); axs[-1, 0].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axs[-1, 0].set_xlabel(_OVER[over]); axs[-1, 0].xaxis.set_major_formatter('{x:,.0f}')
+    axs[-1, 0].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return fig
 
 # %% ../../nbs/report/00_plots.ipynb #1fe8c7ce
@@ -299,7 +308,8 @@ def rate_plot(
     first, fall = curve['loss'].iloc[0], curve['loss'].iloc[0] - curve['loss'].min()
     ax.plot(curve['lr'], curve['loss'], lw=1.5)
     ax.axvline(rate, ls=':', label=f'suggested: {rate:.2g}', color=_LINES[1])
-    ax.set(xscale='log', xlabel='learning rate', ylabel='loss, smoothed', ylim=(first - 1.2*fall, first + fall) if fall else None); ax.legend()
+    ax.set(xscale='log', xlabel='learning rate', ylabel='loss, smoothed', ylim=(first - 1.2*fall, first + fall) if fall else None)
+    ax.legend()
     return fig
 
 # %% ../../nbs/report/00_plots.ipynb #da86da3f
@@ -312,7 +322,9 @@ def reliability_plot(
     fig, ax = plt.subplots(figsize=(4, 3.6), layout='constrained')
     ax.plot([0, 1], [0, 1], color=_GREY, ls=':')
     for df, name, marker, color in ((before, 'before', 's', _LINES[1]), (after, 'after', 'o', _LINES[0])):
-        if df is not None: ax.errorbar(df['score'], df['right'], [df['right'] - df['low'], df['high'] - df['right']], marker=marker, ms=4, lw=1.5, elinewidth=1, color=color, label=name if after is not None else None)
+        if df is not None:
+            ax.errorbar(df['score'], df['right'], [df['right'] - df['low'], df['high'] - df['right']], marker=marker, ms=4, lw=1.5,
+                        elinewidth=1, color=color, label=name if after is not None else None)
     ax.set(xlabel='score', ylabel='share that is right', xlim=(-.02, 1.02), ylim=(-.02, 1.02))
     if after is not None: ax.legend()
     return fig
@@ -330,10 +342,12 @@ def coverage_plot(
     ax.plot(curve['share'], curve['precision'], lw=1.5, label='right of those published')
     ax.plot(curve['share'], curve['low'], lw=1.2, ls='--', color=_LINES[0], label='its lower bound')
     ax.axhline(precision, color=_GREY, ls=':')
-    ax.annotate(f'promised: {precision:g}', (1, precision), (-2, 3), xycoords=('axes fraction', 'data'), textcoords='offset points', ha='right')
+    ax.annotate(f'promised: {precision:g}', (1, precision), (-2, 3), xycoords=('axes fraction', 'data'), textcoords='offset points',
+                ha='right')
     if held == held: ax.axvline(held, color=_LINES[1], lw=1.5, label=f'publishable: {held:.0%}')
     low = curve.loc[curve['n'] >= min(30, curve['n'].max()), 'low'].min()
-    ax.set(xlabel='share published unseen', ylabel='precision', xlim=(0, 1.01), ylim=(min(low, precision) - .03, 1.005)); ax.legend(loc='lower left')
+    ax.set(xlabel='share published unseen', ylabel='precision', xlim=(0, 1.01), ylim=(min(low, precision) - .03, 1.005))
+    ax.legend(loc='lower left')
     return fig
 
 # %% ../../nbs/report/00_plots.ipynb #36f7dc8b

@@ -14,6 +14,7 @@ from ..core.files import CatalogError
 from ..core.table import json_rows
 from ..catalog.picture_files import find_pictures, open_pictures
 from ..core.process import progress
+from ..core.config import RunConfig
 from ..catalog.labels import apply_labels, find_origin
 from ..catalog.prepare import read_audited
 from ..serve.review import join_queues, review_queue
@@ -29,7 +30,7 @@ __all__ = ['review_pictures', 'evaluate_run']
 def review_pictures(
     tagger:Tagger,
     paths:str|Path|Sequence[str|Path],  # Pictures and folders of them, as in `find_pictures`
-    *, bs:int=64,                       # Pictures at a time
+    *, bs:int=RunConfig.bs,             # Pictures at a time
 )->pd.DataFrame:                        # As of `review_queue`
     "The pictures that cannot be published unseen, in the order in which a person's look pays."
     if tagger.decision is None: raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
@@ -59,10 +60,15 @@ def evaluate_run(
     unknown = sorted({t for o in df['tags'] for t in o if find_origin(t, tagger.space.provenance, tagger.space.recipe) is None})
     catalog = catalog.keep(*apply_labels(df[~known].reset_index(drop=True), tagger.space))
     df, rejected = catalog.df, catalog.rejected
-    if df.empty: raise CatalogError(f'nothing of {source} is left to score: {int(known.sum())} pictures were trained or tuned on, {len(rejected)} rejected')
+    if df.empty:
+        raise CatalogError(f'nothing of {source} is left to score: {int(known.sum())} pictures were trained or tuned on, '
+                           f'{len(rejected)} rejected')
     table, labels = score_pictures(tagger, df)
-    say(f'{len(df)} pictures of {source} scored; {int(known.sum())} left out that the run was trained or tuned on, {len(rejected)} rejected{":" if len(rejected) else ""}')
+    say(f'{len(df)} pictures of {source} scored; {int(known.sum())} left out that the run was trained or tuned on, '
+        f'{len(rejected)} rejected{":" if len(rejected) else ""}')
     report_rejected(rejected, say)
-    if unknown: say(f'{len(unknown)} labels are not known to the run and not scored: {", ".join(unknown[:5])}{" …" if len(unknown) > 5 else ""}')
+    if unknown:
+        say(f'{len(unknown)} labels are not known to the run and not scored: {", ".join(unknown[:5])}{" …" if len(unknown) > 5 else ""}')
     report_scores(table, say)
-    return dict(pictures=len(df), left_out=int(known.sum()), rejected=len(rejected), unknown_labels=unknown, scores=json_rows(table, 'index'), labels=json_rows(labels))
+    return dict(pictures=len(df), left_out=int(known.sum()), rejected=len(rejected), unknown_labels=unknown,
+                scores=json_rows(table, 'index'), labels=json_rows(labels))

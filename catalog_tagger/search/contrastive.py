@@ -22,6 +22,7 @@ from ..core.files import CatalogError, atomic_path
 from ..core.table import check_columns
 from ..core.process import interactive, rng
 from ..core.extras import need
+from ..core.config import RunConfig
 from ..catalog.images import Prep
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
@@ -71,9 +72,11 @@ def contrastive_dls(
     device=None,                # None takes a GPU when there is one
 )->DataLoaders:                 # With `prep` as attribute
     "The `DataLoaders` of pictures without labels, two crops of each."
-    if min(len(images), bs) < 2 or not len(valid): raise CatalogError(f'{len(images)} pictures to learn from, {len(valid)} to watch, {bs} a batch; expected at least 2, 1 and 2')
+    if min(len(images), bs) < 2 or not len(valid):
+        raise CatalogError(f'{len(images)} pictures to learn from, {len(valid)} to watch, {bs} a batch; expected at least 2, 1 and 2')
     larger = replace(prep, size=crop_size(prep.size, min_scale))
-    def loader(paths, **kwargs): return TwoCropsDL(cache_pictures(paths, larger, folder=cache), RandomResizedCrop(prep.size, min_scale=min_scale), **kwargs)
+    def loader(paths, **kwargs):
+        return TwoCropsDL(cache_pictures(paths, larger, folder=cache), RandomResizedCrop(prep.size, min_scale=min_scale), **kwargs)
     bs = min(bs, len(images))
     dls = DataLoaders(loader(images, bs=bs, shuffle=True, drop_last=True), loader(valid, bs=bs), device=device or default_device())
     dls.prep = prep
@@ -120,36 +123,39 @@ def projection_head(
     pool:bool=True,      # Does the body give maps?
 )->nn.Sequential:
     "The part above the body that is trained with it and dropped afterwards."
-    return nn.Sequential(*([nn.AdaptiveAvgPool2d(1), nn.Flatten()] if pool else []), nn.Linear(nf, nf, bias=False), nn.BatchNorm1d(nf), nn.ReLU(), nn.Linear(nf, n_out))
+    return nn.Sequential(*([nn.AdaptiveAvgPool2d(1), nn.Flatten()] if pool else []), nn.Linear(nf, nf, bias=False), nn.BatchNorm1d(nf),
+                         nn.ReLU(), nn.Linear(nf, n_out))
 
 @torch.no_grad()
 def _contrastive_model(a:Arch, state:dict[str, Tensor]|None, size:tuple[int, int], n_out:int)->nn.Sequential:
     "The body of `a` and a projection head on the features that it gives for pictures of `size`."
     body = cut_body(a, create_net(a, state))
-    if isinstance(body, InceptionBody): raise CatalogError(f'{a.name} gives two outputs in training, which contrastive learning does not know; use {BUNDLED} or resnet18')
+    if isinstance(body, InceptionBody):
+        raise CatalogError(f'{a.name} gives two outputs in training, which contrastive learning does not know; use {BUNDLED} or resnet18')
     shape = body.eval()(torch.zeros(1, 3, *size)).shape
     return nn.Sequential(body, projection_head(shape[1], n_out, len(shape) == 4))
 
 # %% ../../nbs/search/07_contrastive.ipynb #9eb112bc
 @delegates(Learner.__init__)
 def contrastive_learner(
-    dls:DataLoaders,       # From `contrastive_dls`
-    arch:str=BUNDLED,      # Backbone, as in `find_arch`
-    *, weights:str|Path|None='default',  # What the body starts from, as in `read_weights`; None or 'none' is from scratch
-    temperature:float=.2,  # As in `nt_xent`
-    n_out:int=128,         # Numbers in which views are compared
-    tfms:list=None,        # Batch transforms, as in `SimCLR`
-    opt:str='adamw',       # Optimiser, as in `find_optimiser`
-    metrics=None,          # None takes `twin_accuracy`, `embedding_std` and `effective_rank`
-    cbs=None,              # Callbacks beside fastai's own, `SimCLR` and `History`
+    dls:DataLoaders,          # From `contrastive_dls`
+    arch:str=RunConfig.arch,  # Backbone, as in `find_arch`
+    *, weights:str|Path|None=RunConfig.weights,  # What the body starts from, as in `read_weights`; None or 'none' is from scratch
+    temperature:float=.2,     # As in `nt_xent`
+    n_out:int=128,            # Numbers in which views are compared
+    tfms:list=None,           # Batch transforms, as in `SimCLR`
+    opt:str=RunConfig.opt,    # Optimiser, as in `find_optimiser`
+    metrics=None,             # None takes `twin_accuracy`, `embedding_std` and `effective_rank`
+    cbs=None,                 # Callbacks beside fastai's own, `SimCLR` and `History`
     **kwargs
-)->Learner:                # With `facts` and `history` as from `catalog_learner`; nothing is frozen
+)->Learner:                   # With `facts` and `history` as from `catalog_learner`; nothing is frozen
     "A fastai `Learner` that trains a body on pictures without labels."
     a = find_arch(arch)
     prep = replace(dls.prep, mean=a.mean, std=a.std)
     model = _contrastive_model(a, read_weights(a, weights), prep.size, n_out)
     if metrics is None: metrics = [twin_accuracy, embedding_std, effective_rank]
-    learn = Learner(dls, model, nt_xent(temperature), opt_func=find_optimiser(opt), metrics=metrics, cbs=[SimCLR(prep, tfms), History(), *L(cbs)], **dict(splitter=default_split) | kwargs)
+    learn = Learner(dls, model, nt_xent(temperature), opt_func=find_optimiser(opt), metrics=metrics,
+                    cbs=[SimCLR(prep, tfms), History(), *L(cbs)], **dict(splitter=default_split) | kwargs)
     if dls.device.type == 'cpu': learn.model.to(memory_format=torch.channels_last)
     if not interactive(): learn.remove_cb(ProgressCallback); learn.logger = noop
     learn.facts = TrainFacts(arch, weights not in (None, 'none'))
@@ -171,10 +177,10 @@ def save_body(
 
 # %% ../../nbs/search/07_contrastive.ipynb #8420abcb
 def few_labels(
-    df:pd.DataFrame,    # A catalog with `labels` and `split`
-    space:LabelSpace,   # Its labels
-    share:float,        # Of train that is kept, above 0 to 1
-    *, seed:int=42,     # The same seed gives a smaller share as a part of a larger one
+    df:pd.DataFrame,             # A catalog with `labels` and `split`
+    space:LabelSpace,            # Its labels
+    share:float,                 # Of train that is kept, above 0 to 1
+    *, seed:int=RunConfig.seed,  # The same seed gives a smaller share as a part of a larger one
 )->tuple[pd.DataFrame, LabelSpace]:
     "The catalog with a random share of its train pictures, and the same labels with their counts in it; the other folds stay."
     check_columns(df, 'labels', 'split')

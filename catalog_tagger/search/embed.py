@@ -22,6 +22,7 @@ from ..core.process import progress, rng
 from ..core.records import Record
 from ..core.sealed import SUMS, read_sealed, seal, told_of
 from ..core.jobs import check_counts, map_parts, part_facts, run_job
+from ..core.config import EmbedSettings, RunConfig
 from ..catalog.images import Prep
 from ..catalog.picture_files import find_pictures, open_pictures
 from ..train.backbones import arch_prep, create_net, cut_body, find_arch
@@ -60,7 +61,8 @@ class Embedder:
         "The vectors of pictures."
         items = list(items)
         if not items: raise CatalogError('no pictures to embed')
-        return np.concatenate([self.embed_opened([self.prep.picture(o) for o in items[i:i+bs]]) for i in progress(range(0, len(items), bs), 'embed')])
+        return np.concatenate(
+            [self.embed_opened([self.prep.picture(o) for o in items[i:i+bs]]) for i in progress(range(0, len(items), bs), 'embed')])
 
 # %% ../../nbs/search/04_embed.ipynb #d869b88a
 _POOLS = dict(avg='AdaptiveAvgPool2d', concat='ConcatPool')
@@ -84,10 +86,10 @@ def _until_hidden(head:nn.Module)->list[nn.Module]:
 
 # %% ../../nbs/search/04_embed.ipynb #f99cf272
 def make_embedder(
-    model:str|Tagger,               # A backbone, as in `find_arch`, or a tagger
-    layer:str='avg',                # 'avg' or 'concat' (average, and maximum beside it, of the body's maps); of a tagger also 'hidden' (below its last layer) or 'logits'
-    *, size:int|tuple[int, int]=128,   # Of a backbone's pictures, px; a tagger has its own
-    weights:str|Path='default',     # Of a backbone, as in `read_weights`
+    model:str|Tagger,                        # A backbone, as in `find_arch`, or a tagger
+    layer:str=EmbedSettings.layer,           # 'avg' of the maps, or 'concat' with their maximum; of a tagger also 'hidden', 'logits'
+    *, size:int|tuple[int, int]=128,         # Of a backbone's pictures, px; a tagger has its own
+    weights:str|Path=EmbedSettings.weights,  # Of a backbone, as in `read_weights`
 )->Embedder:
     "The embedder of a trained tagger or a pretrained backbone."
     if layer not in LAYERS: raise CatalogError(f'layer={layer!r}, expected one of {", ".join(LAYERS)}')
@@ -115,7 +117,8 @@ def fit_projection(
     "A principal component analysis by scikit-learn as a layer."
     from sklearn.decomposition import PCA
     n, d = vectors.shape
-    if not 1 <= dims <= min(n, d): raise CatalogError(f'dims={dims}, expected 1 to {min(n, d)}: no more than there are dimensions ({d}) and pictures ({n})')
+    if not 1 <= dims <= min(n, d):
+        raise CatalogError(f'dims={dims}, expected 1 to {min(n, d)}: no more than there are dimensions ({d}) and pictures ({n})')
     rows = np.sort(rng(seed, 'projection').choice(n, min(n, most), replace=False))
     pca = PCA(dims, svd_solver='covariance_eigh', random_state=0).fit(np.asarray(vectors[rows], np.float32))
     w = pca.components_/np.sqrt(np.maximum(pca.explained_variance_, 1e-9))[:, None] if whiten else pca.components_
@@ -133,7 +136,9 @@ def with_projection(embedder:Embedder, layer:nn.Linear)->Embedder:
     return Embedder(nn.Sequential(body, nn.Sequential(*head, layer, UnitLength())).eval(), embedder.prep, embedder.arch)
 
 # %% ../../nbs/search/04_embed.ipynb #4b3740ec
-EMBEDDING_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30, 'rejected.csv': 1 << 30, SUMS: 4096}   # And the most bytes of each
+# And the most bytes of each
+EMBEDDING_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30,
+                   'rejected.csv': 1 << 30, SUMS: 4096}
 
 @dataclass(frozen=True)
 class EmbedderFacts(Record):
@@ -227,17 +232,17 @@ def _finish(embedder:Embedder, files:list[Path], found:list[str], out:Path, dtyp
     return Embeddings(np.load(out/'vectors.npy', mmap_mode='r'), ids, embedder, rejected)
 
 def embed_catalog(
-    embedder:Embedder,               # Is left as it is
+    embedder:Embedder,                 # Is left as it is
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`
-    out:str|Path,                    # Folder for the vectors, their ids and the model
-    *, dtype:str='float32',          # Or 'float16', in half the room
-    dims:int=None,                   # Dimensions to keep, by `fit_projection`; None keeps all
-    whiten:bool=False,               # Give them the same variance
-    bs:int=32,                       # Pictures that go through the model together
-    chunk:int=1024,                  # Pictures in a part: what an interrupted run has to do again at most
-    workers:int=None,                # Batches at work at a time; None for as many as torch has threads, at most 4
-    resume:bool=True,                # Keep the parts that an interrupted run has left
-)->Embeddings:                       # Its vectors stay on disk and are read as they are used
+    out:str|Path,                      # Folder for the vectors, their ids and the model
+    *, dtype:str=EmbedSettings.dtype,  # Or 'float16', in half the room
+    dims:int=None,                     # Dimensions to keep, by `fit_projection`; None keeps all
+    whiten:bool=False,                 # Give them the same variance
+    bs:int=RunConfig.bs,               # Pictures that go through the model together
+    chunk:int=1024,                    # Pictures in a part: what an interrupted run has to do again at most
+    workers:int=None,                  # Batches at work at a time; None for as many as torch has threads, at most 4
+    resume:bool=True,                  # Keep the parts that an interrupted run has left
+)->Embeddings:                         # Its vectors stay on disk and are read as they are used
     "Give every picture of `source` its vector and write them to `out`."
     if dtype not in ('float32', 'float16'): raise CatalogError(f'dtype={dtype!r}, expected float32 or float16')
     check_counts(bs=bs, chunk=chunk, dims=1 if dims is None else dims)

@@ -31,7 +31,8 @@ def _recipe(kind:str, settings:Mapping[str, int])->str:
     return dict(flat='Flat', hnsw='HNSW{m},Flat', ivf_sq8='IVF{cells},SQ8', ivf_pq='IVF{cells},PQ{m}np')[kind].format(**settings)
 
 # %% ../../nbs/search/03_faiss.ipynb #157f90a0
-def vector_blocks(vectors, block:int=1 << 15)->Iterator[np.ndarray]: return (np.ascontiguousarray(vectors[i:i+block], np.float32) for i in range(0, len(vectors), block))
+def vector_blocks(vectors, block:int=1 << 15)->Iterator[np.ndarray]:
+    return (np.ascontiguousarray(vectors[i:i+block], np.float32) for i in range(0, len(vectors), block))
 
 def _train(structure, vectors, centroids, cells:int, seed:int):
     "Partition the space by k-means on some of the vectors, or as `centroids` say, and learn the codes."
@@ -44,7 +45,8 @@ def _train(structure, vectors, centroids, cells:int, seed:int):
 def make_structure(kind:str, settings:Mapping[str, int], vectors, centroids=None, seed:int=42):
     "The structure of FAISS over `vectors`; None for `exact`. The same vectors and centroids make the same one."
     if kind == 'exact': return None
-    if kind == 'ivf_pq' and len(vectors) < 256: raise CatalogError(f'ivf_pq learns 256 codes and there are {len(vectors)} vectors; use exact')
+    if kind == 'ivf_pq' and len(vectors) < 256:
+        raise CatalogError(f'ivf_pq learns 256 codes and there are {len(vectors)} vectors; use exact')
     faiss = need('faiss', kind, "build the index with kind='exact'")
     structure = faiss.index_factory(vectors.shape[1], _recipe(kind, settings), faiss.METRIC_INNER_PRODUCT)
     threads = faiss.omp_get_max_threads()

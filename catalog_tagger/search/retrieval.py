@@ -21,7 +21,8 @@ def row_numbers(rows, n:int, name:str)->np.ndarray:
         if rows.shape != (n,): raise CatalogError(f'{name} is a mask of shape {rows.shape}, expected ({n},)')
         rows = np.flatnonzero(rows)
     if not len(rows): raise CatalogError(f'{name} names no row')
-    if rows.ndim != 1 or rows.dtype.kind not in 'iu' or rows.min() < 0 or rows.max() >= n: raise CatalogError(f'{name} holds something else than row numbers below {n}')
+    if rows.ndim != 1 or rows.dtype.kind not in 'iu' or rows.min() < 0 or rows.max() >= n:
+        raise CatalogError(f'{name} holds something else than row numbers below {n}')
     return rows
 
 def group_codes(values, n:int, name:str)->np.ndarray:
@@ -67,7 +68,7 @@ def query_scores(
     Y,                   # Labels, 0 or 1, shape (n, n_labels)
     queries=None,        # Rows that ask: numbers or mask; None for all
     answers=None,        # Rows that may be answers: numbers or mask; None for all
-    *, relevant=None,    # A value for each row: answers with the query's own are hits, a missing one is never a hit; None: any shared label is
+    *, relevant=None,    # A value for each row: equal ones are hits, a missing one never is; None: any shared label is a hit
     group=None,          # A value for each row: no query is answered by its own group, and never by itself
     weights=None,        # What a shared label counts in nDCG, shape (n_labels,), such as `rarity(Y)`; None for 1
     k:int=10,            # Answers of a query

@@ -28,7 +28,8 @@ def unit_vectors(
     if v.ndim != 2 or not v.size: raise CatalogError(f'vectors have shape {v.shape}, expected (pictures, dimensions)')
     for i in range(0, len(v), block):
         length = np.linalg.norm(v[i:i+block].astype(np.float32, copy=False), axis=1); bad = ~(np.abs(length - 1) < eps)
-        if bad.any(): raise CatalogError(f'vector {i + bad.argmax()} has length {length[bad.argmax()]:.4g}, expected 1: divide each by its length')
+        if bad.any():
+            raise CatalogError(f'vector {i + bad.argmax()} has length {length[bad.argmax()]:.4g}, expected 1: divide each by its length')
     return v
 
 def check_ids(ids, n:int)->list[str]:

@@ -17,6 +17,7 @@ from ..core.table import rejected_table
 from ..core.process import progress
 from ..core.jobs import check_counts, map_parts, part_facts, run_job
 from ..core.extras import need
+from ..core.config import RunConfig
 from ..catalog.picture_files import find_pictures, open_pictures
 from .review import QUEUE_COLUMNS, review_queue
 from .tagger import Tagger
@@ -38,7 +39,7 @@ def _queue_rows(images:list[str], scores, features, tagger)->list[tuple]:
     return list(queue.assign(tags=queue['tags'].map(partial(json.dumps, ensure_ascii=False))).itertuples(index=False, name=None))
 
 def _tag_batch(predictor, options:dict, review:bool, batch:list[tuple])->list[list[tuple]]:
-    "The rows of a batch for each file of a part: tags, and the review queue where it is asked for; usable pictures go through the model together."
+    "The rows of a batch for each file of a part: tags, and the review queue if asked for; usable pictures are scored together."
     good, bad = open_pictures(predictor.prep, batch)
     names, pictures, answers, queue = list(good), list(good.values()), [], []
     if good and review:
@@ -166,18 +167,18 @@ def _tag(
 
 # %% ../../nbs/serve/13_many.ipynb #31c7c781
 def tag_many(
-    predictor,                       # A `Predictor`, or what has its `prep`, `model`, `predict` and `for_serving`; is left as it is
+    predictor,                # A `Predictor`, or what has its `prep`, `model`, `predict` and `for_serving`; is left as it is
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`
-    out:str|Path,                    # File to write, `.csv` or `.parquet`; columns as in `ANSWER_COLUMNS`
-    *, review:str|Path=None,         # File for the review queue of a `Tagger` with a decision, `.csv`; columns as in `QUEUE_COLUMNS`
-    k:int|None=3,                    # Most tags of a picture
-    min_score:float=0.,              # Least score of a free tag
-    bs:int=32,                       # Pictures that go through the model together
-    chunk:int=1024,                  # Pictures in a part: what an interrupted run has to do again at most
-    workers:int=None,                # Batches at work at a time; None for as many as torch has threads, at most 4
-    resume:bool=True,                # Keep the parts that an interrupted run has left
-    **options,                       # What else `predictor.predict` takes
-)->tuple[int, pd.DataFrame]:         # How many pictures were tagged, and the `rejected` table of those that could not be
+    out:str|Path,             # File to write, `.csv` or `.parquet`; columns as in `ANSWER_COLUMNS`
+    *, review:str|Path=None,  # File for the review queue of a `Tagger` with a decision, `.csv`; columns as in `QUEUE_COLUMNS`
+    k:int|None=3,             # Most tags of a picture
+    min_score:float=0.,       # Least score of a free tag
+    bs:int=RunConfig.bs,      # Pictures that go through the model together
+    chunk:int=1024,           # Pictures in a part: what an interrupted run has to do again at most
+    workers:int=None,         # Batches at work at a time; None for as many as torch has threads, at most 4
+    resume:bool=True,         # Keep the parts that an interrupted run has left
+    **options,                # What else `predictor.predict` takes
+)->tuple[int, pd.DataFrame]:  # How many pictures were tagged, and the `rejected` table of those that could not be
     "Write the tags of every picture of `source` to `out`: each picture once, each with at least one row, in the order of `source`."
     fast = predictor.for_serving()
     def make(options, review): return partial(_tag_parts, fast, options, review, bs)
@@ -200,19 +201,19 @@ class _Worker:
 
 # %% ../../nbs/serve/13_many.ipynb #e81b382a
 def tag_many_ray(
-    load:str|Path|Callable,          # Folder of a bundle, or a function that makes the predictor; must be there in every process
+    load:str|Path|Callable,              # Folder of a bundle, or a function that makes the predictor; must be there in every process
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`; each machine must see the same paths
-    out:str|Path,                    # As in `tag_many`
-    *, review:str|Path=None,         # As in `tag_many`
-    k:int|None=3,                    # Most tags of a picture
-    min_score:float=0.,              # Least score of a free tag
-    bs:int=32,                       # Pictures that go through the model together
-    chunk:int=1024,                  # Pictures in a part: the piece of work that a process is given
-    actors:int=None,                 # Processes; None for all processors of the cluster
+    out:str|Path,                        # As in `tag_many`
+    *, review:str|Path=None,             # As in `tag_many`
+    k:int|None=3,                        # Most tags of a picture
+    min_score:float=0.,                  # Least score of a free tag
+    bs:int=RunConfig.bs,                 # Pictures that go through the model together
+    chunk:int=1024,                      # Pictures in a part: the piece of work that a process is given
+    actors:int=None,                     # Processes; None for all processors of the cluster
     num_cpus:float=1, num_gpus:float=0,  # What each of them gets
-    resume:bool=True,                # As in `tag_many`
-    **options,                       # What else `predict` takes
-)->tuple[int, pd.DataFrame]:         # As from `tag_many`
+    resume:bool=True,                    # As in `tag_many`
+    **options,                           # What else `predict` takes
+)->tuple[int, pd.DataFrame]:             # As from `tag_many`
     "`tag_many` on a Ray cluster: the one that is connected, the one that RAY_ADDRESS names, else one on this machine."
     need('ray.data', 'tagging on a cluster'); import ray
     def make(options, review):

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..core.files import CatalogError
 from ..core.process import progress
+from ..core.config import RunConfig
 from ..catalog.images import Prep
 from ..catalog.labels import LabelSpace
 from ..train.losses import to_scores
@@ -54,7 +55,7 @@ class Predictor:
     space:LabelSpace  # Labels, in the order of the outputs
     prep:Prep         # From a picture to the model's input
     activation:str|None=None  # From logits to scores, as in `to_scores`; None is 'softmax' where a picture has one label, else 'sigmoid'
-    tta:int = 1       # Views of a picture whose scores are averaged: 1 plain, 2 and its mirror image, 3 and 4 both from nearer
+    tta:int = RunConfig.tta  # Views of a picture whose scores are averaged: 1 plain, 2 and its mirror image, 3 and 4 both from nearer
 
     @classmethod
     def from_learner(cls, learn)->Predictor:
@@ -72,15 +73,15 @@ class Predictor:
         activation = self.activation or ('softmax' if self.space.is_single else 'sigmoid')
         return torch.stack([to_scores(o, self.space, activation) for o in logits]).mean(0)
 
-    def batches(self, items:Iterable, bs:int=64, desc:str='tag')->Iterator[torch.Tensor]:
+    def batches(self, items:Iterable, bs:int=RunConfig.bs, desc:str='tag')->Iterator[torch.Tensor]:
         "`items` opened and brought to the model's device, `bs` at a time."
         items, device = list(items), next(self.model.parameters()).device
         self.model.eval()
         for i in progress(range(0, len(items), bs), desc): yield as_input([self.prep.picture(o) for o in items[i:i+bs]], self.prep, device)
 
     @torch.inference_mode()
-    def scores(self, items:Iterable, bs:int=64)->np.ndarray:  # Shape (pictures, labels), from 0 to 1
-        "Scores of pictures, `bs` at a time: shares of the classes where a picture has one label, else a probability of each label, or what `activation` says."
+    def scores(self, items:Iterable, bs:int=RunConfig.bs)->np.ndarray:  # Shape (pictures, labels), from 0 to 1
+        "Scores of pictures, `bs` at a time: shares of the classes where a picture has one label, else a probability of each label."
         none = np.empty((0, len(self.space.vocab)), np.float32)
         return np.concatenate([none] + [self.score_batch(x).cpu().numpy() for x in self.batches(items, bs)])
 
@@ -95,10 +96,10 @@ class Predictor:
 
     def predict(
         self,
-        items,                # A path, PIL image, bytes or array, or a list of them
-        *, bs:int=64,         # Pictures at a time
-        **options,            # What `answers` takes
-    ):                        # Tags with scores, best first; for a list of pictures a list of such
+        items,                   # A path, PIL image, bytes or array, or a list of them
+        *, bs:int=RunConfig.bs,  # Pictures at a time
+        **options,               # What `answers` takes
+    ):                           # Tags with scores, best first; for a list of pictures a list of such
         "The best tags of one picture or of each of several."
         several = is_several(items)
         answers = self.answers(self.scores(items if several else [items], bs), **options)

@@ -35,8 +35,10 @@ def _product(seed, i):
     gen, kind = rng(seed, 'demo', i), ARTICLES.loc[article]
     pattern = _pick(gen, list(PATTERNS)) if kind.patterned and gen.random() < .6 else 'Solid'
     return dict(article=article, colour=_pick(gen, list(COLOURS)), pattern=pattern,
-        gender=_pick(gen, kind.genders), season=_pick(gen, ['Summer', 'Summer', 'Fall', 'Winter', 'Spring']), year=int(gen.integers(2011, 2019)),
-        usage=_pick(gen, ['Casual', 'Casual', 'Casual', 'Formal', 'Sports', 'Ethnic']), brand=_pick(gen, _BRANDS), word=_pick(gen, kind.words))
+        gender=_pick(gen, kind.genders), season=_pick(gen, ['Summer', 'Summer', 'Fall', 'Winter', 'Spring']),
+        year=int(gen.integers(2011, 2019)),
+        usage=_pick(gen, ['Casual', 'Casual', 'Casual', 'Formal', 'Sports', 'Ethnic']), brand=_pick(gen, _BRANDS),
+        word=_pick(gen, kind.words))
 
 def _photo(seed, i, size):
     "The picture of product `i` and its mask."
@@ -266,7 +268,8 @@ def _post(seed, i):
     kind = ARTICLES.loc[p['article']]
     words = [_pick(gen, kind.words + kind.synonyms), *_tags(seed, i)[1:]]
     tags = [_hashtag(gen, words[o]) for o in gen.permutation(len(words))]
-    return dict(image=f'images/{row["id"]}.jpg', caption=f'My new {row["productDisplayName"]}!', hashtags=' '.join(tags) if i % 3 < 2 else '')
+    return dict(image=f'images/{row["id"]}.jpg', caption=f'My new {row["productDisplayName"]}!',
+                hashtags=' '.join(tags) if i % 3 < 2 else '')
 
 def demo_posts(
     root:str|Path,   # Folder to make; must be absent or empty
@@ -304,7 +307,8 @@ def _side_by_side(photos):
 # %% ../../nbs/testing/01_demo.ipynb #565f8283
 def _garment_row(image_id, product, mask, ids, year):
     "One row of train.csv."
-    category, *attributes = [str(ids[o]) for o in (_garment_name(product['article']), product['pattern'].lower(), product['colour'].lower())]
+    category, *attributes = [str(ids[o])
+                             for o in (_garment_name(product['article']), product['pattern'].lower(), product['colour'].lower())]
     row = dict(ImageId=image_id, EncodedPixels=mask_to_rle(mask), Height=mask.shape[0], Width=mask.shape[1])
     if year == 2019: return row | dict(ClassId='_'.join([category, *attributes]))
     return row | dict(ClassId=category, AttributesIds=','.join(attributes))
@@ -338,7 +342,8 @@ _GERMAN = dict(zip([*ARTICLES.index, *COLOURS, *PATTERNS],
 _PHRASES = {
     'de': ('{article} in {colour}', '{article}, {pattern}, Farbe: {colour}', 'Das Bild zeigt: {article}. {colour} und {pattern}.',
            'Schönes Stück ({article}) in {colour}, {pattern}', 'Für jeden Tag: {article}, {colour}'),
-    'en': ('{article} in {colour}', 'A {pattern} {article}, colour {colour}', 'The picture shows a {article}. It is {colour} and {pattern}.',
+    'en': ('{article} in {colour}', 'A {pattern} {article}, colour {colour}',
+           'The picture shows a {article}. It is {colour} and {pattern}.',
            'Nice {article} in {colour}, {pattern}', 'For every day: {colour} {article}')}
 
 def _five(seed, i, language):
@@ -357,7 +362,8 @@ def demo_feidegger(
     "Write the demo catalog as `root/FEIDEGGER_demo.json` with five descriptions a picture, and `root/images/<id>.jpg`."
     check_known('language', language, _PHRASES)
     root, df = _gallery(root, n, seed, size)
-    rows = [dict(url=f'https://img.example/shop/{o}.jpg?width=300', descriptions=_five(seed, i, language), split=i % 10) for i, o in enumerate(df.id)]
+    rows = [dict(url=f'https://img.example/shop/{o}.jpg?width=300', descriptions=_five(seed, i, language), split=i % 10)
+            for i, o in enumerate(df.id)]
     write_json(root/'FEIDEGGER_demo.json', rows)
     return root
 

@@ -90,7 +90,8 @@ def _trousers(gen):
 def _skirts(gen):
     hem, long = gen.uniform(.1, .24), gen.uniform(.68, .86)
     edge = _arc(.5, long, .5-hem, .06, 180, 0)
-    return [_fill([(.36, .14), *edge, (.64, .14)]), *_falls(gen, .2, long, 5), _fill([(.36, .13), (.64, .13), (.645, .19), (.355, .19)], 'dark')]
+    return [_fill([(.36, .14), *edge, (.64, .14)]), *_falls(gen, .2, long, 5),
+            _fill([(.36, .13), (.64, .13), (.645, .19), (.355, .19)], 'dark')]
 
 def _turn(pts, side):
     "`pts` for `side` 1, their mirror image for -1."
@@ -98,23 +99,28 @@ def _turn(pts, side):
 
 def _waist():
     "A waistband with its loops."
-    return [_fill([(.35, .08), (.65, .08), (.655, .135), (.345, .135)], 'dark'), *(_line([(x, .075), (x, .145)], 'deep', .014) for x in (.4, .6))]
+    return [_fill([(.35, .08), (.65, .08), (.655, .135), (.345, .135)], 'dark'),
+            *(_line([(x, .075), (x, .145)], 'deep', .014) for x in (.4, .6))]
 
 # %% ../../nbs/testing/00_drawing.ipynb #71d813b6
 def _handbags(gen):
     top, wide, loop = gen.uniform(.4, .48), gen.uniform(.03, .1), gen.uniform(.22, .32)
-    body = _round(_mirror([(.24, top), (.24-wide, .86)]), 2) if gen.random() < .4 else _mirror([(.22, top), (.22-wide, .84), (.26-wide, .88)])
+    soft, stiff = [(.24, top), (.24-wide, .86)], [(.22, top), (.22-wide, .84), (.26-wide, .88)]
+    body = _round(_mirror(soft), 2) if gen.random() < .4 else _mirror(stiff)
     flap = [_fill(_round(_mirror([(.24, top+.01), (.3, .66)])), 'dark')] if gen.random() < .5 else [_line([(.24, top+.08), (.76, top+.08)])]
     return [_line(_arc(.5, top+.05, .2, loop, 180, 360), 'deep', .035), _fill(body), *flap, _fill(_arc(.5, .66, .035, .03), _GOLD),
             *(_fill(_arc(x, top+.06, .022, .022), _GOLD) for x in (.31, .69))]
 
 def _backpacks(gen):
     top, wide = gen.uniform(.14, .2), gen.uniform(.2, .26)
-    straps = [_fill(_round(_turn([(.36, .2), (.2, .3), (.12, .6), (.2, .86), (.26, .84), (.22, .6), (.28, .36)], s)), 'deep') for s in (1, -1)]
+    straps = [_fill(_round(_turn([(.36, .2), (.2, .3), (.12, .6), (.2, .86), (.26, .84), (.22, .6), (.28, .36)], s)), 'deep')
+              for s in (1, -1)]
     body = _round(_mirror([(.3, top-.02), (wide, .32), (wide-.04, .9), (.34, .93)]), 2)
     pocket = _round(_mirror([(.3, .54), (.29, .86)]), 2)
-    return [*straps, _line(_arc(.5, top+.02, .07, .1, 180, 360), 'deep', .03), _fill(body), _line(_arc(.5, .4, .22, .18, 180, 360), 'deep', .014),
-            _fill(pocket, 'dark'), _line([(.33, .62), (.67, .62)], 'deep', .014), _fill([(.6, .61), (.63, .61), (.62, .7), (.61, .7)], _STEEL)]
+    return [*straps, _line(_arc(.5, top+.02, .07, .1, 180, 360), 'deep', .03), _fill(body),
+            _line(_arc(.5, .4, .22, .18, 180, 360), 'deep', .014),
+            _fill(pocket, 'dark'), _line([(.33, .62), (.67, .62)], 'deep', .014),
+            _fill([(.6, .61), (.63, .61), (.62, .7), (.61, .7)], _STEEL)]
 
 def _watches(gen):
     r, w, rim = gen.uniform(.19, .24), gen.uniform(.07, .1), (_GOLD, _STEEL)[gen.integers(2)]
@@ -124,7 +130,8 @@ def _watches(gen):
     hands = [_line([(.5, .5), (.5 + n*r*np.cos(a), .5 + n*r*np.sin(a))], hand, .018) for n, a in zip((.45, .65), gen.uniform(0, 6.3, 2))]
     strap = _mirror([(.5-.7*w, .04), (.5-w, .3), (.5-w, .7), (.5-.7*w, .96)])
     holes = [_fill(_arc(.5, y, .012, .012), 'deep') for y in (.8, .85, .9)]
-    return [_fill(strap), *holes, _fill([(.5+r, .47), (.55+r, .47), (.55+r, .53), (.5+r, .53)], rim), _fill(_arc(.5, .5, r+.03, r+.03), rim),
+    return [_fill(strap), *holes, _fill([(.5+r, .47), (.55+r, .47), (.55+r, .53), (.5+r, .53)], rim),
+            _fill(_arc(.5, .5, r+.03, r+.03), rim),
             _fill(_arc(.5, .5, r-.01, r-.01), face), *ticks, *hands, _fill(_arc(.5, .5, .018, .018), hand)]
 
 def _caps(gen):
@@ -132,7 +139,8 @@ def _caps(gen):
     dome = [*_arc(.58, .62, .32, high, 180, 360), (.88, .68), (.28, .68)]
     visor = _round([(.52, .6), (.28, .6), (.06+brim, .7), (.05+brim, .77), (.3, .72), (.58, .69)])
     seams = [_line(_arc(.58, .62, rx, high, 270, stop), width=.01) for rx, stop in ((.14, 180), (.14, 360))]
-    return [_fill(dome), *seams, _line([(.28, .65), (.88, .65)], width=.012), _fill(visor, 'dark'), _fill(_arc(.58, .62-high, .03, .02), 'deep'),
+    return [_fill(dome), *seams, _line([(.28, .65), (.88, .65)], width=.012), _fill(visor, 'dark'),
+            _fill(_arc(.58, .62-high, .03, .02), 'deep'),
             *([_fill(_arc(.42, .48, .05, .05), _CREAM)] if gen.random() < .5 else [])]
 
 # %% ../../nbs/testing/00_drawing.ipynb #97634643
@@ -140,7 +148,8 @@ def _casual_shoes(gen):
     top, sole = gen.uniform(.3, .4), (_CREAM, 'deep', (70, 55, 45))[gen.integers(3)]
     collar = [(.5, top+.02), (.6, top-.04), (.68, top+.07), (.82, top+.05), (.9, top-.04)]
     upper = _round([(.06, .7), (.08, .58), (.28, .53), *collar, (.94, .72), (.06, .72)])
-    caps = [_fill(_round(o), 'dark') for o in ([(.06, .7), (.07, .58), (.24, .53), (.27, .7)], [(.84, .7), (.82, .5), (.93, .48), (.95, .7)])]
+    caps = [_fill(_round(o), 'dark')
+            for o in ([(.06, .7), (.07, .58), (.24, .53), (.27, .7)], [(.84, .7), (.82, .5), (.93, .48), (.95, .7)])]
     under = _round([(.04, .68), (.96, .68), (.96, .79), (.04, .79)])
     laces = [_line([(x, y-.02), (x+.09, y+.05)], _CREAM, .018) for x, y in zip(np.linspace(.31, .48, 4), np.linspace(.54, top+.07, 4))]
     return [_fill(upper), *caps, *laces, _line([(.4, .68), (.55, .5), (.62, .68)], 'light', .02), _fill(under, sole)]
@@ -159,18 +168,18 @@ def _heels(gen):
 _ANY, _LADIES = 'Men Men Men Women Women Women Unisex Boys Girls'.split(), 'Women Women Women Women Women Women Women Girls'.split()
 
 ARTICLES = pd.DataFrame([
-    ('Tshirts',      'Topwear',    'Apparel',     5, _ANY,    True,  ['Tshirt', 'Tshirts', 'T-shirt'],         ['Tee', 'Crew Neck'],     _tshirts),
-    ('Shirts',       'Topwear',    'Apparel',     4, _ANY,    True,  ['Shirt', 'Shirts', 'Casual Shirt'],      ['Button-Down'],          _shirts),
-    ('Tops',         'Topwear',    'Apparel',     3, _LADIES, True,  ['Top', 'Tops'],                          ['Blouse'],               _tops),
-    ('Jeans',        'Bottomwear', 'Apparel',     3, _ANY,    False, ['Jeans', 'Pair of Jeans'],               ['Denims'],               _jeans),
-    ('Trousers',     'Bottomwear', 'Apparel',     2, _ANY,    True,  ['Trouser', 'Trousers'],                  ['Chinos', 'Pants'],      _trousers),
-    ('Skirts',       'Bottomwear', 'Apparel',     1, _LADIES, True,  ['Skirt', 'Skirts'],                      ['Mini'],                 _skirts),
-    ('Handbags',     'Bags',       'Accessories', 2, _LADIES, True,  ['Handbag', 'Handbags', 'Hand Bag'],      ['Purse', 'Tote'],        _handbags),
-    ('Backpacks',    'Bags',       'Accessories', 1, _ANY,    True,  ['Backpack', 'Backpacks'],                ['Rucksack'],             _backpacks),
-    ('Watches',      'Watches',    'Accessories', 2, _ANY,    False, ['Watch', 'Watches', 'Dial Watch'],       ['Chronograph'],          _watches),
-    ('Caps',         'Headwear',   'Accessories', 1, _ANY,    True,  ['Cap', 'Caps'],                          ['Snapback'],             _caps),
-    ('Casual Shoes', 'Shoes',      'Footwear',    4, _ANY,    False, ['Casual Shoe', 'Casual Shoes'], ['Sneakers', 'Trainers'], _casual_shoes),
-    ('Heels',        'Shoes',      'Footwear',    2, _LADIES, False, ['Heel', 'Heels', 'Heeled Shoes'],        ['Pumps', 'Stilettos'],   _heels),
+    ('Tshirts',      'Topwear',    'Apparel',     5, _ANY, True, ['Tshirt', 'Tshirts', 'T-shirt'], ['Tee', 'Crew Neck'], _tshirts),
+    ('Shirts',       'Topwear',    'Apparel',     4, _ANY, True, ['Shirt', 'Shirts', 'Casual Shirt'], ['Button-Down'], _shirts),
+    ('Tops',         'Topwear',    'Apparel',     3, _LADIES, True, ['Top', 'Tops'], ['Blouse'], _tops),
+    ('Jeans',        'Bottomwear', 'Apparel',     3, _ANY, False, ['Jeans', 'Pair of Jeans'], ['Denims'], _jeans),
+    ('Trousers',     'Bottomwear', 'Apparel',     2, _ANY, True, ['Trouser', 'Trousers'], ['Chinos', 'Pants'], _trousers),
+    ('Skirts',       'Bottomwear', 'Apparel',     1, _LADIES, True, ['Skirt', 'Skirts'], ['Mini'], _skirts),
+    ('Handbags',     'Bags',       'Accessories', 2, _LADIES, True, ['Handbag', 'Handbags', 'Hand Bag'], ['Purse', 'Tote'], _handbags),
+    ('Backpacks',    'Bags',       'Accessories', 1, _ANY, True, ['Backpack', 'Backpacks'], ['Rucksack'], _backpacks),
+    ('Watches',      'Watches',    'Accessories', 2, _ANY, False, ['Watch', 'Watches', 'Dial Watch'], ['Chronograph'], _watches),
+    ('Caps',         'Headwear',   'Accessories', 1, _ANY, True, ['Cap', 'Caps'], ['Snapback'], _caps),
+    ('Casual Shoes', 'Shoes',      'Footwear',    4, _ANY, False, ['Casual Shoe', 'Casual Shoes'], ['Sneakers', 'Trainers'], _casual_shoes),
+    ('Heels',        'Shoes',      'Footwear',    2, _LADIES, False, ['Heel', 'Heels', 'Heeled Shoes'], ['Pumps', 'Stilettos'], _heels),
 ], columns='articleType subCategory masterCategory weight genders patterned words synonyms draw'.split()).set_index('articleType')
 
 # %% ../../nbs/testing/00_drawing.ipynb #a9f6df81

@@ -35,7 +35,8 @@ def food_posts(
     def tags():
         theme = themes[r.choice(len(themes), p=p)]
         return [*dict.fromkeys([*r.choice(theme, r.integers(1, 3)).tolist(), *r.choice(PLAIN, r.integers(0, 3)).tolist()])]
-    return pd.DataFrame({'image': [f'{i}.jpg' for i in range(n)], 'tags': [tags() + ([RARE[i % 3]] if i % 400 < 3 else []) for i in range(n)]})
+    return pd.DataFrame(
+        {'image': [f'{i}.jpg' for i in range(n)], 'tags': [tags() + ([RARE[i % 3]] if i % 400 < 3 else []) for i in range(n)]})
 
 # %% ../../nbs/testing/03_food.ipynb #732574b7
 ALIASES = {'yogurt': ['yoghurt'], 'shrimp': ['prawn'], 'chickpea': ['garbanzo'], 'vegetarian': ['vegan']}

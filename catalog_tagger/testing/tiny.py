@@ -48,7 +48,8 @@ def tiny_space()->LabelSpace:
     "Ten labels: two nested groups and two free tags."
     types = ['Tshirts', 'Shirts', 'Jeans', 'Heels', 'Flats', 'Sandals']
     parents = {t: 'Apparel' if i < 3 else 'Footwear' for i, t in enumerate(types)}
-    return LabelSpace(['Apparel', 'Footwear', *types, 'new', 'sale'], {'masterCategory': ['Apparel', 'Footwear'], 'articleType': types}, parents, {})
+    return LabelSpace(['Apparel', 'Footwear', *types, 'new', 'sale'], {'masterCategory': ['Apparel', 'Footwear'], 'articleType': types},
+                      parents, {})
 
 def tiny_scores(
     n:int=1200,   # Pictures
@@ -78,7 +79,8 @@ def tiny_tagger(
     from catalog_tagger.serve.tagger import Tagger
     from catalog_tagger.train.backbones import arch_prep, find_arch
     from catalog_tagger.train.heads import build_model
-    head = [dict(layer='AdaptiveAvgPool2d'), dict(layer='Flatten'), dict(layer='Linear', in_features=288, out_features=len(space.vocab), bias=True)]
+    head = [dict(layer='AdaptiveAvgPool2d'), dict(layer='Flatten'),
+            dict(layer='Linear', in_features=288, out_features=len(space.vocab), bias=True)]
     torch.manual_seed(seed)
     return Tagger(build_model(find_arch(TINY_ARCH), head)[0].eval(), space, arch_prep(TINY_ARCH, size), arch=TINY_ARCH)
 
@@ -92,7 +94,8 @@ def tiny_learner(
     **kwargs,           # For fastai's `Learner`
 ):                      # A `Learner` that shows nothing while it trains
     "A fastai `Learner` on random numbers: a body with BatchNorm and a head, in two groups, on 64 rows of train and 32 of valid."
-    from fastai.vision.all import BCEWithLogitsLossFlat, DataLoader, DataLoaders, Learner, ProgressCallback, nn, noop, params, set_seed, torch
+    from fastai.vision.all import (BCEWithLogitsLossFlat, DataLoader, DataLoaders, Learner, ProgressCallback, nn, noop,
+                                   params, set_seed, torch)
     set_seed(seed, reproducible=True)
     x = torch.randn(96, 7)
     rows = list(zip(x, (x[:, :5] + x[:, 2:] > .8).float() if y is None else y))

@@ -59,7 +59,9 @@ def _check_frozen(learn:Learner, x:Tensor):
         if any(o.requires_grad for o in m.parameters(recurse=False)): m.eval()   # it learns, so it may move
     moving = body(x)
     change = ((moving[0] if isinstance(moving, tuple) else moving) - still).abs().mean()/still.abs().mean()
-    if not change < 1e-3: raise CatalogError(f'the frozen body gives other features in training than in evaluation ({change:.0%} apart): its BatchNorm takes each batch\'s own statistics; add FrozenStats() to the callbacks')
+    if not change < 1e-3:
+        raise CatalogError(f'the frozen body gives other features in training than in evaluation ({change:.0%} apart): '
+                           'its BatchNorm takes each batch\'s own statistics; add FrozenStats() to the callbacks')
 
 # %% ../../nbs/train/06_checks.ipynb #0cabca85
 def _within_01(o:Tensor)->bool: return bool(o.min() >= 0 and 0 < o.max() <= 1)
@@ -70,19 +72,26 @@ def _check_logits(learn:Learner, x:Tensor):
     out = model(x)
     if torch.equal(act(out), out): return   # a loss on probabilities
     if _within_01(out) and _within_01(model(100*x)):
-        raise CatalogError('the model answers between 0 and 1 whatever it is given, and its loss takes logits: a sigmoid or softmax stands at the end of the head; remove it, the loss has its own')
+        raise CatalogError('the model answers between 0 and 1 whatever it is given, and its loss takes logits: '
+                           'a sigmoid or softmax stands at the end of the head; remove it, the loss has its own')
 
 def _check_falls(learn:Learner, x:Tensor, y:Tensor, steps:int=3):
     "Does the loss of one batch fall in a few steps?"
     learning = [p for p, *_ in learn.opt.all_params() if p.requires_grad]
-    if not learning: raise CatalogError('nothing would learn: no parameter asks for a gradient; learn.freeze() lets the head learn, learn.unfreeze() everything')
+    if not learning:
+        raise CatalogError('nothing would learn: no parameter asks for a gradient; learn.freeze() lets the head learn, '
+                           'learn.unfreeze() everything')
     _train_modes(learn); opt, losses = torch.optim.Adam(learning, lr=1e-4), []
     for _ in range(steps + 1):
         loss = learn.loss_func(learn.model(x), y); losses.append(loss.item())
-        if not math.isfinite(losses[0]) or losses[0] == 0: raise CatalogError(f'the loss of the first batch is {losses[0]:.3g} before anything was learned: look at its labels and at loss_func')
+        if not math.isfinite(losses[0]) or losses[0] == 0:
+            raise CatalogError(f'the loss of the first batch is {losses[0]:.3g} before anything was learned: '
+                               'look at its labels and at loss_func')
         if not loss.requires_grad: break
         opt.zero_grad(); loss.backward(); opt.step()
-    if not losses[-1] < losses[0]: raise CatalogError(f'the loss does not fall on one batch: {losses[0]:.4g}, after {steps} steps {losses[-1]:.4g}; nothing that learns has a part in it, or loss_func grows with better answers')
+    if not losses[-1] < losses[0]:
+        raise CatalogError(f'the loss does not fall on one batch: {losses[0]:.4g}, after {steps} steps {losses[-1]:.4g}; '
+                           'nothing that learns has a part in it, or loss_func grows with better answers')
 
 # %% ../../nbs/train/06_checks.ipynb #a0eba1ef
 def check_learner(

@@ -12,6 +12,7 @@ from fastai.vision.all import *
 
 from ..core.files import CatalogError
 from ..core.table import check_columns
+from ..core.config import RunConfig
 from ..catalog.images import Prep, fit_image, open_image
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
@@ -43,15 +44,15 @@ class FitImage(Transform):
 
 # %% ../../nbs/train/04_data.ipynb #de840d53
 def train_tfms(
-    *, flip:float=.5,         # Share of pictures mirrored left to right
-    flip_vert:bool=False,     # Turn and mirror in all eight ways instead, for things without an up
-    max_rotate:float=10.,     # Largest turn, degrees; corners are filled with black
-    p_rotate:float=.75,       # Share of pictures turned
-    max_lighting:float=.2,    # Largest change of brightness and contrast, 0 to 1
-    p_lighting:float=.75,     # Share of pictures relit
-    jitter:float=0.,          # Largest change of saturation and, by a tenth of it, of hue; 0 to 1
-    p_gray:float=0.,          # Share of pictures made grey
-)->list:                      # fastai batch transforms
+    *, flip:float=RunConfig.flip,               # Share of pictures mirrored left to right
+    flip_vert:bool=RunConfig.flip_vert,         # Turn and mirror in all eight ways instead, for things without an up
+    max_rotate:float=RunConfig.max_rotate,      # Largest turn, degrees; corners are filled with black
+    p_rotate:float=.75,                         # Share of pictures turned
+    max_lighting:float=RunConfig.max_lighting,  # Largest change of brightness and contrast, 0 to 1
+    p_lighting:float=.75,                       # Share of pictures relit
+    jitter:float=RunConfig.jitter,              # Largest change of saturation and, by a tenth of it, of hue; 0 to 1
+    p_gray:float=RunConfig.p_gray,              # Share of pictures made grey
+)->list:                                        # fastai batch transforms
     "What happens to a batch of training pictures; a strength of 0 leaves its transform out."
     black = dict(pad_mode=PadMode.Zeros)
     tfms = [flip and (Dihedral if flip_vert else Flip)(p=flip, **black),
@@ -85,12 +86,12 @@ def crop_size(
 
 # %% ../../nbs/train/04_data.ipynb #8932b0eb
 def catalog_block(
-    space:LabelSpace,               # Labels, as fitted on train
-    prep:Prep,                      # Input size and the backbone's statistics
-    *, item_tfms:list=None,         # For training pictures; None is `RandomResizedCrop(prep.size, min_scale)`
-    batch_tfms:list=None,           # For training batches; None is `train_tfms()`
-    min_scale:float=.5,             # Smallest share of a picture that the random crop keeps
-)->DataBlock:                       # Over a catalog with `image`, `labels` and `split`
+    space:LabelSpace,                     # Labels, as fitted on train
+    prep:Prep,                            # Input size and the backbone's statistics
+    *, item_tfms:list=None,               # For training pictures; None is `RandomResizedCrop(prep.size, min_scale)`
+    batch_tfms:list=None,                 # For training batches; None is `train_tfms()`
+    min_scale:float=RunConfig.min_scale,  # Smallest share of a picture that the random crop keeps
+)->DataBlock:                             # Over a catalog with `image`, `labels` and `split`
     "A fastai `DataBlock` from the catalog table to normalised pictures and targets."
     crop = [RandomResizedCrop(prep.size, min_scale=min_scale, split_idx=0)] if item_tfms is None else item_tfms
     opened = OpenImage(crop_size(prep.size, min_scale) if item_tfms is None else None, prep.size)
@@ -147,14 +148,16 @@ def do_batch(self:PictureCacheDL, b):
     return TensorImage(x.contiguous()), self.targets[b]    # normalising channels_last costs more than turning it
 
 # %% ../../nbs/train/04_data.ipynb #f68d3604
-def _cached(dls:CatalogDLs, df:pd.DataFrame, folder:str|Path, *, item_tfms=None, min_scale:float=.5, **kwargs)->CatalogDLs:
+def _cached(dls:CatalogDLs, df:pd.DataFrame, folder:str|Path, *, item_tfms=None, min_scale:float=RunConfig.min_scale, **kwargs)->CatalogDLs:
     "`dls` with decoded pictures: valid as `Prep` makes them, train larger, for random crops."
     def over(dl, rows, prep, crop=None):
         pictures = cache_pictures(df['image'].iloc[rows], prep, folder=folder)
         return PictureCacheDL.over(dl, pictures, _targets(dls.space, df['labels'].iloc[rows]), crop)
     prep, (train, valid) = dls.prep, _folds(df)
     dls.valid = over(dls.valid, valid, prep)
-    if item_tfms is None: dls.train = over(dls.train, train, replace(prep, size=crop_size(prep.size, min_scale)), RandomResizedCrop(prep.size, min_scale=min_scale))
+    if item_tfms is None:
+        dls.train = over(dls.train, train, replace(prep, size=crop_size(prep.size, min_scale)),
+                         RandomResizedCrop(prep.size, min_scale=min_scale))
     return dls
 
 # %% ../../nbs/train/04_data.ipynb #f51e7d8c
@@ -175,15 +178,15 @@ class CatalogDLs(DataLoaders):
 # %% ../../nbs/train/04_data.ipynb #a457ce29
 @delegates(catalog_block)
 def catalog_dls(
-    df:pd.DataFrame,        # A catalog with `image`, `labels` and `split`
-    space:LabelSpace,       # Labels, as fitted on train
-    prep:Prep,              # Input size and the backbone's statistics
-    *, bs:int=64,           # Pictures a batch, at most the size of train
-    num_workers:int=0,      # Processes that open pictures; on two cores none is fastest
-    device=None,            # None takes a GPU when there is one
-    cache:str|Path=None,    # Folder of decoded pictures, such as `cache_folder()`; None opens the files each time
+    df:pd.DataFrame,                        # A catalog with `image`, `labels` and `split`
+    space:LabelSpace,                       # Labels, as fitted on train
+    prep:Prep,                              # Input size and the backbone's statistics
+    *, bs:int=RunConfig.bs,                 # Pictures a batch, at most the size of train
+    num_workers:int=RunConfig.num_workers,  # Processes that open pictures; on two cores none is fastest
+    device=None,                            # None takes a GPU when there is one
+    cache:str|Path=None,                    # Folder of decoded pictures, such as `cache_folder()`; None opens the files each time
     **kwargs
-)->CatalogDLs:              # `train` and `valid`, with `space` and `prep` as attributes
+)->CatalogDLs:                              # `train` and `valid`, with `space` and `prep` as attributes
     "The `DataLoaders` of a labelled and split catalog; `dls.test_dl(df, with_labels=True)` opens any other table the same way."
     check_columns(df, 'labels', 'split')
     n = [len(o) for o in _folds(df)]

@@ -29,8 +29,10 @@ def _is_size(o)->bool: return type(o) is int and 0 < o < 2**31
 def _is_share(o)->bool: return type(o) in (int, float) and 0 <= o <= 1
 def _is_flag(o)->bool: return type(o) is bool
 
-_LAYERS = {'ConcatPool': (ConcatPool, {}), 'UnitLength': (UnitLength, {}), 'AdaptiveAvgPool2d': (partial(nn.AdaptiveAvgPool2d, 1), {}), 'Flatten': (nn.Flatten, {}), 'Dropout': (nn.Dropout, dict(p=_is_share)),
-           'Linear': (nn.Linear, dict(in_features=_is_size, out_features=_is_size, bias=_is_flag)), 'BatchNorm1d': (nn.BatchNorm1d, dict(num_features=_is_size, eps=_is_share)),
+_LAYERS = {'ConcatPool': (ConcatPool, {}), 'UnitLength': (UnitLength, {}), 'AdaptiveAvgPool2d': (partial(nn.AdaptiveAvgPool2d, 1), {}),
+           'Flatten': (nn.Flatten, {}), 'Dropout': (nn.Dropout, dict(p=_is_share)),
+           'Linear': (nn.Linear, dict(in_features=_is_size, out_features=_is_size, bias=_is_flag)),
+           'BatchNorm1d': (nn.BatchNorm1d, dict(num_features=_is_size, eps=_is_share)),
            **{o.__name__: (o, {}) for o in (nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Identity)}}
 
 # %% ../../nbs/train/01_heads.ipynb #a7b4b5f3
@@ -41,7 +43,8 @@ def _describe(m:nn.Module)->dict:
     known = type(m) in (ConcatPool, UnitLength) or type(m).__module__.split('.')[0] in ('torch', 'timm', 'fastai') and name in _LAYERS
     size = getattr(m, 'size' if name == 'ConcatPool' else 'output_size', 1)
     if not known or size not in (1, (1, 1)) or getattr(m, 'full', False):
-        raise CatalogError(f'the head holds {m!r:.80}, which cannot be told in a list of layers; known are {", ".join(_LAYERS)}, pools to 1x1, in nn.Sequential')
+        raise CatalogError(f'the head holds {m!r:.80}, which cannot be told in a list of layers; known are {", ".join(_LAYERS)}, '
+                           'pools to 1x1, in nn.Sequential')
     return dict(layer=name) | {k: m.bias is not None if k == 'bias' else getattr(m, k) for k in _LAYERS[name][1]}
 
 def describe_layers(
@@ -66,7 +69,8 @@ def build_layers(
     depth:int=0,        # How many lists this one stands in
 )->nn.Sequential:
     "The head that `layers` describe, untrained; raise `CatalogError` if they describe none."
-    if not isinstance(layers, list) or not 0 < len(layers) <= 32 or depth > 3: raise CatalogError('a head is a list of 1 to 32 layers, at most 3 lists deep')
+    if not isinstance(layers, list) or not 0 < len(layers) <= 32 or depth > 3:
+        raise CatalogError('a head is a list of 1 to 32 layers, at most 3 lists deep')
     return nn.Sequential(*[_build(o, depth) for o in layers])
 
 # %% ../../nbs/train/01_heads.ipynb #bf254f67
@@ -74,7 +78,7 @@ def build_model(
     a:Arch,
     head:list[dict],  # From `describe_layers`
 )->tuple[nn.Sequential, dict[str, str]]:
-    "Body and head, untrained, and the plain name of each of its tensors: `body.` and what the library of `a` calls it, or `head.` and its place."
+    "Body and head, untrained, and the plain name of each tensor: `body.` and its name in the library of `a`, or `head.` and its place."
     net = create_net(a); model = nn.Sequential(cut_body(a, net), build_layers(head))
     plain = {id(v): f'body.{k}' for k, v in net.state_dict(keep_vars=True).items()}
     return model, {k: f'head.{k[2:]}' if k.startswith('1.') else plain[id(v)] for k, v in model.state_dict(keep_vars=True).items()}

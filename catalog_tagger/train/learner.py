@@ -14,7 +14,8 @@ from fastai.vision.all import *
 from ..core.files import CatalogError
 from ..core.process import interactive
 from ..core.metrics import DominantRecall, RecallAtK
-from .backbones import Arch, AuxHead, BUNDLED, InceptionBody, create_net, cut_body, find_arch, own_classifier
+from ..core.config import RunConfig
+from .backbones import Arch, AuxHead, InceptionBody, create_net, cut_body, find_arch, own_classifier
 from .weights import read_weights
 from .losses import AuxLoss, find_loss, find_optimiser
 from .data import CatalogDLs
@@ -64,7 +65,8 @@ class FrozenStats(Callback):
 def _stacked(own:nn.Module, nf:int, n_out:int, pool:bool, dropout:float, a:Arch)->nn.Module:
     "The classifier that a net came with, kept, and a layer on top of it."
     layers = [o for o in getattr(own, 'modules', list)() if isinstance(o, nn.Linear)]
-    if not layers or layers[0].in_features != nf: raise CatalogError(f"head='stacked' needs a classifier on the {nf} features of {a.name}, which has none; use head='linear'")
+    if not layers or layers[0].in_features != nf:
+        raise CatalogError(f"head='stacked' needs a classifier on the {nf} features of {a.name}, which has none; use head='linear'")
     last = nn.Linear(layers[-1].out_features, n_out); apply_init(last)
     return nn.Sequential(*([nn.AdaptiveAvgPool2d(1), Flatten()] if pool else []), own, nn.Dropout(dropout), last)
 
@@ -80,11 +82,11 @@ def _make_head(head:str, own:nn.Module, nf:int, n_out:int, pool:bool, dropout:fl
 # %% ../../nbs/train/05_learner.ipynb #12d2bb07
 def catalog_model(
     a:Arch,
-    n_out:int,                        # Number of labels
-    state:dict[str, Tensor]=None,     # From `read_weights`; None leaves the net untrained
-    *, head:str|nn.Module='fastai',   # 'fastai', 'linear', 'stacked', or a module of your own, from the body's features to logits
-    dropout:float=None,               # Share dropped before the last layer; None is .5 for fastai's head and 0 for the others
-)->nn.Sequential:                     # Body and head: (n, 3, height, width) → logits (n, `n_out`)
+    n_out:int,                             # Number of labels
+    state:dict[str, Tensor]=None,          # From `read_weights`; None leaves the net untrained
+    *, head:str|nn.Module=RunConfig.head,  # 'fastai', 'linear', 'stacked', or a module of your own, from the body's features to logits
+    dropout:float=None,                    # Share dropped before the last layer; None is .5 for fastai's head and 0 for the others
+)->nn.Sequential:                          # Body and head: (n, 3, height, width) → logits (n, `n_out`)
     "The net of `a` with its classifier replaced."
     net = create_net(a, state, whole=head == 'stacked'); own = own_classifier(net)
     nf = net.num_features if a.library == 'timm' else first(o for o in own.modules() if isinstance(o, nn.Linear)).in_features
@@ -106,7 +108,7 @@ class TrainFacts:
     "What a learner, its data and its model do not say: `learn.facts`. It survives `learn.export`."
     arch:str             # Backbone, as in `find_arch`
     pretrained:bool      # Did the body start from trained weights?
-    tta:int=1            # Views of a picture whose scores its tagger averages, as in `Predictor`
+    tta:int=RunConfig.tta  # Views of a picture whose scores its tagger averages, as in `Predictor`
     rate_curve:pd.DataFrame|None=None  # Of the search for a rate, from `suggest_rate`, where there was one
     joined:Learner|None=None           # Of a cached learner: the learner whose upper part it trains
 
@@ -122,29 +124,31 @@ def _default_loss(space)->str: return 'cross_entropy' if space.is_single else 'b
 def _check_stats(prep, a:Arch):
     "Weights that were trained on other statistics than the pictures are given in learn badly, in silence."
     if (tuple(prep.mean), tuple(prep.std)) != (a.mean, a.std):
-        raise CatalogError(f'pictures are normalised with mean {prep.mean}, {a.name} was trained with {a.mean}; build the data with arch_prep({a.name!r}, size)')
+        raise CatalogError(f'pictures are normalised with mean {prep.mean}, {a.name} was trained with {a.mean}; '
+                           f'build the data with arch_prep({a.name!r}, size)')
 
 # %% ../../nbs/train/05_learner.ipynb #aebfd143
 def _start_at_shares(last:nn.Linear, loss_func, space, n:int):
-    "Give the last layer a bias with which an untrained net answers each label's share of the `n` train pictures, as `loss_func` reads its logits."
+    "Give the last layer a bias with which an untrained net answers each label's share of the `n` train pictures."
     share = torch.tensor(space.counts/n, dtype=torch.float).clamp(.5/n, 1 - .5/n)
     if hasattr(loss_func, 'start'): last.bias = nn.Parameter(loss_func.start(share))
 
 # %% ../../nbs/train/05_learner.ipynb #1dd56da0
 @delegates(Learner.__init__)
 def catalog_learner(
-    dls:CatalogDLs,        # From `catalog_dls`
-    arch:str=BUNDLED,      # Backbone, as in `find_arch`
-    *, weights:str|Path|None='default',  # 'default', 'bundled', None or 'none' (from scratch), or a file, as in `read_weights`; the body starts frozen unless from scratch
-    head:str|nn.Module='fastai',  # 'fastai', 'linear', 'stacked' or a module, as in `catalog_model`
-    dropout:float=None,    # Share dropped before the last layer; None is .5 for fastai's head and 0 for the others
-    loss:str|Callable=None,  # A name, as in `find_loss`, or a loss function; None is 'cross_entropy' where a picture has one label, else 'bce'
-    opt:str='adamw',       # Optimiser, as in `find_optimiser`
-    metrics=None,          # None takes recall@3 and dominant-label recall (accuracy and recall@3 for one label)
-    cbs=None,              # Callbacks beside fastai's own, `FrozenStats` and `History`
-    train_bn:bool=False,   # Let a pretrained body's BatchNorm train even when frozen, as fastai does by default
+    dls:CatalogDLs,                     # From `catalog_dls`
+    arch:str=RunConfig.arch,            # Backbone, as in `find_arch`
+    *, weights:str|Path|None=RunConfig.weights,  # As in `read_weights`; the body starts frozen unless from scratch (None or 'none')
+    head:str|nn.Module=RunConfig.head,  # 'fastai', 'linear', 'stacked' or a module, as in `catalog_model`
+    dropout:float=None,                 # Share dropped before the last layer; None is .5 for fastai's head and 0 for the others
+    loss:str|Callable=None,             # A name, as in `find_loss`, or a function; None: 'cross_entropy' for one label a picture or 'bce'
+    opt:str=RunConfig.opt,              # Optimiser, as in `find_optimiser`
+    lr:float=RunConfig.lr,              # Rate of `fit` where none is given
+    metrics=None,                       # None takes recall@3 and dominant-label recall (accuracy and recall@3 for one label)
+    cbs=None,                           # Callbacks beside fastai's own, `FrozenStats` and `History`
+    train_bn:bool=False,                # Let a pretrained body's BatchNorm train even when frozen, as fastai does by default
     **kwargs
-)->Learner:                # With `facts` (`TrainFacts`) and `history` (`History`) as attributes
+)->Learner:                             # With `facts` (`TrainFacts`) and `history` (`History`) as attributes
     "A fastai `Learner` on a catalog, its body frozen with its statistics when pretrained."
     a = find_arch(arch); pretrained = weights not in (None, 'none')
     if pretrained: _check_stats(dls.prep, a)
@@ -153,8 +157,9 @@ def catalog_learner(
     if isinstance(head, str): _start_at_shares(getattr(model[1], 'main', model[1])[-1], loss_func, dls.space, dls.train.n)
     if isinstance(model[1], AuxHead): loss_func = AuxLoss(loss_func)
     if metrics is None: metrics = _default_metrics(dls.space, getattr(loss_func, 'activation', None))
-    learn = Learner(dls, model, loss_func, opt_func=find_optimiser(opt), metrics=metrics, train_bn=train_bn,
-                    cbs=[*([FrozenStats()] if pretrained and not train_bn else []), History(), *L(cbs)], **dict(splitter=_splitter(a)) | kwargs)
+    learn = Learner(dls, model, loss_func, opt_func=find_optimiser(opt), lr=lr, metrics=metrics, train_bn=train_bn,
+                    cbs=[*([FrozenStats()] if pretrained and not train_bn else []), History(), *L(cbs)],
+                    **dict(splitter=_splitter(a)) | kwargs)
     learn.create_opt()
     if pretrained: learn.freeze()
     if dls.device.type == 'cpu': learn.model.to(memory_format=torch.channels_last)
@@ -168,11 +173,13 @@ def count_parameters(learn:Learner)->tuple[int, int]:  # All, and those that lea
     n = [(o.numel(), o.requires_grad) for o in learn.model.parameters()]
     return sum(o for o, _ in n), sum(o for o, learns in n if learns)
 
-def _augmented(dl:DataLoader)->bool: return any(isinstance(o, RandTransform) and type(o) is not Resize for o in [*dl.after_item, *dl.after_batch])
+def _augmented(dl:DataLoader)->bool:
+    return any(isinstance(o, RandTransform) and type(o) is not Resize for o in [*dl.after_item, *dl.after_batch])
 
 def road(learn:Learner)->str:
-    "One sentence on how `learn` was trained, or is about to be: from scratch, feature extraction, fine-tune, frozen then unfrozen, or partly unfrozen."
+    "One sentence on how `learn` was or will be trained: from scratch, feature extraction, fine-tune, frozen then (partly) unfrozen."
     stages = tuple(dict.fromkeys(o['stage'] for o in learn.history.rows)) or (stage_name(learn),)
-    kind = {('frozen',): 'feature extraction', ('unfrozen',): 'fine-tune'}.get(stages, ', then '.join(stages)) if learn.facts.pretrained else 'from scratch'
+    kind = {('frozen',): 'feature extraction',
+            ('unfrozen',): 'fine-tune'}.get(stages, ', then '.join(stages)) if learn.facts.pretrained else 'from scratch'
     n, learning = count_parameters(learn)
     return f'{kind}, {"with" if _augmented(learn.dls.train) else "without"} augmentation; {learning:,} of {n:,} parameters learn'

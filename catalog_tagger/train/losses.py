@@ -12,6 +12,7 @@ from fastcore.basics import GetAttr
 from torch import nn, Tensor
 
 from ..core.files import CatalogError
+from ..core.config import choices
 from ..catalog.labels import LabelSpace
 
 # %% auto #0
@@ -24,7 +25,7 @@ ACTIVATIONS = ('sigmoid', 'softmax', 'grouped')
 def to_scores(
     logits:Tensor,          # Shape (n, labels)
     space:LabelSpace|None,  # Labels of the columns; only 'grouped' looks at it
-    activation:str,         # 'sigmoid' for each label; 'softmax' over all; 'grouped': softmax in each exclusive group, sigmoid for free tags
+    activation:str,         # 'sigmoid' for each label, 'softmax' over all, 'grouped': softmax in exclusive groups, else sigmoid
 )->Tensor:                  # From 0 to 1, shape of `logits`
     "The scores that `logits` stand for."
     if activation not in ACTIVATIONS: raise CatalogError(f'activation {activation!r} is unknown, expected one of {", ".join(ACTIVATIONS)}')
@@ -65,8 +66,10 @@ class BCE(_Loss):
         self.register_buffer('pos_weight', pos_weight)
 
     def _soften(self, t:Tensor)->Tensor: return t*(1 - self.smooth) + self.smooth/2
-    def cells(self, x:Tensor, t:Tensor)->Tensor: return F.binary_cross_entropy_with_logits(x, self._soften(t), pos_weight=self.pos_weight, reduction='none')
-    def start(self, share:Tensor)->Tensor: return self._soften(share).logit() + (0 if self.pos_weight is None else self.pos_weight.log().to(share.device))
+    def cells(self, x:Tensor, t:Tensor)->Tensor:
+        return F.binary_cross_entropy_with_logits(x, self._soften(t), pos_weight=self.pos_weight, reduction='none')
+    def start(self, share:Tensor)->Tensor:
+        return self._soften(share).logit() + (0 if self.pos_weight is None else self.pos_weight.log().to(share.device))
 
 # %% ../../nbs/train/03_losses.ipynb #fc987ea1
 MOST_WEIGHT = 20.  # Largest weight of a true label in `pos_weights`; its inverse is the least
@@ -161,7 +164,8 @@ class AuxLoss(GetAttr):
 
 # %% ../../nbs/train/03_losses.ipynb #c5185645
 _ONE = {'cross_entropy': lambda space, n: CrossEntropy(), 'smooth': lambda space, n: CrossEntropy(smooth=.1)}
-_MANY = {'bce': lambda space, n: BCE(), 'weighted': lambda space, n: BCE(pos_weight=pos_weights(space.counts, n)), 'smooth': lambda space, n: BCE(smooth=.1),
+_MANY = {'bce': lambda space, n: BCE(), 'weighted': lambda space, n: BCE(pos_weight=pos_weights(space.counts, n)),
+         'smooth': lambda space, n: BCE(smooth=.1),
          'focal': lambda space, n: Focal(), 'asymmetric': lambda space, n: Asymmetric(), 'grouped': lambda space, n: Grouped(space)}
 LOSSES = tuple(_ONE | _MANY)
 
@@ -178,13 +182,13 @@ def find_loss(
     raise CatalogError(f'loss {name!r} does not fit a catalog with {kind}; take one of {", ".join(fit)}')
 
 # %% ../../nbs/train/03_losses.ipynb #fefb60ac
-OPTIMISERS = ('sgd', 'adam', 'adamw', 'rmsprop')
+OPTIMISERS = choices('opt')
 
 def find_optimiser(
     name:str,  # One of `OPTIMISERS`
 ):             # For fastai's `opt_func`
     "fastai's optimiser `name`; raise `CatalogError` with those there are if there is no such."
     from fastai.optimizer import Adam, RMSProp, SGD
-    known = dict(zip(OPTIMISERS, (partial(SGD, mom=.9), partial(Adam, decouple_wd=False, wd=0.), Adam, RMSProp)))
+    known = dict(sgd=partial(SGD, mom=.9), adam=partial(Adam, decouple_wd=False, wd=0.), adamw=Adam, rmsprop=RMSProp)
     if name not in known: raise CatalogError(f'optimiser {name!r} is unknown; there are {", ".join(OPTIMISERS)}')
     return known[name]

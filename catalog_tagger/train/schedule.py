@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn, Tensor
 
 from ..core.files import CatalogError, atomic_path
+from ..core.config import choices, RunConfig
 from .learner import is_training
 
 # %% auto #0
@@ -36,26 +37,27 @@ def suggest_rate(
     order = dl.rng.getstate()
     try:
         with tempfile.TemporaryDirectory() as learn.model_dir, no_random(): found = learn.lr_find(show_plot=False, num_it=num_it)
-    except IndexError: raise CatalogError('no learning rate was found: the loss exploded within the first steps; give one, such as lr=1e-3') from None
+    except IndexError:
+        raise CatalogError('no learning rate was found: the loss exploded within the first steps; give one, such as lr=1e-3') from None
     finally:
         learn.model_dir = folder
         dl.rng.setstate(order)
     return float(found.valley), pd.DataFrame(dict(lr=learn.recorder.lrs, loss=[float(o) for o in learn.recorder.losses]))
 
 # %% ../../nbs/train/09_schedule.ipynb #685bff35
-SCHEDULES = ('one_cycle', 'flat')
+SCHEDULES = choices('schedule')
 
 def _only_head(learn:Learner)->bool:
     "Is all frozen but the last parameter group?"
     return 0 < learn.opt.frozen_idx == len(learn.opt.param_lists) - 1
 
 def fit_schedule(
-    learn:Learner,             # Frozen or not
-    n_epoch:int,               # Epochs
-    lr:float,                  # Highest rate of the head
-    schedule:str='one_cycle',  # `one_cycle`: up, then down to nearly nothing; `flat`: level for three quarters, then down
-    *, lr_mult:float=16.,      # The first layers learn this many times slower than the head, those between in even steps
-    **kwargs,                  # For fastai: `cbs`, `wd`, `start_epoch` …
+    learn:Learner,                       # Frozen or not
+    n_epoch:int,                         # Epochs
+    lr:float,                            # Highest rate of the head
+    schedule:str=RunConfig.schedule,     # `one_cycle`: up, then down to nearly nothing; `flat`: level for three quarters, then down
+    *, lr_mult:float=RunConfig.lr_mult,  # The first layers learn this many times slower than the head, those between in even steps
+    **kwargs,                            # For fastai: `cbs`, `wd`, `start_epoch` …
 )->None:
     "Train for `n_epoch` by fastai's `fit_one_cycle` or `fit_flat_cos`, the deeper a layer the slower."
     if schedule not in SCHEDULES: raise CatalogError(f'schedule {schedule!r}, expected one of {", ".join(SCHEDULES)}')
@@ -140,7 +142,8 @@ class EMA(Callback):
         "Go on from `state`; the next `fit` is a part of the one that it was taken from."
         like = self.model.state_dict()
         self.steps = state['steps']
-        self.avg, self.last = ({k: state[f'{what}.{k}'].to(v.device, copy=True) for k, v in like.items() if f'{what}.{k}' in state} for what in ('avg', 'last'))
+        self.avg, self.last = ({k: state[f'{what}.{k}'].to(v.device, copy=True) for k, v in like.items() if f'{what}.{k}' in state}
+                               for what in ('avg', 'last'))
 
 # %% ../../nbs/train/09_schedule.ipynb #dd07bd7f
 class SaveEpochs(Callback):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...core.table import Catalog, is_tags
+from ...core.config import RunConfig
 from ..query import choose_rows
 from ..tables import read_rows, replace_surrogates, require_column, take_column
 from .base import LAYOUTS, Layout, add_reasons, finish_reading, locate_pictures, pick_table
@@ -25,11 +26,11 @@ def _last_part(url)->str:
     return re.split('[?#]', url)[0].rsplit('/', 1)[-1] if isinstance(url, str) else ''
 
 def read_feidegger(
-    path:str|Path,                     # Folder with the JSON; pictures stand beside it or in `images`, named by the last part of their address
-    *, table:str=None,                 # Name of the JSON; None takes the one that has `url` and `descriptions`
-    where:str=None,                    # Condition on url and split, as in `choose_rows`
-    min_count:int=1,                   # Of no effect while there are no tags
-)->Catalog:                            # With `text`, `descriptions`, `split` and empty `tags`
+    path:str|Path,                      # Folder with the JSON; pictures are beside it or in `images`, named by the end of their address
+    *, table:str=None,                  # Name of the JSON; None takes the one that has `url` and `descriptions`
+    where:str=None,                     # Condition on url and split, as in `choose_rows`
+    min_count:int=RunConfig.min_count,  # Of no effect while there are no tags
+)->Catalog:                             # With `text`, `descriptions`, `split` and empty `tags`
     "Read the layout of FEIDEGGER 1.2: descriptions of each picture, in tenths of which eight are for train."
     df = read_rows(pick_table(path, 'feidegger', table))
     url, texts, tenth = (require_column(df, o, (), o) for o in ('url', 'descriptions', 'split'))
@@ -43,4 +44,5 @@ def read_feidegger(
     return finish_reading(df, 'feidegger', path, min_count)
 
 # %% ../../../nbs/catalog/readers/06_feidegger.ipynb #94444b23
-LAYOUTS['feidegger'] = Layout('a JSON with url and descriptions', read_feidegger, columns=lambda columns: {'url', 'descriptions'} <= set(columns))
+LAYOUTS['feidegger'] = Layout('a JSON with url and descriptions', read_feidegger,
+                              columns=lambda columns: {'url', 'descriptions'} <= set(columns))

@@ -10,6 +10,7 @@ import numpy as np, pandas as pd
 
 from ...core.files import CatalogError
 from ...core.table import Catalog
+from ...core.config import RunConfig
 from ..cells import clean_tag
 from ..tables import IMAGE_COLUMNS, list_columns, read_rows, require_column
 from .base import LAYOUTS, Layout, add_reasons, pick_table
@@ -25,19 +26,20 @@ def _hot_tags(df:pd.DataFrame, tags:dict[str, str])->tuple[list[list[str]], list
     "Tags of each row whose column, a key of `tags`, holds 1; and the reason against a row that holds something else than 0 or 1."
     bits = pd.DataFrame({c: df[c].astype(str).str.strip().str.lower().map(_BITS) for c in tags})
     bad = bits.isna().values
-    why = [f'{bits.columns[o.argmax()]} is {df[bits.columns[o.argmax()]][i]!r}, expected 0 or 1' if o.any() else None for i, o in enumerate(bad)]
+    why = [f'{bits.columns[o.argmax()]} is {df[bits.columns[o.argmax()]][i]!r}, expected 0 or 1' if o.any() else None
+           for i, o in enumerate(bad)]
     names = np.array(list(tags.values()), dtype=object)
     return [names[o].tolist() for o in bits.values == 1], why
 
 # %% ../../../nbs/catalog/readers/04_onehot.ipynb #59ce11f1
 def read_onehot(
-    path:str|Path,                     # Folder with the table; pictures stand beside it or in `images`
-    prefix:str='tag_',                 # How the name of a tag's column begins; what follows is the tag
-    *, table:str=None,                 # Name of the CSV; None takes the one that has such columns
-    image_column:str=None,             # As in `read_tags`
-    where:str=None,                    # Condition on the other columns, as in `choose_rows`
-    min_count:int=1,                   # Fewest pictures of each tag, as in `drop_rare`
-)->Catalog:                            # Its table has no columns of tags
+    path:str|Path,                      # Folder with the table; pictures stand beside it or in `images`
+    prefix:str='tag_',                  # How the name of a tag's column begins; what follows is the tag
+    *, table:str=None,                  # Name of the CSV; None takes the one that has such columns
+    image_column:str=None,              # As in `read_tags`
+    where:str=None,                     # Condition on the other columns, as in `choose_rows`
+    min_count:int=RunConfig.min_count,  # Fewest pictures of each tag, as in `drop_rare`
+)->Catalog:                             # Its table has no columns of tags
     "Read a table with a column of 0 and 1 for each tag."
     df = read_rows(pick_table(path, 'onehot', table))
     tags = {c: clean_tag(c.removeprefix(prefix)) for c in df if c.startswith(prefix)}

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ...core.files import CatalogError, inside
 from ...core.table import Catalog, set_aside
+from ...core.config import RunConfig
 from ..query import choose_rows
 from ..tables import csv_rows, take_column
 from .base import LAYOUTS, Layout, NO_TAGS, add_reasons, finish_reading, locate_pictures
@@ -29,14 +30,16 @@ def read_styles_csv(
     if not rows: raise CatalogError(f'{path} has no rows')
     if len(set(head)) < len(head): raise CatalogError(f'{path}: a column stands twice in {",".join(head)}')
     torn = next((i for i, o in enumerate(rows) if any('\n' in c for c in o)), None)
-    if torn is not None: raise CatalogError(f'{path}: a cell of row {torn} holds a line break, as after a quote that is not closed; mend it, or it would swallow the rows below')
+    if torn is not None:
+        raise CatalogError(f'{path}: a cell of row {torn} holds a line break, as after a quote that is not closed; mend it, '
+                           'or it would swallow the rows below')
     whole = StringIO(); n = len(head)
     csv.writer(whole).writerows([head] + [o[:n-1] + [','.join(o[n-1:])] for o in rows])
     try: return pd.read_csv(StringIO(whole.getvalue()), dtype={'id': str})
     except ValueError as e: raise CatalogError(f'{path} cannot be read as a CSV with a header: {e}') from None
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #1f2b29f9
-LABEL_COLUMNS = ('masterCategory', 'subCategory', 'articleType')  # Of Fashion Product Images, coarse to fine
+LABEL_COLUMNS = RunConfig.label_columns  # Of Fashion Product Images, coarse to fine
 
 def column_tags(df:pd.DataFrame, columns:Sequence[str])->list[list[str]]:
     "For each row `column=value` of every column that has a value."
@@ -47,14 +50,15 @@ def _check_columns(df:pd.DataFrame, columns:Sequence[str]):
     for c in ('id', *columns):
         if c not in df:
             near = difflib.get_close_matches(c, df.columns, 1)
-            raise CatalogError(f'styles.csv has no column {c!r}{f", did you mean {near[0]!r}?" if near else ""}; it has: {", ".join(df.columns)}')
+            raise CatalogError(f'styles.csv has no column {c!r}{f", did you mean {near[0]!r}?" if near else ""}; it has: '
+                               f'{", ".join(df.columns)}')
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #2a5fb982
 def read_styles(
-    path:str|Path,                               # Folder with `styles.csv` and `images/<id>.jpg`
-    label_columns:Sequence[str]=LABEL_COLUMNS,   # Columns that hold labels, coarse to fine; each is an exclusive group
-    *, where:str=None,                           # Condition on the columns that chooses rows, as in `choose_rows`
-    min_count:int=1,                             # Fewest rows of each label, as in `drop_rare`
+    path:str|Path,                              # Folder with `styles.csv` and `images/<id>.jpg`
+    label_columns:Sequence[str]=LABEL_COLUMNS,  # Columns that hold labels, coarse to fine; each is an exclusive group
+    *, where:str=None,                          # Condition on the columns that chooses rows, as in `choose_rows`
+    min_count:int=RunConfig.min_count,          # Fewest rows of each label, as in `drop_rare`
 )->Catalog:
     "Read the layout of Fashion Product Images."
     root = Path(path)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ...core.files import CatalogError
 from ...core.table import Catalog, source_columns, source_name
+from ...core.config import RunConfig
 from ..query import choose_rows
 from ..cells import EMPTY_CELLS, find_delim, parse_tags
 from ..tables import (
@@ -47,13 +48,13 @@ def _parse_column(cells:Iterable, parse:Callable)->tuple[list[list[str]], list]:
 
 # %% ../../../nbs/catalog/readers/03_tags.ipynb #312a895d
 def read_tags(
-    path:str|Path,                     # Folder with the table; pictures stand beside it or in `images`
-    delim:str=None,                    # What parts the tags of a cell, as in `parse_tags`; None recognises it by `find_delim`
-    *, table:str=None,                 # Name of the CSV or JSON; None takes the one that has pictures and tags
-    image_column:str=None,             # Column of paths, file names or ids; None takes the first of `IMAGE_COLUMNS`
-    tags_column:str=None,              # Column of tags; None takes the first of `TAG_COLUMNS`
-    where:str=None,                    # Condition on the columns that chooses rows, as in `choose_rows`
-    min_count:int=1,                   # Fewest pictures of each tag, as in `drop_rare`
+    path:str|Path,                      # Folder with the table; pictures stand beside it or in `images`
+    delim:str=None,                     # What parts the tags of a cell, as in `parse_tags`; None recognises it by `find_delim`
+    *, table:str=None,                  # Name of the CSV or JSON; None takes the one that has pictures and tags
+    image_column:str=None,              # Column of paths, file names or ids; None takes the first of `IMAGE_COLUMNS`
+    tags_column:str=None,               # Column of tags; None takes the first of `TAG_COLUMNS`
+    where:str=None,                     # Condition on the columns that chooses rows, as in `choose_rows`
+    min_count:int=RunConfig.min_count,  # Fewest pictures of each tag, as in `drop_rare`
 )->Catalog:
     "Read a table with one column of tags, one or several rows a picture."
     df = read_rows(pick_table(path, 'tags', table))
