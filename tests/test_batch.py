@@ -54,7 +54,7 @@ class Colours(nn.Module):
 
 SPACE = LabelSpace(vocab=['Red', 'Blue', 'sale'], exclusive={'colour': ['Red', 'Blue']}, parents={}, provenance={})
 
-def make_predictor(): return Predictor(Colours(), SPACE, Prep((8, 8), (.5,)*3, (.25,)*3), tta=1)
+def make_predictor(): return Predictor(Colours(), SPACE, Prep((8, 8), (.5,)*3, (.25,)*3))
 
 def make_shop(folder, n=60):
     "`n` pictures of random colours, of which four cannot be used."

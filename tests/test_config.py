@@ -13,20 +13,28 @@ DEFAULTS = {f.name: f.default for f in fields(RunConfig) if f.default is not MIS
 # ---- defaults
 
 OTHERS = {   # A function or a module, and its parameter that only shares the name of a field → what it is
-    ('testing.', 'size'): 'side of what is drawn, or of a tiny model', ('testing.', 'seed'): 'of what is drawn', ('testing.', 'bs'): 'of a tiny learner',
+    ('testing.', 'size'): 'side of what is drawn, or of a tiny model', ('testing.', 'seed'): 'of what is drawn',
+    ('testing.', 'bs'): 'of a tiny learner',
     ('testing.', 'delim'): 'what a drawn file is written with', ('catalog.cells.join_tags', 'delim'): 'what a cell is written with',
-    ('apps.tour.demo_run', 'size'): 'a quick tour', ('apps.tour.demo_run', 'epochs'): 'a quick tour', ('apps.cli.compare', 'arch'): 'several architectures',
+    ('apps.tour.demo_run', 'size'): 'a quick tour', ('apps.tour.demo_run', 'epochs'): 'a quick tour',
+    ('apps.cli.compare', 'arch'): 'several architectures',
     ('catalog.text.', 'min_count'): 'of words, not of labels', ('catalog.labels.LabelSpace', 'recipe'): 'the recipe itself, not its file',
     ('train.learner.TrainFacts', 'tta'): 'its scores are those of get_preds until asked',
     ('serve.predictor.Predictor', 'tta'): 'likewise', ('serve.tagger.Tagger', 'tta'): 'likewise',
     ('core.records.', 'where'): 'the file of a message', ('serve.tagger.Tagger', 'arch'): 'of a model that is given',
-    ('serve.calibrate.fit_calibration', 'method'): 'of calibration', ('serve.decide.fit_decision', 'method'): 'of calibration', ('report.plots.flat_map', 'method'): 'of projection',
+    ('serve.calibrate.fit_calibration', 'method'): 'of calibration', ('serve.decide.fit_decision', 'method'): 'of calibration',
+    ('report.plots.flat_map', 'method'): 'of projection',
     ('search.retrieval.query_scores', 'weights'): 'of labels', ('search.triplets.MultiLabelSupCon', 'weights'): 'of pairs',
-    ('search.triplets.CollapseGuard', 'patience'): 'with a collapsed embedding', ('search.triplets.embedding_learner', 'dropout'): 'a linear head',
-    ('search.contrastive.contrastive_dls', 'bs'): 'strangers to compare with', ('search.contrastive.contrastive_dls', 'min_scale'): 'two crops of one picture',
-    ('search.contrastive.contrastive_dls', 'cache'): 'a folder', ('train.data.catalog_dls', 'cache'): 'a folder', ('search.contrastive.contrastive_learner', 'lr'): "fastai's own",
-    ('train.backbones.Arch', 'size'): 'that it was trained on', ('train.activations.', 'bs'): 'None is that of the learner', ('report.interpret.heat_maps', 'bs'): 'pictures times tags',
-    ('train.checkpoint.KeepBest', 'monitor'): 'none is not a choice there', ('train.data.PictureCacheDL', 'bs'): "fastai's own", ('train.data.PictureCacheDL', 'num_workers'): "fastai's own"}
+    ('search.triplets.CollapseGuard', 'patience'): 'with a collapsed embedding',
+    ('search.triplets.embedding_learner', 'dropout'): 'a linear head',
+    ('search.contrastive.contrastive_dls', 'bs'): 'strangers to compare with',
+    ('search.contrastive.contrastive_dls', 'min_scale'): 'two crops of one picture',
+    ('search.contrastive.contrastive_dls', 'cache'): 'a folder', ('train.data.catalog_dls', 'cache'): 'a folder',
+    ('search.contrastive.contrastive_learner', 'lr'): "fastai's own",
+    ('train.backbones.Arch', 'size'): 'that it was trained on', ('train.activations.', 'bs'): 'None is that of the learner',
+    ('report.interpret.heat_maps', 'bs'): 'pictures times tags',
+    ('train.checkpoint.KeepBest', 'monitor'): 'none is not a choice there', ('train.data.PictureCacheDL', 'bs'): "fastai's own",
+    ('train.data.PictureCacheDL', 'num_workers'): "fastai's own"}
 
 def functions():
     "Every public function of the package, its classes and their public methods, by dotted name."
@@ -39,7 +47,8 @@ def functions():
             if not callable(o) or getattr(o, '__module__', None) != m.name: continue
             yield at, o
             methods = vars(o).items() if inspect.isclass(o) else ()
-            yield from ((f'{at}.{k}', getattr(v, '__func__', v)) for k, v in methods if not k.startswith('_') and inspect.isfunction(getattr(v, '__func__', v)))
+            yield from ((f'{at}.{k}', getattr(v, '__func__', v)) for k, v in methods if not k.startswith('_')
+                        and inspect.isfunction(getattr(v, '__func__', v)))
 
 def parameters(f):
     try: return inspect.signature(f).parameters.values()
@@ -88,9 +97,12 @@ def test_choices_are_what_the_rooms_know():
 # ---- checks
 
 @pytest.mark.parametrize('given, says', [
-    (dict(size='64'), "size='64', expected 8 to 4096"), (dict(size=64.), 'size=64.0, expected'), (dict(cache=1), 'cache=1, expected True or False'), (dict(flip=float('nan')), 'flip=nan, expected 0 to 1'),
-    (dict(lr_mult=float('inf')), 'lr_mult=inf, expected'), (dict(test_values=(2016,)), 'test_values='), (dict(label_columns='a'), "label_columns='a', expected a list of text"),
-    (dict(monitor='recall@5'), "monitor='recall@5', expected valid_loss or"), (dict(bs=True), 'bs=True'), (dict(arch=None), 'arch=None, expected text'), (dict(seed=-1), 'seed=-1'),
+    (dict(size='64'), "size='64', expected 8 to 4096"), (dict(size=64.), 'size=64.0, expected'),
+    (dict(cache=1), 'cache=1, expected True or False'), (dict(flip=float('nan')), 'flip=nan, expected 0 to 1'),
+    (dict(lr_mult=float('inf')), 'lr_mult=inf, expected'), (dict(test_values=(2016,)), 'test_values='),
+    (dict(label_columns='a'), "label_columns='a', expected a list of text"),
+    (dict(monitor='recall@5'), "monitor='recall@5', expected valid_loss or"), (dict(bs=True), 'bs=True'),
+    (dict(arch=None), 'arch=None, expected text'), (dict(seed=-1), 'seed=-1'),
 ])
 def test_a_wrong_value_is_refused(given, says):
     with pytest.raises(CatalogError) as e: RunConfig('shop', 'run', **given)

@@ -20,7 +20,8 @@ def images(tmp_path):
         im.save(tmp_path/name, **kw)
         return str(tmp_path/name)
     exif = Image.Exif(); exif[0x0112] = 6
-    return [save('a.jpg', 60, 80), save('b.png', 30, 20), save('turned.jpg', 90, 40, exif=exif), save('large.jpg', 900, 1200), save('large_turned.jpg', 1200, 300, exif=exif)]
+    return [save('a.jpg', 60, 80), save('b.png', 30, 20), save('turned.jpg', 90, 40, exif=exif), save('large.jpg', 900, 1200),
+            save('large_turned.jpg', 1200, 300, exif=exif)]
 
 def files(folder): return sorted(o.name for o in Path(folder).iterdir())
 
@@ -79,11 +80,13 @@ def test_a_picture_that_cannot_be_opened_is_named(images, tmp_path):
     Path(images[1]).write_text('<html>')
     with pytest.raises(CatalogError, match='b.png: not an image.*audit_images'): cache_pictures(images, prep(), folder=tmp_path/'cache')
     assert files(tmp_path/'cache') == []
-    with pytest.raises(CatalogError, match='gone.png cannot be read: No such file'): cache_pictures([tmp_path/'gone.png'], prep(), folder=tmp_path/'cache')
+    with pytest.raises(CatalogError, match='gone.png cannot be read: No such file'):
+        cache_pictures([tmp_path/'gone.png'], prep(), folder=tmp_path/'cache')
 
 def test_a_disk_without_room_is_told_before(images, tmp_path, monkeypatch):
     monkeypatch.setattr(decoded.shutil, 'disk_usage', lambda o: namedtuple('usage', 'free')(1000))
-    with pytest.raises(CatalogError, match=f'need 8,640 bytes, {tmp_path}/cache has 1,000 free.*CATALOG_TAGGER_CACHE'): cache_pictures(images, prep(), folder=tmp_path/'cache')
+    with pytest.raises(CatalogError, match=f'need 8,640 bytes, {tmp_path}/cache has 1,000 free.*CATALOG_TAGGER_CACHE'):
+        cache_pictures(images, prep(), folder=tmp_path/'cache')
     assert files(tmp_path/'cache') == []
 
 def test_a_disk_that_fills_meanwhile_is_told(images, tmp_path):
@@ -108,7 +111,8 @@ def test_no_space_left_while_writing(images, tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written(images, tmp_path):
     (tmp_path/'file').touch()
-    with pytest.raises(CatalogError, match='cannot hold decoded pictures.*CATALOG_TAGGER_CACHE'): cache_pictures(images, prep(), folder=tmp_path/'file'/'cache')
+    with pytest.raises(CatalogError, match='cannot hold decoded pictures.*CATALOG_TAGGER_CACHE'):
+        cache_pictures(images, prep(), folder=tmp_path/'file'/'cache')
 
 def test_the_folder_is_named_by_the_environment(images, tmp_path, monkeypatch):
     monkeypatch.delenv('CATALOG_TAGGER_CACHE', raising=False); monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'xdg'))

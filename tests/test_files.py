@@ -52,7 +52,8 @@ os.replace = killed
 save(Path(sys.argv[2]))
 '''
 def killed_save(folder, n, late):
-    r = subprocess.run([sys.executable, '-c', KILLED, Path(__file__).parent, folder, str(n), str(int(late))], capture_output=True, text=True)
+    r = subprocess.run([sys.executable, '-c', KILLED, Path(__file__).parent, folder, str(n), str(int(late))], capture_output=True,
+                       text=True)
     assert r.returncode == -signal.SIGKILL, r.stderr
 
 @pytest.mark.parametrize('n, late', [(n, late) for n in range(1, STEPS + 1) for late in (False, True)])

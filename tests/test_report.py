@@ -63,7 +63,9 @@ def test_a_label_called_script_stays_a_label(page, path):
 
 def test_what_got_past_the_escaping_would_not_run(browser, report, place):
     forged = place/'forged.html'
-    forged.write_text(report.read_text(encoding='utf-8').replace('<main>', f'<main>{EVIL}<img src="https://example.com/x.png" onerror="window.hit = 2">'), encoding='utf-8')
+    forged.write_text(
+        report.read_text(encoding='utf-8').replace('<main>', f'<main>{EVIL}<img src="https://example.com/x.png" onerror="window.hit = 2">'),
+        encoding='utf-8')
     page, told = browser.new_page(), []
     page.on('console', lambda o: told.append(o.text)); shown(page, forged)
     assert page.evaluate('window.hit') is None and sum('Content Security Policy' in o for o in told) == 3
@@ -90,7 +92,8 @@ def test_rows_move_as_a_whole(page, report):
 
 def test_the_keyboard_sorts(page, report):
     shown(page, report)
-    page.locator('section:has(#each-label) .tall').focus(); page.keyboard.press('Tab'); page.keyboard.press('Tab'); page.keyboard.press('Enter')
+    page.locator('section:has(#each-label) .tall').focus(); page.keyboard.press('Tab'); page.keyboard.press('Tab')
+    page.keyboard.press('Enter')
     assert page.locator('section:has(#each-label) thead th').nth(1).get_attribute('aria-sort') == 'ascending'
     page.keyboard.press('Space')
     assert page.locator('section:has(#each-label) thead th').nth(1).get_attribute('aria-sort') == 'descending'
@@ -103,7 +106,8 @@ def test_a_phone_scrolls_down_alone(page, path, width):
 
 def contrast(page, what):
     "The contrast of the text of `what` with the page, after WCAG 2."
-    ink, ground = page.evaluate('o => [getComputedStyle(document.querySelector(o)).color, getComputedStyle(document.body).backgroundColor]', what)
+    ink, ground = page.evaluate('o => [getComputedStyle(document.querySelector(o)).color, getComputedStyle(document.body).backgroundColor]',
+                                what)
     def light(o):
         x = np.array([int(c) for c in re.findall(r'\d+', o)[:3]])/255
         return np.where(x <= .03928, x/12.92, ((x + .055)/1.055)**2.4) @ [.2126, .7152, .0722] + .05
@@ -137,12 +141,15 @@ def test_large_pictures_make_no_large_page(place, report, tmp_path):
     assert len(run_page(Run.open(place/'run', shop))) < 4e6
 
 def test_the_command_writes_the_same_file(place, report):
-    r = subprocess.run([sys.executable, '-m', 'catalog_tagger.apps.cli', 'report', 'run', '--out', 'again.html'], cwd=place, text=True, capture_output=True)
+    r = subprocess.run([sys.executable, '-m', 'catalog_tagger.apps.cli', 'report', 'run', '--out', 'again.html'], cwd=place, text=True,
+                       capture_output=True)
     assert (r.returncode, r.stdout) == (0, 'saved in again.html\n'), r.stderr
     assert (place/'again.html').read_bytes() == report.read_bytes()
 
-@pytest.mark.parametrize('argv, says', [(['shop'], 'config.json is not there'), (['run', '--out', 'r.pdf'], 'expected a file that ends in .html'), (['run', 'run'], 'name two runs or more, each once'),
-                                        (['run', 'other', '--source', 'shop'], 'belongs to the report of one run'), ([], 'required: RUN')])
+@pytest.mark.parametrize('argv, says',
+                         [(['shop'], 'config.json is not there'), (['run', '--out', 'r.pdf'], 'expected a file that ends in .html'),
+                          (['run', 'run'], 'name two runs or more, each once'),
+                          (['run', 'other', '--source', 'shop'], 'belongs to the report of one run'), ([], 'required: RUN')])
 def test_a_wrong_call_ends_in_one_line(place, argv, says, capsys, monkeypatch):
     from catalog_tagger.apps.cli import main
     monkeypatch.chdir(place)
@@ -153,15 +160,19 @@ def test_a_wrong_call_ends_in_one_line(place, argv, says, capsys, monkeypatch):
 
 def test_the_shell_reads_the_command_back(place):
     cfg = replace(Run.open(place/'run').config, where='''it's "odd" & $HOME''')
-    words = subprocess.run(['sh', '-c', f'for o in {repeat_command(cfg)}; do echo "$o"; done'], text=True, capture_output=True).stdout.splitlines()
-    assert words[:5] == ['catalog_tagger', 'train', cfg.source, '--out', cfg.out] and '''--where=it's "odd" & $HOME''' in words and '--lr-find' in words
+    words = subprocess.run(['sh', '-c', f'for o in {repeat_command(cfg)}; do echo "$o"; done'], text=True,
+                           capture_output=True).stdout.splitlines()
+    assert words[:5] == ['catalog_tagger', 'train', cfg.source, '--out', cfg.out]
+    assert '''--where=it's "odd" & $HOME''' in words and '--lr-find' in words
 
 def test_a_catalog_that_is_gone_is_told(place, tmp_path):
     run = shutil.copytree(place/'run', tmp_path/'run')
     moved = shutil.copytree(place/'shop', tmp_path/'moved')
-    config = run/'config.json'; config.write_text(config.read_text(encoding='utf-8').replace(str(place/'shop'), str(tmp_path/'gone')), encoding='utf-8')
+    config = run/'config.json'
+    config.write_text(config.read_text(encoding='utf-8').replace(str(place/'shop'), str(tmp_path/'gone')), encoding='utf-8')
     page = run_page(Run.open(run))
-    assert 'pictures of' in page and 'are not there' in page and 'image/jpeg' not in page and 'id="each-label"' in page and 'id="confusion"' not in page
+    assert 'pictures of' in page and 'are not there' in page and 'image/jpeg' not in page and 'id="each-label"' in page
+    assert 'id="confusion"' not in page
     assert 'id="confusion"' in run_page(Run.open(run, moved))
 
 def test_a_bundle_that_is_damaged_is_told(place, tmp_path):
@@ -199,7 +210,9 @@ def test_nothing_is_trained_to_be_compared(place, tmp_path):
 
 # ---- every kind of catalog
 
-@pytest.mark.parametrize('make, words, says', [(demo_folders, None, 'accuracy/category on test'), (demo_tags, None, 'how often each free tag was right, missed and wrong'), (demo_feidegger, 'de', '--words=de')])
+@pytest.mark.parametrize('make, words, says',
+                         [(demo_folders, None, 'accuracy/category on test'),
+                          (demo_tags, None, 'how often each free tag was right, missed and wrong'), (demo_feidegger, 'de', '--words=de')])
 def test_every_kind_of_catalog_has_its_report(make, words, says, tmp_path, page):
     cfg = RunConfig(str(make(tmp_path/'shop', n=90)), str(tmp_path/'run'), size=32, bs=16, freeze_epochs=1, epochs=0, words=words)
     train_run(cfg, say=quiet)

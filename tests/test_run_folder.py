@@ -1,4 +1,4 @@
-"A run's folder opened by `Run`: read when asked for, checked by name; its model from the bundle, from `learner.pkl`, and in the hands of a plain fastai user."
+"A run's folder opened by `Run`: read when asked for, checked by name; its model from the bundle, from `learner.pkl`, and in plain fastai."
 import pickle, shutil, subprocess, sys, types
 
 import numpy as np, pandas as pd, pytest, torch
@@ -24,9 +24,11 @@ def run(place, tmp_path): return Run.open(shutil.copytree(place/'run', tmp_path/
 def test_what_a_run_has_is_read_once(place):
     run = Run.open(place/'run')
     assert run.labels.vocab == run.tagger().space.vocab and run.metrics['pictures'] == run.split['split'].value_counts().to_dict()
-    assert run.history['stage'].tolist() == ['frozen', 'unfrozen'] and run.history['valid_loss'].dtype == float and list(run.lr_find) == ['lr', 'loss']
+    assert run.history['stage'].tolist() == ['frozen', 'unfrozen'] and run.history['valid_loss'].dtype == float
+    assert list(run.lr_find) == ['lr', 'loss']
     assert run.audit['pictures'].sum() > 0 and len(run.rejected) == 2 and run.words is None
-    for o in ('config', 'labels', 'metrics', 'history', 'lr_find', 'split', 'audit', 'rejected'): assert getattr(run, o) is getattr(run, o), o
+    for o in ('config', 'labels', 'metrics', 'history', 'lr_find', 'split', 'audit', 'rejected'):
+        assert getattr(run, o) is getattr(run, o), o
 
 def test_a_file_that_is_gone_is_missed_when_it_is_needed(run):
     for o in ('audit.csv', 'history.csv', 'labels.json', 'metrics.json'): (run.folder/o).unlink()
@@ -34,9 +36,13 @@ def test_a_file_that_is_gone_is_missed_when_it_is_needed(run):
     for o, file in dict(audit='audit.csv', history='history.csv', labels='labels.json', metrics='metrics.json').items():
         with pytest.raises(CatalogError, match=f'{file} is not there'): getattr(run, o)
 
-@pytest.mark.parametrize('file, text', [('config.json', '{'), ('config.json', '[]'), ('labels.json', '{"vocab": 1}'), ('metrics.json', '[1]'), ('metrics.json', '{"test": {}}'), ('history.csv', 'epoch\n1\n'),
-                                        ('history.csv', 'stage,epoch\nfrozen,one\n'), ('lr_find.csv', 'lr,loss\n1,many\n'), ('split.csv', 'image,split\na.jpg,train\n'), ('split.csv', 'image,digest,split,labels\n'),
-                                        ('split.csv', ''), ('audit.csv', 'tag,note,pictures\na,b,c\n'), ('rejected.csv', 'image\na.jpg\n'), ('words.json', '{}')])
+@pytest.mark.parametrize('file, text',
+                         [('config.json', '{'), ('config.json', '[]'), ('labels.json', '{"vocab": 1}'), ('metrics.json', '[1]'),
+                          ('metrics.json', '{"test": {}}'), ('history.csv', 'epoch\n1\n'),
+                          ('history.csv', 'stage,epoch\nfrozen,one\n'), ('lr_find.csv', 'lr,loss\n1,many\n'),
+                          ('split.csv', 'image,split\na.jpg,train\n'), ('split.csv', 'image,digest,split,labels\n'),
+                          ('split.csv', ''), ('audit.csv', 'tag,note,pictures\na,b,c\n'), ('rejected.csv', 'image\na.jpg\n'),
+                          ('words.json', '{}')])
 def test_a_damaged_file_is_named(run, file, text):
     (run.folder/file).write_text(text)
     with pytest.raises(CatalogError) as e: getattr(Run.open(run.folder), file.split('.')[0])
@@ -74,14 +80,16 @@ def test_a_tagger_is_what_one_gets(run):
     shutil.rmtree(run.folder/'tagger')
     with pytest.raises(CatalogError, match=r'say trust=True \(--trust\)'): run.tagger()
     pickled, learned = run.tagger(trust=True), Tagger.from_learner(run.learner(trust=True))
-    assert {type(o) for o in (with_bundle, pickled, learned)} == {Tagger} and with_bundle.decision is not None and pickled.decision is learned.decision is None
+    assert {type(o) for o in (with_bundle, pickled, learned)} == {Tagger} and with_bundle.decision is not None
+    assert pickled.decision is learned.decision is None
     assert (pickled.arch, pickled.tta, pickled.prep) == (with_bundle.arch, with_bundle.tta, with_bundle.prep)
     np.testing.assert_allclose(pickled.scores(images), with_bundle.scores(images), atol=1e-5)
     assert len(pickled.predict(images[0])) == 3
 
 def test_a_learner_goes_on(run):
     learn = run.learner(trust=True)
-    assert learn.facts.arch == run.config.arch and learn.facts.pretrained and list(learn.facts.rate_curve) == ['lr', 'loss'] and len(learn.history.rows) == 2
+    assert learn.facts.arch == run.config.arch and learn.facts.pretrained
+    assert list(learn.facts.rate_curve) == ['lr', 'loss'] and len(learn.history.rows) == 2
     assert learn.dls.space == run.labels and learn.dls.prep.size == (32, 32)
 
 def test_a_plain_fastai_user_is_served(place, tmp_path):
@@ -91,11 +99,13 @@ def test_a_plain_fastai_user_is_served(place, tmp_path):
 from fastai.vision.all import *
 learn = load_learner(sys.argv[1]); images = sys.argv[3:]
 first = Path(images[0])
-ways = [learn.predict(o)[2].numpy() for o in (first, str(first), PILImage.create(first), first.read_bytes(), np.asarray(PILImage.create(first)))]
+opened = PILImage.create(first)
+ways = [learn.predict(o)[2].numpy() for o in (first, str(first), opened, first.read_bytes(), np.asarray(opened))]
 x, preds, _ = learn.get_preds(dl=learn.dls.test_dl(images), with_input=True)
 tta, _ = learn.tta(dl=learn.dls.test_dl(images), n=1)
 np.savez(sys.argv[2], ways=ways, x=x.numpy(), preds=preds.numpy(), tta=tta.numpy(), names=learn.predict(first)[0])'''
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', code, str(place/'run'/'learner.pkl'), str(tmp_path/'a.npz'), *images], check=True, cwd=tmp_path)
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code, str(place/'run'/'learner.pkl'), str(tmp_path/'a.npz'), *images], check=True,
+                   cwd=tmp_path)
     got, tagger = np.load(tmp_path/'a.npz'), load_tagger(place/'run'); tagger.tta = 1
     want = tagger.scores(images)
     np.testing.assert_allclose(got['ways'], np.tile(want[0], (5, 1)), atol=1e-5)
@@ -109,14 +119,16 @@ np.savez(sys.argv[2], ways=ways, x=x.numpy(), preds=preds.numpy(), tta=tta.numpy
 def old(tmp_path, monkeypatch):
     "Writes a `learner.pkl` that names catalog_tagger.data and, if loaded, leaves a mark."
     module = types.ModuleType('catalog_tagger.data')
-    exec('class CatalogImage:\n    def __reduce__(self): return CatalogImage, ()', module.__dict__); module.CatalogImage.__module__ = module.__name__
+    exec('class CatalogImage:\n    def __reduce__(self): return CatalogImage, ()', module.__dict__)
+    module.CatalogImage.__module__ = module.__name__
     class Evil:
         def __reduce__(self): return open, (str(tmp_path/'mark'), 'w')
     def write(how):
         with monkeypatch.context() as m:
             m.setitem(sys.modules, module.__name__, module)
             (tmp_path/'old').mkdir(exist_ok=True); path = tmp_path/'old'/'learner.pkl'
-            torch.save([module.CatalogImage(), Evil()], path) if how == 'torch' else path.write_bytes(pickle.dumps([Evil(), module.CatalogImage()], how))
+            torch.save([module.CatalogImage(), Evil()],
+                       path) if how == 'torch' else path.write_bytes(pickle.dumps([Evil(), module.CatalogImage()], how))
         return tmp_path/'old'
     return write
 
@@ -133,7 +145,9 @@ def test_an_old_pickle_beside_its_bundle(run, old):
     assert run.tagger().arch == run.config.arch
     with pytest.raises(CatalogError, match='use the bundle .*tagger.* or train again'): run.learner(trust=True)
 
-@pytest.mark.parametrize('argv', [['tag', 'old', 'shop', '--out', 't.csv'], ['evaluate', 'run', 'shop'], ['export', 'old', '--out', 't.onnx'], ['embed', 'old', 'shop', '--out', 'e']])
+@pytest.mark.parametrize('argv',
+                         [['tag', 'old', 'shop', '--out', 't.csv'], ['evaluate', 'run', 'shop'], ['export', 'old', '--out', 't.onnx'],
+                          ['embed', 'old', 'shop', '--out', 'e']])
 def test_the_command_tells_it_too(place, run, old, argv, capsys, monkeypatch):
     from catalog_tagger.apps.cli import main
     shutil.copy(old('torch')/'learner.pkl', run.folder); shutil.rmtree(run.folder/'tagger')

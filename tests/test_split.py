@@ -121,7 +121,9 @@ def test_split_keeps_duplicates_on_one_side(seed):
         assert (summary['groups_across'], summary['duplicates_across']) == (0, 0)
     assert list(missing(split_catalog(df, seed=seed)[0], 'split', 3)) == []
 
-@pytest.mark.parametrize('kw', [dict(test_from=2016), dict(test=[2016, 2017]), dict(test=2016, valid=2015), dict(test=['2016'], valid=[2010, 2011])])
+@pytest.mark.parametrize('kw',
+                         [dict(test_from=2016), dict(test=[2016, 2017]), dict(test=2016, valid=2015),
+                          dict(test=['2016'], valid=[2010, 2011])])
 def test_split_by_takes_what_is_named_and_its_groups(kw):
     df = catalog(1)
     res, audit = split_by(df, 'year', **kw)

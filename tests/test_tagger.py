@@ -15,6 +15,7 @@ from catalog_tagger.train.heads import build_model
 from catalog_tagger.serve.predictor import Predictor
 from catalog_tagger.serve.onnx import export_onnx, quantise_onnx, tag_rows
 from catalog_tagger.serve.tagger import BUNDLE_FILES, BundleError, Tagger, save_bundle
+from catalog_tagger.testing.tiny import tiny_catalog
 
 ARCH, LABELS = 'mobilenetv3_small_050', ['Apparel', 'Shoes', 'Red', 'Blue', 'new', 'a|b\nc']
 SPACE = LabelSpace(LABELS, {'master': ['Apparel', 'Shoes'], 'colour': ['Red', 'Blue']}, {},
@@ -98,8 +99,6 @@ def test_serving_needs_no_fastai(trained):
     code = f'''import sys
 sys.modules['fastai'] = None
 from catalog_tagger.serve.tagger import Tagger
-from catalog_tagger.serve.outside import fit_outside
-from catalog_tagger.testing.tiny import tiny_catalog
 early = [o for o in ('timm', 'torchvision', 'sklearn', 'matplotlib', 'onnx') if o in sys.modules]
 assert not early, early
 tags = Tagger.load({str(tmp/'bundle')!r}).predict({images[0]!r}, k=2)

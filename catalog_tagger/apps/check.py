@@ -30,7 +30,7 @@ def _spread(ready:Prepared)->dict[str, dict]:
 def catalog_facts(
     cfg:RunConfig,
     ready:Prepared=None,  # From `prepare_catalog`, where it is at hand
-)->dict:  # `layout`, `notes`, `pictures`, `rejected` by reason, `split`, `labels` with counts, groups, parents, `merged`, `dropped`, `suspicious`, `balance`; all JSON
+)->dict:  # `layout`, `notes`, `pictures`, `rejected`, `split`, `labels`, `merged`, `dropped`, `suspicious`, `balance` and more; all JSON
     "What a catalog holds and what would become of it, without training."
     ready = ready or prepare_catalog(cfg)
     catalog, space = ready.catalog, ready.space
@@ -38,7 +38,8 @@ def catalog_facts(
     merged = table[(table['label'] != '') & (table['rule'] != 'kept')]
     return dict(layout=catalog.layout, notes=list(catalog.notes), pictures=len(catalog.df),
                 rejected=catalog.rejected['reason'].value_counts().to_dict(),
-                split=split_summary(catalog.df, ready.audit), labels=dict(zip(space.vocab, space.counts.tolist())), exclusive=space.exclusive, parents=space.parents,
+                split=split_summary(catalog.df, ready.audit), labels=dict(zip(space.vocab, space.counts.tolist())),
+                exclusive=space.exclusive, parents=space.parents,
                 raw_tags=int((table['count'] > 0).sum()), merged=json_rows(merged[['raw', 'label', 'count', 'rule']]),
                 dropped={t: o['rule'] for t, o in space.provenance.items() if o['label'] is None},
                 suspicious=json_rows(ready.recipe.suspicious().drop(columns='column')), balance=_spread(ready))
@@ -46,12 +47,15 @@ def catalog_facts(
 # %% ../../nbs/apps/00_check.ipynb #a02a2fc0
 def _tell_split(split:dict, say):
     say(f'folds: {first_few(split["pictures"])}; {split["duplicates_across"]} duplicates and {split["groups_across"]} groups across folds')
-    say(f'  {split["tags_in_every_fold"]} of {split["tags"]} tags stand in every fold, {split["tags_rescued"]} of them rescued; farthest from its share, in points: {first_few(split["worst"])}')
+    say(f'  {split["tags_in_every_fold"]} of {split["tags"]} tags stand in every fold, {split["tags_rescued"]} of them rescued; '
+        f'farthest from its share, in points: {first_few(split["worst"])}')
 
 def _tell_labels(facts:dict, say):
-    say(f'labels: {len(facts["labels"])} from {facts["raw_tags"]} raw tags; {len(facts["exclusive"])} exclusive groups: {", ".join(facts["exclusive"]) or "none"}; {len(facts["parents"])} labels have a parent')
+    say(f'labels: {len(facts["labels"])} from {facts["raw_tags"]} raw tags; {len(facts["exclusive"])} exclusive groups: '
+        f'{", ".join(facts["exclusive"]) or "none"}; {len(facts["parents"])} labels have a parent')
     say(f'  in train: {first_few(facts["labels"])}')
-    for what, o in facts['balance'].items(): say(f'  how even, {what}: largest to smallest {o["ratio"]:.0f}, worth {o["effective"]:.1f} equal ones')
+    for what, o in facts['balance'].items():
+        say(f'  how even, {what}: largest to smallest {o["ratio"]:.0f}, worth {o["effective"]:.1f} equal ones')
 
 # %% ../../nbs/apps/00_check.ipynb #bca5aa0e
 def _tell_changes(facts:dict, say):
@@ -61,7 +65,8 @@ def _tell_changes(facts:dict, say):
     for label, raw in into.head(5).items(): say(f'  {label}: {first_few(raw, 6)}')
     if len(into) > 5: say(f'  … {len(into) - 5} more')
     say(f'dropped: {len(facts["dropped"])}')
-    for rule, n in pd.Series(facts['dropped'], dtype=object).value_counts().head(6).items(): say(f'  {n} x {rule.removeprefix("dropped: ")}')
+    for rule, n in pd.Series(facts['dropped'], dtype=object).value_counts().head(6).items():
+        say(f'  {n} x {rule.removeprefix("dropped: ")}')
     say(f'merges that look wrong and were not made: {len(facts["suspicious"])}')
     for o in facts['suspicious'][:5]: say(f'  {o["tag"]} to {o["to"]}: {o["why"]}')
 

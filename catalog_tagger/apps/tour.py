@@ -35,8 +35,10 @@ def demo_run(
     "The whole way on the embedded demo catalog: draw, audit, split, train, score, save, tag pictures it has not seen, index and report."
     out = clear_for(out, 'run')
     say(f'drawing {n} products …')
-    shop, new = demo_styles(out/'catalog', n=n, seed=seed, faults=('empty', 'truncated', 'html', 'rgba', 'exif6')), demo_styles(out/'new', n=24, seed=seed + 1, noise=0.)
-    metrics = train_run(RunConfig(str(shop), str(out/'run'), label_columns=(*LABEL_COLUMNS, 'baseColour'), size=size, epochs=epochs, seed=seed), say)
+    shop = demo_styles(out/'catalog', n=n, seed=seed, faults=('empty', 'truncated', 'html', 'rgba', 'exif6'))
+    new = demo_styles(out/'new', n=24, seed=seed + 1, noise=0.)
+    metrics = train_run(RunConfig(str(shop), str(out/'run'), label_columns=(*LABEL_COLUMNS, 'baseColour'), size=size, epochs=epochs,
+                                  seed=seed), say)
     df = read_catalog(new, label_columns=(*LABEL_COLUMNS, 'baseColour')).df
     tagger = Run.open(out/'run').tagger()
     answers = tagger.predict(df['image'], k=4)
@@ -45,5 +47,6 @@ def demo_run(
     save_plots(out/'run')
     say(f'tagged {len(df)} new pictures: {out/"tags.csv"}, seen in {out/"grid.png"}')
     index_catalog(out/'run', shop, out/'index', layer='hidden', say=say)
-    say(f'{write_report([out/"run"], out/"report.html")} opens in a browser; catalog_tagger app {out/"run"} --index {out/"index"} serves a page to drop pictures on')
+    say(f'{write_report([out/"run"], out/"report.html")} opens in a browser; catalog_tagger app {out/"run"} --index {out/"index"} serves '
+        'a page to drop pictures on')
     return metrics

@@ -18,7 +18,10 @@ from urllib.parse import urlsplit
 import pandas as pd
 from PIL import Image
 from fastcore.xml import to_xml
-from fasthtml.components import Article, Button, Datalist, Dd, Details, Div, Dl, Dt, Fieldset, Figcaption, Figure, Footer, Form, H1, H2, Header, Img, Input, Label, Legend, Li, Link, Main, Meta, Meter, Noscript, Ol, Option, Output, P, Progress, Script, Section, Select, Small, Span, Strong, Summary, Title
+from fasthtml.components import (Article, Button, Datalist, Dd, Details, Div, Dl, Dt, Fieldset, Figcaption, Figure,
+                                 Footer, Form, H1, H2, Header, Img, Input, Label, Legend, Li, Link, Main, Meta, Meter,
+                                 Noscript, Ol, Option, Output, P, Progress, Script, Section, Select, Small, Span,
+                                 Strong, Summary, Title)
 from fasthtml.core import FastHTML
 from starlette.datastructures import Headers, MutableHeaders, State
 from starlette.exceptions import HTTPException
@@ -67,7 +70,8 @@ def _by_group(tags:list[tuple[str, float]], space:LabelSpace)->dict[str, list[tu
 
 def _tag(tag:str, score:float, group:str):
     "A tag, which is a button for its heat map, and its score."
-    name = Span('unsure', cls='unsure') if tag == UNSURE + group else Button(tag.removeprefix(f'{group}='), type='button', data_tag=tag, aria_pressed='false')
+    name = Span('unsure', cls='unsure') if tag == UNSURE + group else Button(
+        tag.removeprefix(f'{group}='), type='button', data_tag=tag, aria_pressed='false')
     return Dd(name, Meter(value=f'{score:.3f}', aria_hidden='true'), Small(f'{score:.2f}'))
 
 def _flag(look:dict|None)->tuple[str, str]:
@@ -75,13 +79,15 @@ def _flag(look:dict|None)->tuple[str, str]:
     if look is None: return 'fine', 'Can be published unseen.'
     if look['outside']: return 'outside', 'Unlike anything the model has learned: take no tag for granted.'
     if not look['ask']: return 'look', 'Needs a look: nothing could be said.'
-    return 'look', f'Needs a look, {look["ask"]} first: it has {look["score"]:.2f}' + (f', next comes {look["instead"]}.' if look['instead'] else '.')
+    return 'look', f'Needs a look, {look["ask"]} first: it has {look["score"]:.2f}' + (
+        f', next comes {look["instead"]}.' if look['instead'] else '.')
 
 # %% ../../nbs/apps/01_web.ipynb #f6b2cfc5
 def _group_field(i:int, group:str, said:list[tuple[str, float]]):
     "Where the right label of a group is told, if the one that was said is wrong."
     tag, score = said[0] if said and said[0][0] != UNSURE + group else ('', '')
-    return Label(group, Input(list=f'labels-{i}', placeholder=tag or 'unsure', data_group=group, data_said=tag, data_score=score, autocomplete='off'))
+    return Label(group, Input(list=f'labels-{i}', placeholder=tag or 'unsure', data_group=group, data_said=tag, data_score=score,
+                              autocomplete='off'))
 
 def _free_fields(i:int, said:list[tuple[str, float]]):
     "Free tags to strike out, and a field for more."
@@ -92,7 +98,8 @@ def _corrections(groups:dict, space:LabelSpace):
     "What a person says instead."
     exclusive = [_group_field(i, g, groups[g]) for i, g in enumerate(space.exclusive)]
     free = [_free_fields(len(exclusive), groups[''])] if space.free else []
-    return Details(Summary('Correct'), P('Say what is right; what is empty stays as it is.', cls='dim'), *exclusive, *free, P(cls='odd', role='alert'), cls='correct')
+    return Details(Summary('Correct'), P('Say what is right; what is empty stays as it is.', cls='dim'), *exclusive, *free,
+                   P(cls='odd', role='alert'), cls='correct')
 
 # %% ../../nbs/apps/01_web.ipynb #b80ceb39
 def _card(said:Answer, thumbnail:str, tagger:Tagger, similar:bool):
@@ -103,7 +110,8 @@ def _card(said:Answer, thumbnail:str, tagger:Tagger, similar:bool):
     tags = [o for g, ts in groups.items() if ts for o in (Dt(g or 'tags'), *(_tag(t, s, g) for t, s in ts))]
     more = Details(Summary('Similar products'), Div('Looking …', aria_live='polite'), cls='similar') if similar else ''
     return Article(Figure(Img(src=thumbnail, alt=''), Figcaption(aria_live='polite')),
-                   Div(H2(), P(sentence, cls='flag'), Dl(*tags), _corrections(groups, tagger.space), more), cls=f'card {kind}', data_rows=json.dumps(rows))
+                   Div(H2(), P(sentence, cls='flag'), Dl(*tags), _corrections(groups, tagger.space), more), cls=f'card {kind}',
+                   data_rows=json.dumps(rows))
 
 # %% ../../nbs/apps/01_web.ipynb #5a5fad18
 def heat_picture(
@@ -132,7 +140,8 @@ def safe_csv(
 )->str:
     "A table that a spreadsheet opens without running what stands in it."
     if kind not in CSV_COLUMNS: raise CatalogError(f'kind={kind!r}, expected one of {", ".join(CSV_COLUMNS)}')
-    n, ok = len(CSV_COLUMNS[kind]), isinstance(rows, list) and all(isinstance(r, list) and all(isinstance(o, str | int | float | None) for o in r) for r in rows)
+    n = len(CSV_COLUMNS[kind])
+    ok = isinstance(rows, list) and all(isinstance(r, list) and all(isinstance(o, str | int | float | None) for o in r) for r in rows)
     if not ok or any(len(r) != n for r in rows): raise CatalogError(f'expected rows of {n} cells: {", ".join(CSV_COLUMNS[kind])}')
     f = StringIO(); csv.writer(f, lineterminator='\r\n').writerows([CSV_COLUMNS[kind], *(map(_harmless, r) for r in rows)])
     return f.getvalue()
@@ -141,8 +150,10 @@ def safe_csv(
 MOST_BYTES, MOST_FILES = 32 << 20, 500   # Of one picture that is sent, and pictures on the page
 _BYTES = 'application/octet-stream'
 _TOO_LARGE = f'too large: the limit is {MOST_BYTES >> 20} MB'
-_HEADERS = {'content-security-policy': "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-            'cross-origin-resource-policy': 'same-origin', 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer', 'cache-control': 'no-store'}
+_HEADERS = {'content-security-policy': "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+                                       "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            'cross-origin-resource-policy': 'same-origin', 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer',
+            'cache-control': 'no-store'}
 
 def _is_ours(host:str, names:set[str])->bool:
     "Is the Host header an address, or one of the `names` of this machine? DNS rebinding needs another name."
@@ -152,7 +163,8 @@ def _is_ours(host:str, names:set[str])->bool:
 def _refusal(method:str, headers:Headers, names:set[str])->tuple[str, int]|None:
     "Why a request is not heard, and the status code."
     host, origin, size = headers.get('host', ''), headers.get('origin'), headers.get('content-length', '0')
-    if not _is_ours(host, names): return f'there is no page here by the name of {host!r}: open the address that catalog_tagger app has printed', 400
+    if not _is_ours(host, names):
+        return f'there is no page here by the name of {host!r}: open the address that catalog_tagger app has printed', 400
     if origin is not None and urlsplit(origin).netloc != host: return 'this was asked by another page, and nothing was done', 403
     if method == 'POST' and headers.get('content-type') != _BYTES: return f'send the bytes of one picture as {_BYTES}', 415
     if size.isdecimal() and int(size) > MOST_BYTES: return _TOO_LARGE, 413
@@ -181,30 +193,40 @@ def _settings(tagger:Tagger):
     "How pictures are tagged."
     options = [Option(f'{m.replace("_", " ")}: {MODES[m].text}', value=m) for m in tagger.decision.modes] if tagger.decision else []
     modes = [Label('Mode', Select(*options, name='mode'))] if options else []
-    return Form(*modes, Label('Most tags', Input(type='number', name='k', min=1, max=len(tagger.space.vocab), placeholder='all' if tagger.decision else '3')), id='how')
+    return Form(*modes,
+                Label('Most tags',
+                      Input(type='number', name='k', min=1, max=len(tagger.space.vocab), placeholder='all' if tagger.decision else '3')),
+                id='how')
 
 def _drop_zone():
     kinds = '.jpg,.jpeg,.png,.webp,.gif,.bmp,.tif,.tiff'
-    return Label(Strong('Drop pictures here, or press to choose'), Span(f'JPEG, PNG, WebP, GIF, BMP or TIFF, up to {MOST_BYTES >> 20} MB each, {MOST_FILES} at a time', cls='dim'),
+    return Label(Strong('Drop pictures here, or press to choose'),
+                 Span(f'JPEG, PNG, WebP, GIF, BMP or TIFF, up to {MOST_BYTES >> 20} MB each, {MOST_FILES} at a time', cls='dim'),
                  Input(type='file', id='pictures', multiple=True, accept=kinds), cls='drop')
 
 def _tools():
-    return Section(Output(id='told', role='status'), Progress(hidden=True, aria_label='pictures tagged'), Button('Download tags (CSV)', id='tags', type='button'),
-                   Button('Download corrections (CSV)', id='corrections', type='button'), Label(Input(type='checkbox', id='only'), 'only those to look at', cls='box'),
-                   Button('Remove all', id='clear', type='button'), P('Press a tag to see where the model sees it.', cls='dim'), id='tools', hidden=True, aria_label='results')
+    return Section(Output(id='told', role='status'), Progress(hidden=True, aria_label='pictures tagged'),
+                   Button('Download tags (CSV)', id='tags', type='button'),
+                   Button('Download corrections (CSV)', id='corrections', type='button'),
+                   Label(Input(type='checkbox', id='only'), 'only those to look at', cls='box'),
+                   Button('Remove all', id='clear', type='button'), P('Press a tag to see where the model sees it.', cls='dim'), id='tools',
+                   hidden=True, aria_label='results')
 
 # %% ../../nbs/apps/01_web.ipynb #b8c73f66
 def _notes(tagger:Tagger)->str:
     "What a reader must know of the flags, and of privacy."
     d, promise = tagger.decision, 'This model has no thresholds, so every answer needs a look. '
-    if d and '' in d.publish: promise = f'“Can be published” is a promise, made on pictures kept aside for it: of such pictures at least {d.promise["precision"]:.0%} have no wrong tag. '
+    if d and '' in d.publish:
+        promise = ('“Can be published” is a promise, made on pictures kept aside for it: '
+                   f'of such pictures at least {d.promise["precision"]:.0%} have no wrong tag. ')
     elif d: promise = 'For this model no promise could be made, so every picture needs a look. '
     return promise + 'The server keeps no picture and no answer: what is not downloaded is gone when the page is closed.'
 
 def _facts(space:LabelSpace)->dict:
     "What the script must know."
     at = {g: i for i, g in enumerate(space.exclusive)}
-    return dict(bytes=MOST_BYTES, files=MOST_FILES, too_large=_TOO_LARGE, parents=space.parents, group={l: at[space.group_of(l)] for l in space.grouped})
+    return dict(bytes=MOST_BYTES, files=MOST_FILES, too_large=_TOO_LARGE, parents=space.parents,
+                group={l: at[space.group_of(l)] for l in space.grouped})
 
 def _lists(space:LabelSpace)->list:
     "The labels of each group, and the free ones, to choose from."
@@ -214,9 +236,14 @@ def _page(state):
     "The whole page."
     space = state.tagger.space
     return (Title(f'Tags by {state.name}'),
-            Main(Header(H1('Tags for product pictures'), P(f'Drop pictures of products: each gets its tags from the model {state.name} ({len(space.vocab)} labels), with scores and a word on whether a person should look at it.')),
-                 Noscript(P('This page needs JavaScript.')), _drop_zone(), _settings(state.tagger), P(id='note', role='alert', cls='odd'), _tools(),
-                 Section(id='cards', aria_label='pictures'), *_lists(space), Footer(P(_notes(state.tagger))), data_page=json.dumps(_facts(space))))
+            Main(
+                Header(H1('Tags for product pictures'),
+                       P(f'Drop pictures of products: each gets its tags from the model {state.name} ({len(space.vocab)} labels), '
+                         'with scores and a word on whether a person should look at it.')),
+                Noscript(P('This page needs JavaScript.')), _drop_zone(), _settings(state.tagger), P(id='note', role='alert', cls='odd'),
+                _tools(),
+                Section(id='cards', aria_label='pictures'), *_lists(space), Footer(P(_notes(state.tagger))),
+                data_page=json.dumps(_facts(space))))
 
 # %% ../../nbs/apps/01_web.ipynb #266899c4
 def _in_turn(state, f, *args)->Future:
@@ -227,7 +254,8 @@ def _number(k:str)->int|None:
     try: return int(k) if k else None
     except ValueError: raise CatalogError(f'k={k[:20]!r}, expected a number from 1 on, or nothing') from None
 
-def _part(part)->HTMLResponse: return HTMLResponse(to_xml(part, indent=False))    # FastHTML makes a page of whatever is not told to be a part
+# FastHTML makes a page of whatever is not told to be a part
+def _part(part)->HTMLResponse: return HTMLResponse(to_xml(part, indent=False))
 
 def _answer(state, data:bytes, mode:str|None, k:int|None):
     "The card of the picture in `data`."
@@ -245,7 +273,9 @@ def _similar(state, data:bytes):
     if state.index is None: raise CatalogError('there is no index of products; start the page with --index')
     with state.lock: found = state.index.search(data, k=10)
     def words(o): return ', '.join(o.labels) if isinstance(getattr(o, 'labels', None), list) else ''
-    return _part(Ol(*(Li(Img(src=f'/thumb/{state.rows[o.image]}', alt='', loading='lazy'), Strong(Path(o.image).stem), f' {o.score:.2f} {words(o)}') for o in found.itertuples())))
+    return _part(
+        Ol(*(Li(Img(src=f'/thumb/{state.rows[o.image]}', alt='', loading='lazy'), Strong(Path(o.image).stem), f' {o.score:.2f} {words(o)}')
+             for o in found.itertuples())))
 
 # %% ../../nbs/apps/01_web.ipynb #38906674
 async def _get_page(req, state): return _page(state)
@@ -281,8 +311,10 @@ def make_app(
 )->FastHTML:
     "The page as an ASGI application; it keeps no session and writes no file."
     names = {'localhost', socket.gethostname().lower(), *(o.lower() for o in hosts)}
-    head = (Meta(charset='utf-8'), Meta(name='viewport', content='width=device-width, initial-scale=1'), Link(rel='icon', href='data:,'), Link(rel='stylesheet', href='/app.css'), Script(src='/app.js', defer=True))
-    app = FastHTML(default_hdrs=False, hdrs=head, htmlkw=dict(lang='en'), canonical=False, sess_cls=None, secret_key='there is no session',   # without a key FastHTML writes one into the current folder
+    head = (Meta(charset='utf-8'), Meta(name='viewport', content='width=device-width, initial-scale=1'), Link(rel='icon', href='data:,'),
+            Link(rel='stylesheet', href='/app.css'), Script(src='/app.js', defer=True))
+    # without a key FastHTML writes one into the current folder
+    app = FastHTML(default_hdrs=False, hdrs=head, htmlkw=dict(lang='en'), canonical=False, sess_cls=None, secret_key='there is no session',
                    middleware=[Middleware(_Guard, names=names)], exception_handlers={CatalogError: _told, ClientDisconnect: _gone})
     app.state = State(dict(tagger=tagger, fast=tagger.for_serving(), index=index, name=name, lock=Lock(), pool=ThreadPoolExecutor(2),
                            rows={} if index is None else {o: i for i, o in enumerate(index.table['image'])}))
@@ -299,7 +331,9 @@ def _load_index(folder:str|Path|None):
 def _listen(host:str, port:int)->socket.socket:
     "A socket that listens, or a sentence on why not."
     try: return socket.create_server((host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET)
-    except (OSError, OverflowError) as e: raise CatalogError(f'cannot listen at {_address(host, port)}: {getattr(e, "strerror", None) or e}; give another --port or --host') from None
+    except (OSError, OverflowError) as e:
+        raise CatalogError(f'cannot listen at {_address(host, port)}: {getattr(e, "strerror", None) or e}; '
+                           'give another --port or --host') from None
 
 def _address(host:str, port:int)->str: return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
 

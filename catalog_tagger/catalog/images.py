@@ -29,8 +29,10 @@ __all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', '
 # %% ../../nbs/catalog/05_images.ipynb #ae27afae
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')  # What Pillow may decode here, whatever the file's name says
 MAX_PIXELS = 50_000_000                                  # Larger pictures are an error, told before they are decoded
-MAX_BYTES = 8*MAX_PIXELS                                 # Larger files are an error, told before they are read; 16-bit RGBA has 8 bytes a pixel
-OPENING_VERSION = 1                                      # Raised whenever the same file gives other pixels: what was decoded before is void then
+# Larger files are an error, told before they are read; 16-bit RGBA has 8 bytes a pixel
+MAX_BYTES = 8*MAX_PIXELS
+# Raised whenever the same file gives other pixels: what was decoded before is void then
+OPENING_VERSION = 1
 
 class ImageError(CatalogError): "A picture that cannot be used; the message is the reason."
 
@@ -95,7 +97,7 @@ def _load(item, max_pixels:int, draft:tuple[int, int]|None)->Image.Image:
 def open_image(
     item:str|Path|bytes|Image.Image|np.ndarray,  # A path, a file's bytes, a PIL image or an array (h, w) or (h, w, 3 or 4) of uint8
     *, max_pixels:int=MAX_PIXELS,                # Most pixels a picture may have
-    draft:tuple[int, int]|None=None,             # Height and width it will be resized to: a large JPEG is decoded no larger than that needs; None decodes all
+    draft:tuple[int, int]|None=None,             # Height and width that it will have: a large JPEG is decoded no larger; None decodes all
 )->Image.Image:                                  # 8-bit RGB, EXIF rotation applied, transparency on white
     "Open `item` as a person would see it; raise `ImageError` with the reason when that cannot be."
     try: return _load(item, max_pixels, draft)
@@ -185,7 +187,8 @@ class Prep(Record):
 
     def __post_init__(self):
         if self.opening != OPENING_VERSION:
-            raise CatalogError(f'the model was trained on pictures opened by the rules {self.opening}, this version opens them by {OPENING_VERSION}; '
+            raise CatalogError(f'the model was trained on pictures opened by the rules {self.opening}, '
+                               f'this version opens them by {OPENING_VERSION}; '
                                'install the one it was made with')
 
     def picture(self, item)->Image.Image:

@@ -204,7 +204,7 @@ def _parent_group(groups:pd.DataFrame, child:str)->str|None:
     return max(coarser, key=lambda g: n[g], default=None)
 
 def _find_parents(groups:pd.DataFrame)->tuple[dict[str, str], dict[str, dict]]:
-    "Parent of each label, and for those with several in the data how often each was seen. `groups`: a column a group, a label or None a row."
+    "Parent of each label, and where it has several how often each was seen. `groups`: a column a group, a label or None a row."
     parents, conflicts = {}, {}
     for g in groups:
         if (p := _parent_group(groups, g)) is None: continue
@@ -223,9 +223,11 @@ def _check_parents(
     label = {l: l if l in space.vocab else next(iter(space.encode([l])), None) for o in parents.items() for l in o}
     told = {label[c]: label[p] for c, p in parents.items() if label[c] and label[c] != label[p]}
     if parents and not told:
-        raise CatalogError(f'none of the children in parents, such as {next(iter(parents))!r}, is a label; the labels are {", ".join(space.vocab[:5])}, …')
+        raise CatalogError(f'none of the children in parents, such as {next(iter(parents))!r}, is a label; '
+                           f'the labels are {", ".join(space.vocab[:5])}, …')
     both = space.parents | told
-    if circle := [c for c in told if _runs_in_circle(c, both)]: raise CatalogError(f'parents run in a circle: {circle[0]!r} is its own ancestor')
+    if circle := [c for c in told if _runs_in_circle(c, both)]:
+        raise CatalogError(f'parents run in a circle: {circle[0]!r} is its own ancestor')
     return told
 
 # %% ../../nbs/catalog/11_labels.ipynb #e2d556f1

@@ -43,7 +43,7 @@ def _usable(catalog:Catalog)->Catalog:
 
 # %% ../../nbs/catalog/14_prepare.ipynb #6cdd4956
 def read_audited(cfg:RunConfig)->Catalog:  # With `group`
-    "Read and audit the catalog of `cfg`; copies of one picture are one group, so that no split tears them apart, and with `cfg.near` near copies too."
+    "Read and audit the catalog of `cfg`; copies of a picture, with `cfg.near` near copies too, are one group, which no split tears apart."
     layout = cfg.layout or find_layout(cfg.source)
     catalog = read_catalog(cfg.source, layout, where=cfg.where, min_count=cfg.min_count, **_reader_options(cfg, layout))
     catalog = _usable(catalog.keep(*audit_images(catalog.df)))
@@ -69,7 +69,8 @@ def split_spelt(
     valid, test = cfg.valid_fraction, cfg.test_fraction
     first, columns = spelling_first(steps), source_columns(df)
     spelt = [[t if column_of(t, columns) else spell(t, first) for t in o] for o in df['tags']]
-    df, kw = df.assign(spelt=[[t for t in o if t] for o in spelt]), dict(fractions=(1 - valid - test, valid, test), seed=cfg.seed, by='spelt')
+    df = df.assign(spelt=[[t for t in o if t] for o in spelt])
+    kw = dict(fractions=(1 - valid - test, valid, test), seed=cfg.seed, by='spelt')
     if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=_value(cfg.test_from), **kw)
     else: df, audit = split_catalog(df, **kw)
     return df.drop(columns='spelt'), audit
@@ -88,7 +89,8 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     catalog, steps, words = read_audited(cfg), recipe_steps(cfg), None
     df = catalog.df
     if cfg.words: df = df.assign(tags=[[] for _ in range(len(df))])
-    elif not df['tags'].map(len).any(): raise CatalogError('no picture has a tag; to make tags from the column text give its language: --words en or --words de')
+    elif not df['tags'].map(len).any():
+        raise CatalogError('no picture has a tag; to make tags from the column text give its language: --words en or --words de')
     df, audit = split_spelt(df, cfg, steps)
     if cfg.words: df, words = tag_texts(df, lang=cfg.words); audit = split_audit(df)
     recipe = fit_recipe(df, steps)

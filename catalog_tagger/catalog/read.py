@@ -58,7 +58,7 @@ def read_catalog(
     layout:str=None,                    # A name of `LAYOUTS`; None recognises it
     *, where:str=None,                  # Condition that chooses rows, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Fewest pictures of each label, as in `drop_rare`
-    **options,                          # As the reader of the layout takes them: `label_columns` of 'styles', `delim` of 'tags', `labels` of 'imaterialist'
+    **options,                          # As the reader takes them: `label_columns` of 'styles', `delim` of 'tags', …
 )->Catalog:
     "Read a catalog by the reader of its layout."
     layout = layout or find_layout(path)

@@ -80,7 +80,7 @@ def _doubts(moves:dict, counts:Counter, company:dict, lang:str, told:bool)->dict
 def evenness(
     counts:Iterable[int],  # Pictures of each label
 )->dict:
-    "How evenly labels are used: `entropy`, `even` (it over its largest), `effective` labels (e to the entropy), `ratio` of largest to smallest."
+    "How evenly labels are used: `entropy`, `even` (it over its maximum), `effective` labels (e to the entropy), `ratio` largest:smallest."
     n = np.array([o for o in counts if o], float); p = n/n.sum()
     if not len(n): return dict(labels=0, entropy=0., even=0., effective=0., ratio=0.)
     h = -(p*np.log(p)).sum()
@@ -153,7 +153,8 @@ def _merges(s:dict, moves:dict, why:dict, counts:Counter)->list[dict]:
 def _check_met(s:dict, before:list[dict])->None:
     "Raise `CatalogError` where a step names a tag that the steps before it never leave."
     for t in [*step_tags(s), *(s.get('to', ()) if STEPS[s['step']].respells else ())]:
-        if (o := spell(t, before)) != t: raise CatalogError(f'{s["step"]} names {t!r}, but the steps before it make {o!r} of that: write {o!r}')
+        if (o := spell(t, before)) != t:
+            raise CatalogError(f'{s["step"]} names {t!r}, but the steps before it make {o!r} of that: write {o!r}')
 
 def _check_settled(tags:Iterable[str], steps:list[dict])->None:
     "Raise `CatalogError` where respelling a tag twice is not respelling it once."
@@ -205,7 +206,8 @@ def fit_recipe(
 )->Recipe:
     "Learn from train what becomes of each raw tag."
     check_columns(df, 'tags', 'split'); check_steps(steps)
-    if lacking := [c for c in columns if c not in source_columns(df)]: raise CatalogError(f'columns names {lacking[0]!r}, which the catalog does not have')
+    if lacking := [c for c in columns if c not in source_columns(df)]:
+        raise CatalogError(f'columns names {lacking[0]!r}, which the catalog does not have')
     res = Recipe({}, {}, {}, [], [])
     for c, rows in _rooms(df, columns).items():
         fitted, name, path, merges, table = _fit_steps(rows, steps if c is not None else [])

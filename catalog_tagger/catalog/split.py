@@ -36,10 +36,11 @@ def _groups(df, column='group')->np.ndarray:
 
 def _long(df, by)->pd.DataFrame:
     "A line for each tag of each row: `row`, `group`, `tag`."
-    return pd.DataFrame({'row': np.arange(len(df)), 'group': _groups(df), 'tag': df[by]}).explode('tag').dropna(subset='tag').drop_duplicates()
+    return pd.DataFrame(
+        {'row': np.arange(len(df)), 'group': _groups(df), 'tag': df[by]}).explode('tag').dropna(subset='tag').drop_duplicates()
 
 def _tag_matrix(df, by, least)->tuple[np.ndarray, list]:
-    "Which group has which tag, for tags of at least `least` groups, and those tags; a last column that all groups have keeps folds from being empty."
+    "Which group has which tag, for tags of `least` groups or more, and those tags; a last column of ones keeps folds from being empty."
     long = _long(df, by)
     n_groups = long.groupby('tag')['group'].nunique()
     long = long[long.tag.isin(n_groups.index[n_groups >= least])]
@@ -183,7 +184,9 @@ def _rescue(y, folds, n_folds, depth=3)->list[tuple]:
 def _cut(df, by, fractions, seed)->tuple[np.ndarray, list]:
     "Fold number of each row of `df`, and `(tag, pictures, fold)` of each rescue."
     groups, (y, tags) = _groups(df), _tag_matrix(df, by, len(fractions))
-    if len(y) < len(fractions): raise CatalogError(f'{_count(len(y), "group")} cannot fill {len(fractions)} folds: copies of a picture stay together; more pictures are needed')
+    if len(y) < len(fractions):
+        raise CatalogError(f'{_count(len(y), "group")} cannot fill {len(fractions)} folds: copies of a picture stay together; '
+                           'more pictures are needed')
     folds = IterativeStratification(y, np.array(fractions)/sum(fractions), rng(seed, 'split'))
     moves, sizes = _rescue(y, folds, len(fractions)), np.bincount(groups)
     return folds[groups], [(tags[t], sizes[g], f) for t, g, f in moves if t < len(tags)]
@@ -195,9 +198,11 @@ def _respected(df)->pd.DataFrame:
     "`df` with the folds of its source, where one that stands beside train alone is the test fold."
     have = set(check_columns(df, 'split')['split'])
     if 'train' not in have:
-        raise CatalogError(f'split has {", ".join(sorted(have)) or "no rows"} but no train: name the fold to learn from, or drop the column')
+        raise CatalogError(f'split has {", ".join(sorted(have)) or "no rows"} but no train: name the fold to learn from, '
+                           'or drop the column')
     if len(have) == 2: df = df.assign(split=df['split'].where(df['split'] == 'train', 'test'))
-    if torn := _torn(df['split'], _groups(df)): warnings.warn(f'the split of the source tears {_count(torn, "group")} apart: scores will be too good')
+    if torn := _torn(df['split'], _groups(df)):
+        warnings.warn(f'the split of the source tears {_count(torn, "group")} apart: scores will be too good')
     return df
 
 def _rescued(audit, moves, names)->pd.DataFrame:
@@ -213,7 +218,7 @@ def split_catalog(
     seed:int=RunConfig.seed,                  # The same seed gives the same folds
     by:str='tags',                            # Column of lists to stratify over
 )->tuple[pd.DataFrame, pd.DataFrame]:         # A copy with `split`, and its `split_audit`, which also tells the rescues
-    "Deal whole groups out to train, valid and test so that each tag keeps its share, and stands in every fold if it stands in three groups."
+    "Deal whole groups out to train, valid and test so that each tag keeps its share, and is in every fold if it is in three groups."
     if len(fractions) != 3 or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
         raise CatalogError(f'fractions are {tuple(fractions)}, expected three positive numbers that sum to 1')
     check_columns(df, by)
@@ -235,7 +240,8 @@ def _holds(s, values)->pd.Series:
     "Where `s` holds one of `values`; each of them must be there."
     text = _as_text(s)
     for o in values:
-        if not (text == str(o)).any(): raise CatalogError(f'column {s.name!r} has no {str(o)!r}; it has: {", ".join(sorted(text.dropna().unique()))}')
+        if not (text == str(o)).any():
+            raise CatalogError(f'column {s.name!r} has no {str(o)!r}; it has: {", ".join(sorted(text.dropna().unique()))}')
     return text.isin([str(o) for o in values])
 
 def _starts(s, start)->pd.Series:

@@ -30,18 +30,20 @@ def _best_pairs(tags:list[str], score:np.ndarray, n:int, source:str, reason:Call
     "The `n` pairs of the highest positive `score`; a pair is named after the commoner tag."
     i, j = np.triu_indices(len(tags), 1)
     best = [(i[o], j[o]) for o in np.argsort(-score[i, j], kind='stable')[:n] if score[i[o], j[o]] > 0]
-    return [dict(group=tags[a], tags=[tags[a], tags[b]], score=round(float(score[a, b]), 3), source=source, reason=reason(a, b)) for a, b in best]
+    return [dict(group=tags[a], tags=[tags[a], tags[b]], score=round(float(score[a, b]), 3), source=source, reason=reason(a, b))
+            for a, b in best]
 
 def _by_company(tags:list[str], y:np.ndarray, same:np.ndarray, n:int)->list[dict]:
     "Pairs that stand together: pictures with both over pictures with either."
     both = y.T @ y; single = both.diagonal()
     either = single[:, None] + single - both
-    return _best_pairs(tags, same*both/either, n, 'company', lambda a, b: f'{both[a, b]:.0f} of {either[a, b]:.0f} pictures that have one have both')
+    return _best_pairs(tags, same*both/either, n, 'company',
+                       lambda a, b: f'{both[a, b]:.0f} of {either[a, b]:.0f} pictures that have one have both')
 
 def _cosine(a:np.ndarray, b:np.ndarray)->float: return float(a @ b/max(np.linalg.norm(a)*np.linalg.norm(b), 1e-12))
 
 def _looks(y:np.ndarray, x:np.ndarray)->np.ndarray:
-    "Cosine of the mean embeddings of each two tags, from pictures that have one and not both, counted from the mean of all; 0 where those are few."
+    "Cosine of the mean embeddings of two tags, less the mean of all, over pictures that have one and not both; 0 where those are few."
     n, total, both, shared = y.sum(0), y.T @ x, y.T @ y, defaultdict(float)
     for row, o in zip(x, y):
         for pair in combinations(np.flatnonzero(o), 2): shared[pair] = shared[pair] + row
@@ -78,7 +80,7 @@ def suggest_groups(
     *, n:int=20,                 # Most suggestions from each source
     apart:dict[str, list[str]]={},  # Exclusive groups: what stands in two of them is no suggestion
 )->pd.DataFrame:                 # `group` (a name for it), `tags`, `score`, `source` and `reason`
-    "Tags that may belong together: kinds of one thing in WordNet (where its data is there), often together in train, or alike in their pictures."
+    "Tags that may belong together: kinds of one thing in WordNet (if its data is there), often together in train, or of similar pictures."
     check_columns(df, 'tags', 'split')
     if embeddings is not None and np.shape(embeddings)[:1] != (len(df),):
         raise CatalogError(f'embeddings have shape {np.shape(embeddings)}, expected a row for each of {len(df)} pictures')

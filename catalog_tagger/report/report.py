@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import noop
-from fastcore.xml import A, Body, Button, Code, Dd, Details, Div, Dl, Dt, Figcaption, Figure, FT, H1, H2, H3, Head, Header, Html, Img, Li, Link, Main, Meta, Nav, P, Pre, Safe, Script, Section, Span, Style, Summary, Table, Tbody, Td, Th, Thead, Title, to_xml, Tr, Ul
+from fastcore.xml import (A, Body, Button, Code, Dd, Details, Div, Dl, Dt, Figcaption, Figure, FT, H1, H2, H3, Head,
+                          Header, Html, Img, Li, Link, Main, Meta, Nav, P, Pre, Safe, Script, Section, Span, Style,
+                          Summary, Table, Tbody, Td, Th, Thead, Title, to_xml, Tr, Ul)
 
 from ..core.files import CatalogError, atomic_path
 from ..core.table import SPLITS
@@ -71,13 +73,15 @@ def _cell(x)->FT:
     return Td(text, data_value=str(value) if _is_number(x) else None)
 
 def _table(df:pd.DataFrame, caption:str, *, sort:bool=False, most:int=1000)->FT:
-    "The first `most` rows of `df` in a box that scrolls, the first column as their head; with `sort` a column's name is a button that sorts by it."
+    "The first `most` rows of `df` in a box that scrolls, the first column as their head; `sort` makes a column's name a button that sorts."
     kinds = ['number' if any(map(_is_number, df[c])) else None for c in df]
     head = Tr(*(Th(Button(str(c), type='button') if sort else str(c), scope='col', cls=k) for c, k in zip(df, kinds)))
     cells = [[_cell(x)(cls=k) for x, k in zip(o, kinds)] for o in df.head(most).itertuples(index=False, name=None)]
     rows = [Tr(Th(*o[0].children, scope='row', **o[0].attrs), *o[1:]) for o in cells]
     more = P(f'… and {len(df) - most:,} more', cls='note') if len(df) > most else None
-    return Div(P(caption, cls='caption'), Div(Table(Thead(head), Tbody(*rows)), cls='wide tall' if sort else 'wide', tabindex=0, role='region', aria_label=caption), more)
+    return Div(P(caption, cls='caption'),
+               Div(Table(Thead(head), Tbody(*rows)), cls='wide tall' if sort else 'wide', tabindex=0, role='region', aria_label=caption),
+               more)
 
 # %% ../../nbs/report/04_report.ipynb #ab9e9690
 def _thumbnail(image, side:int=160)->FT:
@@ -153,7 +157,8 @@ def _data(run:Run)->list:
              f': {n["train"]:,} in train to learn from, {n["valid"]:,} in valid to choose epochs, thresholds and calibration by, '
              f'{n["test"]:,} in test for the scores alone. Rejected: {len(rejected):,}.')]
     if len(rejected): res += [_table(_counted(rejected['reason'], 'reason'), 'Why pictures were rejected'),
-                              Details(Summary('Which they were'), _table(rejected, 'Rejected pictures, and where they stood in the source'))]
+                              Details(Summary('Which they were'),
+                                      _table(rejected, 'Rejected pictures, and where they stood in the source'))]
     return res
 
 # %% ../../nbs/report/04_report.ipynb #f4c3f412
@@ -161,32 +166,42 @@ def _split(run:Run, k:int=10)->list:
     "The split's audit in a few figures, then the tags that are farthest from their share."
     s, audit = run.metrics['split'], run.audit
     folds = pd.DataFrame({'fold': list(s['pictures']), 'pictures': list(s['pictures'].values()), 'groups': list(s['groups'].values())})
-    worst = audit.sort_values('worst', ascending=False, kind='stable')[['tag', 'pictures', *SPLITS, 'worst', 'note']].round({'worst': 1}).rename(columns={'worst': 'points from its share'})
+    worst = audit.sort_values('worst', ascending=False, kind='stable')[['tag', 'pictures', *SPLITS, 'worst', 'note']]
+    worst = worst.round({'worst': 1}).rename(columns={'worst': 'points from its share'})
     return [_table(folds, 'Pictures, and groups of them that are never torn apart'),
-            P(f'{s["tags_in_every_fold"]:,} of {s["tags"]:,} tags stand in every fold, {s["tags_rescued"]:,} of them because a picture was moved; {s["tags_that_lack_one"]:,} lack one. '
+            P(f'{s["tags_in_every_fold"]:,} of {s["tags"]:,} tags stand in every fold, '
+              f'{s["tags_rescued"]:,} of them because a picture was moved; {s["tags_that_lack_one"]:,} lack one. '
               f'{s["groups_across"]:,} groups and {s["duplicates_across"]:,} duplicates stand on two sides.'),
-            Details(Summary('Every tag'), _table(worst, 'Each tag in each fold, the farthest from its share of the pictures first', sort=True))]
+            Details(Summary('Every tag'),
+                    _table(worst, 'Each tag in each fold, the farthest from its share of the pictures first', sort=True))]
 
 # %% ../../nbs/report/04_report.ipynb #8e9dbff8
 def _labels(run:Run)->list:
     "What became of every raw tag, by which rule."
     space = run.labels; dropped = {t: o['rule'] for t, o in space.provenance.items() if o['label'] is None}
-    steps = [Li(f'{c or "all tags"}: ', Code(shorten(json.dumps(s, ensure_ascii=False), 300, placeholder=' …'))) for c, o in space.recipe.items() for s in o]
-    groups = f'{len(space.exclusive)} groups of which a picture has one label ({_text(list(space.exclusive))})' if space.exclusive else 'no exclusive group'
+    steps = [Li(f'{c or "all tags"}: ', Code(shorten(json.dumps(s, ensure_ascii=False), 300, placeholder=' …')))
+             for c, o in space.recipe.items() for s in o]
+    groups = (f'{len(space.exclusive)} groups of which a picture has one label ({_text(list(space.exclusive))})' if space.exclusive
+              else 'no exclusive group')
     return [P(f'{len(space.provenance):,} raw tags became {len(space.vocab):,} labels: {groups}, '
               f'{len(space.free):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
             P('The steps of the recipe, fitted on train alone:') if steps else None, Ul(*steps) if steps else None,
-            _table(_counted((o['rule'] for o in space.provenance.values()), 'rule'), 'How many raw tags came to what end, and by which rule'),
+            _table(_counted((o['rule'] for o in space.provenance.values()), 'rule'),
+                   'How many raw tags came to what end, and by which rule'),
             Details(Summary('How common they are'),
-                    _plot(label_bars(space.provenance, dict(zip(space.vocab, space.counts.tolist()))), 'pictures of each raw tag and of each label in train')) if len(space.provenance) <= 500 else None,
-            Details(Summary('Every raw tag of train'), _table(provenance_table(space.provenance), 'What became of each raw tag of train', sort=True))]
+                    _plot(label_bars(space.provenance, dict(zip(space.vocab, space.counts.tolist()))),
+                          'pictures of each raw tag and of each label in train')) if len(space.provenance) <= 500 else None,
+            Details(Summary('Every raw tag of train'),
+                    _table(provenance_table(space.provenance), 'What became of each raw tag of train', sort=True))]
 
 # %% ../../nbs/report/04_report.ipynb #2d7d50d1
 def _speed(history:pd.DataFrame)->pd.DataFrame:
     "Epochs, seconds and pictures a second of each stage, valid included."
     each = history.assign(pictures=history['pictures'].diff().fillna(history['pictures']))
-    res = each.groupby('stage', sort=False).agg(epochs=('epoch', 'size'), pictures=('pictures', 'sum'), seconds=('seconds', 'sum')).reset_index()
-    return res.assign(**{'pictures/s': res['pictures']/res['seconds'].clip(lower=.01)}).round().astype({o: int for o in ('pictures', 'seconds', 'pictures/s')})
+    res = each.groupby('stage', sort=False).agg(epochs=('epoch', 'size'), pictures=('pictures', 'sum'),
+                                                seconds=('seconds', 'sum')).reset_index()
+    return res.assign(**{'pictures/s': res['pictures']/res['seconds'].clip(lower=.01)}).round().astype(
+        {o: int for o in ('pictures', 'seconds', 'pictures/s')})
 
 def _training(run:Run)->list:
     "The road taken and its curves."
@@ -206,16 +221,21 @@ def _words(names:Sequence[str])->FT:
 def _scores(run:Run)->list:
     "Scores of the three folds, of test with floors and intervals; the levels one by one."
     m, test = run.metrics, run.metrics['test']
-    rows = [{'score': k, 'test (95 %)': _Sorted(_between(o['score'], o['low'], o['high']), o['score']), 'predict nothing': o['nothing'], 'the commonest': o['commonest'],
+    rows = [{'score': k, 'test (95 %)': _Sorted(_between(o['score'], o['low'], o['high']), o['score']), 'predict nothing': o['nothing'],
+             'the commonest': o['commonest'],
              'valid': m['valid'][k]['score'], 'train': m['train'][k]['score']} for k, o in test.items()]
-    return [P('Each score of test stands beside what a model would get that never looks: one that says nothing, and one that always says the commonest labels. '
+    return [P('Each score of test stands beside what a model would get that never looks: one that says nothing, '
+              'and one that always says the commonest labels. '
               'Where one level is nested in another, the upper ones come almost free: read the levels one by one.'),
-            _table(pd.DataFrame(rows), f'Scores on {m["pictures"]["test"]:,} pictures of test, with floors; of train on as many as valid has'), _words(list(test))]
+            _table(pd.DataFrame(rows), f'Scores on {m["pictures"]["test"]:,} pictures of test, with floors; '
+                                       'of train on as many as valid has'), _words(list(test))]
 
 def _label_scores(run:Run)->list:
     "A row for each label."
-    df = pd.DataFrame(run.metrics['labels']).rename(columns={'train': 'in train', 'support': 'in test', 'average_precision': 'average precision'})
-    return [P('A column\'s name sorts by it. A score on a handful of pictures is chance: look at how many there are in test.'), _table(df, 'Each label on test', sort=True, most=2000)]
+    df = pd.DataFrame(run.metrics['labels']).rename(
+        columns={'train': 'in train', 'support': 'in test', 'average_precision': 'average precision'})
+    return [P('A column\'s name sorts by it. A score on a handful of pictures is chance: look at how many there are in test.'),
+            _table(df, 'Each label on test', sort=True, most=2000)]
 
 # %% ../../nbs/report/04_report.ipynb #31c27754
 class Judged(NamedTuple):
@@ -239,7 +259,8 @@ def judge_test(
     if decision is None: raise CatalogError(f'the bundle of {run.folder} has no thresholds to decide by')
     scores, features = tagger.scores_and_features(df['image'])
     answers = decide(scores, space, decision)
-    return Judged(df, space, decision, scores, features, decision.calibration.apply(scores, space), answers, as_matrix(answers, space), space.one_hot(df['labels']))
+    return Judged(df, space, decision, scores, features, decision.calibration.apply(scores, space), answers, as_matrix(answers, space),
+                  space.one_hot(df['labels']))
 
 def _known_groups(j:Judged)->list[str]:
     "The groups of which test has a label."
@@ -249,18 +270,21 @@ def _known_groups(j:Judged)->list[str]:
 def _examples(j:Judged, k:int=10)->list:
     "Pictures from all over test, with what is true of them."
     rows = j.df.iloc[np.linspace(0, len(j.df) - 1, min(k, len(j.df))).astype(int)]
-    return [P('Some of test, with what is true:', cls='caption'), Div(*(_card(o.image, _text(o.labels)) for o in rows.itertuples()), cls='cards')]
+    return [P('Some of test, with what is true:', cls='caption'),
+            Div(*(_card(o.image, _text(o.labels)) for o in rows.itertuples()), cls='cards')]
 
 # %% ../../nbs/report/04_report.ipynb #59c84f3a
 def _pair_table(pairs:pd.DataFrame)->pd.DataFrame:
     "Pairs of labels with their first pictures."
-    return pairs.assign(pictures=[Div(*map(_thumbnail, o[:4]), cls='pair') for o in pairs['images']])[['true', 'said', 'n', 'share', 'pictures', 'group']]
+    return pairs.assign(
+        pictures=[Div(*map(_thumbnail, o[:4]), cls='pair') for o in pairs['images']])[['true', 'said', 'n', 'share', 'pictures', 'group']]
 
 def _pairs(j:Judged, said:np.ndarray)->list:
     "What is taken for what, with pictures."
     pairs, instead = confused_pairs(j.df, said, j.space, k=12), instead_table(j.df, j.pred, j.space, k=None).query('group == ""').head(12)
     return [_table(_pair_table(pairs), 'The most confused pairs; share of the true label\'s pictures') if len(pairs) else None,
-            _table(_pair_table(instead).drop(columns='group'), 'Free tags: what was said where another was missed; share of the times it was missed') if len(instead) else None]
+            _table(_pair_table(instead).drop(columns='group'),
+                   'Free tags: what was said where another was missed; share of the times it was missed') if len(instead) else None]
 
 def _confusion(j:Judged, most:int=120)->list:
     "The confusion matrix of each exclusive group, hits and misses of free tags, and what is taken for what."
@@ -268,27 +292,34 @@ def _confusion(j:Judged, most:int=120)->list:
     plots = [_plot(confusion_plot(j.df, said, j.space, g), f'confusion of {g}: true labels down, answers across') for g in _known_groups(j)]
     cells = label_confusion(j.df, j.pred, j.space).loc[free]
     worst = cells.loc[(cells['missed'] + cells['wrong']).nlargest(most).index]
-    return [*plots, _plot(label_confusion_plot(worst), 'how often each free tag was right, missed and wrong') if free else None, *_pairs(j, said)]
+    return [*plots, _plot(label_confusion_plot(worst), 'how often each free tag was right, missed and wrong') if free else None,
+            *_pairs(j, said)]
 
 # %% ../../nbs/report/04_report.ipynb #e04582c7
 def _worst(j:Judged, k:int=10)->list:
     "The pictures whose truth costs most."
     losses = top_losses(j.df, j.p, j.space, k=k); at = {o: i for i, o in enumerate(j.df['image'])}
-    cards = [_card(o.image, Div(f'loss {o.loss:.2f}', cls='about'), *_marked(j.answers[at[o.image]], o.labels)) for o in losses.itertuples()]
-    return [P('The pictures whose true labels the model finds least likely: ✓ right, ✗ wrong, – missed. A wrong label shows here, too.'), Div(*cards, cls='cards')]
+    cards = [_card(o.image, Div(f'loss {o.loss:.2f}', cls='about'), *_marked(j.answers[at[o.image]], o.labels))
+             for o in losses.itertuples()]
+    return [P('The pictures whose true labels the model finds least likely: ✓ right, ✗ wrong, – missed. A wrong label shows here, too.'),
+            Div(*cards, cls='cards')]
 
 def _doubtful(j:Judged, k:int=10)->list:
     "The beginning of the review queue, made without a look at the truth, which stands below."
     queue = review_queue(j.df, j.scores, j.space, j.decision, features=j.features); truth = dict(zip(j.df['image'], j.df['labels']))
-    def question(o): return f'{"unlike the catalog; " if o.outside else ""}{o.ask}? {o.score:.2f}{f", or {o.instead}" if o.instead else ""}' if o.ask else 'nothing is said'
+    def question(o):
+        return (f'{"unlike the catalog; " if o.outside else ""}{o.ask}? {o.score:.2f}{f", or {o.instead}" if o.instead else ""}' if o.ask
+                else 'nothing is said')
     cards = [_card(o.image, Div(question(o), cls='about'), Div(_text(truth[o.image]))) for o in queue.head(k).itertuples()]
-    return [P(f'{len(queue):,} of {len(j.df):,} pictures of test would go to a person, {int(queue["outside"].sum()):,} of them as unlike anything in the catalog. '
-              'Where a look pays most: the question that ', Code('tag --review'), ' would put, and below it what is true.'), Div(*cards, cls='cards')]
+    return [P(f'{len(queue):,} of {len(j.df):,} pictures of test would go to a person, {int(queue["outside"].sum()):,} of them as unlike '
+              'anything in the catalog. '
+              'Where a look pays most: the question that ', Code('tag --review'), ' would put, and below it what is true.'),
+            Div(*cards, cls='cards')]
 
 # %% ../../nbs/report/04_report.ipynb #1d3c01bc
 def publish_table(
     j:Judged,        # From `judge_test`
-)->pd.DataFrame:     # A row for whole pictures and each group with a promise: `of`, `limit`, `n`, `share` of those answered, `right`, its lower bound `low` (95 %)
+)->pd.DataFrame:     # A row for whole pictures and each group: `of`, `limit`, `n`, `share` of those answered, `right`, its 95 % bound `low`
     "What the bundle would publish unseen of the test fold, at the limits that were set on valid, and how much of it is right."
     rows = []
     for g, limit in j.decision.publish.items():
@@ -300,20 +331,27 @@ def publish_table(
 def _curve(j:Judged, of:str|None)->FT:
     "The coverage of test; the upright line is the bundle's limit."
     promise, limit = j.decision.promise, j.decision.publish.get(of or '', 2.)
-    curve = coverage_curve(j.p, j.targs, j.space, of=of, precision=promise['precision'], confidence=promise['confidence'], min_score=j.decision.thresholds[DEFAULT_MODE], step=.005)
+    curve = coverage_curve(j.p, j.targs, j.space, of=of, precision=promise['precision'], confidence=promise['confidence'],
+                           min_score=j.decision.thresholds[DEFAULT_MODE], step=.005)
     if not len(curve): return P('Nothing is said of any picture.')
-    return _plot(coverage_plot(curve.assign(holds=curve['limit'] >= limit), promise['precision']), f'precision over the share of {of or "whole pictures"} that is published')
+    return _plot(coverage_plot(curve.assign(holds=curve['limit'] >= limit), promise['precision']),
+                 f'precision over the share of {of or "whole pictures"} that is published')
 
 def _deciding(j:Judged)->list:
     "Promises, calibration and thresholds."
     promise, table = j.decision.promise, publish_table(j)
-    return [P(f'Promised, on valid: {promise["precision"]:.0%} of what is published unseen is right, in {promise["confidence"]:.0%} of all fits. How that fared on test:'),
-            _table(table.rename(columns={'n': 'published', 'low': 'right at least'}), 'What would be published of test, and how much of it is right; at least so much with 95 % confidence')
+    return [P(f'Promised, on valid: {promise["precision"]:.0%} of what is published unseen is right, '
+              f'in {promise["confidence"]:.0%} of all fits. How that fared on test:'),
+            _table(table.rename(columns={'n': 'published', 'low': 'right at least'}),
+                   'What would be published of test, and how much of it is right; at least so much with 95 % confidence')
             if len(table) else P('Nothing can be promised: valid has too few pictures, or too many mistakes.'),
             Div(*(Div(H3(of or 'whole pictures'), _curve(j, of)) for of in (None, *_known_groups(j))), cls='plots'),
             H3('Calibration'), P('A score should say how often it is right; on the dotted line it does.'),
-            _plot(reliability_plot(reliability_table(j.scores, j.targs, j.space), reliability_table(j.p, j.targs, j.space)), 'how often a score is right, before and after calibration'),
-            Details(Summary('Every threshold'), _table(j.decision.table(j.space), 'The least score of each tag in each mode; support is valid\'s', sort=True, most=2000))]
+            _plot(reliability_plot(reliability_table(j.scores, j.targs, j.space), reliability_table(j.p, j.targs, j.space)),
+                  'how often a score is right, before and after calibration'),
+            Details(Summary('Every threshold'),
+                    _table(j.decision.table(j.space), 'The least score of each tag in each mode; support is valid\'s', sort=True,
+                           most=2000))]
 
 # %% ../../nbs/report/04_report.ipynb #4733158b
 def _tiles(facts:dict[str, tuple[str, str]])->FT:
@@ -323,10 +361,12 @@ def _tiles(facts:dict[str, tuple[str, str]])->FT:
 def _first(run:Run, j:Judged|None)->FT:
     "The figures of a run that a reader wants first."
     m, name, exact = run.metrics, main_score(run.labels), run.metrics['test']['exact_match']; o, n = m['test'][name], m['pictures']
-    facts = {f'{name} on test': (_text(o['score']), f'{_between(o["score"], o["low"], o["high"]).partition(" ")[2]}, floor {o["commonest"]:.3f}'),
+    facts = {f'{name} on test': (_text(o['score']),
+                                 f'{_between(o["score"], o["low"], o["high"]).partition(" ")[2]}, floor {o["commonest"]:.3f}'),
              'exact match': (_text(exact['score']), f'floor {exact["commonest"]:.3f}')}
     whole = None if j is None else publish_table(j).query('of == "whole pictures"')
-    if whole is not None and len(whole): facts['publishable unseen'] = (f'{whole["share"].iloc[0]:.0%}', f'of test, {whole["right"].iloc[0]:.3f} right')
+    if whole is not None and len(whole):
+        facts['publishable unseen'] = (f'{whole["share"].iloc[0]:.0%}', f'of test, {whole["right"].iloc[0]:.3f} right')
     return _tiles(facts | {'pictures': (_text(sum(n.values())), f'{n["train"]:,} / {n["valid"]:,} / {n["test"]:,}'),
                            'labels': (_text(len(run.labels.vocab)), f'{len(run.labels.exclusive)} exclusive groups'),
                            'seconds in all': (_text(round(m['seconds'])), f'{run.config.arch}, {run.config.size} px')})
@@ -335,15 +375,19 @@ def _first(run:Run, j:Judged|None)->FT:
 def _repeat(run:Run)->list:
     "How to make the run again, and all its settings."
     changed = _changed(run.config)
-    settings = pd.DataFrame([(k, str(v) if isinstance(v, (int, float)) else _text(v), k in changed) for k, v in asdict(run.config).items()], columns=['setting', 'value', 'changed'])
+    settings = pd.DataFrame([(k, str(v) if isinstance(v, (int, float)) else _text(v), k in changed) for k, v in asdict(run.config).items()],
+                            columns=['setting', 'value', 'changed'])
     again = f'from catalog_tagger.all import *\ntrain_run(Run.open({str(run.folder.resolve())!r}).config)'
-    return [Pre(Code(repeat_command(run.config))), P('The same in Python, every setting told:'), Pre(Code(again)), Details(Summary('Every setting'), _table(settings, 'The settings of the run'))]
+    return [Pre(Code(repeat_command(run.config))), P('The same in Python, every setting told:'), Pre(Code(again)),
+            Details(Summary('Every setting'), _table(settings, 'The settings of the run'))]
 
-def _versions(versions:dict)->FT: return _table(pd.DataFrame(versions.items(), columns=['package', 'version']), 'Versions the run was made with')
+def _versions(versions:dict)->FT:
+    return _table(pd.DataFrame(versions.items(), columns=['package', 'version']), 'Versions the run was made with')
 
 def _took(run:Run)->list:
     m = run.metrics
-    return [P(f'{m["seconds"]:,.0f} seconds from the catalog to the saved folder; {m["parameters"]:,} parameters.'), _table(_speed(run.history), 'Training')]
+    return [P(f'{m["seconds"]:,.0f} seconds from the catalog to the saved folder; {m["parameters"]:,} parameters.'),
+            _table(_speed(run.history), 'Training')]
 
 # %% ../../nbs/report/04_report.ipynb #e5be2147
 def run_page(
@@ -353,8 +397,11 @@ def run_page(
     j = gone = None
     try: j = judge_test(run)
     except CatalogError as e: gone = P('Confusion, pictures and what can be published are left out: ', str(e), cls='note')
-    sections = {'Data': _data(run) + (_examples(j) if j else []), 'Split': _split(run), 'Labels': _labels(run), 'Training': _training(run), 'Scores': _scores(run), 'Each label': _label_scores(run)}
-    if j is not None: sections |= {'Confusion': _confusion(j), 'Worst pictures': _worst(j), 'Doubtful pictures': _doubtful(j), 'What can be published': _deciding(j)}
+    sections = {'Data': _data(run) + (_examples(j) if j else []), 'Split': _split(run), 'Labels': _labels(run), 'Training': _training(run),
+                'Scores': _scores(run), 'Each label': _label_scores(run)}
+    if j is not None:
+        sections |= {'Confusion': _confusion(j), 'Worst pictures': _worst(j), 'Doubtful pictures': _doubtful(j),
+                     'What can be published': _deciding(j)}
     sections |= {'Speed': _took(run), 'Versions': [_versions(run.metrics['versions'])], 'To repeat it': _repeat(run)}
     return _page(f'Report of {run.folder.resolve().name}', [_first(run, j), gone], sections)
 
@@ -371,7 +418,8 @@ def _side_by_side(runs:dict[str, Run], fold:str)->pd.DataFrame:
         if any(r.metrics[fold].get(name, {}).get('score') is None for r in runs.values()): continue
         row = {'score': name, 'the commonest': o['commonest']}
         for k, r in runs.items(): s = r.metrics[fold][name]; row[k] = _Sorted(_between(s['score'], s['low'], s['high']), s['score'])
-        for k, r in others: more, how = _against(o, r.metrics[fold][name]); row |= {f'{k}: more': _Sorted(f'{more:+.3f}', more), f'{k}: intervals': how}
+        for k, r in others:
+            more, how = _against(o, r.metrics[fold][name]); row |= {f'{k}: more': _Sorted(f'{more:+.3f}', more), f'{k}: intervals': how}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -393,7 +441,8 @@ def _run_table(runs:dict[str, Run])->pd.DataFrame:
     "`compare_runs` of runs that are there, for a reader."
     df = compare_runs([o.folder for o in runs.values()], noop)
     valid = [_Sorted(_between(o.valid, o.low, o.high), o.valid) for o in df.itertuples()]
-    df = df.assign(run=[*[None]*(len(df) - len(runs)), *runs], valid=valid, seconds=df['seconds'].round().astype('Int64')).rename(columns={'n_labels': 'labels', 'metric': 'score'})
+    df = df.assign(run=[*[None]*(len(df) - len(runs)), *runs], valid=valid,
+                   seconds=df['seconds'].round().astype('Int64')).rename(columns={'n_labels': 'labels', 'metric': 'score'})
     return df[['run', 'model', 'settings', 'road', 'labels', 'score', 'valid', 'train', 'epochs', 'seconds']]
 
 def _each(runs:dict[str, Run], f)->list: return [x for k, r in runs.items() for x in (H3(k), f(r))]
@@ -401,14 +450,17 @@ def _each(runs:dict[str, Run], f)->list: return [x for k, r in runs.items() for 
 def _named(runs:Sequence[Run])->dict[str, Run]:
     "Two runs or more by the names of their folders, or by their paths where names are alike."
     paths = [o.folder.resolve() for o in runs]; names = [o.name for o in paths]
-    if len(set(paths)) < max(2, len(paths)): raise CatalogError(f'{", ".join(map(str, paths))}: to compare, name two runs or more, each once')
+    if len(set(paths)) < max(2, len(paths)):
+        raise CatalogError(f'{", ".join(map(str, paths))}: to compare, name two runs or more, each once')
     return dict(zip(names if len(set(names)) == len(names) else map(str, paths), runs))
 
 def _compared(runs:dict[str, Run])->list:
     "The scores of valid, side by side."
     sides, same = _side_by_side(runs, 'valid'), _same_pictures(runs)
-    return [None if same else P('These runs were scored on different pictures, so a difference between them may be one of pictures.', cls='note'),
-            P(f'On valid. Whoever chooses among models by their test scores has no test left; those stand in the report of each run. Differences are to {next(iter(runs))}.'),
+    return [None if same else P('These runs were scored on different pictures, so a difference between them may be one of pictures.',
+                                cls='note'),
+            P('On valid. Whoever chooses among models by their test scores has no test left; those stand in the report of each run. '
+              f'Differences are to {next(iter(runs))}.'),
             _table(sides, 'Scores of valid with 95 % intervals', sort=True), _words(list(sides['score']))]
 
 # %% ../../nbs/report/04_report.ipynb #1b5645c9
@@ -417,13 +469,15 @@ def compare_page(
 )->str:                  # HTML
     "The report of several runs, side by side; the scores are those of valid, so that a choice by them leaves test untouched."
     runs = _named(runs)
-    sections = {'Runs': [_table(_run_table(runs), 'The runs, and first the floor of their task; train and valid by the score that is named')],
-                'Scores': _compared(runs),
-                'Each label': [P('F1 on test, the fold that is recorded label by label: to see where runs differ, not to choose by.'), _table(_label_sides(runs), 'F1 of each label on test', sort=True, most=2000)],
-                'Training': _each(runs, lambda r: _plot(history_plot(r.history), f'losses and scores of {r.folder.resolve().name}')),
-                'Speed': _each(runs, lambda r: _table(_speed(r.history), 'Training')),
-                'Versions': _each(runs, lambda r: _versions(r.metrics['versions'])),
-                'To repeat them': _each(runs, lambda r: Pre(Code(repeat_command(r.config))))}
+    sections = {
+        'Runs': [_table(_run_table(runs), 'The runs, and first the floor of their task; train and valid by the score that is named')],
+        'Scores': _compared(runs),
+        'Each label': [P('F1 on test, the fold that is recorded label by label: to see where runs differ, not to choose by.'),
+                       _table(_label_sides(runs), 'F1 of each label on test', sort=True, most=2000)],
+        'Training': _each(runs, lambda r: _plot(history_plot(r.history), f'losses and scores of {r.folder.resolve().name}')),
+        'Speed': _each(runs, lambda r: _table(_speed(r.history), 'Training')),
+        'Versions': _each(runs, lambda r: _versions(r.metrics['versions'])),
+        'To repeat them': _each(runs, lambda r: Pre(Code(repeat_command(r.config))))}
     return _page(f'{len(runs)} runs side by side', [P(', '.join(runs))], sections)
 
 # %% ../../nbs/report/04_report.ipynb #211f1a5e
@@ -434,7 +488,8 @@ def write_report(
 )->Path:
     "Write the report of `runs` to `out`: one file that needs no other and no network."
     if not runs: raise CatalogError('there is nothing to report on: name at least one run')
-    if source is not None and len(runs) > 1: raise CatalogError('source belongs to the report of one run; several are compared by what they left')
+    if source is not None and len(runs) > 1:
+        raise CatalogError('source belongs to the report of one run; several are compared by what they left')
     opened = [Run.open(o, source) for o in runs]
     page = run_page(*opened) if len(opened) == 1 else compare_page(opened)
     with atomic_path(out) as p: p.write_text(page, encoding='utf-8')

@@ -50,12 +50,14 @@ def main_score(
 
 def run_row(
     run:Run,
-)->dict:           # `model`, `road`, numbers of pictures and labels, `metric`, `train`, `valid` with `low` and `high`, `floor`, `epochs`, `seconds`
+)->dict:           # `model`, `road`, numbers of pictures and labels, `metric`, `train`, `valid`, `low`, `high`, `floor`, `seconds` …
     "What a run left, as a row of the comparison."
     cfg, metrics, space = run.config, run.metrics, run.labels; metric = main_score(space)
     valid = metrics['valid'][metric]
-    return dict(model=cfg.arch, road=metrics['road'].split(', with')[0], train_pictures=metrics['pictures']['train'], valid_pictures=metrics['pictures']['valid'], n_labels=len(space.vocab),
-                metric=metric, train=metrics.get('train', {}).get(metric, {}).get('score'), valid=valid['score'], low=valid.get('low'), high=valid.get('high'),
+    return dict(model=cfg.arch, road=metrics['road'].split(', with')[0], train_pictures=metrics['pictures']['train'],
+                valid_pictures=metrics['pictures']['valid'], n_labels=len(space.vocab),
+                metric=metric, train=metrics.get('train', {}).get(metric, {}).get('score'), valid=valid['score'], low=valid.get('low'),
+                high=valid.get('high'),
                 floor=valid['commonest'], epochs=len(run.history), seconds=metrics['seconds'])
 
 # %% ../../nbs/runs/04_compare.ipynb #63f9ff2e
@@ -86,9 +88,11 @@ def _settings(cfgs:list[RunConfig])->list[str]:
 
 def _floor_row(row:dict)->dict:
     "What the comparison's first row says: the score of whoever knows only how common labels are."
-    return {k: row[k] for k in ('train_pictures', 'valid_pictures', 'n_labels', 'metric')} | dict(model='floor: the commonest labels', valid=row['floor'])
+    return {k: row[k] for k in ('train_pictures', 'valid_pictures', 'n_labels', 'metric')} | dict(
+        model='floor: the commonest labels', valid=row['floor'])
 
-_COLUMNS = ['model', 'settings', 'road', 'train_pictures', 'valid_pictures', 'n_labels', 'metric', 'train', 'valid', 'low', 'high', 'epochs', 'seconds', 'failed']
+_COLUMNS = ['model', 'settings', 'road', 'train_pictures', 'valid_pictures', 'n_labels', 'metric', 'train', 'valid', 'low', 'high',
+            'epochs', 'seconds', 'failed']
 
 def compare_runs(
     runs:Sequence[RunConfig|str|Path],  # Configs, trained if they are not there yet, and folders of runs
@@ -109,8 +113,10 @@ def _number(x, digits:int=3)->str: return '–' if pd.isna(x) else f'{x:,.{digit
 def _shown(o)->dict:
     "A row of the comparison in words."
     between = f' ({o.low:.3f}–{o.high:.3f})' if pd.notna(o.low) else ''
-    return {'model': o.model, 'settings': o.settings, 'road': o.road, 'pictures, train / valid': f'{_number(o.train_pictures, 0)} / {_number(o.valid_pictures, 0)}', 'labels': _number(o.n_labels, 0),
-            'score': o.metric, 'train': _number(o.train), 'valid': _number(o.valid) + between, 'epochs': _number(o.epochs, 0), 'seconds': _number(o.seconds, 0)}
+    return {'model': o.model, 'settings': o.settings, 'road': o.road,
+            'pictures, train / valid': f'{_number(o.train_pictures, 0)} / {_number(o.valid_pictures, 0)}', 'labels': _number(o.n_labels, 0),
+            'score': o.metric, 'train': _number(o.train), 'valid': _number(o.valid) + between, 'epochs': _number(o.epochs, 0),
+            'seconds': _number(o.seconds, 0)}
 
 def write_comparison(
     df:pd.DataFrame,   # From `compare_runs`

@@ -60,10 +60,15 @@ def evaluate_run(
     unknown = sorted({t for o in df['tags'] for t in o if find_origin(t, tagger.space.provenance, tagger.space.recipe) is None})
     catalog = catalog.keep(*apply_labels(df[~known].reset_index(drop=True), tagger.space))
     df, rejected = catalog.df, catalog.rejected
-    if df.empty: raise CatalogError(f'nothing of {source} is left to score: {int(known.sum())} pictures were trained or tuned on, {len(rejected)} rejected')
+    if df.empty:
+        raise CatalogError(f'nothing of {source} is left to score: {int(known.sum())} pictures were trained or tuned on, '
+                           f'{len(rejected)} rejected')
     table, labels = score_pictures(tagger, df)
-    say(f'{len(df)} pictures of {source} scored; {int(known.sum())} left out that the run was trained or tuned on, {len(rejected)} rejected{":" if len(rejected) else ""}')
+    say(f'{len(df)} pictures of {source} scored; {int(known.sum())} left out that the run was trained or tuned on, '
+        f'{len(rejected)} rejected{":" if len(rejected) else ""}')
     report_rejected(rejected, say)
-    if unknown: say(f'{len(unknown)} labels are not known to the run and not scored: {", ".join(unknown[:5])}{" …" if len(unknown) > 5 else ""}')
+    if unknown:
+        say(f'{len(unknown)} labels are not known to the run and not scored: {", ".join(unknown[:5])}{" …" if len(unknown) > 5 else ""}')
     report_scores(table, say)
-    return dict(pictures=len(df), left_out=int(known.sum()), rejected=len(rejected), unknown_labels=unknown, scores=json_rows(table, 'index'), labels=json_rows(labels))
+    return dict(pictures=len(df), left_out=int(known.sum()), rejected=len(rejected), unknown_labels=unknown,
+                scores=json_rows(table, 'index'), labels=json_rows(labels))

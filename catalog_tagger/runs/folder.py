@@ -84,10 +84,12 @@ class Run:
     config = cached_property(lambda self: RunConfig.load(self.folder/'config.json'))           # `RunConfig`
     labels = cached_property(lambda self: LabelSpace.load(self.folder/'labels.json'))          # `LabelSpace`
     words = cached_property(lambda self: _optional(TextTags.load, self.folder/'words.json'))   # `TextTags` of a catalog of texts, else None
-    metrics = cached_property(lambda self: _metrics(self.folder/'metrics.json'))               # As from `run_metrics`, with `split`, `lr` and `seconds`
+    # As from `run_metrics`, with `split`, `lr` and `seconds`
+    metrics = cached_property(lambda self: _metrics(self.folder/'metrics.json'))
     history = cached_property(lambda self: _numbers(self.folder/'history.csv', 'stage'))       # As from `History.table`
     lr_find = cached_property(lambda self: _optional(_numbers, self.folder/'lr_find.csv'))     # As from `suggest_rate`, else None
-    split = cached_property(lambda self: _split(self.folder/'split.csv'))                      # The pictures with fold, digest, tags and labels
+    # The pictures with fold, digest, tags and labels
+    split = cached_property(lambda self: _split(self.folder/'split.csv'))
     audit = cached_property(lambda self: _numbers(self.folder/'audit.csv', 'tag', 'note'))     # As from `split_audit`
     rejected = cached_property(lambda self: _table(self.folder/'rejected.csv', 'image', 'row', 'reason'))
 
@@ -100,7 +102,8 @@ def _facts(self:Run)->dict[str, str]:
     if not self.finished: return facts | dict(state='unfinished')
     m, space = self.metrics, self.labels
     best = [f'{k} {o["score"]:.3f}' for k, o in m['test'].items() if o['score'] is not None]
-    return facts | dict(pictures=', '.join(f'{m["pictures"][o]:,} {o}' for o in SPLITS), labels=f'{len(space.vocab)}, {len(space.exclusive)} exclusive groups',
+    return facts | dict(pictures=', '.join(f'{m["pictures"][o]:,} {o}' for o in SPLITS),
+                        labels=f'{len(space.vocab)}, {len(space.exclusive)} exclusive groups',
                         test=', '.join(best[:3]), seconds=f'{m["seconds"]:.0f}')
 
 @patch
@@ -145,9 +148,11 @@ def _load_pickle(folder:Path, trust:bool):
     "The fastai learner in `folder`."
     path = folder/'learner.pkl'
     if not path.is_file(): raise CatalogError(f'{path} is not there; {folder} is no folder of a run')
-    if not trust: raise CatalogError(f'loading {path} runs any code that is in it: say trust=True (--trust) if you made it or trust who did')
+    if not trust:
+        raise CatalogError(f'loading {path} runs any code that is in it: say trust=True (--trust) if you made it or trust who did')
     if gone := _gone_modules(path):
-        raise CatalogError(f'{path} is of another version of catalog_tagger, it needs {gone[0]}: use the bundle {folder/"tagger"} where there is one, '
+        raise CatalogError(f'{path} is of another version of catalog_tagger, it needs {gone[0]}: '
+                           f'use the bundle {folder/"tagger"} where there is one, '
                            f'or train again with the settings in {folder/"config.json"} (catalog_tagger train)')
     from fastai.learner import load_learner   # a bundle does without fastai
     try:

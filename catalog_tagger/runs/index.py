@@ -46,7 +46,8 @@ def _read_pictures(source, where:str|None)->Catalog:
     df, bad = audit_images(pd.DataFrame({'image': [o for o, why in found.items() if not why]}))
     unread = rejected_table((o, i, why) for i, (o, why) in enumerate(found.items()) if why)
     rejected = pd.concat([unread, bad], ignore_index=True)
-    if df.empty: raise CatalogError(f'none of {len(found)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
+    if df.empty:
+        raise CatalogError(f'none of {len(found)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
     return Catalog(choose_rows(group_duplicates(df), where).reset_index(drop=True), rejected, source=str(source))
 
 def read_products(
@@ -67,7 +68,8 @@ def index_catalog(
     model:str|Path,             # As in `load_embedder`
     source:str|Path,            # As in `read_products`
     out:str|Path,               # Folder of the index
-    *, layer:str=EmbedSettings.layer, size:int=EmbedSettings.size, weights:str=EmbedSettings.weights, trust:bool=False,   # As in `load_embedder`
+    *, layer:str=EmbedSettings.layer, size:int=EmbedSettings.size,   # As in `load_embedder`
+    weights:str=EmbedSettings.weights, trust:bool=False,             # Likewise
     where:str=None,             # As in `read_products`
     dtype:str=EmbedSettings.dtype, dims:int=None, whiten:bool=False, resume:bool=True,   # As in `embed_catalog`
     kind:str=None, recall:float=IndexSettings.recall,   # As `kind` and `target` in `SimilarIndex.build`

@@ -36,7 +36,7 @@ def score_pictures(
 
 # %% ../../nbs/runs/02_score.ipynb #d494aa0d
 def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
-    "What goes into `metrics.json`: scores of each fold with their floors, of train on as many of its pictures as valid has; a row for each label, parameters, versions. The one look at test."
+    "What goes into `metrics.json`: scores of each fold with floors, of train on as many pictures as valid has. The one look at test."
     res, n_valid = {}, (df['split'] == 'valid').sum()
     for fold in SPLITS:
         rows = df[df['split'] == fold]

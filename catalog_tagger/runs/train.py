@@ -44,9 +44,11 @@ def build_learner(
 )->Learner:
     "The learner of a run, seeded, before it has learned anything."
     reuse_memory(); set_seed(cfg.seed, reproducible=True)
-    tfms = train_tfms(flip=cfg.flip, flip_vert=cfg.flip_vert, max_rotate=cfg.max_rotate, max_lighting=cfg.max_lighting, jitter=cfg.jitter, p_gray=cfg.p_gray)
+    tfms = train_tfms(flip=cfg.flip, flip_vert=cfg.flip_vert, max_rotate=cfg.max_rotate, max_lighting=cfg.max_lighting, jitter=cfg.jitter,
+                      p_gray=cfg.p_gray)
     prep = arch_prep(cfg.arch, cfg.size, cfg.method)
-    dls = catalog_dls(df, space, prep, bs=cfg.bs, num_workers=cfg.num_workers, min_scale=cfg.min_scale, batch_tfms=tfms, cache=cache_folder() if cfg.cache else None)
+    dls = catalog_dls(df, space, prep, bs=cfg.bs, num_workers=cfg.num_workers, min_scale=cfg.min_scale, batch_tfms=tfms,
+                      cache=cache_folder() if cfg.cache else None)
     if cfg.balance > 1: balance_sampling(dls.train, rarity_weights(df.loc[df['split'] == 'train', 'labels'].tolist(), cap=cfg.balance))
     learn = catalog_learner(dls, cfg.arch, weights=cfg.weights, head=cfg.head, dropout=cfg.dropout, loss=cfg.loss, opt=cfg.opt)
     learn.facts.tta = cfg.tta
@@ -126,7 +128,8 @@ def train_run(
     start, ready = time.perf_counter(), prepare_catalog(cfg)
     df, rejected, space = ready.catalog.df, ready.catalog.rejected, ready.space
     n, dropped = df['split'].value_counts(), sum(o['label'] is None for o in space.provenance.values())
-    say(f'{len(df)} pictures of {cfg.source}: {n["train"]} train, {n["valid"]} valid, {n["test"]} test; {len(rejected)} rejected{":" if len(rejected) else ""}')
+    say(f'{len(df)} pictures of {cfg.source}: {n["train"]} train, {n["valid"]} valid, {n["test"]} test; '
+        f'{len(rejected)} rejected{":" if len(rejected) else ""}')
     report_rejected(rejected, say)
     for o in ready.catalog.notes: say(o)
     say(f'{len(space.vocab)} labels in {len(space.exclusive)} exclusive groups, {dropped} dropped (reasons in labels.json)')
@@ -137,7 +140,8 @@ def train_run(
     say(f'road: {road(learn)}')
     say(f'{len(learn.history.rows)} epochs of {cfg.arch} at {cfg.size} px, rate {lr:.2g}: valid loss {last["valid_loss"]:.4f}')
     tagger = fit_tagger(learn, df)
-    metrics = run_metrics(learn, tagger, df) | dict(split=split_summary(df, ready.audit), lr=lr, seconds=round(time.perf_counter() - start, 1))
+    metrics = run_metrics(learn, tagger, df) | dict(split=split_summary(df, ready.audit), lr=lr,
+                                                    seconds=round(time.perf_counter() - start, 1))
     save_run(cfg, learn, ready, metrics)
     facts = dict(catalog=Path(cfg.source).name, pictures=len(df), training=metrics['road'], epochs=len(learn.history.rows), seed=cfg.seed)
     try: save_bundle(tagger, Path(cfg.out)/'tagger', facts=facts, metrics=metrics['test'], decision=tagger.decision, words=ready.words)

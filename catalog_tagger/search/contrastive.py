@@ -72,9 +72,11 @@ def contrastive_dls(
     device=None,                # None takes a GPU when there is one
 )->DataLoaders:                 # With `prep` as attribute
     "The `DataLoaders` of pictures without labels, two crops of each."
-    if min(len(images), bs) < 2 or not len(valid): raise CatalogError(f'{len(images)} pictures to learn from, {len(valid)} to watch, {bs} a batch; expected at least 2, 1 and 2')
+    if min(len(images), bs) < 2 or not len(valid):
+        raise CatalogError(f'{len(images)} pictures to learn from, {len(valid)} to watch, {bs} a batch; expected at least 2, 1 and 2')
     larger = replace(prep, size=crop_size(prep.size, min_scale))
-    def loader(paths, **kwargs): return TwoCropsDL(cache_pictures(paths, larger, folder=cache), RandomResizedCrop(prep.size, min_scale=min_scale), **kwargs)
+    def loader(paths, **kwargs):
+        return TwoCropsDL(cache_pictures(paths, larger, folder=cache), RandomResizedCrop(prep.size, min_scale=min_scale), **kwargs)
     bs = min(bs, len(images))
     dls = DataLoaders(loader(images, bs=bs, shuffle=True, drop_last=True), loader(valid, bs=bs), device=device or default_device())
     dls.prep = prep
@@ -121,13 +123,15 @@ def projection_head(
     pool:bool=True,      # Does the body give maps?
 )->nn.Sequential:
     "The part above the body that is trained with it and dropped afterwards."
-    return nn.Sequential(*([nn.AdaptiveAvgPool2d(1), nn.Flatten()] if pool else []), nn.Linear(nf, nf, bias=False), nn.BatchNorm1d(nf), nn.ReLU(), nn.Linear(nf, n_out))
+    return nn.Sequential(*([nn.AdaptiveAvgPool2d(1), nn.Flatten()] if pool else []), nn.Linear(nf, nf, bias=False), nn.BatchNorm1d(nf),
+                         nn.ReLU(), nn.Linear(nf, n_out))
 
 @torch.no_grad()
 def _contrastive_model(a:Arch, state:dict[str, Tensor]|None, size:tuple[int, int], n_out:int)->nn.Sequential:
     "The body of `a` and a projection head on the features that it gives for pictures of `size`."
     body = cut_body(a, create_net(a, state))
-    if isinstance(body, InceptionBody): raise CatalogError(f'{a.name} gives two outputs in training, which contrastive learning does not know; use {BUNDLED} or resnet18')
+    if isinstance(body, InceptionBody):
+        raise CatalogError(f'{a.name} gives two outputs in training, which contrastive learning does not know; use {BUNDLED} or resnet18')
     shape = body.eval()(torch.zeros(1, 3, *size)).shape
     return nn.Sequential(body, projection_head(shape[1], n_out, len(shape) == 4))
 
@@ -150,7 +154,8 @@ def contrastive_learner(
     prep = replace(dls.prep, mean=a.mean, std=a.std)
     model = _contrastive_model(a, read_weights(a, weights), prep.size, n_out)
     if metrics is None: metrics = [twin_accuracy, embedding_std, effective_rank]
-    learn = Learner(dls, model, nt_xent(temperature), opt_func=find_optimiser(opt), metrics=metrics, cbs=[SimCLR(prep, tfms), History(), *L(cbs)], **dict(splitter=default_split) | kwargs)
+    learn = Learner(dls, model, nt_xent(temperature), opt_func=find_optimiser(opt), metrics=metrics,
+                    cbs=[SimCLR(prep, tfms), History(), *L(cbs)], **dict(splitter=default_split) | kwargs)
     if dls.device.type == 'cpu': learn.model.to(memory_format=torch.channels_last)
     if not interactive(): learn.remove_cb(ProgressCallback); learn.logger = noop
     learn.facts = TrainFacts(arch, weights not in (None, 'none'))

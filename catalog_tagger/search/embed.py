@@ -61,7 +61,8 @@ class Embedder:
         "The vectors of pictures."
         items = list(items)
         if not items: raise CatalogError('no pictures to embed')
-        return np.concatenate([self.embed_opened([self.prep.picture(o) for o in items[i:i+bs]]) for i in progress(range(0, len(items), bs), 'embed')])
+        return np.concatenate(
+            [self.embed_opened([self.prep.picture(o) for o in items[i:i+bs]]) for i in progress(range(0, len(items), bs), 'embed')])
 
 # %% ../../nbs/search/04_embed.ipynb #d869b88a
 _POOLS = dict(avg='AdaptiveAvgPool2d', concat='ConcatPool')
@@ -86,7 +87,7 @@ def _until_hidden(head:nn.Module)->list[nn.Module]:
 # %% ../../nbs/search/04_embed.ipynb #f99cf272
 def make_embedder(
     model:str|Tagger,                        # A backbone, as in `find_arch`, or a tagger
-    layer:str=EmbedSettings.layer,           # 'avg' or 'concat' (average, and maximum beside it, of the body's maps); of a tagger also 'hidden' (below its last layer) or 'logits'
+    layer:str=EmbedSettings.layer,           # 'avg' of the maps, or 'concat' with their maximum; of a tagger also 'hidden', 'logits'
     *, size:int|tuple[int, int]=128,         # Of a backbone's pictures, px; a tagger has its own
     weights:str|Path=EmbedSettings.weights,  # Of a backbone, as in `read_weights`
 )->Embedder:
@@ -116,7 +117,8 @@ def fit_projection(
     "A principal component analysis by scikit-learn as a layer."
     from sklearn.decomposition import PCA
     n, d = vectors.shape
-    if not 1 <= dims <= min(n, d): raise CatalogError(f'dims={dims}, expected 1 to {min(n, d)}: no more than there are dimensions ({d}) and pictures ({n})')
+    if not 1 <= dims <= min(n, d):
+        raise CatalogError(f'dims={dims}, expected 1 to {min(n, d)}: no more than there are dimensions ({d}) and pictures ({n})')
     rows = np.sort(rng(seed, 'projection').choice(n, min(n, most), replace=False))
     pca = PCA(dims, svd_solver='covariance_eigh', random_state=0).fit(np.asarray(vectors[rows], np.float32))
     w = pca.components_/np.sqrt(np.maximum(pca.explained_variance_, 1e-9))[:, None] if whiten else pca.components_
@@ -134,7 +136,9 @@ def with_projection(embedder:Embedder, layer:nn.Linear)->Embedder:
     return Embedder(nn.Sequential(body, nn.Sequential(*head, layer, UnitLength())).eval(), embedder.prep, embedder.arch)
 
 # %% ../../nbs/search/04_embed.ipynb #4b3740ec
-EMBEDDING_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30, 'rejected.csv': 1 << 30, SUMS: 4096}   # And the most bytes of each
+# And the most bytes of each
+EMBEDDING_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30,
+                   'rejected.csv': 1 << 30, SUMS: 4096}
 
 @dataclass(frozen=True)
 class EmbedderFacts(Record):

@@ -52,7 +52,9 @@ class SimilarIndex:
     centroids:np.ndarray = None   # Of the cells, of those that have any
 
     def __len__(self)->int: return len(self.vectors)
-    def __repr__(self)->str: return f'SimilarIndex({len(self):,} x {self.vectors.shape[1]} {self.vectors.dtype}, {" ".join(map(str, filter(None, (self.kind, self.settings))))}, recall {self.recall:.3f})'
+    def __repr__(self)->str:
+        return (f'SimilarIndex({len(self):,} x {self.vectors.shape[1]} {self.vectors.dtype}, '
+                f'{" ".join(map(str, filter(None, (self.kind, self.settings))))}, recall {self.recall:.3f})')
 
 # %% ../../nbs/search/05_index.ipynb #0aa30d0c
 @patch
@@ -63,7 +65,8 @@ def nearest(
     rows=None,     # Numbers of the rows that may be answers: compared one by one; None for all
 )->tuple[np.ndarray, np.ndarray]:  # As from `exact_neighbours`
     "The `k` nearest rows of each query and their cosines; all searches end here."
-    if np.ndim(queries) != 2 or queries.shape[1] != self.vectors.shape[1]: raise CatalogError(f'queries have shape {np.shape(queries)}, expected (queries, {self.vectors.shape[1]})')
+    if np.ndim(queries) != 2 or queries.shape[1] != self.vectors.shape[1]:
+        raise CatalogError(f'queries have shape {np.shape(queries)}, expected (queries, {self.vectors.shape[1]})')
     if k < 1: raise CatalogError(f'k is {k}, expected 1 or more')
     if self.structure is None or rows is not None: return exact_neighbours(self.vectors, queries, k, rows)
     if 'effort' in self.settings: set_effort(self.kind, self.structure, max(self.settings['effort'], k if self.kind == 'hnsw' else 1))
@@ -134,7 +137,8 @@ def build(
     vectors = unit_vectors(vectors); kind = kind or ('exact' if len(vectors) <= LARGE else 'ivf_sq8')
     if kind not in KINDS: raise CatalogError(f'kind={kind!r}, expected one of {", ".join(KINDS)}')
     if not 0 < target <= 1: raise CatalogError(f'target={target}, expected above 0 and at most 1')
-    res = cls(vectors, _check_table(table, len(vectors)), embedder, rejected_table() if rejected is None else rejected, kind, start_settings(kind, *vectors.shape))
+    res = cls(vectors, _check_table(table, len(vectors)), embedder, rejected_table() if rejected is None else rejected, kind,
+              start_settings(kind, *vectors.shape))
     res.structure = make_structure(kind, res.settings, vectors, seed=seed)
     if 'cells' in res.settings: res.centroids = res.structure.quantizer.reconstruct_n(0, res.settings['cells'])
     if kind not in ('exact', 'flat'): _tune(res, target, k, seed)
@@ -187,7 +191,8 @@ def _row(self:SimilarIndex, query)->int|None:
 def _vector(self:SimilarIndex, query)->np.ndarray:
     "The vector of a picture, or `query` if it is one."
     if isinstance(query, np.ndarray) and query.ndim == 1: return unit_vectors(query[None])
-    if isinstance(query, (str, Path)) and not Path(query).exists(): raise CatalogError(f'{str(query)!r} is no id of this index and no picture')
+    if isinstance(query, (str, Path)) and not Path(query).exists():
+        raise CatalogError(f'{str(query)!r} is no id of this index and no picture')
     if self.embedder is None: raise CatalogError('this index has no embedder, so it knows no picture but its own: ask by id or by vector')
     return unit_vectors(self.embedder([query]))
 
@@ -228,7 +233,9 @@ def find(
     labels = choose_rows(self.table, where)[_tag_column(self.table)]
     known = {t for o in labels for t in o}
     for t in tags:
-        if t not in known: raise CatalogError(f'no picture carries {t!r}{"".join(f"; did you mean {o!r}?" for o in difflib.get_close_matches(t, known, 1))}')
+        if t not in known:
+            raise CatalogError(
+                f'no picture carries {t!r}{"".join(f"; did you mean {o!r}?" for o in difflib.get_close_matches(t, known, 1))}')
     among = labels.index[[set(tags) <= set(o) for o in labels]].to_numpy()
     if not len(among): raise CatalogError(f'no picture carries all of {", ".join(tags)}')
     if near is None: near = (middle := self.vectors[among].mean(0, dtype=np.float64))/max(np.linalg.norm(middle), 1e-9)
@@ -256,8 +263,10 @@ def duplicates(
 )->pd.DataFrame:           # Columns `image`, `other`, `score`, each pair once, closest first
     "Pairs of pictures that look alike."
     score, at = self.nearest(self.vectors, k + 1)
-    row = np.repeat(np.arange(len(self)), k + 1); pairs = pd.DataFrame(dict(a=np.minimum(row, at.ravel()), b=np.maximum(row, at.ravel()), score=score.ravel()))
-    pairs = pairs[(pairs['a'] >= 0) & (pairs['a'] != pairs['b']) & (pairs['score'] >= threshold)].drop_duplicates(['a', 'b']).sort_values('score', ascending=False, kind='stable')
+    row = np.repeat(np.arange(len(self)), k + 1)
+    pairs = pd.DataFrame(dict(a=np.minimum(row, at.ravel()), b=np.maximum(row, at.ravel()), score=score.ravel()))
+    pairs = pairs[(pairs['a'] >= 0) & (pairs['a'] != pairs['b']) & (pairs['score'] >= threshold)].drop_duplicates(['a', 'b'])
+    pairs = pairs.sort_values('score', ascending=False, kind='stable')
     image = self.table['image'].to_numpy()
     return pd.DataFrame(dict(image=image[pairs['a']], other=image[pairs['b']], score=pairs['score'].to_numpy()))
 
@@ -270,9 +279,11 @@ def add(
 )->SimilarIndex:
     "Put more pictures in."
     vectors, table = unit_vectors(vectors), _check_table(table, len(vectors))
-    if vectors.shape[1] != self.vectors.shape[1]: raise CatalogError(f'vectors have {vectors.shape[1]} dimensions, expected {self.vectors.shape[1]}')
+    if vectors.shape[1] != self.vectors.shape[1]:
+        raise CatalogError(f'vectors have {vectors.shape[1]} dimensions, expected {self.vectors.shape[1]}')
     if lacks := [o for o in self.table if o not in table]: raise CatalogError(f'the table has no column {lacks[0]!r}, which the index has')
-    if len(both := np.intersect1d(self.table['image'], table['image'])): raise CatalogError(f'{both[0]!r} is in the index already; remove it first')
+    if len(both := np.intersect1d(self.table['image'], table['image'])):
+        raise CatalogError(f'{both[0]!r} is in the index already; remove it first')
     self.vectors = np.concatenate([self.vectors, vectors.astype(self.vectors.dtype)])
     self.table = pd.concat([self.table, table[list(self.table)]], ignore_index=True)
     if self.structure is not None:
@@ -295,7 +306,9 @@ def remove(
 
 # %% ../../nbs/search/05_index.ipynb #7b0f31a1
 INDEX_FORMAT = 1
-INDEX_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'index.json': 16 << 30, 'centroids.npy': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30, 'rejected.csv': 1 << 30, SUMS: 4096}   # And the most bytes of each
+# And the most bytes of each
+INDEX_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'index.json': 16 << 30, 'centroids.npy': 4 << 30, 'embedder.json': 16 << 20,
+               'model.safetensors': 4 << 30, 'rejected.csv': 1 << 30, SUMS: 4096}
 
 _Cell = str|int|bool|Finite|list[str]|None   # What a cell of the table may hold
 
@@ -339,7 +352,8 @@ class IndexFacts(Record):
 
     def __post_init__(self):
         if set(self.settings) != set(_SETTINGS[self.kind]):
-            raise CatalogError(f'settings of kind {self.kind} are {", ".join(_SETTINGS[self.kind]) or "none"}, not {", ".join(self.settings) or "none"}')
+            raise CatalogError(f'settings of kind {self.kind} are {", ".join(_SETTINGS[self.kind]) or "none"}, '
+                               f'not {", ".join(self.settings) or "none"}')
         most = dict(m=64, refine=1024, cells=1 << 24, effort=self.settings.get('cells', 1024))
         for k, v in self.settings.items():
             if v > most[k]: raise CatalogError(f'{k} is {v}, expected {most[k]} or less')
@@ -369,7 +383,8 @@ def _read_centroids(files:Mapping[str, bytes], settings:dict, d:int)->np.ndarray
 # %% ../../nbs/search/05_index.ipynb #a463533b
 def _read_embedder(files:Mapping[str, bytes], d:int):
     "The embedder of an index that has one."
-    if ('embedder.json' in files) != ('model.safetensors' in files): raise CatalogError('embedder.json and model.safetensors belong together')
+    if ('embedder.json' in files) != ('model.safetensors' in files):
+        raise CatalogError('embedder.json and model.safetensors belong together')
     if 'embedder.json' not in files: return None
     from catalog_tagger.search.embed import read_embedder
     return read_embedder(files, d)

@@ -58,7 +58,7 @@ class SharedRule:
         self.more_than, self.needed = more_than, Counter()
 
     def __call__(self, targs)->Tensor:  # Shape (n, n); row: anchor
-        "The grades of a batch; `needed` counts the shared labels that each anchor's positives had to have, 0 where it has no positive at all."
+        "The grades of a batch; `needed` counts the shared labels that each anchor's positives had to have, 0 where it has no positive."
         shared = overlap(targs).fill_diagonal_(0)
         least = shared.amax(1).clamp(max=self.more_than + 1)
         self.needed.update(least.int().tolist())
@@ -68,7 +68,7 @@ class SharedRule:
 def _metric(module:str)->ModuleType: return need(f'pytorch_metric_learning.{module}', 'metric learning')
 
 def _distances(emb:Tensor, distance=None)->Tensor:
-    "Distances within a batch by a distance of pytorch-metric-learning, Euclidean on vectors of length 1 when None; a similarity counts as its negative."
+    "Distances within a batch by pytorch-metric-learning, None is Euclidean on vectors of length 1; a similarity counts as its negative."
     distance = distance or _metric('distances').LpDistance()
     return -distance(emb) if distance.is_inverted else distance(emb)
 
@@ -95,7 +95,7 @@ def mine_triplets(
 
 # %% ../../nbs/search/06_triplets.ipynb #84d5243b
 class TripletLoss(nn.Module):
-    "How much nearer each triplet's positive should be: the mean of max(0, d(a,p) - d(a,n) + margin · difference of the grades), for a fastai `Learner`."
+    "How much nearer positives should be: the mean of max(0, d(a,p) - d(a,n) + margin · difference of the grades), for a fastai `Learner`."
     def __init__(self,
         margin:float=.2,           # For a difference of 1
         *, grades:Callable=jaccard,  # From targets to grades: `jaccard`, a `SharedRule()`, or your own
@@ -168,7 +168,9 @@ def embedding_health(
 )->dict[str, float]:  # `similarity` and `rank`
     "Mean cosine of two different pictures, and how many directions the embeddings fill."
     e = F.normalize(torch.as_tensor(emb).as_subclass(Tensor).detach().float()); n = len(e)
-    if n < 2 or not e.isfinite().all(): raise CatalogError(f'embeddings of {n} pictures {"hold NaN or infinity" if n > 1 else "cannot be compared"}, expected two or more of finite numbers')
+    if n < 2 or not e.isfinite().all():
+        raise CatalogError(f'embeddings of {n} pictures {"hold NaN or infinity" if n > 1 else "cannot be compared"}, '
+                           'expected two or more of finite numbers')
     return dict(similarity=((e.sum(0).square().sum() - n)/(n*(n - 1))).item(), rank=effective_rank(e).item())
 
 # %% ../../nbs/search/06_triplets.ipynb #02df87e5
@@ -193,8 +195,11 @@ class CollapseGuard(PlainError):
         self.rows.append(health := embedding_health(torch.cat(self.seen)))
         self.together = self.together + 1 if health['similarity'] > self.max_similarity or health['rank'] < self.min_rank else 0
         if self.together < self.patience: return
-        self.collapsed = CollapsedError(f'embeddings collapsed in epoch {self.epoch + 1}: two pictures have a mean cosine of {health["similarity"]:.2f} and all fill {health["rank"]:.1f} directions; '
-                                        'try a lower rate, random or semihard instead of hard negatives, a margin above 0, or start from a trained body')
+        self.collapsed = CollapsedError(f'embeddings collapsed in epoch {self.epoch + 1}: '
+                                        f'two pictures have a mean cosine of {health["similarity"]:.2f} and all fill '
+                                        f'{health["rank"]:.1f} directions; '
+                                        'try a lower rate, random or semihard instead of hard negatives, a margin above 0, '
+                                        'or start from a trained body')
         if self.stop: raise CancelFitException
         warnings.warn(str(self.collapsed))
     def after_fit(self):
@@ -242,7 +247,7 @@ def embedding_learner(
     arch:str=RunConfig.arch,                  # Backbone, where there is no `start`
     weights:str|Path|None=RunConfig.weights,  # Its weights, as in `catalog_learner`
     dim:int=128,                              # Length of an embedding
-    projection:str='linear',                  # From pooled features to embedding: one layer ('linear'), or fastai's head with a hidden one ('fastai')
+    projection:str='linear',                  # From features to embedding: one layer ('linear') or fastai's head ('fastai')
     dropout:float=0.,                         # Share dropped before the last layer
     m:int=4,                                  # As in `overlap_sampling`; 1 leaves the order to chance
     metrics=None,                             # None takes `triplet_accuracy` and `NDCGAtK()`
@@ -250,12 +255,14 @@ def embedding_learner(
     **kwargs
 )->Learner:                                   # As `catalog_learner` makes it, its body frozen when pretrained
     "A fastai `Learner` whose model gives vectors of length 1."
-    if start is not None and start.prep != dls.prep: raise CatalogError(f'start was trained on pictures of {start.prep}, the data has {dls.prep}; build the data with start.prep')
+    if start is not None and start.prep != dls.prep:
+        raise CatalogError(f'start was trained on pictures of {start.prep}, the data has {dls.prep}; build the data with start.prep')
     arch = arch if start is None else start.arch
     head = catalog_model(find_arch(arch), dim, head=projection, dropout=dropout)[1]
     head = nn.Sequential(*getattr(head, 'main', head), UnitLength())   # Inception's auxiliary output comes by itself
     metrics = [triplet_accuracy, NDCGAtK()] if metrics is None else metrics
-    learn = catalog_learner(dls, arch, weights=weights if start is None else None, head=head, loss=loss, metrics=metrics, cbs=[CollapseGuard(), *L(cbs)], **kwargs)
+    learn = catalog_learner(dls, arch, weights=weights if start is None else None, head=head, loss=loss, metrics=metrics,
+                            cbs=[CollapseGuard(), *L(cbs)], **kwargs)
     if start is not None: _start_from(learn, start)
     if m > 1: overlap_sampling(dls.train, dls.space.one_hot(dls.train_ds.items['labels']), m=m)
     return learn

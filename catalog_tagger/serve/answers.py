@@ -39,8 +39,9 @@ def _group_answers(path:dict[str, float], space:LabelSpace, order:list[str])->li
 # %% ../../nbs/serve/00_answers.ipynb #1f27325e
 UNSURE = 'unsure:'  # What an answer `unsure:articleType` begins with
 
-def _sure_ones(best:list[str], score:dict[str, float], space:LabelSpace, limits:Mapping[str, float])->tuple[list[str], list[tuple[str, float]]]:
-    "Those of the `best` labels that reach the limit of their group, with their ancestors; and for each group left open its name as unsure, with the score of its best label."
+def _sure_ones(best:list[str], score:dict[str, float], space:LabelSpace,
+               limits:Mapping[str, float])->tuple[list[str], list[tuple[str, float]]]:
+    "Those of the `best` labels that reach the limit of their group, with ancestors; groups left open are unsure, with their best score."
     sure = {o for l in best if score[l] >= limits.get(space.group_of(l), 0) for o in space.lineage(l)}
     answered, doubtful = {space.group_of(l) for l in sure}, {space.group_of(l): score[l] for l in best}
     return [l for l in best if l in sure], [(UNSURE + g, doubtful.get(g, 0.)) for g in space.exclusive if g not in answered]
@@ -52,7 +53,8 @@ def _take(labels:Iterable[str], space:LabelSpace, k:int|None)->list[str]:
     for l in labels: res += [o for o in space.lineage(l) if o not in res]
     return res[:k]
 
-def _decode_one(p:np.ndarray, path:np.ndarray, space:LabelSpace, order:list[str], k:int|None, least:np.ndarray, limits:Mapping[str, float]|None)->list[tuple[str, float]]:
+def _decode_one(p:np.ndarray, path:np.ndarray, space:LabelSpace, order:list[str], k:int|None, least:np.ndarray,
+                limits:Mapping[str, float]|None)->list[tuple[str, float]]:
     "Tags of one picture from its scores and path scores."
     score = dict(zip(space.vocab, p.tolist())); best = _group_answers(dict(zip(space.vocab, path)), space, order)
     answers, unsure = (best, []) if limits is None else _sure_ones(best, score, space, limits)
@@ -64,7 +66,8 @@ def _decode_one(p:np.ndarray, path:np.ndarray, space:LabelSpace, order:list[str]
 def _least_scores(min_score, space:LabelSpace)->np.ndarray:
     "`min_score` for each label."
     least = np.asarray(min_score, float)
-    if least.ndim and least.shape != (len(space.vocab),): raise CatalogError(f'min_score has shape {least.shape}, expected one number or {len(space.vocab)}')
+    if least.ndim and least.shape != (len(space.vocab),):
+        raise CatalogError(f'min_score has shape {least.shape}, expected one number or {len(space.vocab)}')
     if not ((least >= 0) & (least <= 1)).all(): raise CatalogError(f'min_score={min_score}, expected 0 to 1')
     return np.broadcast_to(least, len(space.vocab))
 
@@ -74,19 +77,21 @@ def decode(
     space:LabelSpace,      # Labels of the columns
     *, k:int|None=3,       # Most tags of a picture; None for all
     min_score:float|Sequence[float]=0.,   # Least score of a free tag, or of each label in the order of `space`
-    limits:Mapping[str, float]=None,      # Group → least score of its answer, below which it is `unsure:`; without it each group is answered whatever its score
+    limits:Mapping[str, float]=None,      # Group → least score of its answer, below which it is `unsure:`; None answers every group
 )->list[list[tuple[str, float]]]:  # For each picture its tags with their scores, best first, parents before children
     "The best tags of each row of `scores` that agree with `space`."
     scores = np.asarray(scores, float)
-    if scores.ndim != 2 or scores.shape[1] != len(space.vocab): raise CatalogError(f'scores have shape {scores.shape}, expected (pictures, {len(space.vocab)})')
-    if not np.isfinite(scores).all(): raise CatalogError(f'scores of picture {int((~np.isfinite(scores)).any(1).argmax())} are not finite; the model is broken')
+    if scores.ndim != 2 or scores.shape[1] != len(space.vocab):
+        raise CatalogError(f'scores have shape {scores.shape}, expected (pictures, {len(space.vocab)})')
+    if not np.isfinite(scores).all():
+        raise CatalogError(f'scores of picture {int((~np.isfinite(scores)).any(1).argmax())} are not finite; the model is broken')
     if k is not None and k < 1: raise CatalogError(f'k={k}, expected 1 or more')
     path, order, least = _path_scores(scores, space), _finest_first(space), _least_scores(min_score, space)
     return [_decode_one(p, q, space, order, k, least, limits) for p, q in zip(scores, path)]
 
 # %% ../../nbs/serve/00_answers.ipynb #99a789ed
 def as_matrix(answers:list[list[tuple[str, float]]], space:LabelSpace)->np.ndarray:
-    "What was answered as 0 and 1, shape (pictures, labels), 0 all through a group that is unsure: for scores of answers instead of thresholds."
+    "What was answered as 0 and 1, shape (pictures, labels), all 0 in a group that is unsure: for scores of answers, not of thresholds."
     unsure = {UNSURE + g for g in space.exclusive}
     return space.one_hot([t for t, _ in o if t not in unsure] for o in answers)
 

@@ -34,7 +34,8 @@ def scored_cells(
 
 def _checked_scores(scores, space:LabelSpace)->np.ndarray:
     scores = np.asarray(scores, float)
-    if scores.ndim != 2 or scores.shape[1] != len(space.vocab) or not len(scores): raise CatalogError(f'scores have shape {scores.shape}, expected (pictures, {len(space.vocab)}), with at least one picture')
+    if scores.ndim != 2 or scores.shape[1] != len(space.vocab) or not len(scores):
+        raise CatalogError(f'scores have shape {scores.shape}, expected (pictures, {len(space.vocab)}), with at least one picture')
     bad = ~((scores >= 0) & (scores <= 1)).all(1)
     if bad.any(): raise CatalogError(f'scores of picture {bad.argmax()} are not from 0 to 1: give probabilities, not logits')
     return scores
@@ -94,7 +95,8 @@ def _platt(z:np.ndarray, t:np.ndarray, known:np.ndarray, prior:float)->tuple[np.
     n = z.shape[1]
     def loss(w):
         a, b = w[:n], w[n:]; u = a*z + b; off = (expit(u) - t)*known
-        return ((np.logaddexp(0, u) - t*u)*known).sum() + prior/2*((a - 1)**2 + b**2).sum(), np.append((off*z).sum(0) + prior*(a - 1), off.sum(0) + prior*b)
+        return ((np.logaddexp(0, u) - t*u)*known).sum() + prior/2*((a - 1)**2 + b**2).sum(), np.append(
+            (off*z).sum(0) + prior*(a - 1), off.sum(0) + prior*b)
     w = minimize(loss, np.repeat([1., 0.], n), jac=True, method='L-BFGS-B', bounds=[(1e-3, None)]*n + [(None, None)]*n).x
     return w[:n], w[n:]
 
@@ -141,7 +143,8 @@ def calibration_error(
     scores, targs, known = check_scores(scores, targs, space)
     said = as_matrix(decode(scores, space, k=None, min_score=.5), space).astype(bool) & known
     each = [_off(scores[k, i], targs[k, i], bins) for i, k in enumerate(known.T) if targs[:, i].any()]
-    return dict(micro=_off(scores[known], targs[known], bins), classwise=float(np.mean(each)), answers=_off(scores[said], targs[said], bins))
+    return dict(micro=_off(scores[known], targs[known], bins), classwise=float(np.mean(each)),
+                answers=_off(scores[said], targs[said], bins))
 
 # %% ../../nbs/serve/02_calibrate.ipynb #b7b19cbc
 def share_bounds(
@@ -163,7 +166,8 @@ def reliability_table(
 )->pd.DataFrame:         # A row a bin: `n`, mean `score`, share `right` with `low` and `high`
     "What scores say and how often they are right, over all cells."
     scores, targs, known = check_scores(scores, targs, space)
-    df = pd.DataFrame(dict(bin=np.minimum((scores[known]*bins).astype(int), bins - 1), score=scores[known], right=targs[known].astype(float)))
+    df = pd.DataFrame(dict(bin=np.minimum((scores[known]*bins).astype(int), bins - 1), score=scores[known],
+                           right=targs[known].astype(float)))
     res = df.groupby('bin').agg(n=('score', 'size'), score=('score', 'mean'), hits=('right', 'sum'), right=('right', 'mean'))
     low, high = share_bounds(res['hits'], res['n'], .975)
     return res.drop(columns='hits').assign(low=low, high=high).reset_index(drop=True)

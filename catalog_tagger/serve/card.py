@@ -24,8 +24,10 @@ def _label_rows(space:LabelSpace):
 
 # %% ../../nbs/serve/08_card.ipynb #06e42704
 _SCORES = ('score', 'low', 'high', 'nothing', 'commonest')
+_SCORE_HEAD = ('on test', 'score', 'from', 'to', 'predict nothing', 'the commonest', 'what it is')
 _LIMITS = '''- It answers with these labels and no other. A picture of something else gets them too.
-- The scores are of the test fold of the catalog that it was trained on. Another shop, camera or season brings lower ones: score it there before you rely on it.
+- The scores are of the test fold of the catalog that it was trained on. Another shop, camera or season brings lower ones:
+  score it there before you rely on it.
 - A label with few train pictures is a guess; the table of labels tells how many each had.
 - A score is what the model says, and a probability only as far as it was calibrated.
 - Pictures go in by the rules of `tagger.json` under `prep`. Opened, resized or normalised in another way they give other answers.
@@ -40,16 +42,18 @@ def model_card(d:dict, space:LabelSpace)->str:
     h, w = d['prep']['size']
     return f'''# {d["arch"]}, {len(space.vocab)} labels
 
-An image tagger made by catalog_tagger {d["versions"]["catalog_tagger"]}: pictures at {h}x{w} px in, a score for each of {len(space.vocab)} labels out.
+An image tagger made by catalog_tagger {d["versions"]["catalog_tagger"]}:
+pictures at {h}x{w} px in, a score for each of {len(space.vocab)} labels out.
 
 ## Trained on
 
 {_table(("what", "value"), d["facts"].items())}
 ## Scores
 
-On pictures that it has not seen, with a 95 % bootstrap interval where there is one, beside a model that predicts nothing and one that always predicts the commonest labels.
+On pictures that it has not seen, with a 95 % bootstrap interval where there is one, beside a model that predicts nothing
+and one that always predicts the commonest labels.
 
-{_table(("on test", "score", "from", "to", "predict nothing", "the commonest", "what it is"), [_score_row(*o) for o in d["metrics"].items()])}
+{_table(_SCORE_HEAD, [_score_row(*o) for o in d["metrics"].items()])}
 ## Labels, with their train pictures
 
 {_table(("group", "labels", "which"), _label_rows(space))}

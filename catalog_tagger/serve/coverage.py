@@ -35,7 +35,8 @@ def _judged(scores, targs, space:LabelSpace, min_score, of:str|None)->tuple[np.n
     "The weakest score and whether nothing said is wrong, for the pictures of which something is said."
     scores, targs, known = check_scores(scores, targs, space)
     groups = {None: list(range(len(space.vocab)))} | space.group_columns | {l: [i] for i, l in enumerate(space.vocab)}
-    if of not in groups: raise CatalogError(f'of={of!r} is neither a group nor a label: {", ".join(space.exclusive)}, {", ".join(space.vocab[:5])} …')
+    if of not in groups:
+        raise CatalogError(f'of={of!r} is neither a group nor a label: {", ".join(space.exclusive)}, {", ".join(space.vocab[:5])} …')
     pred = as_matrix(decode(scores, space, k=None, min_score=min_score), space).astype(bool)
     scores, targs, pred, known = (o[:, groups[of]] for o in (scores, targs, pred, known))
     judged = (pred & known).any(1)
@@ -53,12 +54,14 @@ def coverage_curve(
     step:float=.02,           # Share of the pictures between two rows
 )->pd.DataFrame:              # Columns `share`, `limit`, `n`, `right`, `precision`, `low`, `holds`
     "What the surest pictures are worth if they are published unseen, from the few that are very sure to all."
-    if not (0 < precision < 1 and 0 < confidence < 1): raise CatalogError(f'precision={precision} and confidence={confidence}, expected between 0 and 1')
+    if not (0 < precision < 1 and 0 < confidence < 1):
+        raise CatalogError(f'precision={precision} and confidence={confidence}, expected between 0 and 1')
     sure, right = _judged(scores, targs, space, min_score, of); order = np.append(-np.sort(-sure), 0.)
     at = np.unique(np.ceil(np.arange(step, 1 + step/2, step)*len(sure) - 1e-6).astype(int).clip(1, max(len(sure), 1))) if len(sure) else []
     limit = np.array([(order[i - 1] + order[i])/2 if i < len(sure) else 0. for i in at])
     n, hits = (sure >= limit[:, None]).sum(1), ((sure >= limit[:, None]) & right).sum(1)
-    res = pd.DataFrame(dict(share=n/max(len(sure), 1), limit=limit, n=n, right=hits, precision=hits/n.clip(1), low=share_bounds(hits, n, confidence)[0]))
+    res = pd.DataFrame(dict(share=n/max(len(sure), 1), limit=limit, n=n, right=hits, precision=hits/n.clip(1),
+                            low=share_bounds(hits, n, confidence)[0]))
     tested = n >= 2*np.log(1 - confidence)/np.log(precision)
     return res.assign(holds=tested & ((res['low'] >= precision) | ~tested).cummin())
 

@@ -39,7 +39,7 @@ def _queue_rows(images:list[str], scores, features, tagger)->list[tuple]:
     return list(queue.assign(tags=queue['tags'].map(partial(json.dumps, ensure_ascii=False))).itertuples(index=False, name=None))
 
 def _tag_batch(predictor, options:dict, review:bool, batch:list[tuple])->list[list[tuple]]:
-    "The rows of a batch for each file of a part: tags, and the review queue where it is asked for; usable pictures go through the model together."
+    "The rows of a batch for each file of a part: tags, and the review queue if asked for; usable pictures are scored together."
     good, bad = open_pictures(predictor.prep, batch)
     names, pictures, answers, queue = list(good), list(good.values()), [], []
     if good and review:

@@ -26,7 +26,8 @@ def plain_tensors(
     from catalog_tagger.train.heads import build_model
     a = find_arch(arch); state = model.state_dict()
     with torch.device('meta'): names = build_model(a, head)[1]
-    if set(state) != set(names): raise CatalogError(f'the model is not a {a.name} with its head: {sorted(set(state) ^ set(names))[0]} stands in one of them alone')
+    if set(state) != set(names):
+        raise CatalogError(f'the model is not a {a.name} with its head: {sorted(set(state) ^ set(names))[0]} stands in one of them alone')
     return {names[k]: v.detach().cpu().contiguous() for k, v in state.items()}
 
 # %% ../../nbs/serve/09_model_file.ipynb #c70308af
@@ -39,7 +40,8 @@ def _check_tensors(want:dict[str, torch.Tensor], got:dict[str, torch.Tensor]):
     if extra: raise CatalogError(f'model.safetensors holds {extra[0]!r:.80}, which is no tensor of this model')
     for k, v in want.items():
         if k not in got: raise CatalogError(f'tensor {k} is missing')
-        if got[k].shape != v.shape or got[k].dtype != v.dtype: raise CatalogError(f'tensor {k} has shape {tuple(got[k].shape)} and {got[k].dtype}, expected {tuple(v.shape)} and {v.dtype}')
+        if got[k].shape != v.shape or got[k].dtype != v.dtype:
+            raise CatalogError(f'tensor {k} has shape {tuple(got[k].shape)} and {got[k].dtype}, expected {tuple(v.shape)} and {v.dtype}')
     for k, v in got.items():
         if v.is_floating_point() and not v.isfinite().all(): raise CatalogError(f'tensor {k:.80} holds NaN or infinity')
 
@@ -64,4 +66,5 @@ def read_model(
     _check_output(shapes, size, n)
     with torch.random.fork_rng([]): model, _ = build_model(a, head)
     model.load_state_dict({k: got[o] for k, o in names.items()})
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), {k.removeprefix('arrays.'): v.numpy() for k, v in got.items() if k.startswith('arrays.')}
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), {
+        k.removeprefix('arrays.'): v.numpy() for k, v in got.items() if k.startswith('arrays.')}

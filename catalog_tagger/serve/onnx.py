@@ -31,24 +31,31 @@ class _Graph(torch.nn.Module):
 def _input_rules(t:Tagger)->dict:
     "How a picture becomes the input of an exported graph, in words and numbers."
     h, w = t.prep.size
-    return dict(input='picture', output='scores', shape=['batch', 3, h, w], dtype='float32', layout='NCHW', channels='RGB', opset=ONNX_OPSET, views=t.tta,
-                size=[h, w], mean=list(t.prep.mean), std=list(t.prep.std), method=t.prep.method, opening=OPENING_VERSION, labels='selected_tags.csv',
-                steps=['open as 8-bit RGB: turned as EXIF says, transparent parts on white', f'resize to {h}x{w} px by {t.prep.method}, bilinear', 'divide by 255', 'subtract mean, divide by std, for each channel'])
+    return dict(input='picture', output='scores', shape=['batch', 3, h, w], dtype='float32', layout='NCHW', channels='RGB',
+                opset=ONNX_OPSET, views=t.tta,
+                size=[h, w], mean=list(t.prep.mean), std=list(t.prep.std), method=t.prep.method, opening=OPENING_VERSION,
+                labels='selected_tags.csv',
+                steps=['open as 8-bit RGB: turned as EXIF says, transparent parts on white',
+                       f'resize to {h}x{w} px by {t.prep.method}, bilinear', 'divide by 255',
+                       'subtract mean, divide by std, for each channel'])
 
 # %% ../../nbs/serve/12_onnx.ipynb #4fdf1b37
 def _least_scores(t:Tagger, mode:str)->np.ndarray:
-    "For each label the least score of the model, in steps of 1/2000, that its calibration brings to the threshold of `mode`; 1 where none does."
-    grid = np.linspace(0, 1, 2001); said = t.decision.calibration.apply(np.repeat(grid[:, None], len(t.space.vocab), 1), t.space) >= t.decision.thresholds[t.decision.check_mode(mode)]
+    "For each label the least score of the model, in steps of 1/2000, that calibration brings to the threshold of `mode`; 1 if none does."
+    grid = np.linspace(0, 1, 2001)
+    said = t.decision.calibration.apply(np.repeat(grid[:, None], len(t.space.vocab), 1),
+                                        t.space) >= t.decision.thresholds[t.decision.check_mode(mode)]
     return np.where(said.any(0), grid[said.argmax(0)], 1.)
 
 def tag_rows(
     t:Tagger,
     min_score:float=.5,     # Threshold of a free tag where there is no decision
     mode:str=DEFAULT_MODE,  # Mode of the decision whose thresholds are taken
-)->pd.DataFrame:            # One row an output: `tag_id`, `name`, `group` ('' for a free tag), `count` in train, `threshold` (nan in a group, of which the best is taken)
+)->pd.DataFrame:            # One row an output: `tag_id`, `name`, `group` ('' for a free tag), `count`, `threshold` (nan in a group)
     "The labels as a table, in the order of the outputs; thresholds are on the scores of the model, before calibration."
     least = np.full(len(t.space.vocab), min_score) if t.decision is None else _least_scores(t, mode)
-    df = pd.DataFrame(dict(tag_id=range(len(least)), name=t.space.vocab, group=[t.space.group_of(l) or '' for l in t.space.vocab], count=t.space.counts, threshold=least))
+    df = pd.DataFrame(dict(tag_id=range(len(least)), name=t.space.vocab, group=[t.space.group_of(l) or '' for l in t.space.vocab],
+                           count=t.space.counts, threshold=least))
     return df.assign(threshold=df['threshold'].where(df['group'] == ''))
 
 # %% ../../nbs/serve/12_onnx.ipynb #63cfebe6
@@ -70,7 +77,8 @@ def export_onnx(
     for o in ('onnx', 'onnxscript'): need(o, 'ONNX')
     if path.suffix != '.onnx': raise CatalogError(f'{str(path)!r}: expected a file that ends in .onnx')
     graph, x = _Graph(tagger).eval(), torch.randn(3, 3, *tagger.prep.size, generator=torch.Generator().manual_seed(0))
-    program = torch.onnx.export(graph, (x,), dynamo=True, opset_version=ONNX_OPSET, input_names=['picture'], output_names=['scores'], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), verbose=False)
+    program = torch.onnx.export(graph, (x,), dynamo=True, opset_version=ONNX_OPSET, input_names=['picture'], output_names=['scores'],
+                                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), verbose=False)
     rules = _input_rules(tagger)
     program.model.metadata_props.update(catalog_tagger=json.dumps(rules), labels=json.dumps(tagger.space.vocab))
     with atomic_files(path.parent) as d:
@@ -83,7 +91,8 @@ def export_onnx(
 # %% ../../nbs/serve/12_onnx.ipynb #a01e2238
 class _Batches:
     "Prepared pictures in batches, as onnxruntime asks for them when it calibrates."
-    def __init__(self, t:Tagger, pictures:Sequence, bs:int=8): self.batches = (np.stack([t.prep(o) for o in pictures[i:i+bs]]) for i in range(0, len(pictures), bs))
+    def __init__(self, t:Tagger, pictures:Sequence, bs:int=8):
+        self.batches = (np.stack([t.prep(o) for o in pictures[i:i+bs]]) for i in range(0, len(pictures), bs))
     def get_next(self)->dict|None: return next(({'picture': o} for o in self.batches), None)
 
 def quantise_onnx(

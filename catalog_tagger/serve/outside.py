@@ -18,7 +18,8 @@ __all__ = ['Outside', 'fit_outside', 'outside_from_arrays']
 def _directions(features)->np.ndarray:
     "Features brought to length 1, shape (pictures, features)."
     features = np.asarray(features, float)
-    if features.ndim != 2 or not np.isfinite(features).all(): raise CatalogError(f'features of shape {features.shape}, expected (pictures, features), all of them finite')
+    if features.ndim != 2 or not np.isfinite(features).all():
+        raise CatalogError(f'features of shape {features.shape}, expected (pictures, features), all of them finite')
     return features/np.linalg.norm(features, axis=1, keepdims=True).clip(1e-9)
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Outside:
 
     def arrays(self)->dict[str, np.ndarray]:
         "What a bundle stores beside the weights of the model."
-        return {f'outside.{k}': np.ascontiguousarray(v, np.float32) for k, v in dict(mean=self.mean, weight=self.weight, limit=[self.limit]).items()}
+        return {f'outside.{k}': np.ascontiguousarray(v, np.float32)
+                for k, v in dict(mean=self.mean, weight=self.weight, limit=[self.limit]).items()}
 
 # %% ../../nbs/serve/05_outside.ipynb #ea32db15
 def fit_outside(
@@ -60,7 +62,10 @@ def outside_from_arrays(arrays:Mapping[str, np.ndarray])->Outside|None:
     "What `Outside.arrays` gave, or None where a bundle has none; raise `CatalogError` if it does not fit together."
     found = {k: np.asarray(arrays[f'outside.{k}']) for k in ('mean', 'weight', 'limit') if f'outside.{k}' in arrays}
     if not found: return None
-    if len(found) < 3 or any(o.dtype.kind != 'f' or not np.isfinite(o).all() for o in found.values()): raise CatalogError('the arrays outside.mean, .weight and .limit are not whole or not finite')
+    if len(found) < 3 or any(o.dtype.kind != 'f' or not np.isfinite(o).all() for o in found.values()):
+        raise CatalogError('the arrays outside.mean, .weight and .limit are not whole or not finite')
     mean, weight, limit = found['mean'], found['weight'], found['limit']
-    if mean.ndim != 1 or weight.ndim != 2 or weight.shape[1] != len(mean) or limit.shape != (1,): raise CatalogError(f'outside.mean has shape {mean.shape}, .weight {weight.shape} and .limit {limit.shape}: they do not fit together')
+    if mean.ndim != 1 or weight.ndim != 2 or weight.shape[1] != len(mean) or limit.shape != (1,):
+        raise CatalogError(f'outside.mean has shape {mean.shape}, .weight {weight.shape} and .limit {limit.shape}: '
+                           'they do not fit together')
     return Outside(mean, weight, float(limit[0]))

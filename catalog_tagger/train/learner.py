@@ -65,7 +65,8 @@ class FrozenStats(Callback):
 def _stacked(own:nn.Module, nf:int, n_out:int, pool:bool, dropout:float, a:Arch)->nn.Module:
     "The classifier that a net came with, kept, and a layer on top of it."
     layers = [o for o in getattr(own, 'modules', list)() if isinstance(o, nn.Linear)]
-    if not layers or layers[0].in_features != nf: raise CatalogError(f"head='stacked' needs a classifier on the {nf} features of {a.name}, which has none; use head='linear'")
+    if not layers or layers[0].in_features != nf:
+        raise CatalogError(f"head='stacked' needs a classifier on the {nf} features of {a.name}, which has none; use head='linear'")
     last = nn.Linear(layers[-1].out_features, n_out); apply_init(last)
     return nn.Sequential(*([nn.AdaptiveAvgPool2d(1), Flatten()] if pool else []), own, nn.Dropout(dropout), last)
 
@@ -123,11 +124,12 @@ def _default_loss(space)->str: return 'cross_entropy' if space.is_single else 'b
 def _check_stats(prep, a:Arch):
     "Weights that were trained on other statistics than the pictures are given in learn badly, in silence."
     if (tuple(prep.mean), tuple(prep.std)) != (a.mean, a.std):
-        raise CatalogError(f'pictures are normalised with mean {prep.mean}, {a.name} was trained with {a.mean}; build the data with arch_prep({a.name!r}, size)')
+        raise CatalogError(f'pictures are normalised with mean {prep.mean}, {a.name} was trained with {a.mean}; '
+                           f'build the data with arch_prep({a.name!r}, size)')
 
 # %% ../../nbs/train/05_learner.ipynb #aebfd143
 def _start_at_shares(last:nn.Linear, loss_func, space, n:int):
-    "Give the last layer a bias with which an untrained net answers each label's share of the `n` train pictures, as `loss_func` reads its logits."
+    "Give the last layer a bias with which an untrained net answers each label's share of the `n` train pictures."
     share = torch.tensor(space.counts/n, dtype=torch.float).clamp(.5/n, 1 - .5/n)
     if hasattr(loss_func, 'start'): last.bias = nn.Parameter(loss_func.start(share))
 
@@ -136,10 +138,10 @@ def _start_at_shares(last:nn.Linear, loss_func, space, n:int):
 def catalog_learner(
     dls:CatalogDLs,                     # From `catalog_dls`
     arch:str=RunConfig.arch,            # Backbone, as in `find_arch`
-    *, weights:str|Path|None=RunConfig.weights,  # 'default', 'bundled', None or 'none' (from scratch), or a file, as in `read_weights`; the body starts frozen unless from scratch
+    *, weights:str|Path|None=RunConfig.weights,  # As in `read_weights`; the body starts frozen unless from scratch (None or 'none')
     head:str|nn.Module=RunConfig.head,  # 'fastai', 'linear', 'stacked' or a module, as in `catalog_model`
     dropout:float=None,                 # Share dropped before the last layer; None is .5 for fastai's head and 0 for the others
-    loss:str|Callable=None,             # A name, as in `find_loss`, or a loss function; None is 'cross_entropy' where a picture has one label, else 'bce'
+    loss:str|Callable=None,             # A name, as in `find_loss`, or a function; None: 'cross_entropy' for one label a picture or 'bce'
     opt:str=RunConfig.opt,              # Optimiser, as in `find_optimiser`
     lr:float=RunConfig.lr,              # Rate of `fit` where none is given
     metrics=None,                       # None takes recall@3 and dominant-label recall (accuracy and recall@3 for one label)
@@ -156,7 +158,8 @@ def catalog_learner(
     if isinstance(model[1], AuxHead): loss_func = AuxLoss(loss_func)
     if metrics is None: metrics = _default_metrics(dls.space, getattr(loss_func, 'activation', None))
     learn = Learner(dls, model, loss_func, opt_func=find_optimiser(opt), lr=lr, metrics=metrics, train_bn=train_bn,
-                    cbs=[*([FrozenStats()] if pretrained and not train_bn else []), History(), *L(cbs)], **dict(splitter=_splitter(a)) | kwargs)
+                    cbs=[*([FrozenStats()] if pretrained and not train_bn else []), History(), *L(cbs)],
+                    **dict(splitter=_splitter(a)) | kwargs)
     learn.create_opt()
     if pretrained: learn.freeze()
     if dls.device.type == 'cpu': learn.model.to(memory_format=torch.channels_last)
@@ -170,11 +173,13 @@ def count_parameters(learn:Learner)->tuple[int, int]:  # All, and those that lea
     n = [(o.numel(), o.requires_grad) for o in learn.model.parameters()]
     return sum(o for o, _ in n), sum(o for o, learns in n if learns)
 
-def _augmented(dl:DataLoader)->bool: return any(isinstance(o, RandTransform) and type(o) is not Resize for o in [*dl.after_item, *dl.after_batch])
+def _augmented(dl:DataLoader)->bool:
+    return any(isinstance(o, RandTransform) and type(o) is not Resize for o in [*dl.after_item, *dl.after_batch])
 
 def road(learn:Learner)->str:
-    "One sentence on how `learn` was trained, or is about to be: from scratch, feature extraction, fine-tune, frozen then unfrozen, or partly unfrozen."
+    "One sentence on how `learn` was or will be trained: from scratch, feature extraction, fine-tune, frozen then (partly) unfrozen."
     stages = tuple(dict.fromkeys(o['stage'] for o in learn.history.rows)) or (stage_name(learn),)
-    kind = {('frozen',): 'feature extraction', ('unfrozen',): 'fine-tune'}.get(stages, ', then '.join(stages)) if learn.facts.pretrained else 'from scratch'
+    kind = {('frozen',): 'feature extraction',
+            ('unfrozen',): 'fine-tune'}.get(stages, ', then '.join(stages)) if learn.facts.pretrained else 'from scratch'
     n, learning = count_parameters(learn)
     return f'{kind}, {"with" if _augmented(learn.dls.train) else "without"} augmentation; {learning:,} of {n:,} parameters learn'

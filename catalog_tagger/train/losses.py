@@ -25,7 +25,7 @@ ACTIVATIONS = ('sigmoid', 'softmax', 'grouped')
 def to_scores(
     logits:Tensor,          # Shape (n, labels)
     space:LabelSpace|None,  # Labels of the columns; only 'grouped' looks at it
-    activation:str,         # 'sigmoid' for each label; 'softmax' over all; 'grouped': softmax in each exclusive group, sigmoid for free tags
+    activation:str,         # 'sigmoid' for each label, 'softmax' over all, 'grouped': softmax in exclusive groups, else sigmoid
 )->Tensor:                  # From 0 to 1, shape of `logits`
     "The scores that `logits` stand for."
     if activation not in ACTIVATIONS: raise CatalogError(f'activation {activation!r} is unknown, expected one of {", ".join(ACTIVATIONS)}')
@@ -66,8 +66,10 @@ class BCE(_Loss):
         self.register_buffer('pos_weight', pos_weight)
 
     def _soften(self, t:Tensor)->Tensor: return t*(1 - self.smooth) + self.smooth/2
-    def cells(self, x:Tensor, t:Tensor)->Tensor: return F.binary_cross_entropy_with_logits(x, self._soften(t), pos_weight=self.pos_weight, reduction='none')
-    def start(self, share:Tensor)->Tensor: return self._soften(share).logit() + (0 if self.pos_weight is None else self.pos_weight.log().to(share.device))
+    def cells(self, x:Tensor, t:Tensor)->Tensor:
+        return F.binary_cross_entropy_with_logits(x, self._soften(t), pos_weight=self.pos_weight, reduction='none')
+    def start(self, share:Tensor)->Tensor:
+        return self._soften(share).logit() + (0 if self.pos_weight is None else self.pos_weight.log().to(share.device))
 
 # %% ../../nbs/train/03_losses.ipynb #fc987ea1
 MOST_WEIGHT = 20.  # Largest weight of a true label in `pos_weights`; its inverse is the least
@@ -162,7 +164,8 @@ class AuxLoss(GetAttr):
 
 # %% ../../nbs/train/03_losses.ipynb #c5185645
 _ONE = {'cross_entropy': lambda space, n: CrossEntropy(), 'smooth': lambda space, n: CrossEntropy(smooth=.1)}
-_MANY = {'bce': lambda space, n: BCE(), 'weighted': lambda space, n: BCE(pos_weight=pos_weights(space.counts, n)), 'smooth': lambda space, n: BCE(smooth=.1),
+_MANY = {'bce': lambda space, n: BCE(), 'weighted': lambda space, n: BCE(pos_weight=pos_weights(space.counts, n)),
+         'smooth': lambda space, n: BCE(smooth=.1),
          'focal': lambda space, n: Focal(), 'asymmetric': lambda space, n: Asymmetric(), 'grouped': lambda space, n: Grouped(space)}
 LOSSES = tuple(_ONE | _MANY)
 

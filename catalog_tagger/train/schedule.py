@@ -37,7 +37,8 @@ def suggest_rate(
     order = dl.rng.getstate()
     try:
         with tempfile.TemporaryDirectory() as learn.model_dir, no_random(): found = learn.lr_find(show_plot=False, num_it=num_it)
-    except IndexError: raise CatalogError('no learning rate was found: the loss exploded within the first steps; give one, such as lr=1e-3') from None
+    except IndexError:
+        raise CatalogError('no learning rate was found: the loss exploded within the first steps; give one, such as lr=1e-3') from None
     finally:
         learn.model_dir = folder
         dl.rng.setstate(order)
@@ -141,7 +142,8 @@ class EMA(Callback):
         "Go on from `state`; the next `fit` is a part of the one that it was taken from."
         like = self.model.state_dict()
         self.steps = state['steps']
-        self.avg, self.last = ({k: state[f'{what}.{k}'].to(v.device, copy=True) for k, v in like.items() if f'{what}.{k}' in state} for what in ('avg', 'last'))
+        self.avg, self.last = ({k: state[f'{what}.{k}'].to(v.device, copy=True) for k, v in like.items() if f'{what}.{k}' in state}
+                               for what in ('avg', 'last'))
 
 # %% ../../nbs/train/09_schedule.ipynb #dd07bd7f
 class SaveEpochs(Callback):

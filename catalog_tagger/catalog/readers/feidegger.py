@@ -26,7 +26,7 @@ def _last_part(url)->str:
     return re.split('[?#]', url)[0].rsplit('/', 1)[-1] if isinstance(url, str) else ''
 
 def read_feidegger(
-    path:str|Path,                      # Folder with the JSON; pictures stand beside it or in `images`, named by the last part of their address
+    path:str|Path,                      # Folder with the JSON; pictures are beside it or in `images`, named by the end of their address
     *, table:str=None,                  # Name of the JSON; None takes the one that has `url` and `descriptions`
     where:str=None,                     # Condition on url and split, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Of no effect while there are no tags
@@ -44,4 +44,5 @@ def read_feidegger(
     return finish_reading(df, 'feidegger', path, min_count)
 
 # %% ../../../nbs/catalog/readers/06_feidegger.ipynb #94444b23
-LAYOUTS['feidegger'] = Layout('a JSON with url and descriptions', read_feidegger, columns=lambda columns: {'url', 'descriptions'} <= set(columns))
+LAYOUTS['feidegger'] = Layout('a JSON with url and descriptions', read_feidegger,
+                              columns=lambda columns: {'url', 'descriptions'} <= set(columns))

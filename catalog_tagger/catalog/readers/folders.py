@@ -29,7 +29,8 @@ def _split_dirs(root:Path)->list[Path]:
     folds = [o for o in dirs if o.name.lower() in FOLD_NAMES]
     stray = [o.name for o in dirs if o not in folds]
     if folds and stray:
-        raise CatalogError(f'{root} holds {folds[0].name}/ beside {stray[0]}/: folds and classes cannot be told apart; move {stray[0]}/ away, or rename a class called {folds[0].name}')
+        raise CatalogError(f'{root} holds {folds[0].name}/ beside {stray[0]}/: folds and classes cannot be told apart; '
+                           f'move {stray[0]}/ away, or rename a class called {folds[0].name}')
     return folds
 
 def find_files(
@@ -58,7 +59,8 @@ def read_folders(
 )->Catalog:                             # With `split` if the source has folds
     "Read one class a folder: a picture's label is the name of the folder it lies in."
     root = Path(path).resolve(); has_splits = bool(_split_dirs(root))
-    files = [o for o in find_files(root) if o.parent != root or o.is_dir() or o.suffix.lower() in SUFFIXES]   # a README beside the folders is no picture
+    # a README beside the folders is no picture
+    files = [o for o in find_files(root) if o.parent != root or o.is_dir() or o.suffix.lower() in SUFFIXES]
     df = pd.DataFrame([_folder_row(root, o, has_splits) for o in files], columns=['image', 'category', 'split', 'why'])
     df = choose_rows(df.assign(row=range(len(df))), where).reset_index(drop=True)
     if df['why'].notna().all(): raise CatalogError(f'{path} holds no picture in a class folder')
@@ -68,4 +70,5 @@ def read_folders(
 
 # %% ../../../nbs/catalog/readers/02_folders.ipynb #ec1fd50d
 LAYOUTS['folders'] = Layout('folders of pictures', read_folders,
-                            folder=lambda root, tables: len(subfolders(root)) > bool(tables))   # a single one beside a table holds its pictures
+                            # a single one beside a table holds its pictures
+                            folder=lambda root, tables: len(subfolders(root)) > bool(tables))

@@ -38,9 +38,11 @@ def _garment_names(root:str|Path)->dict[str, dict[str, tuple[str, str]]]:
     d = read_json(inside(root, 'label_descriptions.json'))
     try: names = {kind: {str(o['id']): (clean_tag(o['name']), clean_tag(o['supercategory'])) for o in d[kind]} for kind in _KINDS['both']}
     except (TypeError, KeyError):
-        raise CatalogError('label_descriptions.json must hold the lists categories and attributes, each of id, name and supercategory') from None
+        raise CatalogError('label_descriptions.json must hold the lists categories and attributes, each of id, '
+                           'name and supercategory') from None
     n = Counter(o[0] for kind in names.values() for o in kind.values())
-    if twice := [o for o in n if n[o] > 1 or not o]: raise CatalogError(f'label_descriptions.json: the name {twice[0]!r} is empty or stands twice')
+    if twice := [o for o in n if n[o] > 1 or not o]:
+        raise CatalogError(f'label_descriptions.json: the name {twice[0]!r} is empty or stands twice')
     return names
 
 def _parents(names:dict, labels:str)->dict[str, str]:
@@ -73,7 +75,8 @@ def _cells(root:Path)->Iterator[tuple[list[str], str|None]]:
     if lacking := [o for o in GARMENT_COLUMNS if o not in head]:
         raise CatalogError(f'train.csv has no column {", ".join(lacking)}; it has: {", ".join(head)}')
     pick = itemgetter(*map([*head, 'AttributesIds'].index, (*GARMENT_COLUMNS, 'AttributesIds')))
-    for o in rows: yield pick((o + ['']*n)[:n] + ['']), None if len(o) == n else f'{len(o)} cells under {n} columns; AttributesIds must be quoted'
+    for o in rows:
+        yield pick((o + ['']*n)[:n] + ['']), None if len(o) == n else f'{len(o)} cells under {n} columns; AttributesIds must be quoted'
 
 def _garments(root:Path, names:dict, labels:str, ids:set=None)->Iterator[tuple]:
     "ImageId, row, tags, reason, mask, height and width of each garment, or of those of the pictures `ids`."
@@ -111,7 +114,8 @@ def read_garments(
     ids:Iterable[str],   # The `ImageId` of each picture whose garments are wanted
     labels:str='both',   # As in `read_imaterialist`
 )->pd.DataFrame:         # One row a garment: `ImageId`, `row`, `tags`, `rle`, `height` and `width`
-    "The garments of some pictures with their run-length masks, for `rle_to_mask` and `rle_share`; bad rows are left out, their pictures are rejected."
-    df = pd.DataFrame(_garments(Path(path), _garment_names(path), labels, set(ids)), columns=['ImageId', 'row', 'tags', 'why', 'rle', 'height', 'width'])
+    "The garments of some pictures with their run-length masks, for `rle_to_mask` and `rle_share`, without those of rejected pictures."
+    df = pd.DataFrame(_garments(Path(path), _garment_names(path), labels, set(ids)),
+                      columns=['ImageId', 'row', 'tags', 'why', 'rle', 'height', 'width'])
     df = df[df['why'].isna()].drop(columns='why').reset_index(drop=True)
     return df.astype({'height': int, 'width': int})

@@ -26,7 +26,8 @@ def _hot_tags(df:pd.DataFrame, tags:dict[str, str])->tuple[list[list[str]], list
     "Tags of each row whose column, a key of `tags`, holds 1; and the reason against a row that holds something else than 0 or 1."
     bits = pd.DataFrame({c: df[c].astype(str).str.strip().str.lower().map(_BITS) for c in tags})
     bad = bits.isna().values
-    why = [f'{bits.columns[o.argmax()]} is {df[bits.columns[o.argmax()]][i]!r}, expected 0 or 1' if o.any() else None for i, o in enumerate(bad)]
+    why = [f'{bits.columns[o.argmax()]} is {df[bits.columns[o.argmax()]][i]!r}, expected 0 or 1' if o.any() else None
+           for i, o in enumerate(bad)]
     names = np.array(list(tags.values()), dtype=object)
     return [names[o].tolist() for o in bits.values == 1], why
 

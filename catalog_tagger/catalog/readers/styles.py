@@ -30,7 +30,9 @@ def read_styles_csv(
     if not rows: raise CatalogError(f'{path} has no rows')
     if len(set(head)) < len(head): raise CatalogError(f'{path}: a column stands twice in {",".join(head)}')
     torn = next((i for i, o in enumerate(rows) if any('\n' in c for c in o)), None)
-    if torn is not None: raise CatalogError(f'{path}: a cell of row {torn} holds a line break, as after a quote that is not closed; mend it, or it would swallow the rows below')
+    if torn is not None:
+        raise CatalogError(f'{path}: a cell of row {torn} holds a line break, as after a quote that is not closed; mend it, '
+                           'or it would swallow the rows below')
     whole = StringIO(); n = len(head)
     csv.writer(whole).writerows([head] + [o[:n-1] + [','.join(o[n-1:])] for o in rows])
     try: return pd.read_csv(StringIO(whole.getvalue()), dtype={'id': str})
@@ -48,7 +50,8 @@ def _check_columns(df:pd.DataFrame, columns:Sequence[str]):
     for c in ('id', *columns):
         if c not in df:
             near = difflib.get_close_matches(c, df.columns, 1)
-            raise CatalogError(f'styles.csv has no column {c!r}{f", did you mean {near[0]!r}?" if near else ""}; it has: {", ".join(df.columns)}')
+            raise CatalogError(f'styles.csv has no column {c!r}{f", did you mean {near[0]!r}?" if near else ""}; it has: '
+                               f'{", ".join(df.columns)}')
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #2a5fb982
 def read_styles(
