@@ -10,6 +10,7 @@ from catalog_tagger.train.activations import *
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.train.data import FitImage, catalog_dls
 from catalog_tagger.catalog.labels import apply_labels, fit_labels
+from catalog_tagger.testing.tiny import tiny_catalog
 from catalog_tagger.train.learner import catalog_learner
 from catalog_tagger.train.backbones import arch_prep
 

@@ -19,6 +19,8 @@ OTHERS = {   # A function or a module, and its parameter that only shares the na
     ('apps.tour.demo_run', 'size'): 'a quick tour', ('apps.tour.demo_run', 'epochs'): 'a quick tour',
     ('apps.cli.compare', 'arch'): 'several architectures',
     ('catalog.text.', 'min_count'): 'of words, not of labels', ('catalog.labels.LabelSpace', 'recipe'): 'the recipe itself, not its file',
+    ('train.learner.TrainFacts', 'tta'): 'its scores are those of get_preds until asked',
+    ('serve.predictor.Predictor', 'tta'): 'likewise', ('serve.tagger.Tagger', 'tta'): 'likewise',
     ('core.records.', 'where'): 'the file of a message', ('serve.tagger.Tagger', 'arch'): 'of a model that is given',
     ('serve.calibrate.fit_calibration', 'method'): 'of calibration', ('serve.decide.fit_decision', 'method'): 'of calibration',
     ('report.plots.flat_map', 'method'): 'of projection',

@@ -1,9 +1,9 @@
 "The main job on the demo catalog, trained for real: scores against floors, the saved file in a fresh process, every promise of a run."
-import json, signal, subprocess, sys
+import json, re, signal, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 
 from catalog_tagger.core.config import RunConfig
@@ -15,7 +15,8 @@ from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.train.learner import catalog_learner
 from catalog_tagger.serve.tagger import Tagger
 from catalog_tagger.runs.evaluate import evaluate_run
-from catalog_tagger.runs.folder import load_tagger
+from catalog_tagger.apps.cli import main
+from catalog_tagger.runs.folder import Run, load_tagger
 from catalog_tagger.runs.score import score_pictures
 from catalog_tagger.runs.train import build_learner, fit_learner, train_run
 from catalog_tagger.catalog.prepare import prepare_catalog
@@ -230,3 +231,23 @@ def test_divergence_ends_with_code_3(tmp_path, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert code == 3 and 'the loss is not finite in epoch 2' in err and err.count('.jpg') == 2 and err.count('\n') == 1
     assert not (tmp_path/'r'/'learner.pkl').exists()
+
+def readme_steps()->list[str]:
+    "The code of the README's part on notebooks, cell by cell."
+    readme = (Path(__file__).resolve().parents[1]/'README.md').read_text(encoding='utf-8')
+    return re.findall(r'```python\n(.*?)\n```', readme.split('## In a notebook')[1].split('\n## ')[0], re.S)
+
+def test_the_steps_of_the_readme_give_the_weights_of_the_command(tmp_path):
+    steps, settings = [], dict(size=32, bs=16, freeze_epochs=2, epochs=1)
+    for o in readme_steps():
+        if 'fit_tagger' in o: break
+        o = o.replace('n=300', 'n=90').replace('{mkdtemp()}', str(tmp_path))
+        short = ', '.join(f'{k}={v}' for k, v in settings.items())
+        steps.append(re.sub(r'size=\d+, bs=\d+, freeze_epochs=\d+, epochs=\d+', short, o))
+    assert 'fit_learner' in steps[-1] and 'size=32' in steps[0]
+    names = {}; exec('\n'.join(steps), names)
+    options = [o for k, v in settings.items() for o in (f'--{k.replace("_", "-")}', str(v))]
+    assert main(['train', names['cfg'].source, '--out', str(tmp_path/'command'), *options]) == 0
+    theirs = Run.open(tmp_path/'command').learner(trust=True).model.state_dict()
+    ours = names['learn'].model.state_dict()
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[k], ours[k]) for k in ours)

@@ -5,11 +5,11 @@
 # %% ../../nbs/core/03_records.ipynb #7a337616
 from __future__ import annotations
 import re, sys
-from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import msgspec
 from msgspec import Meta
@@ -60,19 +60,30 @@ def check_format(
     "Raise `CatalogError` unless `d` says that it has the format `known`."
     if not isinstance(d, dict) or type(d.get('format')) is not int: raise CatalogError(f'{where} has no number of its format')
     if d['format'] != known:
-        raise CatalogError(f'the format of {where} is {d["format"]}, this version of catalog_tagger reads {known}; install the one it was made with')
+        raise CatalogError(f'the format of {where} is {d["format"]}, this version of catalog_tagger reads {known}; '
+                           'install the one it was made with')
 
 # %% ../../nbs/core/03_records.ipynb #557fa5d8
-def _unknown(d, known, at:str='$')->Iterator[str]:
-    "The places of the keys in the JSON `d` that are not in `known`, which was made of it."
-    if d is known: return
-    if isinstance(known, dict):
-        for k, v in d.items():
-            if k in known: yield from _unknown(v, known[k], f'{at}.{k}')
-            else: yield f'{at}.{k:.40}'
-    elif isinstance(known, (list, tuple)):
-        for i, (a, b) in enumerate(zip(d, known)):
-            if isinstance(b, (dict, list, tuple)): yield from _unknown(a, b, f'{at}[{i}]')
+@cache
+def _has_fields(t)->bool:
+    "May there be named fields in a value of the type `t`?"
+    return is_dataclass(t) or is_typeddict(t) or any(map(_has_fields, get_args(t)))
+
+@cache
+def _fields(t)->dict:
+    "The named fields of a dataclass or `TypedDict`, with their types where there may be more of them inside, else None."
+    return {k: o if _has_fields(o) else None for k, o in get_type_hints(t, include_extras=True).items()}
+
+def _unknown(d, t)->str|None:
+    "The place of the first key of the JSON `d`, which is a `t`, that `t` does not know."
+    if d is None or not _has_fields(t): return None
+    if is_dataclass(t) or is_typeddict(t):
+        if not d.keys() <= _fields(t).keys(): return f'.{min(d.keys() - _fields(t).keys()):.40}'
+        parts = ((f'.{k}', d.get(k), o) for k, o in _fields(t).items() if o)
+    elif get_origin(t) is dict: parts = ((f'.{k}', v, get_args(t)[1]) for k, v in d.items())
+    elif get_origin(t) in (list, tuple): parts = ((f'[{i}]', v, get_args(t)[0]) for i, v in enumerate(d))
+    else: parts = (('', d, o) for o in get_args(t))    # a union, or a type with a range
+    return next((place + at for place, v, o in parts if (at := _unknown(v, o))), None)
 
 # %% ../../nbs/core/03_records.ipynb #ad6aed08
 class Record:
@@ -89,7 +100,7 @@ class Record:
     ):
         "The record that `d` describes; raise `CatalogError` on a missing or unknown key, a value out of its range, a contradiction."
         res = as_type(d, cls, where)
-        for o in _unknown(d, res.to_dict()): raise CatalogError(f'{where} holds no {cls.__name__}: `{o}` is not known')
+        if at := _unknown(d, cls): raise CatalogError(f'{where} holds no {cls.__name__}: `${at}` is not known')
         return res
 
     def save(self, path:str|Path)->None:

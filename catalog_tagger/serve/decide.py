@@ -37,7 +37,7 @@ class Decision(Record):
     support:list[Count]                  # Pictures of each label in the fold it was fitted on
     thresholds:dict[str, list[Share]]    # Mode → least score of each label
     limits:dict[str, dict[str, Share]]   # Mode → group → least score of its answer, below which it is unsure
-    publish:dict[str, Share]             # Group, or '' for whole pictures → score that each tag needs to be published unseen; absent: no promise
+    publish:dict[str, Share]             # Group, or '' for whole pictures → score that each tag needs to be published; absent: no promise
     promise:Promise                      # `precision`, `recall`, `confidence` as asked for
     calibration:Calibration
     outside:Outside|None = None          # Which pictures belong to no label; its arrays are stored apart

@@ -55,7 +55,7 @@ class Predictor:
     space:LabelSpace  # Labels, in the order of the outputs
     prep:Prep         # From a picture to the model's input
     activation:str|None=None  # From logits to scores, as in `to_scores`; None is 'softmax' where a picture has one label, else 'sigmoid'
-    tta:int = RunConfig.tta  # Views of a picture whose scores are averaged: 1 plain, 2 and its mirror image, 3 and 4 both from nearer
+    tta:int = 1       # Views of a picture whose scores are averaged: 1 plain, 2 and its mirror image, 3 and 4 both from nearer
 
     @classmethod
     def from_learner(cls, learn)->Predictor:

@@ -108,7 +108,7 @@ class TrainFacts:
     "What a learner, its data and its model do not say: `learn.facts`. It survives `learn.export`."
     arch:str             # Backbone, as in `find_arch`
     pretrained:bool      # Did the body start from trained weights?
-    tta:int=RunConfig.tta  # Views of a picture whose scores its tagger averages, as in `Predictor`
+    tta:int=1              # Views of a picture whose scores its tagger averages, as in `Predictor`
     rate_curve:pd.DataFrame|None=None  # Of the search for a rate, from `suggest_rate`, where there was one
     joined:Learner|None=None           # Of a cached learner: the learner whose upper part it trains
 
