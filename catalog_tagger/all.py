@@ -18,7 +18,7 @@ from catalog_tagger.catalog.readers.imaterialist import *
 from catalog_tagger.catalog.readers.feidegger import *
 from catalog_tagger.catalog.query import *
 from catalog_tagger.catalog.cells import *
-from catalog_tagger.catalog.tables import *
+from catalog_tagger.catalog.csv_tables import *
 from catalog_tagger.catalog.masks import *
 from catalog_tagger.catalog.read import *
 from catalog_tagger.catalog.images import *

@@ -17,7 +17,7 @@ import pandas as pd
 from .. import readers
 from ...core.files import CatalogError, inside, located, read_json
 from ...core.table import Catalog, check_table, rejected_table, source_columns
-from ..tables import FOLD_NAMES, csv_rows, split_names
+from ..csv_tables import FOLD_NAMES, csv_rows, split_names
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'NO_TAGS', 'LAYOUTS', 'drop_rare', 'add_reasons', 'locate_pictures', 'take_split_and_group',

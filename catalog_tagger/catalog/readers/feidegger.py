@@ -12,7 +12,7 @@ import pandas as pd
 from ...core.table import Catalog, is_tags
 from ...core.config import RunConfig
 from ..query import choose_rows
-from ..tables import read_rows, replace_surrogates, require_column, take_column
+from ..csv_tables import read_rows, replace_surrogates, require_column, take_column
 from .base import LAYOUTS, Layout, add_reasons, finish_reading, locate_pictures, pick_table
 
 # %% auto #0

@@ -13,7 +13,7 @@ from ...core.files import CatalogError, located
 from ...core.table import Catalog
 from ...core.config import RunConfig
 from ..query import choose_rows
-from ..tables import FOLD_NAMES
+from ..csv_tables import FOLD_NAMES
 from .base import LAYOUTS, Layout, SUFFIXES, finish_reading
 from .styles import column_tags
 

@@ -18,7 +18,7 @@ from ...core.table import Catalog
 from ...core.config import RunConfig
 from ..query import choose_rows
 from ..cells import clean_tag
-from ..tables import csv_rows, numeric_column
+from ..csv_tables import csv_rows, numeric_column
 from .base import LAYOUTS, Layout, finish_reading, locate_pictures, merge_rows
 
 # %% auto #0

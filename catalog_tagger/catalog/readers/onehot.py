@@ -12,7 +12,7 @@ from ...core.files import CatalogError
 from ...core.table import Catalog
 from ...core.config import RunConfig
 from ..cells import clean_tag
-from ..tables import IMAGE_COLUMNS, list_columns, read_rows, require_column
+from ..csv_tables import IMAGE_COLUMNS, list_columns, read_rows, require_column
 from .base import LAYOUTS, Layout, add_reasons, pick_table
 from .tags import read_picture_table
 

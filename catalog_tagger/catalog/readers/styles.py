@@ -15,7 +15,7 @@ from ...core.files import CatalogError, inside
 from ...core.table import Catalog, set_aside
 from ...core.config import RunConfig
 from ..query import choose_rows
-from ..tables import csv_rows, take_column
+from ..csv_tables import csv_rows, take_column
 from .base import LAYOUTS, Layout, NO_TAGS, add_reasons, finish_reading, locate_pictures
 
 # %% auto #0

@@ -14,7 +14,7 @@ from ...core.table import Catalog, source_columns, source_name
 from ...core.config import RunConfig
 from ..query import choose_rows
 from ..cells import EMPTY_CELLS, find_delim, parse_tags
-from ..tables import (
+from ..csv_tables import (
     IMAGE_COLUMNS, TAG_COLUMNS, TEXT_COLUMNS, find_column, numeric_column, read_rows, require_column, take_column)
 from .base import LAYOUTS, Layout, add_reasons, finish_reading, locate_pictures, merge_rows, pick_table
 
