@@ -17,7 +17,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 from fastcore.docments import docments
 
 from ..core.files import CatalogError, clear_for, write_json
-from ..core.config import EmbedSettings, find_preset, GROUPS, IndexSettings, PRESETS, RunConfig
+from ..core.config import ANSWERS, EmbedSettings, find_preset, GROUPS, IndexSettings, PRESETS, RunConfig
 from ..catalog import readers
 from ..serve.modes import MODES
 
@@ -233,7 +233,7 @@ def index(
 def similar(
     index:str,                   # Folder that index has written
     picture:str=None,            # A picture, or the id of one in the index
-    *, k:int=10,                 # Number of answers; with --duplicates the neighbours of each that are compared
+    *, k:int=ANSWERS,            # Number of answers; with --duplicates the neighbours of each that are compared
     where:str=None,              # Condition on the columns of the catalog, such as "baseColour == 'Blue' and year > 2012"
     tags:tuple[str, ...]=None,   # Tags that all answers have; without a picture the most typical come first
     duplicates:float=None,       # List pairs whose cosine is at least this instead, such as 0.98

@@ -25,9 +25,9 @@ __all__ = ['demo_run']
 
 # %% ../../nbs/apps/02_tour.ipynb #7ab86ab9
 def demo_run(
-    out:str|Path='demo_run',  # Folder that takes the drawn catalog and the run
-    *, n:int=600,             # Pictures in the catalog
-    seed:int=42,              # Another seed draws another catalog
+    out:str|Path,             # Folder that takes the drawn catalog and the run
+    *, n:int,                 # Pictures in the catalog
+    seed:int=RunConfig.seed,  # Another seed draws another catalog
     size:int=96,              # Side of the input, px
     epochs:int=8,             # Epochs with everything learning, after as many frozen ones as the default
     say=print,                # Takes each line of the account

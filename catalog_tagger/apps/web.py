@@ -340,8 +340,8 @@ def _address(host:str, port:int)->str: return f'[{host}]:{port}' if ':' in host 
 def serve_app(
     run:str|Path,            # Folder of a run that holds a bundle, or of a bundle
     *, index:str|Path=None,  # Folder of an index, for similar products
-    host:str='127.0.0.1',    # Address to listen at; 0.0.0.0 lets everybody on the network in
-    port:int=8000,           # 0 takes a free one
+    host:str,                # Address to listen at; 0.0.0.0 lets everybody on the network in
+    port:int,                # 0 takes a free one
     say=partial(print, flush=True),   # Takes the line with the address
 ):
     "Serve the page until Ctrl-C."

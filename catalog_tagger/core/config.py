@@ -14,9 +14,9 @@ from .files import CatalogError
 from .records import check_fields, Record
 
 # %% auto #0
-__all__ = ['GROUPS', 'PRESETS', 'whole', 'number', 'CatalogSettings', 'SplitSettings', 'PictureSettings', 'ModelSettings',
-           'TrainingSettings', 'JobSettings', 'RunConfig', 'choices', 'training_settings', 'EmbedSettings',
-           'IndexSettings', 'find_preset']
+__all__ = ['GROUPS', 'ANSWERS', 'PRESETS', 'whole', 'number', 'CatalogSettings', 'SplitSettings', 'PictureSettings',
+           'ModelSettings', 'TrainingSettings', 'JobSettings', 'RunConfig', 'choices', 'training_settings',
+           'EmbedSettings', 'IndexSettings', 'find_preset']
 
 # %% ../../nbs/core/05_config.ipynb #a341e995
 def whole(
@@ -158,6 +158,8 @@ def training_settings(cfg:RunConfig)->dict:  # Field → value
     return {k: v for k, v in cfg.to_dict().items() if k not in free}
 
 # %% ../../nbs/core/05_config.ipynb #27ea5d5c
+ANSWERS = 10   # Similar products in an answer, where their number is not given
+
 @dataclass(frozen=True)
 class EmbedSettings:
     "Embedding"

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 
 from ..core.files import CatalogError, atomic_files, clear_for, strict_json, write_json
 from ..core.table import check_columns, check_table, json_rows, read_table, rejected_table, write_table
+from ..core.config import ANSWERS, IndexSettings, RunConfig
 from ..core.process import rng
 from ..core.records import Finite, Positive, Record, Share, as_type, check_format
 from ..core.sealed import SUMS, read_array, read_sealed, seal, told_of
@@ -60,9 +61,9 @@ class SimilarIndex:
 @patch
 def nearest(
     self:SimilarIndex,
-    queries,       # Of length 1, shape (queries, dimensions)
-    k:int=10,      # Answers of a query
-    rows=None,     # Numbers of the rows that may be answers: compared one by one; None for all
+    queries,                       # Of length 1, shape (queries, dimensions)
+    k:int=ANSWERS,                 # Answers of a query
+    rows=None,                     # Numbers of the rows that may be answers: compared one by one; None for all
 )->tuple[np.ndarray, np.ndarray]:  # As from `exact_neighbours`
     "The `k` nearest rows of each query and their cosines; all searches end here."
     if np.ndim(queries) != 2 or queries.shape[1] != self.vectors.shape[1]:
@@ -87,9 +88,9 @@ def _find(self:SimilarIndex, q:np.ndarray, k:int)->tuple[np.ndarray, np.ndarray]
 @patch
 def measure(
     self:SimilarIndex,
-    k:int=10,          # Answers of a query
-    most:int=500,      # Rows that are asked about, drawn by `seed`
-    seed:int=42,
+    k:int=ANSWERS,  # Answers of a query
+    most:int=500,   # Rows that are asked about, drawn by `seed`
+    seed:int=RunConfig.seed,
 )->float:
     "Recall@k against an exact search: which share of the true `k` nearest of a row are found, itself aside."
     return self._measure(*self._truth(k, most, seed), k)
@@ -124,14 +125,14 @@ def _tune(index:SimilarIndex, target:float, k:int, seed:int):
 @patch(cls_method=True)
 def build(
     cls:SimilarIndex,
-    vectors,              # Of length 1, float32 or float16, shape (n, dimensions)
-    table,                # A table with `image` for each vector, or just their ids
-    *, kind:str=None,     # One of `KINDS`; None is `exact` up to 50,000 vectors and `ivf_sq8` beyond
-    target:float=.95,     # Recall that a search must reach; more takes more time
-    k:int=10,             # Answers of a query that the recall is measured on
-    embedder=None,        # From pictures to vectors
-    rejected:pd.DataFrame=None,   # Pictures that have no vector
-    seed:int=42,
+    vectors,                            # Of length 1, float32 or float16, shape (n, dimensions)
+    table,                              # A table with `image` for each vector, or just their ids
+    *, kind:str=None,                   # One of `KINDS`; None is `exact` up to 50,000 vectors and `ivf_sq8` beyond
+    target:float=IndexSettings.recall,  # Recall that a search must reach; more takes more time
+    k:int=ANSWERS,                      # Answers of a query that the recall is measured on
+    embedder=None,                      # From pictures to vectors
+    rejected:pd.DataFrame=None,         # Pictures that have no vector
+    seed:int=RunConfig.seed,
 )->SimilarIndex:
     "An index over `vectors`, with its recall measured and its effort chosen by that."
     vectors = unit_vectors(vectors); kind = kind or ('exact' if len(vectors) <= LARGE else 'ivf_sq8')
@@ -169,9 +170,9 @@ def _groups(self:SimilarIndex)->np.ndarray:
 @patch
 def neighbours(
     self:SimilarIndex,
-    rows=None,      # Numbers of the rows that ask; None for all
-    k:int=10,       # Answers of each
-    among=None,     # Numbers of the rows that may be answers; None for all
+    rows=None,                     # Numbers of the rows that ask; None for all
+    k:int=ANSWERS,                 # Answers of each
+    among=None,                    # Numbers of the rows that may be answers; None for all
 )->tuple[np.ndarray, np.ndarray]:  # As from `exact_neighbours`
     "The `k` nearest rows of rows of the index, without those of their own group."
     rows, own = row_numbers(rows, len(self), 'rows'), self._groups()
@@ -209,7 +210,7 @@ def _answer(self:SimilarIndex, query, k:int, among)->pd.DataFrame:
 def search(
     self:SimilarIndex,
     query,              # An id of the index, a picture (path, PIL image, bytes, array (h, w, 3)), or a vector
-    k:int=10,           # Answers
+    k:int=ANSWERS,      # Answers
     *, where:str=None,  # Condition on the table's columns, as in `choose_rows`
 )->pd.DataFrame:        # Rows of the table with `score`, the cosine, best first
     "The `k` pictures most like `query`; for an id none of its own group."
@@ -224,11 +225,11 @@ def _tag_column(table:pd.DataFrame)->str:
 @patch
 def find(
     self:SimilarIndex,
-    tags:Sequence[str],   # All of which a picture must carry
-    near=None,            # What it should be like, as for `search`; None is the middle of all that carry them
-    k:int=10,             # Answers
-    *, where:str=None,    # As in `search`
-)->pd.DataFrame:          # As from `search`
+    tags:Sequence[str],  # All of which a picture must carry
+    near=None,           # What it should be like, as for `search`; None is the middle of all that carry them
+    k:int=ANSWERS,       # Answers
+    *, where:str=None,   # As in `search`
+)->pd.DataFrame:         # As from `search`
     "Pictures with these tags, those most like `near` first; without it the most typical ones."
     labels = choose_rows(self.table, where)[_tag_column(self.table)]
     known = {t for o in labels for t in o}
@@ -245,10 +246,10 @@ def find(
 @patch
 def neighbour_scores(
     self:SimilarIndex,
-    queries,      # Vectors, shape (queries, dimensions)
-    space,        # `LabelSpace`: labels of the columns
-    k:int=10,     # Neighbours that are asked
-)->np.ndarray:    # From 0 to 1, shape (queries, labels)
+    queries,        # Vectors, shape (queries, dimensions)
+    space,          # `LabelSpace`: labels of the columns
+    k:int=ANSWERS,  # Neighbours that are asked
+)->np.ndarray:      # From 0 to 1, shape (queries, labels)
     "For each query the share of its `k` nearest that carry a label, each counted by its cosine."
     score, at = self.nearest(queries, k)
     Y, weight = space.one_hot(self.table[_tag_column(self.table)]), np.where(at >= 0, np.maximum(score, 1e-6), 0)
@@ -258,9 +259,9 @@ def neighbour_scores(
 @patch
 def duplicates(
     self:SimilarIndex,
-    threshold:float=.98,   # Least cosine of two that count as alike
-    k:int=10,              # Neighbours of each that are looked at
-)->pd.DataFrame:           # Columns `image`, `other`, `score`, each pair once, closest first
+    threshold:float=.98,  # Least cosine of two that count as alike
+    k:int=ANSWERS,        # Neighbours of each that are looked at
+)->pd.DataFrame:          # Columns `image`, `other`, `score`, each pair once, closest first
     "Pairs of pictures that look alike."
     score, at = self.nearest(self.vectors, k + 1)
     row = np.repeat(np.arange(len(self)), k + 1)
