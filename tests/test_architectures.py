@@ -74,7 +74,7 @@ def test_unfrozen_learns_and_keeps_its_statistics(trained):
     assert [o['stage'] for o in learn.history.rows] == ['frozen', 'unfrozen']
 
 def test_exported_and_loaded_it_answers_the_same(trained, catalog, tmp_path):
-    learn, _, _ = trained; images = catalog[0]['image'][:4].tolist(); learn.facts.tta = 1   # as get_preds
+    learn, _, _ = trained; images = catalog[0]['image'][:4].tolist()
     learn.export(tmp_path/'learner.pkl'); again = load_learner(tmp_path/'learner.pkl')
     scores = Predictor.from_learner(learn).scores(images)
     torch.testing.assert_close(torch.tensor(Predictor.from_learner(again).scores(images)), torch.tensor(scores), atol=1e-5, rtol=0)

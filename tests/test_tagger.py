@@ -70,7 +70,7 @@ def trained(tmp_path_factory):
     df, space = tiny_catalog(tmp/'shop', 70)
     set_seed(0)
     learn = catalog_learner(catalog_dls(df, space, arch_prep(ARCH, 48), bs=16), ARCH, weights=None)
-    learn.fit(2, 1e-3); learn.facts.tta = 1   # as get_preds
+    learn.fit(2, 1e-3)
     save(learn, tmp/'bundle')
     return learn, tmp, df['image'].tolist()
 

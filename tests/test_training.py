@@ -264,8 +264,7 @@ def test_an_averaged_learner_exports_one_set_of_weights(tmp_path):
 def test_two_views_are_the_mean_of_picture_and_mirror(shop, tmp_path):
     learn = learner(shop, tmp_path); learn.facts.tta = 2
     predictor, items = Tagger.from_learner(learn), shop[0]['image'][:6].tolist()
-    other = learner(shop, tmp_path); other.facts.tta = 1
-    plain = Tagger.from_learner(other)
+    plain = Tagger.from_learner(learner(shop, tmp_path))
     plain.model = predictor.model
     mirrored = [open_image(o).transpose(0) for o in items]
     assert (predictor.tta, plain.tta) == (2, 1)
@@ -276,7 +275,7 @@ def test_two_views_are_the_mean_of_picture_and_mirror(shop, tmp_path):
 def test_labels_and_prep_are_those_of_the_data(shop, tmp_path):
     "Other data in the same learner, as in progressive resizing: its tagger goes by them."
     learn = learner(shop, tmp_path); df, space = shop
-    learn.dls = catalog_dls(df, space, arch_prep(learn.facts.arch, 48), bs=8); learn.facts.tta = 1   # as get_preds
+    learn.dls = catalog_dls(df, space, arch_prep(learn.facts.arch, 48), bs=8)
     tagger = Tagger.from_learner(learn)
     assert tagger.prep.size == (48, 48) and tagger.arch == learn.facts.arch and tagger.decision is None
     valid = df['image'][df['split'] == 'valid'].tolist()
