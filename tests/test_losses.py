@@ -185,10 +185,8 @@ def learner(shop, name, **kwargs):
     df, space = shop
     dls = catalog_dls(df, space, arch_prep('mobilenetv3_small_050', 32), bs=8)
     loss = find_loss(name, space, dls.train.n)
-    learn = catalog_learner(dls, 'mobilenetv3_small_050', weights=None, loss=loss, metrics=RecallAtK(3, activation=loss.activation),
-                            **kwargs)
-    learn.facts.tta = 1   # one view, as get_preds
-    return learn
+    return catalog_learner(dls, 'mobilenetv3_small_050', weights=None, loss=loss, metrics=RecallAtK(3, activation=loss.activation),
+                           **kwargs)
 
 def test_grouped_round_trip(shop, tmp_path):
     df, space = shop
@@ -234,7 +232,7 @@ def test_older_predictors(shop):
     df, space = shop
     dls = catalog_dls(df, space, arch_prep('mobilenetv3_small_050', 32), bs=8)
     learn = catalog_learner(dls, 'mobilenetv3_small_050', weights=None)
-    learn.facts.tta = 1; predictor = Predictor.from_learner(learn); scores = predictor.scores(df['image'][:2])
+    predictor = Predictor.from_learner(learn); scores = predictor.scores(df['image'][:2])
     with torch.no_grad(): want = learn.model.eval()(torch.from_numpy(np.stack([dls.prep(o) for o in df['image'][:2]]))).sigmoid()
     np.testing.assert_allclose(scores, want, atol=1e-5)
     del predictor.__dict__['activation']

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np, pandas as pd
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
 
 from .files import CatalogError
 from .process import rng
@@ -140,6 +139,7 @@ def f1(
     average:str='micro',   # `micro` (all answers alike), `macro` (labels alike) or `samples` (pictures alike)
 )->float:                  # From 0 to 1; nan when nothing is true in the whole fold
     "F1 by scikit-learn; `macro` over the labels that stand in this fold, and 0 where nothing is predicted."
+    from sklearn.metrics import f1_score    # here, because serving asks this page for the names of metrics and does without scikit-learn
     if average not in ('micro', 'macro', 'samples'): raise CatalogError(f'average is {average!r}, expected micro, macro or samples')
     pred, targs = _predicted(pred, targs)
     if not targs.any(): return np.nan
@@ -159,6 +159,7 @@ def exact_match(
 # %% ../../nbs/core/07_metrics.ipynb #a60c884f
 def _average_precisions(scores, targs)->np.ndarray:
     "Average precision of each label, nan for one that is absent; `-inf` ranks below every number."
+    from sklearn.metrics import average_precision_score
     scores = np.nan_to_num(scores)
     return np.array([average_precision_score(t, s) if t.any() else np.nan for s, t in zip(scores.T, targs.T)])
 
@@ -194,6 +195,7 @@ def label_table(
     counts=None,           # Pictures of each label in train, shape (n_labels,)
 )->pd.DataFrame:           # A row for each label, in the order of `vocab`
     "What each label gets: nan for the precision of one never predicted, for all but it of one absent from this fold."
+    from sklearn.metrics import precision_recall_fscore_support
     (pred, targs), (scores, _) = _predicted(pred, targs), _scored(scores, targs)
     if len(vocab) != targs.shape[1]: raise CatalogError(f'vocab has {len(vocab)} labels, expected {targs.shape[1]}')
     p, r, f, n = (o[:-1] for o in precision_recall_fscore_support(_sk(targs), _sk(pred), average=None, zero_division=np.nan))
