@@ -8,6 +8,7 @@ from zipfile import ZipFile
 import pytest
 import catalog_tagger
 from catalog_tagger.core.extras import OPTIONAL
+from catalog_tagger.core.render import COLOURS
 
 root = Path(__file__).resolve().parents[1]
 lib = root/'catalog_tagger'
@@ -88,3 +89,10 @@ def test_every_optional_package_has_its_extra(settings):
         if extra is None: continue
         brought = names(settings[f'{extra}_requirements'].split())
         assert any(package.lower() in o for o in brought), f'{package} is not in the extra {extra}'
+
+def test_a_colour_with_a_meaning_stands_once():
+    "Page, report and heat maps take the colours of right, wrong and hot from one place."
+    held = {p.name: p.read_text(encoding='utf-8').lower() for o in ('*.py', '*.css', '*.js') for p in lib.rglob(o)}
+    for colour in {c for o in COLOURS.values() for c in o}:
+        assert [name for name, text in held.items() if colour in text] == ['render.py']
+    assert all('var(--wrong)' in held[o] for o in ('web.css', 'report.css'))

@@ -15,6 +15,7 @@ from catalog_tagger.train.backbones import arch_prep
 from catalog_tagger.search.retrieval import retrieval_scores
 from catalog_tagger.serve.tagger import Tagger
 from catalog_tagger.search.triplets import *
+from catalog_tagger.testing.tiny import tiny_catalog, tiny_learner
 
 pml = pytest.importorskip('pytorch_metric_learning')
 from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
@@ -313,7 +314,6 @@ def test_without_the_extra():
     code = '''import sys; sys.modules['pytorch_metric_learning'] = None
 import torch
 from catalog_tagger.search.triplets import *
-from catalog_tagger.testing.tiny import tiny_catalog, tiny_learner
 print(MultiLabelSupCon()(torch.randn(4, 3), torch.tensor([0, 0, 1, 1])).isfinite().item())
 try: TripletLoss()
 except ValueError as e: print(e)'''

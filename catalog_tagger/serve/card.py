@@ -8,7 +8,6 @@ from __future__ import annotations
 import pandas as pd
 
 from ..core.render import markdown_table
-from ..core.metrics import find_metric
 from ..catalog.labels import LabelSpace
 
 # %% auto #0
@@ -34,6 +33,7 @@ _LIMITS = '''- It answers with these labels and no other. A picture of something
 '''
 
 def _score_row(name:str, o:dict)->tuple:
+    from catalog_tagger.core.metrics import find_metric   # here: a tagger is loaded without scikit-learn
     metric = find_metric(name)
     return name, *map(o.get, _SCORES), metric.text if metric else ''
 
