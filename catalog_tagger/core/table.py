@@ -16,9 +16,9 @@ from fastcore.basics import patch
 from .files import CatalogError, atomic_path
 
 # %% auto #0
-__all__ = ['SPLITS', 'RESERVED', 'rejected_table', 'is_tags', 'check_columns', 'check_table', 'set_aside', 'source_name',
-           'source_columns', 'source_view', 'Catalog', 'first_few', 'html_facts', 'write_table', 'read_table',
-           'as_numbers', 'json_rows']
+__all__ = ['SPLITS', 'RESERVED', 'rejected_table', 'tell_reasons', 'none_usable', 'is_tags', 'check_columns', 'check_table',
+           'set_aside', 'source_name', 'source_columns', 'source_view', 'Catalog', 'first_few', 'html_facts',
+           'write_table', 'read_table', 'as_numbers', 'json_rows']
 
 # %% ../../nbs/core/01_table.ipynb #67dbd360
 def rejected_table(
@@ -28,6 +28,22 @@ def rejected_table(
     # a name may be no text, and pandas with pyarrow takes none
     rows = [(str(image).encode('utf-8', 'backslashreplace').decode(), row, why) for image, row, why in rows]
     return pd.DataFrame(rows, columns=['image', 'row', 'reason'])
+
+# %% ../../nbs/core/01_table.ipynb #5b1e0c72
+def tell_reasons(
+    rejected:pd.DataFrame,  # As of `rejected_table`
+    say,                    # Takes each line
+    most:int=20,            # Most of them
+)->None:
+    "The first pictures that could not be used, a line each with the reason."
+    for o in rejected.head(most).itertuples(): say(f'  {o.image}: {o.reason}')
+
+def none_usable(
+    n:int,                  # Pictures that were asked for
+    rejected:pd.DataFrame,  # As of `rejected_table`
+)->CatalogError:            # To raise
+    "The error of a job in which no picture could be used."
+    return CatalogError(f'none of {n} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
 
 # %% ../../nbs/core/01_table.ipynb #f299c753
 SPLITS = ('train', 'valid', 'test')

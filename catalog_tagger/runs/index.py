@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError, clear_for
-from ..core.table import Catalog, rejected_table
+from ..core.table import Catalog, none_usable, rejected_table, tell_reasons
 from ..core.config import EmbedSettings, IndexSettings, RunConfig
 from ..catalog.query import choose_rows
 from ..catalog.read import known_layout
@@ -46,8 +46,7 @@ def _read_pictures(source, where:str|None)->Catalog:
     df, bad = audit_images(pd.DataFrame({'image': [o for o, why in found.items() if not why]}))
     unread = rejected_table((o, i, why) for i, (o, why) in enumerate(found.items()) if why)
     rejected = pd.concat([unread, bad], ignore_index=True)
-    if df.empty:
-        raise CatalogError(f'none of {len(found)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
+    if df.empty: raise none_usable(len(found), rejected)
     return Catalog(choose_rows(group_duplicates(df), where).reset_index(drop=True), rejected, source=str(source))
 
 def read_products(
@@ -87,5 +86,5 @@ def index_catalog(
     index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=recall)
     index.save(out)
     say(f'{index} in {out}; {len(rejected)} pictures could not be used{":" if len(rejected) else ""}')
-    for o in rejected.head(20).itertuples(): say(f'  {o.image}: {o.reason}')
+    tell_reasons(rejected, say)
     return index

@@ -25,7 +25,7 @@ from ..core.jobs import check_counts, map_parts, part_facts, run_job
 from ..core.config import EmbedSettings, RunConfig
 from ..catalog.images import Prep
 from ..catalog.picture_files import find_pictures, open_pictures
-from ..train.backbones import arch_prep, create_net, cut_body, find_arch
+from ..train.backbones import arch_prep, create_net, cut_body, find_arch, main_head
 from ..train.heads import UnitLength, build_layers, describe_layers
 from ..train.weights import read_weights
 from ..serve.predictor import as_input, serving_model
@@ -88,14 +88,14 @@ def _until_hidden(head:nn.Module)->list[nn.Module]:
 def make_embedder(
     model:str|Tagger,                        # A backbone, as in `find_arch`, or a tagger
     layer:str=EmbedSettings.layer,           # 'avg' of the maps, or 'concat' with their maximum; of a tagger also 'hidden', 'logits'
-    *, size:int|tuple[int, int]=128,         # Of a backbone's pictures, px; a tagger has its own
+    *, size:int|tuple[int, int]=EmbedSettings.size,  # Of a backbone's pictures, px; a tagger has its own
     weights:str|Path=EmbedSettings.weights,  # Of a backbone, as in `read_weights`
 )->Embedder:
     "The embedder of a trained tagger or a pretrained backbone."
     if layer not in LAYERS: raise CatalogError(f'layer={layer!r}, expected one of {", ".join(LAYERS)}')
     if isinstance(model, str): return _from_arch(model, layer, size, weights)
     if model.arch is None: raise CatalogError('the backbone of this model is not known: load its bundle, or a Tagger with `arch`')
-    body, head = model.model[0], getattr(model.model[1], 'main', model.model[1])   # Inception's auxiliary output has no part in an answer
+    body, head = model.model[0], main_head(model.model[1])
     layers = _pooled(body, layer) if layer in _POOLS else _until_hidden(head) if layer == 'hidden' else _leaves(head)
     return Embedder(nn.Sequential(body, nn.Sequential(*layers, UnitLength())).eval(), model.prep, model.arch)
 
@@ -112,7 +112,7 @@ def fit_projection(
     dims:int,              # Dimensions to keep
     *, whiten:bool=False,  # Give each of them the same variance
     most:int=20_000,       # Vectors that it is learned from, drawn by `seed`
-    seed:int=42,
+    seed:int=RunConfig.seed,
 )->nn.Linear:
     "A principal component analysis by scikit-learn as a layer."
     from sklearn.decomposition import PCA
@@ -206,7 +206,7 @@ def _assemble(files:list[Path], path:Path, n:int, dtype:str, layer:nn.Linear|Non
 
 def _sample(files:list[Path], n:int, most:int=20_000)->np.ndarray:
     "At most `most` of the `n` vectors in `files`, the same ones each time."
-    keep = np.zeros(n, bool); keep[rng(42, 'projection').choice(n, min(n, most), replace=False)] = True
+    keep = np.zeros(n, bool); keep[rng(RunConfig.seed, 'projection').choice(n, min(n, most), replace=False)] = True
     parts, at = [], 0
     for v in _rows(files): parts.append(v[keep[at:at+len(v)]]); at += len(v)
     return np.concatenate(parts)
@@ -217,8 +217,7 @@ def _finish(embedder:Embedder, files:list[Path], found:list[str], out:Path, dtyp
     why = np.concatenate([_read_part(o, 'why') for o in files])
     rejected = rejected_table((found[i], i, str(why[i])) for i in np.flatnonzero(why != ''))
     ids = [o for o, w in zip(found, why) if w == '']
-    if not ids:
-        raise CatalogError(f'none of {len(found)} pictures could be used; the first: {rejected["image"][0]}: {rejected["reason"][0]}')
+    if not ids: raise none_usable(len(found), rejected)
     layer = None
     if dims or whiten:
         sample = _sample(files, len(ids))

@@ -17,7 +17,7 @@ from fastai.vision.all import *
 from ..core.files import CatalogError
 from ..core.extras import need
 from ..core.config import RunConfig
-from ..train.backbones import find_arch
+from ..train.backbones import find_arch, main_head
 from ..train.heads import UnitLength
 from ..train.learner import FrozenStats, catalog_learner, catalog_model, is_training
 from ..train.checkpoint import PlainError
@@ -259,7 +259,7 @@ def embedding_learner(
         raise CatalogError(f'start was trained on pictures of {start.prep}, the data has {dls.prep}; build the data with start.prep')
     arch = arch if start is None else start.arch
     head = catalog_model(find_arch(arch), dim, head=projection, dropout=dropout)[1]
-    head = nn.Sequential(*getattr(head, 'main', head), UnitLength())   # Inception's auxiliary output comes by itself
+    head = nn.Sequential(*main_head(head), UnitLength())
     metrics = [triplet_accuracy, NDCGAtK()] if metrics is None else metrics
     learn = catalog_learner(dls, arch, weights=weights if start is None else None, head=head, loss=loss, metrics=metrics,
                             cbs=[CollapseGuard(), *L(cbs)], **kwargs)

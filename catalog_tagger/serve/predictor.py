@@ -64,14 +64,16 @@ class Predictor:
         except AttributeError: raise CatalogError('this learner has no label space: it was not made by catalog_learner') from None
         return cls(learn.model, space, prep, getattr(learn.loss_func, 'activation_name', None), facts.tta)
 
+    @property
+    def activation_name(self)->str: return self.activation or ('softmax' if self.space.is_single else 'sigmoid')
+
     def score_batch(self, x:torch.Tensor)->torch.Tensor:  # Shape (n, labels), from 0 to 1
         "Scores of a batch `x` as `prep` makes it, shape (n, 3, height, width): the mean over its views."
         return self.mean_scores(map(self.model, tta_views(x, self.tta)))
 
     def mean_scores(self, logits:Iterable[torch.Tensor])->torch.Tensor:  # Shape (n, labels), from 0 to 1
         "Scores of a batch from the `logits` of its views."
-        activation = self.activation or ('softmax' if self.space.is_single else 'sigmoid')
-        return torch.stack([to_scores(o, self.space, activation) for o in logits]).mean(0)
+        return torch.stack([to_scores(o, self.space, self.activation_name) for o in logits]).mean(0)
 
     def batches(self, items:Iterable, bs:int=RunConfig.bs, desc:str='tag')->Iterator[torch.Tensor]:
         "`items` opened and brought to the model's device, `bs` at a time."

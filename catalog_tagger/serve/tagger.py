@@ -109,7 +109,7 @@ def _plain(o): return o.to_dict() if isinstance(o, Record) else o
 def _manifest(t:Tagger, head:list[dict], facts:dict, metrics:dict, decision, words)->dict:
     "What goes into `tagger.json`."
     return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=t.prep.to_dict(), tta=t.tta, space=t.space.to_dict(),
-                activation=t.activation or ('softmax' if t.space.is_single else 'sigmoid'), words=_plain(words), decision=_plain(decision),
+                activation=t.activation_name, words=_plain(words), decision=_plain(decision),
                 versions=package_versions(), facts=facts, metrics=metrics)
 
 # %% ../../nbs/serve/10_tagger.ipynb #4eeea8b0
@@ -131,11 +131,11 @@ def save_bundle(
     arrays:dict[str, np.ndarray]=None,  # What else belongs to the model
 )->Path:                 # `folder`
     "Write the bundle of `learn`, load it again and compare its answers; all of it or nothing."
-    from catalog_tagger.train.heads import describe_layers   # brings timm
+    from catalog_tagger.train.backbones import main_head   # these two bring timm
+    from catalog_tagger.train.heads import describe_layers
     t = learn if isinstance(learn, Tagger) else Tagger.from_learner(learn)
     if t.arch is None: raise CatalogError('the backbone is not known: save the learner itself, or a Tagger with `arch`')
-    # Inception's auxiliary output has no part in an answer
-    model = torch.nn.Sequential(t.model[0], getattr(t.model[1], 'main', t.model[1]))
+    model = torch.nn.Sequential(t.model[0], main_head(t.model[1]))
     d = _manifest(t, describe_layers(model[1]), facts, metrics, decision, words)
     outside = decision.outside if isinstance(decision, Decision) else None
     arrays = (arrays or {}) | ({} if outside is None else outside.arrays())

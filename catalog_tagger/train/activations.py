@@ -19,7 +19,7 @@ from ..core.files import CatalogError, atomic_path, file_stamp
 from ..core.process import interactive, progress
 from ..core.config import RunConfig
 from ..catalog.picture_cache import cache_folder
-from .backbones import body_children
+from .backbones import body_children, main_head
 from .data import CatalogDLs
 from .learner import FrozenStats, History
 
@@ -66,7 +66,7 @@ def split_at(
     at:str='pool',    # One of `split_points(model)`: the first module of the upper part
 )->tuple[nn.Sequential, nn.Sequential]:  # Lower and upper part; `upper[0]` is the rest of the body, `upper[1]` the head
     "Part `model` in two that share its modules; `upper(lower(x))` is `model(x)`."
-    body, head = _halves(model); head = getattr(head, 'main', head)   # Inception's auxiliary output has no part in an answer
+    body, head = _halves(model); head = main_head(head)
     if at == 'pool':
         pools = list(takewhile(lambda o: isinstance(o, (AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, Flatten, nn.Flatten)),
                                head if type(head) is nn.Sequential else []))

@@ -18,7 +18,7 @@ from ..catalog.images import Prep, as_size
 
 # %% auto #0
 __all__ = ['IMAGENET', 'BUNDLED', 'TORCHVISION', 'Arch', 'find_arch', 'arch_prep', 'own_classifier', 'create_net',
-           'InceptionBody', 'AuxHead', 'TimmFeatures', 'cut_body', 'body_children']
+           'InceptionBody', 'AuxHead', 'main_head', 'TimmFeatures', 'cut_body', 'body_children']
 
 # %% ../../nbs/train/00_backbones.ipynb #c4cac7af
 IMAGENET = ((.485, .456, .406), (.229, .224, .225))  # Mean and std, R, G, B in 0..1
@@ -115,6 +115,10 @@ class AuxHead(nn.Module):
     "`main` for the last features; `aux` for those in the middle, when the body gives them."
     def __init__(self, main:nn.Module, aux:nn.Module): super().__init__(); self.main, self.aux = main, aux
     def forward(self, o): return (self.main(o[0]), self.aux(F.adaptive_avg_pool2d(o[1], 17))) if isinstance(o, tuple) else self.main(o)
+
+def main_head(head:nn.Module)->nn.Module:
+    "What of `head` has a part in an answer: all but Inception's auxiliary output."
+    return getattr(head, 'main', head)
 
 # %% ../../nbs/train/00_backbones.ipynb #4ff0222e
 class TimmFeatures(nn.Module):

@@ -15,7 +15,7 @@ from ..core.files import CatalogError
 from ..core.process import interactive
 from ..core.metrics import DominantRecall, RecallAtK
 from ..core.config import RunConfig
-from .backbones import Arch, AuxHead, InceptionBody, create_net, cut_body, find_arch, own_classifier
+from .backbones import Arch, AuxHead, InceptionBody, create_net, cut_body, find_arch, main_head, own_classifier
 from .weights import read_weights
 from .losses import AuxLoss, find_loss, find_optimiser
 from .data import CatalogDLs
@@ -154,7 +154,7 @@ def catalog_learner(
     if pretrained: _check_stats(dls.prep, a)
     model = catalog_model(a, len(dls.space.vocab), read_weights(a, weights), head=head, dropout=dropout)
     loss_func = loss if callable(loss) else find_loss(loss or _default_loss(dls.space), dls.space, dls.train.n)
-    if isinstance(head, str): _start_at_shares(getattr(model[1], 'main', model[1])[-1], loss_func, dls.space, dls.train.n)
+    if isinstance(head, str): _start_at_shares(main_head(model[1])[-1], loss_func, dls.space, dls.train.n)
     if isinstance(model[1], AuxHead): loss_func = AuxLoss(loss_func)
     if metrics is None: metrics = _default_metrics(dls.space, getattr(loss_func, 'activation', None))
     learn = Learner(dls, model, loss_func, opt_func=find_optimiser(opt), lr=lr, metrics=metrics, train_bn=train_bn,
