@@ -101,7 +101,7 @@ def test_a_preset_and_what_wins_over_it(capsys):
     (['tag', 'pickled', 'catalog', '--out', 't.csv'], '--trust'),
     (['tag', 'run', 'catalog', '--mode', 'bold', '--out', 't.csv'], "mode='bold', expected one of"),
     (['tag', 'pickled', 'catalog', '--trust', '--engine', 'ray', '--out', 't.csv'], 'needs a bundle'),
-    (['tag', 'run', 'catalog', '--review', 'q.txt', '--out', 't.csv'], 'expected a file that ends in .csv'),
+    (['tag', 'run', 'catalog', '--review', 'q.txt', '--out', 't.csv'], "--review 'q.txt': expected a file that ends in .csv"),
     (['tag', 'catalog', 'catalog', '--trust', '--out', 't.csv'], 'no folder of a run'),
     (['tag', 'run', 'gone.jpg', '--trust', '--out', 't.csv'], 'gone.jpg'),
     (['tag', 'run', 'catalog', '--trust', '--k', '0', '--out', 't.csv'], 'k=0, expected 1 or more'),

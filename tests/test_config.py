@@ -77,7 +77,7 @@ def test_what_bears_another_name_has_the_same_default():
 
 def test_choices_are_what_the_rooms_know():
     from catalog_tagger.catalog.images import fit_image
-    from catalog_tagger.catalog.readers.imaterialist import _kinds
+    from catalog_tagger.catalog.readers.imaterialist import _label_kinds
     from catalog_tagger.catalog.text import find_words
     from catalog_tagger.core.metrics import find_metric
     from catalog_tagger.train.backbones import BUNDLED
@@ -89,7 +89,7 @@ def test_choices_are_what_the_rooms_know():
     for o in choices('mix'): find_mix(o)
     for o in choices('method'): assert fit_image(Image.new('RGB', (9, 4)), (8, 8), o).size == (8, 8)
     for o in choices('words'): assert set(find_words(['red'], lang=o)) >= {'item', 'word'}
-    for o in choices('garments'): _kinds(o)
+    for o in choices('garments'): _label_kinds(o)
     for o in choices('monitor'): assert find_metric(o) is not None
     for find in (find_optimiser, find_mix, lambda o: fit_image(Image.new('RGB', (9, 4)), (8, 8), o)):
         with pytest.raises(CatalogError): find('none of them')

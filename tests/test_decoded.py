@@ -42,7 +42,7 @@ def test_more_pictures_than_are_decoded_at_once(images, tmp_path):
 
 def test_a_second_call_decodes_nothing(images, tmp_path, monkeypatch):
     first = cache_pictures(images, prep(), folder=tmp_path/'cache')
-    monkeypatch.setattr(decoded, '_picture', None)
+    monkeypatch.setattr(decoded, '_cache_picture', None)
     assert np.array_equal(cache_pictures(images, prep(), folder=tmp_path/'cache'), first)
 
 def test_a_changed_picture_is_decoded_again(images, tmp_path):

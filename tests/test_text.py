@@ -8,7 +8,7 @@ from nltk.stem import PorterStemmer
 
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.process import rng
-from catalog_tagger.catalog.text import _NLTK, _TOKEN, TextTags, find_words, fit_text_tags, join_phrases, tag_texts
+from catalog_tagger.catalog.text import _NLTK, _TEXT_TOKEN, TextTags, find_words, fit_text_tags, join_phrases, tag_texts
 
 SHOP = ['Navy Blue Skinny Jeans', 'Grey Jeans & White T-shirt', 'Women Black Sunglasses', 'Men Short Socks', 'Men Red Shorts',
         'Grey Trousers / Black Trousers', 'Navy Blue Flip Flops', 'Black Leggings', 'Women Red Flip Flops', 'White Tshirts', 'Red T-shirt',
@@ -48,7 +48,7 @@ GERMAN = ['Blaues Kleid mit langen Ärmeln', 'Rote Blumenkleider', 'Ein Kleid, r
 def test_no_word_is_added(texts, lang):
     "Each word of a tag begins as a token of its text does, or is another spelling of one."
     for text, tags in zip(texts, fit_text_tags(texts, lang=lang).apply(texts)):
-        tokens = [o.lower() for o in _TOKEN.findall(text)]
+        tokens = [o.lower() for o in _TEXT_TOKEN.findall(text)]
         for o in ' '.join(tags).split(): assert any(t.replace('-', '')[:3] == o.replace('-', '')[:3] for t in tokens), (text, tags)
         assert len(set(tags)) == len(tags)
 
@@ -101,7 +101,7 @@ def test_nltk(nltk_data, tmp_path):
     assert TextTags.load(tmp_path/'t.json').apply(SHOP) == fitted.apply(SHOP)
 
 _stem = PorterStemmer().stem
-def stems(text): return {_stem(o.lower().replace('-', '')) for o in _TOKEN.findall(text)}
+def stems(text): return {_stem(o.lower().replace('-', '')) for o in _TEXT_TOKEN.findall(text)}
 
 @pytest.fixture(scope='module')
 def real(data_root):

@@ -23,7 +23,7 @@ from ..report.data_plots import label_bars
 __all__ = ['catalog_facts', 'tell_facts', 'find_groups', 'save_check']
 
 # %% ../../nbs/apps/00_check.ipynb #74d062e8
-def _spread(ready:Prepared)->dict[str, dict]:
+def _tag_spread(ready:Prepared)->dict[str, dict]:
     "How even raw tags and labels are in train."
     return dict(raw=evenness(o['count'] for o in ready.space.provenance.values()), labels=evenness(ready.space.counts.tolist()))
 
@@ -42,7 +42,7 @@ def catalog_facts(
                 exclusive=space.exclusive, parents=space.parents,
                 raw_tags=int((table['count'] > 0).sum()), merged=json_rows(merged[['raw', 'label', 'count', 'rule']]),
                 dropped={t: o['rule'] for t, o in space.provenance.items() if o['label'] is None},
-                suspicious=json_rows(ready.recipe.suspicious().drop(columns='column')), balance=_spread(ready))
+                suspicious=json_rows(ready.recipe.suspicious().drop(columns='column')), balance=_tag_spread(ready))
 
 # %% ../../nbs/apps/00_check.ipynb #a02a2fc0
 def _tell_split(split:dict, say):

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 
 from fastcore.docments import docments
 
-from ..core.files import CatalogError, clear_for, write_json
+from ..core.files import CatalogError, check_target, clear_for, write_json
 from ..core.config import ANSWERS, EmbedSettings, find_preset, GROUPS, IndexSettings, PRESETS, RunConfig
 from ..catalog import readers
 from ..serve.modes import MODES
@@ -97,14 +97,6 @@ def models(
     print('\n'.join(split_points(catalog_model(find_arch(pattern), 2))))
 
 # %% ../../nbs/apps/03_cli.ipynb #f74fdc4a
-def _out_file(path:str|None, *suffixes:str)->Path|None:
-    "`path` if a file may be written there: it ends in one of `suffixes`, and is no folder."
-    if path is None: return None
-    p = Path(path)
-    if p.suffix.lower() not in suffixes: raise CatalogError(f'--out {path!r}: expected a file that ends in {" or ".join(suffixes)}')
-    if p.exists() and not p.is_file(): raise CatalogError(f'--out {path!r} is there and is no file')
-    return p
-
 def evaluate(
     run:str,            # Folder of a run
     source:str,         # Folder of a catalog of the same layout
@@ -113,7 +105,7 @@ def evaluate(
     out:str=None,       # JSON file for the scores
 ):
     "Score a run on another catalog."
-    out = _out_file(out, '.json')
+    out = check_target(out, '--out', '.json')
     from catalog_tagger.runs.evaluate import evaluate_run
     res = evaluate_run(run, source, where=where, trust=trust)
     if out is not None: write_json(out, res)
@@ -133,7 +125,7 @@ def tag(
     min_score:float=0.,       # Smallest score of a free tag where the model has no thresholds
 ):
     "Give pictures their tags."
-    _out_file(out, '.csv', '.parquet'); _out_file(review, '.csv')
+    check_target(out, '--out', '.csv', '.parquet'); check_target(review, '--review', '.csv')
     from catalog_tagger.runs.tag import tag_run
     tag_run(run, paths, out, trust=trust, k=k, mode=mode, engine=engine, resume=resume, review=review, min_score=min_score)
 
@@ -147,7 +139,7 @@ def issues(
     source:str=None,      # Folder of the catalog, if it has moved
 ):
     "Find labels of a run's catalog that look wrong, missing or doubtful."
-    out, grid = _out_file(out, '.csv'), _out_file(grid, '.png')
+    out, grid = check_target(out, '--out', '.csv'), check_target(grid, '--grid', '.png')
     from catalog_tagger.core.table import write_table
     from catalog_tagger.report.label_issues import issue_grid, run_issues
     from catalog_tagger.report.plots import save_figure
@@ -164,7 +156,7 @@ def export(
     source:str=None,      # Folder of the catalog, if it has moved
 ):
     "Write the model of a run as ONNX, for programs without torch."
-    out = _out_file(out, '.onnx')
+    out = check_target(out, '--out', '.onnx')
     from catalog_tagger.runs.folder import Run, load_tagger
     from catalog_tagger.serve.onnx import export_onnx, quantise_onnx
     tagger = load_tagger(run, trust=trust); gap = export_onnx(tagger, out)
@@ -181,7 +173,7 @@ def report(
     source:str=None,            # Folder of the catalog, if it has moved
 ):
     "Write a run as one HTML page, or compare several."
-    out = _out_file(out, '.html')
+    out = check_target(out, '--out', '.html')
     from catalog_tagger.report.report import write_report
     print(f'saved in {write_report(runs, out, source)}')
 
@@ -243,7 +235,7 @@ def similar(
     "Ask an index for products like one of its own, like a picture or with tags, or for those that are in it twice."
     if sum((picture is not None or tags is not None, duplicates is not None)) != 1:
         raise CatalogError('give a picture, --tags or both, or --duplicates alone')
-    out = _out_file(out, '.csv')
+    out = check_target(out, '--out', '.csv')
     from catalog_tagger.core.table import write_table
     from catalog_tagger.search.index import SimilarIndex
     found = SimilarIndex.load(index)
@@ -258,14 +250,14 @@ class _Parser(argparse.ArgumentParser):
     "Reports a wrong call in one line."
     def error(self, message): raise CatalogError(f'{message}; see {self.prog} --help')
 
-def _kind(t)->tuple[type, tuple[str, ...], str]:
+def _plain_type(t)->tuple[type, tuple[str, ...], str]:
     "The plain type of an annotation, the names that it is limited to, and a remark that it carries."
     kind, args = get_origin(t), get_args(t)
-    if kind in (Union, UnionType): return _kind(args[0])
-    if kind is Annotated: return *_kind(args[0])[:2], args[1] if isinstance(args[1], str) else ''
+    if kind in (Union, UnionType): return _plain_type(args[0])
+    if kind is Annotated: return *_plain_type(args[0])[:2], args[1] if isinstance(args[1], str) else ''
     return (str, args, '') if kind is Literal else (kind or t, (), '')
 
-def _shown(default)->str:
+def _shown_default(default)->str:
     "How help shows a default."
     if default is True: return ' (default: yes)'
     if default is False or default in (None, (), Parameter.empty, MISSING): return ''
@@ -273,8 +265,8 @@ def _shown(default)->str:
 
 def _add_option(to, name:str, t, default, text:str, positional:bool=False):
     "The parameter `name` with the annotation `t` as an argument or option."
-    (kind, names, remark), needed = _kind(t), default in (Parameter.empty, MISSING)
-    help = f'{text}{_shown(default)}{remark and ": "}{remark}'.replace('%', '%%')
+    (kind, names, remark), needed = _plain_type(t), default in (Parameter.empty, MISSING)
+    help = f'{text}{_shown_default(default)}{remark and ": "}{remark}'.replace('%', '%%')
     if kind is bool: kw = dict(action=argparse.BooleanOptionalAction)
     elif kind is tuple: kw = dict(nargs='+', metavar='NAME')
     else: kw = dict(type=kind, metavar='{' + ','.join(names) + '}' if names else kind.__name__.upper())

@@ -68,7 +68,7 @@ def _by_group(tags:list[tuple[str, float]], space:LabelSpace)->dict[str, list[tu
     def group(t): return unsure.get(t) or space.group_of(t) or ''
     return {g: [o for o in tags if group(o[0]) == g] for g in (*space.exclusive, '')}
 
-def _tag(tag:str, score:float, group:str):
+def _tag_button(tag:str, score:float, group:str):
     "A tag, which is a button for its heat map, and its score."
     name = Span('unsure', cls='unsure') if tag == UNSURE + group else Button(
         tag.removeprefix(f'{group}='), type='button', data_tag=tag, aria_pressed='false')
@@ -102,12 +102,12 @@ def _corrections(groups:dict, space:LabelSpace):
                    P(cls='odd', role='alert'), cls='correct')
 
 # %% ../../nbs/apps/01_web.ipynb #b80ceb39
-def _card(said:Answer, thumbnail:str, tagger:Tagger, similar:bool):
+def _answer_card(said:Answer, thumbnail:str, tagger:Tagger, similar:bool):
     "All that is said of one picture; the page adds its name."
     said = said._replace(tags=[(t, round(s, 6)) for t, s in said.tags])
     groups, (kind, sentence) = _by_group(said.tags, tagger.space), _flag(said.look) if tagger.decision else ('', '')
     rows = [(i, t, s, '', kind) for i, (t, s) in enumerate(said.tags, 1)] or [('', '', '', '', kind)]
-    tags = [o for g, ts in groups.items() if ts for o in (Dt(g or 'tags'), *(_tag(t, s, g) for t, s in ts))]
+    tags = [o for g, ts in groups.items() if ts for o in (Dt(g or 'tags'), *(_tag_button(t, s, g) for t, s in ts))]
     more = Details(Summary('Similar products'), Div('Looking …', aria_live='polite'), cls='similar') if similar else ''
     return Article(Figure(Img(src=thumbnail, alt=''), Figcaption(aria_live='polite')),
                    Div(H2(), P(sentence, cls='flag'), Dl(*tags), _corrections(groups, tagger.space), more), cls=f'card {kind}',
@@ -189,7 +189,7 @@ class _Guard:
         await (PlainTextResponse(*why) if why else self.app)(scope, counted, sealed)
 
 # %% ../../nbs/apps/01_web.ipynb #66aee798
-def _settings(tagger:Tagger):
+def _settings_form(tagger:Tagger):
     "How pictures are tagged."
     options = [Option(f'{m.replace("_", " ")}: {MODES[m].text}', value=m) for m in tagger.decision.modes] if tagger.decision else []
     modes = [Label('Mode', Select(*options, name='mode'))] if options else []
@@ -222,7 +222,7 @@ def _notes(tagger:Tagger)->str:
     elif d: promise = 'For this model no promise could be made, so every picture needs a look. '
     return promise + 'The server keeps no picture and no answer: what is not downloaded is gone when the page is closed.'
 
-def _facts(space:LabelSpace)->dict:
+def _page_facts(space:LabelSpace)->dict:
     "What the script must know."
     at = {g: i for i, g in enumerate(space.exclusive)}
     return dict(bytes=MOST_BYTES, files=MOST_FILES, too_large=_TOO_LARGE, parents=space.parents,
@@ -232,7 +232,7 @@ def _lists(space:LabelSpace)->list:
     "The labels of each group, and the free ones, to choose from."
     return [Datalist(*(Option(value=l) for l in o), id=f'labels-{i}') for i, o in enumerate([*space.exclusive.values(), space.free])]
 
-def _page(state):
+def _tagger_page(state):
     "The whole page."
     space = state.tagger.space
     return (Title(f'Tags by {state.name}'),
@@ -240,28 +240,28 @@ def _page(state):
                 Header(H1('Tags for product pictures'),
                        P(f'Drop pictures of products: each gets its tags from the model {state.name} ({len(space.vocab)} labels), '
                          'with scores and a word on whether a person should look at it.')),
-                Noscript(P('This page needs JavaScript.')), _drop_zone(), _settings(state.tagger), P(id='note', role='alert', cls='odd'),
-                _tools(),
+                Noscript(P('This page needs JavaScript.')), _drop_zone(), _settings_form(state.tagger),
+                P(id='note', role='alert', cls='odd'), _tools(),
                 Section(id='cards', aria_label='pictures'), *_lists(space), Footer(P(_notes(state.tagger))),
-                data_page=json.dumps(_facts(space))))
+                data_page=json.dumps(_page_facts(space))))
 
 # %% ../../nbs/apps/01_web.ipynb #266899c4
 def _in_turn(state, f, *args)->Future:
     "`f(*args)` in one of the threads that work on pictures."
     return asyncio.wrap_future(state.pool.submit(f, state, *args))
 
-def _number(k:str)->int|None:
+def _int_or_none(k:str)->int|None:
     try: return int(k) if k else None
     except ValueError: raise CatalogError(f'k={k[:20]!r}, expected a number from 1 on, or nothing') from None
 
 # FastHTML makes a page of whatever is not told to be a part
 def _part(part)->HTMLResponse: return HTMLResponse(to_xml(part, indent=False))
 
-def _answer(state, data:bytes, mode:str|None, k:int|None):
+def _answer_picture(state, data:bytes, mode:str|None, k:int|None):
     "The card of the picture in `data`."
     im = open_image(data, draft=state.tagger.prep.size); picture = state.tagger.prep.picture(im)    # opened once, as `prep` opens it
     with state.lock: said = answer_picture(state.fast, picture, mode=mode, k=k)
-    return _part(_card(said, data_uri(encode_image(thumbnail(im))), state.tagger, state.index is not None))
+    return _part(_answer_card(said, data_uri(encode_image(thumbnail(im))), state.tagger, state.index is not None))
 
 def _heat(state, data:bytes, tag:str)->Response:
     "The heat map of `tag` as a PNG."
@@ -278,10 +278,11 @@ def _similar(state, data:bytes):
              for o in found.itertuples())))
 
 # %% ../../nbs/apps/01_web.ipynb #38906674
-async def _get_page(req, state): return _page(state)
+async def _get_page(req, state): return _tagger_page(state)
 async def _get_script(req): return Response(asset('apps/web.js'), media_type='text/javascript')
 async def _get_style(req): return Response(colour_css() + asset('apps/web.css'), media_type='text/css')
-async def _post_tag(req, state, mode:str='', k:str=''): return await _in_turn(state, _answer, await req.body(), mode or None, _number(k))
+async def _post_tag(req, state, mode:str='', k:str=''):
+    return await _in_turn(state, _answer_picture, await req.body(), mode or None, _int_or_none(k))
 async def _post_heat(req, state, tag:str): return await _in_turn(state, _heat, await req.body(), tag)
 async def _post_similar(req, state): return await _in_turn(state, _similar, await req.body())
 

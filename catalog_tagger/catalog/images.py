@@ -56,7 +56,7 @@ def _to_rgb(im:Image.Image)->Image.Image:
     return _on_white(im) if im.has_transparency_data else im.convert('RGB')
 
 # %% ../../nbs/catalog/05_images.ipynb #88898f86
-def _read(path:str|Path)->bytes:
+def _picture_bytes(path:str|Path)->bytes:
     "What stands in the file at `path`, or the reason against reading it."
     try:
         info = os.stat(path)
@@ -72,7 +72,7 @@ def _lazy(item)->Image.Image:
     "A picture whose header is read and whose pixels are not."
     if isinstance(item, Image.Image): return item
     if isinstance(item, np.ndarray): return Image.fromarray(item)
-    if isinstance(item, (str, Path)): item = _read(item)
+    if isinstance(item, (str, Path)): item = _picture_bytes(item)
     if not item: raise ImageError('empty file')
     return Image.open(BytesIO(item), formats=FORMATS)
 
@@ -87,7 +87,7 @@ def _decoded(im:Image.Image, size:tuple[int, int]|None)->Image.Image:
     box = drafted[1]    # the decoder rounds up: of 1001 px an eighth is 126, of which 125.125 are the picture
     return im.resize((round(box[2]), round(box[3])), Image.Resampling.BILINEAR, box=box)
 
-def _load(item, max_pixels:int, draft:tuple[int, int]|None)->Image.Image:
+def _load_image(item, max_pixels:int, draft:tuple[int, int]|None)->Image.Image:
     im = _lazy(item)
     if 0 in im.size: raise ImageError(f'no pixels: {im.width}x{im.height}')
     if im.width*im.height > max_pixels: raise ImageError(f'too large: {im.width}x{im.height} pixels, the limit is {max_pixels:,}')
@@ -100,22 +100,22 @@ def open_image(
     draft:tuple[int, int]|None=None,             # Height and width that it will have: a large JPEG is decoded no larger; None decodes all
 )->Image.Image:                                  # 8-bit RGB, EXIF rotation applied, transparency on white
     "Open `item` as a person would see it; raise `ImageError` with the reason when that cannot be."
-    try: return _load(item, max_pixels, draft)
+    try: return _load_image(item, max_pixels, draft)
     except ImageError: raise
     except Image.DecompressionBombError as e: raise ImageError(f'too large: {e}') from None
     except UnidentifiedImageError: raise ImageError(f'not an image: its content is none of {", ".join(FORMATS)}') from None
     except Exception as e: raise ImageError(f'damaged or truncated: {e}') from None  # damage may raise anything in a decoder
 
 # %% ../../nbs/catalog/05_images.ipynb #10aebb4f
-def _name(data:bytes)->str:
+def _image_name(data:bytes)->str:
     "32 hex digits that stand for `data`."
     return hashlib.sha256(data).hexdigest()[:32]
 
 def _audit_one(path:str, max_pixels:int)->dict|str:
     "Size and digests of the picture at `path`, or the reason against it."
-    try: im = open_image(data := _read(path), max_pixels=max_pixels)
+    try: im = open_image(data := _picture_bytes(path), max_pixels=max_pixels)
     except ImageError as e: return str(e)
-    return dict(width=im.width, height=im.height, digest=_name(data), pixels=f'{im.width}x{im.height}:{_name(im.tobytes())}')
+    return dict(width=im.width, height=im.height, digest=_image_name(data), pixels=f'{im.width}x{im.height}:{_image_name(im.tobytes())}')
 
 def _in_threads(f:Callable, items:Iterable, desc:str)->list:
     "`f` of each of `items`, in their order."

@@ -190,7 +190,7 @@ def _nesting(pairs:pd.DataFrame)->float:
     guessed = pairs['parent'].value_counts().iloc[0]
     return (told - guessed)/(len(pairs) - guessed)
 
-def _pairs(groups:pd.DataFrame, child:str, parent:str)->pd.DataFrame:
+def _label_pairs(groups:pd.DataFrame, child:str, parent:str)->pd.DataFrame:
     "Rows in which both groups have a label."
     return groups[[child, parent]].dropna().set_axis(['child', 'parent'], axis=1)
 
@@ -200,7 +200,7 @@ NESTED = .95  # Least lambda at which one group counts as nested in another
 def _parent_group(groups:pd.DataFrame, child:str)->str|None:
     "The finest coarser group that `child` is nested in."
     n = groups.nunique()
-    coarser = [g for g in groups if n[g] < n[child] and _nesting(_pairs(groups, child, g)) >= NESTED]
+    coarser = [g for g in groups if n[g] < n[child] and _nesting(_label_pairs(groups, child, g)) >= NESTED]
     return max(coarser, key=lambda g: n[g], default=None)
 
 def _find_parents(groups:pd.DataFrame)->tuple[dict[str, str], dict[str, dict]]:
@@ -208,7 +208,7 @@ def _find_parents(groups:pd.DataFrame)->tuple[dict[str, str], dict[str, dict]]:
     parents, conflicts = {}, {}
     for g in groups:
         if (p := _parent_group(groups, g)) is None: continue
-        for c, o in _pairs(groups, g, p).groupby('child')['parent']:
+        for c, o in _label_pairs(groups, g, p).groupby('child')['parent']:
             seen = o.value_counts()
             parents[c] = seen.index[0]
             if len(seen) > 1: conflicts[c] = {k: int(v) for k, v in seen.items()}
@@ -231,7 +231,7 @@ def _check_parents(
     return told
 
 # %% ../../nbs/catalog/11_labels.ipynb #e2d556f1
-def _chain(*rules:str)->str:
+def _rule_chain(*rules:str)->str:
     "Rules in the order in which they were applied; one that changed nothing is not told."
     return ', '.join(o for o in rules if o != 'kept') or 'kept'
 
@@ -241,7 +241,7 @@ def _history(tag:str, recipe, origin:dict[str, dict])->dict:
     if tag not in recipe.provenance: o = o | dict(count=0)
     if o['label'] is None: return o
     end = origin.get(o['label'], dict(label=None, rule='dropped: not in any picture'))
-    return end | o | dict(label=end['label'], rule=_chain(o['rule'], end['rule']))
+    return end | o | dict(label=end['label'], rule=_rule_chain(o['rule'], end['rule']))
 
 # %% ../../nbs/catalog/11_labels.ipynb #ff6761b8
 def _group_table(df:pd.DataFrame, name:dict[str, str], groups:Iterable[str])->pd.DataFrame:

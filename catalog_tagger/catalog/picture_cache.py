@@ -31,7 +31,7 @@ def _file_name(images:Sequence[str|Path], prep:Prep)->str:
     return f'decoded-{len(images)}x{prep.size[0]}x{prep.size[1]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]}.npy'
 
 # %% ../../nbs/catalog/07_picture_cache.ipynb #8042697c
-def _picture(path:str|Path, prep:Prep)->np.ndarray:
+def _cache_picture(path:str|Path, prep:Prep)->np.ndarray:
     "As `Prep.picture`, with the file's name in the error."
     try: return np.asarray(prep.picture(path))
     except ImageError as e: raise CatalogError(f'{path}: {e}; audit_images finds such pictures') from None
@@ -41,7 +41,7 @@ def _decode(images:Sequence[str|Path], prep:Prep, at_once:int=256)->Iterator[np.
     with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
         warnings.simplefilter('ignore')    # Pillow's; what matters has been told by the audit
         for i in progress(range(0, len(images), at_once), 'decode'):
-            yield np.stack(list(pool.map(lambda o: _picture(o, prep), images[i:i+at_once])))
+            yield np.stack(list(pool.map(lambda o: _cache_picture(o, prep), images[i:i+at_once])))
 
 # %% ../../nbs/catalog/07_picture_cache.ipynb #ed15890d
 def _write(path:Path, shape:tuple, rows:Iterator[np.ndarray]):
@@ -52,7 +52,7 @@ def _write(path:Path, shape:tuple, rows:Iterator[np.ndarray]):
             for o in rows: f.write(o.data)
             f.flush(); os.fsync(f.fileno())
 
-def _read(path:Path, shape:tuple)->np.memmap|None:
+def _read_cache(path:Path, shape:tuple)->np.memmap|None:
     "The rows at `path`; None where no whole file of that shape is."
     try: rows = np.lib.format.open_memmap(path, mode='r')
     except (OSError, ValueError): return None
@@ -64,7 +64,7 @@ def _no_room(folder:Path, need:int)->CatalogError:
     return CatalogError(f'decoded pictures need {need:,} bytes, {folder} has {free:,} free and holds {old:,} of decoded pictures: '
                         'delete those, name another folder by CATALOG_TAGGER_CACHE, or train without the cache')
 
-def _build(path:Path, shape:tuple, rows:Iterator[np.ndarray]):
+def _build_cache(path:Path, shape:tuple, rows:Iterator[np.ndarray]):
     "`_write` with a word on what an owner can do when the disk refuses."
     folder, need = path.parent, math.prod(shape)
     try:
@@ -86,7 +86,7 @@ def cache_pictures(
     images = list(images)
     if not images: raise CatalogError('there are no pictures to decode')
     path, shape = Path(folder or cache_folder())/_file_name(images, prep), (len(images), *prep.size, 3)
-    if (rows := _read(path, shape)) is None:
-        _build(path, shape, _decode(images, prep))
-        rows = _read(path, shape)
+    if (rows := _read_cache(path, shape)) is None:
+        _build_cache(path, shape, _decode(images, prep))
+        rows = _read_cache(path, shape)
     return rows

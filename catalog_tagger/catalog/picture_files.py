@@ -19,19 +19,19 @@ from .images import ImageError, Prep
 __all__ = ['find_pictures', 'open_picture', 'open_pictures']
 
 # %% ../../nbs/catalog/06_picture_files.ipynb #9351d52b
-def _below(folder:str)->Iterator[str]:
+def _pictures_below(folder:str)->Iterator[str]:
     "Paths of the visible pictures below `folder`, each folder's sorted by name; a link to a folder is not followed."
     for name in sorted(os.listdir(folder)):
         path = f'{folder}/{name}'
         if name.startswith('.'): continue
-        if os.path.isdir(path) and not os.path.islink(path): yield from _below(path)
+        if os.path.isdir(path) and not os.path.islink(path): yield from _pictures_below(path)
         elif name.lower().endswith(SUFFIXES): yield path
 
-def _named(path:Path)->Iterator[tuple[str, str|None]]:
+def _named_pictures(path:Path)->Iterator[tuple[str, str|None]]:
     "The picture at `path` or those below it, with the reason against a link that leads out or a name that is no text."
     if not path.exists() and not path.name.lower().endswith(SUFFIXES): raise CatalogError(f'{path} is not there')
     path = path.absolute()
-    root, files = (path, _below(str(path))) if path.is_dir() else ('/', [str(path)])
+    root, files = (path, _pictures_below(str(path))) if path.is_dir() else ('/', [str(path)])
     for o in files:
         name, why = located(root, o)
         yield (name if why else o), why
@@ -45,7 +45,7 @@ def find_pictures(
         found = {str(o).encode('utf-8', 'backslashreplace').decode(): None for o in check_columns(source)['image']}
     else:
         source = [source] if isinstance(source, (str, Path)) else list(source)
-        found = {name: why for o in source for name, why in _named(Path(o))}
+        found = {name: why for o in source for name, why in _named_pictures(Path(o))}
     if not found:
         raise CatalogError(f'no picture in {"the table" if isinstance(source, pd.DataFrame) else ", ".join(map(str, source))}; '
                            f'looked for {" ".join(SUFFIXES)}')

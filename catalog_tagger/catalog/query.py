@@ -16,8 +16,8 @@ from ..core.table import source_view
 __all__ = ['choose_rows']
 
 # %% ../../nbs/catalog/00_query.ipynb #ea5f6c60
-_TOKEN = re.compile(r"""(?P<quote>"{3}|'{3}|"|')(?:\\.|(?!(?P=quote)).)*(?P=quote)|`(?P<name>[^`]*)`|[&|]""", re.S)
-_WORDS = {'&': ' and ', '|': ' or '}
+_QUERY_TOKEN = re.compile(r"""(?P<quote>"{3}|'{3}|"|')(?:\\.|(?!(?P=quote)).)*(?P=quote)|`(?P<name>[^`]*)`|[&|]""", re.S)
+_JOINERS = {'&': ' and ', '|': ' or '}
 
 def _parse(
     where:str,  # A condition; names that are no identifiers are written in backticks
@@ -27,10 +27,10 @@ def _parse(
     while mark in where: mark += '_'
     def plain(m):
         if m['quote']: return m[0]
-        if m['name'] is None: return _WORDS[m[0]]
+        if m['name'] is None: return _JOINERS[m[0]]
         names[placeholder := f'{mark}{len(names)}'] = m['name']
         return f' {placeholder} '
-    return ast.parse(_TOKEN.sub(plain, where).strip(), mode='eval').body, names
+    return ast.parse(_QUERY_TOKEN.sub(plain, where).strip(), mode='eval').body, names
 
 # %% ../../nbs/catalog/00_query.ipynb #f305c632
 _UNCLEAR = 'it does not say yes or no to each row'
@@ -41,7 +41,7 @@ def _yes_or_no(o):
     if isinstance(o, bool) or isinstance(o, pd.Series) and o.dtype == bool: return o
     raise ValueError(_UNCLEAR)
 
-def _found(a, b):
+def _rows_holding(a, b):
     "The rows in which one operand, a column, holds the other: a value, one of a list, or any of another column."
     if not isinstance(a, pd.Series): a, b = b, a
     if not isinstance(a, pd.Series): raise ValueError(_UNCLEAR)
@@ -49,7 +49,7 @@ def _found(a, b):
 
 _OPERATORS = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
               ast.GtE: operator.ge,
-              ast.In: _found, ast.NotIn: lambda a, b: ~_found(a, b)}
+              ast.In: _rows_holding, ast.NotIn: lambda a, b: ~_rows_holding(a, b)}
 _WITH_LIST = {ast.Eq: ast.In, ast.NotEq: ast.NotIn}
 
 def _compare(op, a, b):

@@ -17,7 +17,7 @@ from .readers.folders import subfolders
 __all__ = ['find_layout', 'known_layout', 'read_catalog']
 
 # %% ../../nbs/catalog/04_read.ipynb #28d04005
-def _found(root:Path, tables:dict[Path, list[str]])->str:
+def _found_files(root:Path, tables:dict[Path, list[str]])->str:
     "What stands in `root`, for an error."
     what = [f'{f.name} ({", ".join(map(str, columns[:8])) or "no table"})' for f, columns in tables.items()]
     known = '; '.join(f'{name}: {o.files}' for name, o in all_layouts().items())
@@ -34,8 +34,8 @@ def find_layout(
     fit = [name for f, columns in tables.items() for name in layouts_of(f.name, columns)]
     fit = fit or [name for name, o in all_layouts().items() if o.folder and o.folder(path, tables)]
     if len(fit) == 1: return fit[0]
-    if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found(path, tables)}')
-    raise CatalogError(f'{path} has no layout known here: {_found(path, tables)}')
+    if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found_files(path, tables)}')
+    raise CatalogError(f'{path} has no layout known here: {_found_files(path, tables)}')
 
 # %% ../../nbs/catalog/04_read.ipynb #b4f0932a
 def known_layout(

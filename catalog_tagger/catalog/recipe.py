@@ -121,7 +121,7 @@ class Recipe(Record):
         for o in self.steps.values(): check_steps(o)
 
 # %% ../../nbs/catalog/12_recipe.ipynb #c0c3d3b1
-def _count(rows:list[list[str]], name:dict)->Counter:
+def _count_names(rows:list[list[str]], name:dict)->Counter:
     "Pictures that have each name."
     return Counter(o for ts in rows for o in {name[t] for t in ts} if o is not None)
 
@@ -133,7 +133,7 @@ def _company(rows:list[list[str]], name:dict)->dict[str, Counter]:
         for t in names: res[t].update(names - {t})
     return res
 
-def _take(s:dict, counts:Counter, company:Callable, safe:set)->tuple[dict, dict]:
+def _take_moves(s:dict, counts:Counter, company:Callable, safe:set)->tuple[dict, dict]:
     "The moves of one step, and why some of them are not made."
     step = STEPS[s['step']]; forms = dict.fromkeys(step.forms(counts, **step_options(s)), 0)   # that train lacks and others may write
     counts = Counter(forms | counts); moves = step_moves(s, counts)
@@ -167,19 +167,19 @@ def _fit_steps(rows:list[list[str]], steps:list[dict])->tuple:
     "Take tags through `steps`: the steps as fitted, current name and `(name, rule)` path of each tag, merges, evenness."
     name = {t: t for t in sorted({t for o in rows for t in o})}
     path, safe, fitted, merges = defaultdict(list), set(), [], []
-    table = [dict(step='raw', **evenness(_count(rows, name).values()))]
+    table = [dict(step='raw', **evenness(_count_names(rows, name).values()))]
     for s in steps:
         _check_met(s, fitted)
         if STEPS[s['step']].protects: safe |= set(s['tags'])
-        counts = _count(rows, name)
-        moves, why = _take(s, counts, lambda: _company(rows, name), safe)
+        counts = _count_names(rows, name)
+        moves, why = _take_moves(s, counts, lambda: _company(rows, name), safe)
         merges += _merges(s, moves, why, counts) if STEPS[s['step']].respells else []
         keep = sorted({*why, *safe, *s.get('keep', ())})
         fitted.append(s | (dict(keep=keep) if keep else {}))
         for t, old in name.items():
             if old in moves and old not in why: path[t].append(moves[old]); name[t] = moves[old][0]
         name |= {o: o for o in sorted({*name.values()} - {*name, None})}
-        table.append(dict(step=s['step'], **evenness(_count(rows, name).values())))
+        table.append(dict(step=s['step'], **evenness(_count_names(rows, name).values())))
     _check_settled(name, fitted)
     return fitted, name, path, merges, table
 
@@ -211,7 +211,7 @@ def fit_recipe(
     res = Recipe({}, {}, {}, [], [])
     for c, rows in _rooms(df, columns).items():
         fitted, name, path, merges, table = _fit_steps(rows, steps if c is not None else [])
-        raw, total, head = Counter(t for o in rows for t in set(o)), _count(rows, name), f'{c}=' if c else ''
+        raw, total, head = Counter(t for o in rows for t in set(o)), _count_names(rows, name), f'{c}=' if c else ''
         for t, o in name.items(): res.provenance[head + t] = _told(o, raw[t], path[t]) | dict(label=o and head + o)
         res.pictures.update({head + t: n for t, n in sorted(total.items())})
         if c is None: continue

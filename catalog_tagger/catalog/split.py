@@ -26,7 +26,7 @@ from .images import hash_images
 __all__ = ['group_duplicates', 'near_duplicates', 'split_audit', 'split_summary', 'split_catalog', 'split_by', 'cross_folds']
 
 # %% ../../nbs/catalog/08_split.ipynb #185d7c8b
-def _groups(df, column='group')->np.ndarray:
+def _group_numbers(df, column='group')->np.ndarray:
     "The number of each row's group; a row whose `column` is empty is a group of its own."
     if column not in df: return np.arange(len(df))
     codes = pd.factorize(df[column].where(df[column].astype(str).str.strip() != ''))[0]
@@ -37,20 +37,20 @@ def _groups(df, column='group')->np.ndarray:
 def _long(df, by)->pd.DataFrame:
     "A line for each tag of each row: `row`, `group`, `tag`."
     return pd.DataFrame(
-        {'row': np.arange(len(df)), 'group': _groups(df), 'tag': df[by]}).explode('tag').dropna(subset='tag').drop_duplicates()
+        {'row': np.arange(len(df)), 'group': _group_numbers(df), 'tag': df[by]}).explode('tag').dropna(subset='tag').drop_duplicates()
 
-def _tag_matrix(df, by, least)->tuple[np.ndarray, list]:
+def _group_tags(df, by, least)->tuple[np.ndarray, list]:
     "Which group has which tag, for tags of `least` groups or more, and those tags; a last column of ones keeps folds from being empty."
     long = _long(df, by)
     n_groups = long.groupby('tag')['group'].nunique()
     long = long[long.tag.isin(n_groups.index[n_groups >= least])]
     codes, tags = pd.factorize(long.tag, sort=True)
-    y = np.zeros((_groups(df).max(initial=-1) + 1, len(tags) + 1), bool)
+    y = np.zeros((_group_numbers(df).max(initial=-1) + 1, len(tags) + 1), bool)
     y[long.group, codes] = y[:, -1] = True
     return y, list(tags)
 
 # %% ../../nbs/catalog/08_split.ipynb #1ac2dd4f
-def _first(codes)->np.ndarray:
+def _first_rows(codes)->np.ndarray:
     "For each row the first row with the same code."
     _, first, back = np.unique(codes, return_index=True, return_inverse=True)
     return first[back]
@@ -72,7 +72,7 @@ def group_duplicates(
     check_columns(df)
     centre = {} if pairs is None else _stars(pairs)
     known = df.assign(centre=df['image'].map(lambda o: centre.get(o, o)))
-    links = [_first(_groups(known, c)) for c in ('group', 'centre', 'image', 'pixels')]
+    links = [_first_rows(_group_numbers(known, c)) for c in ('group', 'centre', 'image', 'pixels')]
     edges = np.ones(len(df)*len(links)), (np.tile(np.arange(len(df)), len(links)), np.concatenate(links))
     return df.assign(group=connected_components(coo_array(edges, shape=(len(df),)*2), directed=False)[1].astype(str))
 
@@ -102,11 +102,11 @@ def near_duplicates(
     return res.sort_values('distance', kind='stable', ignore_index=True)
 
 # %% ../../nbs/catalog/08_split.ipynb #aa3d159d
-def _count(n, what)->str: return f'{n} {what}{"" if n == 1 else "s"}'
+def _plural(n, what)->str: return f'{n} {what}{"" if n == 1 else "s"}'
 
 def _note(n_groups, counts)->str:
     "What is wrong with a tag that stands in `n_groups` groups and `counts` times in each fold."
-    if n_groups < len(counts): return f'in {_count(n_groups, "group")}: cannot stand in every fold'
+    if n_groups < len(counts): return f'in {_plural(n_groups, "group")}: cannot stand in every fold'
     lacks = [str(f) for f, n in counts.items() if not n]
     return f'lacks {", ".join(lacks)}' if lacks else ''
 
@@ -142,7 +142,7 @@ def split_summary(
     column:str='split',  # As in `split_audit`
 )->dict:                 # Plain values, for one screen or for JSON
     "The audit in a few figures: folds, tags that stand in each, the worst deviation in points among those, and what stands on two sides."
-    names, fold, groups = _fold_names(df, column), df[column], pd.Series(_groups(df))
+    names, fold, groups = _fold_names(df, column), df[column], pd.Series(_group_numbers(df))
     def each(o): return o.reindex(names, fill_value=0).to_dict()
     there = audit[names].gt(0).all(axis=1)
     worst = audit[there].nlargest(1, 'worst')
@@ -159,13 +159,13 @@ def _movable(y, folds, have, t, f)->np.ndarray:
     missed = (y[g] & (have[folds[g]] == 1)).sum(1)    # tags that stand in its fold for the last time
     return g[np.lexsort((y[g].sum(1), -have[folds[g], t], missed))][:8]
 
-def _fill(y, folds, have, t, f, depth)->list[tuple]|None:
+def _fill_fold(y, folds, have, t, f, depth)->list[tuple]|None:
     "Move a group with tag `t` to fold `f`, in place; for a tag it was the last of another one comes back, by up to `depth` moves on end."
     for g in _movable(y, folds, have, t, f):
         old, before, moves = folds[g], (folds.copy(), have.copy()), [(t, g, f)]
         have[old] -= y[g]; have[f] += y[g]; folds[g] = f
         for u in np.flatnonzero(y[g] & (have[old] == 0)):
-            more = [] if have[old, u] else _fill(y, folds, have, u, old, depth - 1) if depth else None
+            more = [] if have[old, u] else _fill_fold(y, folds, have, u, old, depth - 1) if depth else None
             if more is None: break
             moves += more
         else: return moves
@@ -177,15 +177,15 @@ def _rescue(y, folds, n_folds, depth=3)->list[tuple]:
     while True:
         done = len(moves)
         for f, t in sorted(zip(*np.nonzero(have == 0)), key=lambda o: n[o[1]]):
-            if have[f, t] == 0: moves += _fill(y, folds, have, t, f, depth) or []
+            if have[f, t] == 0: moves += _fill_fold(y, folds, have, t, f, depth) or []
         if len(moves) == done: return moves
 
 # %% ../../nbs/catalog/08_split.ipynb #d6c09357
 def _cut(df, by, fractions, seed)->tuple[np.ndarray, list]:
     "Fold number of each row of `df`, and `(tag, pictures, fold)` of each rescue."
-    groups, (y, tags) = _groups(df), _tag_matrix(df, by, len(fractions))
+    groups, (y, tags) = _group_numbers(df), _group_tags(df, by, len(fractions))
     if len(y) < len(fractions):
-        raise CatalogError(f'{_count(len(y), "group")} cannot fill {len(fractions)} folds: copies of a picture stay together; '
+        raise CatalogError(f'{_plural(len(y), "group")} cannot fill {len(fractions)} folds: copies of a picture stay together; '
                            'more pictures are needed')
     folds = IterativeStratification(y, np.array(fractions)/sum(fractions), rng(seed, 'split'))
     moves, sizes = _rescue(y, folds, len(fractions)), np.bincount(groups)
@@ -201,14 +201,14 @@ def _respected(df)->pd.DataFrame:
         raise CatalogError(f'split has {", ".join(sorted(have)) or "no rows"} but no train: name the fold to learn from, '
                            'or drop the column')
     if len(have) == 2: df = df.assign(split=df['split'].where(df['split'] == 'train', 'test'))
-    if torn := _torn(df['split'], _groups(df)):
-        warnings.warn(f'the split of the source tears {_count(torn, "group")} apart: scores will be too good')
+    if torn := _torn(df['split'], _group_numbers(df)):
+        warnings.warn(f'the split of the source tears {_plural(torn, "group")} apart: scores will be too good')
     return df
 
 def _rescued(audit, moves, names)->pd.DataFrame:
     "`audit` with a note for each of the `moves`."
     told = {}
-    for t, n, f in moves: told.setdefault(t, []).append(f'{_count(n, "picture")} moved to {names[f]}')
+    for t, n, f in moves: told.setdefault(t, []).append(f'{_plural(n, "picture")} moved to {names[f]}')
     rescued = [f'rescued: {", ".join(told[t])}' if t in told else '' for t in audit.tag]
     return audit.assign(note=['; '.join(filter(None, o)) for o in zip(rescued, audit.note)])
 
@@ -268,7 +268,7 @@ def split_by(
     in_test = _holds(values, listify(test)) if test_from is None else _starts(values, test_from)
     in_valid = _holds(values, listify(valid))
     if (in_test & in_valid).any(): raise CatalogError(f'valid={valid!r} takes rows of column {column!r} that are test')
-    in_test, in_valid = (o.groupby(_groups(df)).transform('any') for o in (in_test, in_valid))
+    in_test, in_valid = (o.groupby(_group_numbers(df)).transform('any') for o in (in_test, in_valid))
     return split_catalog(df.assign(split=np.select([in_test, in_valid], ['test', 'valid'], 'train')), **kwargs)
 
 # %% ../../nbs/catalog/08_split.ipynb #43ae28e3

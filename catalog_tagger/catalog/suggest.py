@@ -18,7 +18,7 @@ from .recipe import MIN_SEEN, load_wordnet
 __all__ = ['suggest_groups']
 
 # %% ../../nbs/catalog/13_suggest.ipynb #f10aa761
-def _tag_matrix(df:pd.DataFrame)->tuple[list[str], np.ndarray]:
+def _tag_rows(df:pd.DataFrame)->tuple[list[str], np.ndarray]:
     "Names, commonest first, and which row has which."
     n = Counter(t for o in df['tags'] for t in set(o))
     tags = sorted(n, key=lambda t: (-n[t], t)); at = {t: i for i, t in enumerate(tags)}
@@ -85,7 +85,7 @@ def suggest_groups(
     if embeddings is not None and np.shape(embeddings)[:1] != (len(df),):
         raise CatalogError(f'embeddings have shape {np.shape(embeddings)}, expected a row for each of {len(df)} pictures')
     train = (df['split'] == 'train').to_numpy()
-    tags, y = _tag_matrix(df[train])
+    tags, y = _tag_rows(df[train])
     column = {t: c for c, o in apart.items() for t in o}
     same = np.array([[column.get(a) == column.get(b) for b in tags] for a in tags])
     rows = _by_wordnet([t for t in tags if t not in column], n) + _by_company(tags, y, same, n)

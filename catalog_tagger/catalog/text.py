@@ -27,7 +27,7 @@ __all__ = ['ENGINES', 'BARE', 'find_words', 'find_phrases', 'join_phrases', 'fin
            'TextTags', 'fit_words', 'fit_text_tags', 'tag_texts']
 
 # %% ../../nbs/catalog/09_text.ipynb #4b082abf
-_TOKEN = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:-[^\W_]+)*|[^\w\s]")
+_TEXT_TOKEN = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:-[^\W_]+)*|[^\w\s]")
 
 def _clean(text, row)->str:
     "`text` with composed letters and straight apostrophes; '' for a missing one."
@@ -41,11 +41,12 @@ def _is_word(token:str)->bool:
 
 # %% ../../nbs/catalog/09_text.ipynb #de4671bb
 _HANTA = {'en': 'morphmodel_en.pgz', 'de': 'morphmodel_ger.pgz'}
-_KINDS = {'NN': 'noun', 'AJ': 'adj', 'AD': 'adj', 'JJ': 'adj'}  # How the tags of nouns and adjectives begin in BNC, STTS and Penn's sets
+# How the tags of nouns and adjectives begin in BNC, STTS and Penn's sets
+_POS_KINDS = {'NN': 'noun', 'AJ': 'adj', 'AD': 'adj', 'JJ': 'adj'}
 
-def _kind(tag:str)->str:
+def _word_kind(tag:str)->str:
     "'noun', 'adj', or '' for all else, names among them."
-    return '' if tag in ('ADV', 'NNP', 'NNPS') else _KINDS.get(tag[:2], '')
+    return '' if tag in ('ADV', 'NNP', 'NNPS') else _POS_KINDS.get(tag[:2], '')
 
 @cache
 def _hanta(lang:str)->Callable:
@@ -60,7 +61,7 @@ def _hanta(lang:str)->Callable:
         o = token if lang == 'en' else token[0].upper() + token[1:]
         lemma = simplemma.lemmatize(o, lang=lang, greedy=lang == 'de')
         return guess if lemma == o and not simplemma.is_known(o, lang=lang) else lemma
-    def tag(tokens): return [(noun(t, l) if _kind(p) == 'noun' else l, _kind(p)) for t, l, p in tagger.tag_sent(tokens)]
+    def tag(tokens): return [(noun(t, l) if _word_kind(p) == 'noun' else l, _word_kind(p)) for t, l, p in tagger.tag_sent(tokens)]
     return tag
 
 # %% ../../nbs/catalog/09_text.ipynb #dc1e133f
@@ -86,13 +87,13 @@ def _nltk(lang:str)->Callable:
     from nltk.tag import PerceptronTagger
     tagger, lemma, stop = PerceptronTagger(), cache(WordNetLemmatizer().lemmatize), set(stopwords.words('english'))
     def tag(tokens):
-        kinds = [(t, '' if t in stop else _kind(p)) for t, p in tagger.tag(tokens)]
+        kinds = [(t, '' if t in stop else _word_kind(p)) for t, p in tagger.tag(tokens)]
         return [(lemma(t, 'n' if k == 'noun' else 'a'), k) for t, k in kinds]
     return tag
 
 # %% ../../nbs/catalog/09_text.ipynb #c1db87c2
 ENGINES = {'hanta': _hanta, 'nltk': _nltk}
-_COLUMNS = {'item': 'int64', 'at': 'int64', 'form': 'str', 'word': 'str', 'pos': 'str'}
+_WORD_COLUMNS = {'item': 'int64', 'at': 'int64', 'form': 'str', 'word': 'str', 'pos': 'str'}
 
 def _tagger(lang:str, engine:str)->Callable:
     if engine not in ENGINES: raise CatalogError(f'engine is {engine!r}, expected one of {", ".join(ENGINES)}')
@@ -104,7 +105,7 @@ def _words_of(text:str, tag:Callable, lang:str)->Iterable[tuple]:
     from simplemma import split_sentences
     place = 0
     for s in split_sentences(text if lang == 'de' else text.lower(), lang=lang):
-        tokens = _TOKEN.findall(s)
+        tokens = _TEXT_TOKEN.findall(s)
         yield from ((i, t.lower(), l.lower(), k) for i, (t, (l, k)) in enumerate(zip(tokens, tag(tokens)), place) if k and _is_word(t))
         place += len(tokens) + 1
 
@@ -118,10 +119,10 @@ def find_words(
     if isinstance(texts, str): raise CatalogError('texts is one string, expected a list or column of them')
     tag, texts = _tagger(lang, engine), [_clean(o, i) for i, o in enumerate(texts)]
     rows = [(i, *o) for i, text in enumerate(progress(texts, 'words')) for o in _words_of(text, tag, lang)]
-    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+    return pd.DataFrame(rows, columns=list(_WORD_COLUMNS)).astype(_WORD_COLUMNS)
 
 # %% ../../nbs/catalog/09_text.ipynb #ee2bd200
-def _pairs(words:pd.DataFrame)->pd.Series:
+def _word_pairs(words:pd.DataFrame)->pd.Series:
     "Each word with the one that stands right behind it, or nan."
     after = words.shift(-1)
     return (words['word'] + ' ' + after['word']).where((after['item'] == words['item']) & (after['at'] == words['at'] + 1))
@@ -132,7 +133,7 @@ def find_phrases(
     thresh:float=.6,     # Least score; 0 is chance, 1 says that neither word ever stands without the other
 )->dict[str, float]:     # Pair of lemmas, such as `navy blue` → score, best first
     "Pairs of neighbours that stand together far more often than by chance, by normalised pointwise mutual information."
-    seen = _pairs(words).value_counts()
+    seen = _word_pairs(words).value_counts()
     p, q = seen[seen >= min_count]/max(len(words), 1), words['word'].value_counts(normalize=True)
     both = [q[a]*q[b] for a, b in p.index.str.split(' ')]
     npmi = (np.log(p/both)/-np.log(p)).round(3)
@@ -144,7 +145,7 @@ def join_phrases(
     phrases:Iterable[str],  # As `find_phrases` gives them
 )->pd.DataFrame:            # The same columns, with one row for each phrase
     "Put a phrase in the place of its two words; it is the kind of word that its last one is."
-    pairs, after = _pairs(words), words.shift(-1)
+    pairs, after = _word_pairs(words), words.shift(-1)
     hit = pairs.isin(set(phrases))
     hit &= ~hit.shift(fill_value=False)
     joined = words.assign(form=words['form'].mask(hit, words['form'] + ' ' + after['form']), word=words['word'].mask(hit, pairs),
@@ -154,11 +155,11 @@ def join_phrases(
 # %% ../../nbs/catalog/09_text.ipynb #02fdee33
 BARE = .05  # Least share of a word's uses in which its lemma itself must stand, to be its name
 
-def _key(words:pd.Series)->pd.Series:
+def _join_key(words:pd.Series)->pd.Series:
     "`t-shirt`, `t shirt` and `tshirt` are one word."
     return words.str.replace('[- ]', '', regex=True)
 
-def _name(uses:Counter, declined:bool)->str:
+def _word_name(uses:Counter, declined:bool)->str:
     "Name of a word from its `(form, lemma)` pairs: the lemma, if it is `declined` or itself used, otherwise the commonest form."
     bare = {o: n for o, n in uses.items() if o[0] == o[1]}
     if declined or sum(bare.values()) >= BARE*uses.total(): return max(sorted(bare or uses), key=uses.get)[1]
@@ -170,8 +171,8 @@ def find_names(
 )->dict[str, dict]:      # `noun` and `adj` → lemma without hyphens and spaces → name
     "The name that each word goes by as a tag."
     uses = {'noun': defaultdict(Counter), 'adj': defaultdict(Counter)}
-    for key, form, lemma, pos in zip(_key(words['word']), words['form'], words['word'], words['pos']): uses[pos][key][form, lemma] += 1
-    return {pos: {key: _name(o, lang == 'de') for key, o in d.items()} for pos, d in uses.items()}
+    for key, form, lemma, pos in zip(_join_key(words['word']), words['form'], words['word'], words['pos']): uses[pos][key][form, lemma] += 1
+    return {pos: {key: _word_name(o, lang == 'de') for key, o in d.items()} for pos, d in uses.items()}
 
 # %% ../../nbs/catalog/09_text.ipynb #e7a47015
 def name_words(
@@ -179,7 +180,7 @@ def name_words(
     names:dict[str, dict],   # As `find_names` gives them
 )->pd.DataFrame:             # `words` with the name in `word`; those without one are left out
     "Call each word by the name that it was given on train."
-    known = [names[p].get(k) for k, p in zip(_key(words['word']), words['pos'])]
+    known = [names[p].get(k) for k, p in zip(_join_key(words['word']), words['pos'])]
     return words.assign(word=pd.Series(known, words.index, dtype=object)).dropna(subset='word')
 
 # %% ../../nbs/catalog/09_text.ipynb #cb4a5894

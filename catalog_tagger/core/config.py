@@ -117,7 +117,7 @@ class JobSettings:
     num_workers:whole(0) = 0  # Processes that open pictures
 
 # %% ../../nbs/core/05_config.ipynb #4a54967f
-def _plain(v): return fspath(v) if isinstance(v, PathLike) else tuple(v) if isinstance(v, list) else v
+def _plain_value(v): return fspath(v) if isinstance(v, PathLike) else tuple(v) if isinstance(v, list) else v
 
 def _check_together(cfg:RunConfig):
     "Raise `CatalogError` on values that contradict each other."
@@ -138,7 +138,7 @@ GROUPS = (CatalogSettings, SplitSettings, PictureSettings, ModelSettings, Traini
 class RunConfig(*reversed(GROUPS), Record):   # the fields of a dataclass begin with those of its last base
     "All settings of one run, from a catalog to a folder."
     def __post_init__(self):
-        for f in fields(self): object.__setattr__(self, f.name, _plain(getattr(self, f.name)))
+        for f in fields(self): object.__setattr__(self, f.name, _plain_value(getattr(self, f.name)))
         check_fields(self)
         _check_together(self)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['CatalogError', 'inside', 'located', 'is_leftover', 'sweep', 'atomic_path', 'finish_save', 'atomic_files', 'clear_for',
-           'write_json', 'read_json', 'strict_json', 'file_stamp']
+           'check_target', 'write_json', 'read_json', 'strict_json', 'file_stamp']
 
 # %% ../../nbs/core/00_files.ipynb #a593092c
 class CatalogError(ValueError):
@@ -121,6 +121,19 @@ def clear_for(
     if not all(is_leftover(o.name) for o in out.iterdir()) and not any((out/o).exists() for o in marks):
         raise CatalogError(f'{out} holds files but no {" or ".join(marks)}, so they are not ours; give an empty or a new folder by --out')
     return out
+
+# %% ../../nbs/core/00_files.ipynb #b81d25f0
+def check_target(
+    path:str|Path,   # File to write; None stays None
+    name:str,        # The argument that it came by, for the error
+    *suffixes:str,   # What its name may end in
+)->Path|None:
+    "`path` if a file may be written there: it ends in one of `suffixes`, and is no folder."
+    if path is None: return None
+    res = Path(path)
+    if res.suffix.lower() not in suffixes: raise CatalogError(f'{name} {str(path)!r}: expected a file that ends in {" or ".join(suffixes)}')
+    if res.exists() and not res.is_file(): raise CatalogError(f'{name} {str(path)!r} is there and is no file')
+    return res
 
 # %% ../../nbs/core/00_files.ipynb #ef288b26
 def write_json(path:str|Path, obj)->None:

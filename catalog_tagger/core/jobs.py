@@ -59,14 +59,14 @@ def _stamps(images:Iterable[str])->Iterator[bytes]:
         try: yield json.dumps(file_stamp(o)).encode()
         except CatalogError: yield json.dumps(o).encode()
 
-def _plain(o):
+def _plain_json(o):
     "Plain JSON for an `o` that JSON does not know."
     if isinstance(o, np.ndarray): return [o.shape, str(o.dtype), _digest([o.tobytes()])]
     return vars(o) if is_dataclass(o) else repr(o)
 
-def _weights(predictor)->Iterator[bytes]:
+def _predictor_parts(predictor)->Iterator[bytes]:
     "All that the answers depend on: what `predictor` holds beside its model, and the model's tensors."
-    yield json.dumps({k: v for k, v in vars(predictor).items() if k != 'model'}, default=_plain).encode()
+    yield json.dumps({k: v for k, v in vars(predictor).items() if k != 'model'}, default=_plain_json).encode()
     for k, v in predictor.model.state_dict().items(): yield k.encode() + v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 PARTS_VERSION = 2   # Raised whenever the parts of an older version do not go together with those of this one
@@ -77,7 +77,8 @@ def part_facts(
     options:dict,           # What else the answers depend on: plain JSON
 )->dict:
     "What the parts of one job have in common."
-    return dict(version=PARTS_VERSION, pictures=len(found), source=_digest(_stamps(found)), model=_digest(_weights(predictor)), **options)
+    return dict(version=PARTS_VERSION, pictures=len(found), source=_digest(_stamps(found)),
+                model=_digest(_predictor_parts(predictor)), **options)
 
 # %% ../../nbs/core/06_jobs.ipynb #ab405674
 def part_path(parts:Path, n:int, suffix:str)->Path:

@@ -113,7 +113,7 @@ class Record:
         return cls.from_dict(read_json(path, strict_json), path)
 
 # %% ../../nbs/core/03_records.ipynb #e5d78cfa
-_WORDS = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text'}
+_TYPE_WORDS = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text'}
 
 def _range(m:Meta)->str:
     if m.le is None: return f'{m.ge} or more' if m.gt is None else f'more than {m.gt}'
@@ -126,7 +126,7 @@ def expected(t)->str:
     if kind is Annotated: return _range(args[1])
     if kind is Literal: return ' or '.join(map(str, args))
     if kind in (Union, UnionType): return ' or '.join(expected(o) for o in args if o is not NoneType)
-    return 'a list of text' if kind in (list, tuple) else _WORDS.get(t, str(t))
+    return 'a list of text' if kind in (list, tuple) else _TYPE_WORDS.get(t, str(t))
 
 # %% ../../nbs/core/03_records.ipynb #669eb81d
 def check_fields(

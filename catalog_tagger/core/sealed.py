@@ -33,7 +33,7 @@ def seal(
     (Path(folder)/SUMS).write_text(''.join(f'{sha256_file(Path(folder)/o)}  {o}\n' for o in there), encoding='utf-8')
 
 # %% ../../nbs/core/04_sealed.ipynb #94bca972
-def _read_part(path:Path, most:int)->bytes:
+def _read_limited(path:Path, most:int)->bytes:
     "What stands in the file at `path`, which is a file and no link, and not larger than `most` bytes."
     try: info = path.lstat()
     except FileNotFoundError: raise CatalogError(f'{path.name} is missing') from None
@@ -62,7 +62,7 @@ def read_sealed(
     more = [o.name for o in folder.iterdir() if o.name not in names and not is_leftover(o.name)]
     if more: raise CatalogError(f'{min(more)!r} is no part of {what} and was not opened; its files are {", ".join(names)} and nothing else')
     there = [o for o in names if o not in optional or (folder/o).is_symlink() or (folder/o).exists()]
-    files = {o: _read_part(folder/o, names[o]) for o in there}
+    files = {o: _read_limited(folder/o, names[o]) for o in there}
     _check_sums(files)
     return files
 

@@ -21,7 +21,7 @@ __all__ = ['label_bars', 'recipe_report', 'label_count_plot', 'cooccurrence', 'c
            'labelled_plot', 'transformed', 'transform_grid']
 
 # %% ../../nbs/report/01_data_plots.ipynb #a00586b2
-def _counted(counts:dict[str, int])->pd.DataFrame:
+def _tag_counts(counts:dict[str, int])->pd.DataFrame:
     "A column of pictures, the commonest tag first."
     return pd.DataFrame(dict(pictures=pd.Series(counts, dtype=int))).rename_axis('tag').reset_index().sort_values(
         ['pictures', 'tag'], ascending=[False, True]).set_index('tag')
@@ -33,7 +33,7 @@ def label_bars(
     *, width:float=10.,          # Of the figure, inches
 )->plt.Figure:
     "Pictures of each raw tag before, and of each label after; how many equal labels they are worth."
-    tables = {'Raw tags': _counted({t: o['count'] for t, o in provenance.items() if o['count']}), 'Labels': _counted(pictures)}
+    tables = {'Raw tags': _tag_counts({t: o['count'] for t, o in provenance.items() if o['count']}), 'Labels': _tag_counts(pictures)}
     heights = [bars_height(len(o)) for o in tables.values()]
     fig = plt.figure(figsize=(width, sum(heights)), layout='constrained')
     for sub, (name, o) in zip(fig.subfigures(2, 1, height_ratios=heights), tables.items()):

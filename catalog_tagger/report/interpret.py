@@ -31,7 +31,7 @@ __all__ = ['NORMALISE', 'group_confusion', 'confusion_plot', 'confused_pairs', '
            'filter_plot', 'activations', 'activation_plot', 'heat_maps', 'heat_grid']
 
 # %% ../../nbs/report/02_interpret.ipynb #42ae7156
-def _truth(df:pd.DataFrame, x:np.ndarray, space:LabelSpace, what:str)->tuple[np.ndarray, np.ndarray]:
+def _numbers_and_truth(df:pd.DataFrame, x:np.ndarray, space:LabelSpace, what:str)->tuple[np.ndarray, np.ndarray]:
     "`x`, scores or answers of the pictures of `df`, as numbers from 0 to 1, and their truth as booleans."
     check_columns(df, 'labels'); x, targs = np.asarray(x, float), space.one_hot(df['labels']).astype(bool)
     if x.shape != targs.shape:
@@ -43,7 +43,7 @@ def _said(p:np.ndarray)->np.ndarray:
     "Column of the best score of each row, the number of columns where all are 0: nothing was said."
     return np.where(p.max(1) > 0, p.argmax(1), p.shape[1])
 
-def _group(space:LabelSpace, group:str)->list[int]:
+def _group_columns(space:LabelSpace, group:str)->list[int]:
     "The columns of `group`."
     if group not in space.exclusive:
         raise CatalogError(f'{group!r} is no exclusive group; there are {", ".join(space.exclusive) or "none"}')
@@ -61,7 +61,8 @@ def group_confusion(
 )->pd.DataFrame:          # A row for each true label, a column for each that was said, and `unsure` where nothing was
     "The confusion matrix of one exclusive group, over the pictures that have a label of it."
     if normalise not in NORMALISE: raise CatalogError(f'normalise={normalise!r}, expected true, pred, all or None')
-    cols = _group(space, group); scores, targs = _truth(df, scores, space, 'scores'); has = targs[:, cols].any(1); n = len(cols)
+    cols = _group_columns(space, group)
+    scores, targs = _numbers_and_truth(df, scores, space, 'scores'); has = targs[:, cols].any(1); n = len(cols)
     if not has.any(): raise CatalogError(f'no picture has a label of {group}')
     table = confusion_matrix(targs[has][:, cols].argmax(1), _said(scores[has][:, cols]), labels=range(n + 1), normalize=normalise)
     names = space.exclusive[group]
@@ -93,7 +94,7 @@ def confusion_plot(
 # %% ../../nbs/report/02_interpret.ipynb #fd1d8cd8
 def _confusions(df:pd.DataFrame, scores:np.ndarray, targs:np.ndarray, space:LabelSpace, group:str)->pd.DataFrame:
     "A row for each picture whose answer in `group` is wrong."
-    cols, names = _group(space, group), np.array(space.exclusive[group], object)
+    cols, names = _group_columns(space, group), np.array(space.exclusive[group], object)
     p, true, has = scores[:, cols], targs[:, cols].argmax(1), targs[:, cols].any(1); said = _said(p)
     i = np.flatnonzero(has & (said != true) & (said < len(cols)))
     return pd.DataFrame(dict(group=group, true=names[true[i]], said=names[said[i]], score=p[i, said[i]], image=df['image'].to_numpy()[i]))
@@ -105,7 +106,7 @@ def confused_pairs(
     *, k:int=20,          # Most pairs
 )->pd.DataFrame:          # `group`, `true`, `said`, `n`, `share` of the true label's pictures, `images`: the surest mistakes first
     "Which label is taken for which other of its group, the commonest mistake first."
-    scores, targs = _truth(df, scores, space, 'scores'); count = dict(zip(space.vocab, targs.sum(0)))
+    scores, targs = _numbers_and_truth(df, scores, space, 'scores'); count = dict(zip(space.vocab, targs.sum(0)))
     one = pd.concat([pd.DataFrame(columns=['group', 'true', 'said', 'score', 'image']),
                      *(_confusions(df, scores, targs, space, g) for g in space.exclusive)])
     res = one.sort_values('score', ascending=False,
@@ -136,7 +137,8 @@ def label_confusion(
     space:LabelSpace,
 )->pd.DataFrame:          # Index: label; `right` and `wrong` (true and false positives), `missed` and `neither` (false and true negatives)
     "The 2×2 of each label by scikit-learn; a group counts the pictures that have a label of it."
-    pred, targs = _truth(df, pred, space, 'pred'); res = np.zeros((len(space.vocab), 4), int); known = scored_cells(targs, space)
+    pred, targs = _numbers_and_truth(df, pred, space, 'pred')
+    res, known = np.zeros((len(space.vocab), 4), int), scored_cells(targs, space)
     for cols in _alternatives(space):
         # with a column more, so that one alone is no question of two classes
         rows = known[:, cols[0]]; t, p = (np.pad(o[rows][:, cols], ((0, 0), (0, 1))) for o in (targs, pred > 0))
@@ -159,7 +161,7 @@ def instead_table(
     *, k:int=20,          # Most pairs
 )->pd.DataFrame:          # As of `confused_pairs`, `group` '' for free tags, `share` of the times that the true label was missed
     "Which label was said where another was missed: pairs of one group, or of free tags, the commonest first."
-    pred, targs = _truth(df, pred, space, 'pred'); known, images = scored_cells(targs, space), df['image'].to_numpy()
+    pred, targs = _numbers_and_truth(df, pred, space, 'pred'); known, images = scored_cells(targs, space), df['image'].to_numpy()
     missed, wrong, rows = targs & (pred == 0), (pred > 0) & ~targs & known, []
     for g, cols in zip([*space.exclusive, ''], _alternatives(space)):
         both = missed[:, cols].T.astype(int) @ wrong[:, cols]
@@ -175,7 +177,7 @@ def loss_cells(
     space:LabelSpace,
 )->np.ndarray:            # Same shape; nan where a picture has no label of the group
     "What each score costs: its cross-entropy, of a picture with one label that label's alone."
-    p, targs = _truth(df, scores, space, 'scores'); p = p.clip(1e-7, 1 - 1e-7)
+    p, targs = _numbers_and_truth(df, scores, space, 'scores'); p = p.clip(1e-7, 1 - 1e-7)
     cells = -np.log(np.where(targs, p, 1 - p))*(targs if space.is_single else 1)
     return np.where(scored_cells(targs, space), cells, np.nan)
 
@@ -223,7 +225,7 @@ def wrong_pictures(
     space:LabelSpace,
 )->np.ndarray:            # bool, shape (pictures,)
     "Which pictures have anything wrong or missed; a group of which nothing is known counts for neither."
-    pred, targs = _truth(df, pred, space, 'pred')
+    pred, targs = _numbers_and_truth(df, pred, space, 'pred')
     return (((pred > 0) != targs) & scored_cells(targs, space)).any(1)
 
 # %% ../../nbs/report/02_interpret.ipynb #c31e7a7e
@@ -275,7 +277,7 @@ def share_bars(
     scores = np.asarray(scores, float)
     if scores.shape != (len(space.vocab),):
         raise CatalogError(f'scores have shape {scores.shape}, expected ({len(space.vocab)},): those of one picture')
-    cols = range(len(space.vocab)) if group is None else _group(space, group)
+    cols = range(len(space.vocab)) if group is None else _group_columns(space, group)
     best = sorted(cols, key=lambda i: -scores[i])[:k]
     fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, max(2, .24*len(best) + .6)), width_ratios=[1, 2], layout='constrained')
     left.imshow(open_image(image)); left.set_axis_off()
@@ -387,7 +389,7 @@ def _last_maps(model:nn.Module)->nn.Module:
     if not blocks: raise CatalogError('this net pools by itself; say by layer= where to look, one of named_layers(model)')
     return find_layer(model, blocks[-1])
 
-def _pairs(tags:Sequence, n:int, space:LabelSpace)->list[tuple[int, str]]:
+def _picture_tags(tags:Sequence, n:int, space:LabelSpace)->list[tuple[int, str]]:
     "Number of the picture and tag: `tags` of all `n` pictures, or a list for each."
     each = [tags]*n if all(isinstance(o, str) for o in tags) else tags
     if len(each) != n: raise CatalogError(f'{len(each)} lists of tags for {n} pictures, expected one for each, or one list for all')
@@ -404,7 +406,7 @@ def heat_maps(
     bs:int=16,            # Picture and tag at a time
 )->list[dict[str, np.ndarray]]:  # For each picture a map for each tag, of the input's height and width, from 0 to 1
     "Grad-CAM: where in each picture the model sees what speaks for each tag."
-    attr = need('captum.attr', 'a heat map'); model = predictor.model; pairs = _pairs(tags, len(images), predictor.space)
+    attr = need('captum.attr', 'a heat map'); model = predictor.model; pairs = _picture_tags(tags, len(images), predictor.space)
     m = _last_maps(model) if layer is None else find_layer(model, layer)
     x, maps, res = _inputs(predictor, images), _maps_of(model, m), [{} for _ in images]
     for i in range(0, len(pairs), bs):

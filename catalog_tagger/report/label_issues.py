@@ -70,11 +70,11 @@ def out_of_fold_scores(
 # %% ../../nbs/report/03_label_issues.ipynb #cdd5785d
 def _cleanlab(module:str)->ModuleType: return need(f'cleanlab.{module}', 'finding label issues')
 
-_COLUMNS = ['row', 'kind', 'tag', 'instead', 'score']
+_ISSUE_COLUMNS = ['row', 'kind', 'tag', 'instead', 'score']
 
 def _group_issues(p:np.ndarray, t:np.ndarray, rows:np.ndarray, names:np.ndarray)->pd.DataFrame:
     "Issues of one exclusive group: shares `p` and one true label in each row of `t`."
-    if len(p) == 0 or len(names) < 2: return pd.DataFrame(columns=_COLUMNS)
+    if len(p) == 0 or len(names) < 2: return pd.DataFrame(columns=_ISSUE_COLUMNS)
     p = p + 1e-9; p, given = p/p.sum(1, keepdims=True), t.argmax(1)
     flagged = _cleanlab('filter').find_label_issues(given, p, filter_by='low_self_confidence', n_jobs=1)
     best = p.argmax(1); i = np.flatnonzero(best != given)
@@ -84,7 +84,7 @@ def _group_issues(p:np.ndarray, t:np.ndarray, rows:np.ndarray, names:np.ndarray)
 def _free_issues(p:np.ndarray, t:np.ndarray, names:np.ndarray)->pd.DataFrame:
     "Issues of free tags: a probability and a truth for each."
     has = t.any(0) & ~t.all(0); p, t, names = p[:, has], t[:, has], names[has]
-    if not p.size: return pd.DataFrame(columns=_COLUMNS)
+    if not p.size: return pd.DataFrame(columns=_ISSUE_COLUMNS)
     flagged = _cleanlab('multilabel_classification.filter').find_multilabel_issues_per_class(
         [np.flatnonzero(o).tolist() for o in t], p, n_jobs=1)
     rows, i = np.nonzero(flagged | (t & (p < .5))); given, why = t[rows, i], flagged[rows, i]
@@ -111,7 +111,8 @@ def label_issues(
                     ignore_index=True).astype(dict(row=int, score=float))
     order = res['kind'].map(dict(wrong=0, missing=0, doubtful=1))
     res = res.assign(order=order).sort_values(['order', 'score'], kind='stable', ignore_index=True)[:k]
-    return pd.DataFrame(dict(image=df['image'].to_numpy()[res['row']], **res[_COLUMNS[1:]], labels=df['labels'].to_numpy()[res['row']]))
+    image, labels = (df[o].to_numpy()[res['row']] for o in ('image', 'labels'))
+    return pd.DataFrame(dict(image=image, **res[_ISSUE_COLUMNS[1:]], labels=labels))
 
 # %% ../../nbs/report/03_label_issues.ipynb #eab1d9ea
 def _held_out_scores(run:Run, df:pd.DataFrame, trust:bool)->np.ndarray:

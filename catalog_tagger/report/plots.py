@@ -148,12 +148,12 @@ def _apart(xy:np.ndarray, gap:float, most:int)->list[int]:
         if not kept or (abs(xy[kept] - p) >= gap).any(1).all(): kept.append(i)
     return kept
 
-def _spread(xy:np.ndarray, height:float)->np.ndarray:
+def _fit_field(xy:np.ndarray, height:float)->np.ndarray:
     "`xy` over a field 1 wide and `height` high."
     low, high = xy.min(0), xy.max(0)
     return (xy - low)/np.where(high > low, high - low, 1)*(1, height)
 
-def _kinds(labels:Sequence[str]|None, n:int)->dict[str, np.ndarray]:
+def _rows_by_label(labels:Sequence[str]|None, n:int)->dict[str, np.ndarray]:
     "Rows of each of the five commonest labels, and of the others; with no labels all rows, without a name."
     if labels is None: return {'': np.arange(n)}
     common = [o for o, _ in Counter(labels).most_common(len(_MARKS) - 1)]
@@ -170,13 +170,13 @@ def embedding_map(
     side:float=10.,              # Width of the figure, inches
 )->plt.Figure:
     "Pictures where their embeddings lie: as many as have room, and a mark for each, of a shape for each of the commonest labels."
-    xy = _spread(np.asarray(points, float), .7); gap = .05
+    xy = _fit_field(np.asarray(points, float), .7); gap = .05
     fig, ax = plt.subplots(figsize=(side, .78*side), layout='constrained')
     shown = _apart(xy, gap, most) if images is not None else []
     for i in shown:
         im = open_image(images[i]); w, h = gap*np.array(im.size)/max(im.size)/2
         ax.imshow(im, extent=(xy[i, 0] - w, xy[i, 0] + w, xy[i, 1] - h, xy[i, 1] + h), zorder=2)
-    for (name, rows), marker in zip(_kinds(labels, len(xy)).items(), _MARKS):
+    for (name, rows), marker in zip(_rows_by_label(labels, len(xy)).items(), _MARKS):
         style = dict(marker=marker, color=_GREY if name == 'others' else None, edgecolors='white', linewidths=.4)
         at = ax.scatter(*xy[rows].T, s=16, label=_short(name), zorder=1, **style)
         corner = np.intersect1d(rows, shown).astype(int)    # a picture hides its mark, so it stands again at its corner
@@ -258,7 +258,7 @@ def _lines(ax, x:np.ndarray, history:pd.DataFrame, columns:list[str], name:str):
     for c, marker in zip(columns, 'osD^vP'*len(columns)): ax.plot(x, pd.to_numeric(history[c]), marker=marker, ms=3.5, lw=1.5, label=c)
     ax.set(ylabel=name, xlim=_bounds(x)[[0, -1]]); ax.legend()
 
-def _stages(ax, x:np.ndarray, stages:pd.Series, named:bool):
+def _mark_stages(ax, x:np.ndarray, stages:pd.Series, named:bool):
     "A dotted line where a stage begins; the names of the stages stand above the axes if `named`."
     for i in np.flatnonzero(stages != stages.shift()):
         if i: ax.axvline(_bounds(x)[i], color=_GREY, ls=':')
@@ -268,7 +268,7 @@ def _stages(ax, x:np.ndarray, stages:pd.Series, named:bool):
 _NOT_METRICS = ('stage', 'epoch', 'pictures', 'seconds')
 _OVER = dict(epoch='epoch', pictures='pictures processed')
 
-def _falls(name:str)->bool:
+def _less_is_better(name:str)->bool:
     "Is less of the metric `name` better? One that `METRICS` does not have is taken to rise."
     metric = find_metric(name)
     return metric is not None and not metric.greater_is_better
@@ -288,10 +288,10 @@ def history_plot(
     if not len(history): raise CatalogError('the history has no epoch to show')
     if over not in _OVER: raise CatalogError(f'over={over!r}, expected epoch or pictures')
     columns, x = [c for c in history if c not in _NOT_METRICS], history[over].to_numpy(float)
-    losses = [c for c in columns if _falls(c)]; metrics = [c for c in columns if c not in losses]
+    losses = [c for c in columns if _less_is_better(c)]; metrics = [c for c in columns if c not in losses]
     fig, axs = plt.subplots(1 + bool(metrics), figsize=(7, 2.6*(1 + bool(metrics))), sharex=True, squeeze=False, layout='constrained')
     for ax, columns, name in zip(axs[:, 0], (losses, metrics), ('loss', 'score on valid')):
-        _lines(ax, x, history, columns, name); _stages(ax, x, history['stage'], ax is axs[0, 0])
+        _lines(ax, x, history, columns, name); _mark_stages(ax, x, history['stage'], ax is axs[0, 0])
     _second_axis(axs[0, 0], history, over)
     axs[-1, 0].set_xlabel(_OVER[over]); axs[-1, 0].xaxis.set_major_formatter('{x:,.0f}')
     axs[-1, 0].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)

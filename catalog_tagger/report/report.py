@@ -72,7 +72,7 @@ def _cell(x)->FT:
     text, value = x if isinstance(x, _Sorted) else (_text(x), x)
     return Td(text, data_value=str(value) if _is_number(x) else None)
 
-def _table(df:pd.DataFrame, caption:str, *, sort:bool=False, most:int=1000)->FT:
+def _html_table(df:pd.DataFrame, caption:str, *, sort:bool=False, most:int=1000)->FT:
     "The first `most` rows of `df` in a box that scrolls, the first column as their head; `sort` makes a column's name a button that sorts."
     kinds = ['number' if any(map(_is_number, df[c])) else None for c in df]
     head = Tr(*(Th(Button(str(c), type='button') if sort else str(c), scope='col', cls=k) for c, k in zip(df, kinds)))
@@ -99,14 +99,14 @@ def _plot(fig:plt.Figure, alt:str)->FT:
     return Div(Img(src=data_uri(buf.getvalue(), 'svg+xml'), alt=alt, cls='plot'), cls='wide', tabindex=0, role='region', aria_label=alt)
 
 # %% ../../nbs/report/04_report.ipynb #1c796cba
-def _line(sign:str, kind:str, text:str)->FT: return Div(Span(sign, cls=kind), Span(text), cls='line')
+def _sign_line(sign:str, kind:str, text:str)->FT: return Div(Span(sign, cls=kind), Span(text), cls='line')
 
 def _marked(answer:list[tuple[str, float]], truth:Sequence[str])->list[FT]:
     "A line for each answer, ✓ right and ✗ wrong, then what was missed."
-    said = [_line('✓', 'right', f'{t} {s:.2f}') if t in truth else _line('✗', 'wrong', f'{t} {s:.2f}') for t, s in answer]
-    return said + [_line('–', 'missed', t) for t in truth if t not in dict(answer)]
+    said = [_sign_line('✓', 'right', f'{t} {s:.2f}') if t in truth else _sign_line('✗', 'wrong', f'{t} {s:.2f}') for t, s in answer]
+    return said + [_sign_line('–', 'missed', t) for t in truth if t not in dict(answer)]
 
-def _card(image, *lines)->FT: return Figure(_thumbnail(image), Figcaption(*lines))
+def _picture_card(image, *lines)->FT: return Figure(_thumbnail(image), Figcaption(*lines))
 
 # %% ../../nbs/report/04_report.ipynb #7e49b7a5
 def _style()->str: return colour_css() + asset('report/report.css')
@@ -116,7 +116,7 @@ def _script()->str: return asset('report/report.js')
 # %% ../../nbs/report/04_report.ipynb #fee395c5
 def _slug(title:str)->str: return re.sub(r'\W+', '-', title.lower())
 
-def _page(title:str, intro:Sequence, sections:dict[str, Sequence])->str:
+def _report_page(title:str, intro:Sequence, sections:dict[str, Sequence])->str:
     "The whole page; its policy lets a browser run the one script that is written here, and fetch nothing."
     script = _script(); digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -145,7 +145,7 @@ def repeat_command(
     return shlex.join(['catalog_tagger', 'train', cfg.source, '--out', cfg.out, *(w for o in _changed(cfg).items() for w in _option(*o))])
 
 # %% ../../nbs/report/04_report.ipynb #dad815ef
-def _counted(values, what:str)->pd.DataFrame:
+def _value_counts(values, what:str)->pd.DataFrame:
     "How often each value stands there, the commonest first."
     return pd.DataFrame(Counter(values).most_common(), columns=[what, 'n'])
 
@@ -156,24 +156,24 @@ def _data(run:Run)->list:
     res = [P(f'{sum(n.values()):,} pictures of ', Code(cfg.source), f', layout {cfg.layout}' if cfg.layout else '', *where,
              f': {n["train"]:,} in train to learn from, {n["valid"]:,} in valid to choose epochs, thresholds and calibration by, '
              f'{n["test"]:,} in test for the scores alone. Rejected: {len(rejected):,}.')]
-    if len(rejected): res += [_table(_counted(rejected['reason'], 'reason'), 'Why pictures were rejected'),
+    if len(rejected): res += [_html_table(_value_counts(rejected['reason'], 'reason'), 'Why pictures were rejected'),
                               Details(Summary('Which they were'),
-                                      _table(rejected, 'Rejected pictures, and where they stood in the source'))]
+                                      _html_table(rejected, 'Rejected pictures, and where they stood in the source'))]
     return res
 
 # %% ../../nbs/report/04_report.ipynb #f4c3f412
-def _split(run:Run, k:int=10)->list:
+def _split_section(run:Run, k:int=10)->list:
     "The split's audit in a few figures, then the tags that are farthest from their share."
     s, audit = run.metrics['split'], run.audit
     folds = pd.DataFrame({'fold': list(s['pictures']), 'pictures': list(s['pictures'].values()), 'groups': list(s['groups'].values())})
     worst = audit.sort_values('worst', ascending=False, kind='stable')[['tag', 'pictures', *SPLITS, 'worst', 'note']]
     worst = worst.round({'worst': 1}).rename(columns={'worst': 'points from its share'})
-    return [_table(folds, 'Pictures, and groups of them that are never torn apart'),
+    return [_html_table(folds, 'Pictures, and groups of them that are never torn apart'),
             P(f'{s["tags_in_every_fold"]:,} of {s["tags"]:,} tags stand in every fold, '
               f'{s["tags_rescued"]:,} of them because a picture was moved; {s["tags_that_lack_one"]:,} lack one. '
               f'{s["groups_across"]:,} groups and {s["duplicates_across"]:,} duplicates stand on two sides.'),
             Details(Summary('Every tag'),
-                    _table(worst, 'Each tag in each fold, the farthest from its share of the pictures first', sort=True))]
+                    _html_table(worst, 'Each tag in each fold, the farthest from its share of the pictures first', sort=True))]
 
 # %% ../../nbs/report/04_report.ipynb #8e9dbff8
 def _labels(run:Run)->list:
@@ -186,13 +186,13 @@ def _labels(run:Run)->list:
     return [P(f'{len(space.provenance):,} raw tags became {len(space.vocab):,} labels: {groups}, '
               f'{len(space.free):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
             P('The steps of the recipe, fitted on train alone:') if steps else None, Ul(*steps) if steps else None,
-            _table(_counted((o['rule'] for o in space.provenance.values()), 'rule'),
+            _html_table(_value_counts((o['rule'] for o in space.provenance.values()), 'rule'),
                    'How many raw tags came to what end, and by which rule'),
             Details(Summary('How common they are'),
                     _plot(label_bars(space.provenance, dict(zip(space.vocab, space.counts.tolist()))),
                           'pictures of each raw tag and of each label in train')) if len(space.provenance) <= 500 else None,
             Details(Summary('Every raw tag of train'),
-                    _table(provenance_table(space.provenance), 'What became of each raw tag of train', sort=True))]
+                    _html_table(provenance_table(space.provenance), 'What became of each raw tag of train', sort=True))]
 
 # %% ../../nbs/report/04_report.ipynb #2d7d50d1
 def _speed(history:pd.DataFrame)->pd.DataFrame:
@@ -209,7 +209,7 @@ def _training(run:Run)->list:
     return [P(f'{cfg.arch} at {cfg.size} px, {m["road"]}; rate {m["lr"]:.2g}, {len(run.history)} epochs.'),
             _plot(history_plot(run.history), 'losses and scores over the epochs'),
             _plot(rate_plot(curve, m['lr']), 'the search for a learning rate') if curve is not None else None,
-            Details(Summary('Every epoch'), _table(run.history, 'Losses and scores of each epoch'))]
+            Details(Summary('Every epoch'), _html_table(run.history, 'Losses and scores of each epoch'))]
 
 # %% ../../nbs/report/04_report.ipynb #1c175091
 def _words(names:Sequence[str])->FT:
@@ -227,7 +227,7 @@ def _scores(run:Run)->list:
     return [P('Each score of test stands beside what a model would get that never looks: one that says nothing, '
               'and one that always says the commonest labels. '
               'Where one level is nested in another, the upper ones come almost free: read the levels one by one.'),
-            _table(pd.DataFrame(rows), f'Scores on {m["pictures"]["test"]:,} pictures of test, with floors; '
+            _html_table(pd.DataFrame(rows), f'Scores on {m["pictures"]["test"]:,} pictures of test, with floors; '
                                        'of train on as many as valid has'), _words(list(test))]
 
 def _label_scores(run:Run)->list:
@@ -235,7 +235,7 @@ def _label_scores(run:Run)->list:
     df = pd.DataFrame(run.metrics['labels']).rename(
         columns={'train': 'in train', 'support': 'in test', 'average_precision': 'average precision'})
     return [P('A column\'s name sorts by it. A score on a handful of pictures is chance: look at how many there are in test.'),
-            _table(df, 'Each label on test', sort=True, most=2000)]
+            _html_table(df, 'Each label on test', sort=True, most=2000)]
 
 # %% ../../nbs/report/04_report.ipynb #31c27754
 class Judged(NamedTuple):
@@ -271,7 +271,7 @@ def _examples(j:Judged, k:int=10)->list:
     "Pictures from all over test, with what is true of them."
     rows = j.df.iloc[np.linspace(0, len(j.df) - 1, min(k, len(j.df))).astype(int)]
     return [P('Some of test, with what is true:', cls='caption'),
-            Div(*(_card(o.image, _text(o.labels)) for o in rows.itertuples()), cls='cards')]
+            Div(*(_picture_card(o.image, _text(o.labels)) for o in rows.itertuples()), cls='cards')]
 
 # %% ../../nbs/report/04_report.ipynb #59c84f3a
 def _pair_table(pairs:pd.DataFrame)->pd.DataFrame:
@@ -279,11 +279,11 @@ def _pair_table(pairs:pd.DataFrame)->pd.DataFrame:
     return pairs.assign(
         pictures=[Div(*map(_thumbnail, o[:4]), cls='pair') for o in pairs['images']])[['true', 'said', 'n', 'share', 'pictures', 'group']]
 
-def _pairs(j:Judged, said:np.ndarray)->list:
+def _confused_pairs(j:Judged, said:np.ndarray)->list:
     "What is taken for what, with pictures."
     pairs, instead = confused_pairs(j.df, said, j.space, k=12), instead_table(j.df, j.pred, j.space, k=None).query('group == ""').head(12)
-    return [_table(_pair_table(pairs), 'The most confused pairs; share of the true label\'s pictures') if len(pairs) else None,
-            _table(_pair_table(instead).drop(columns='group'),
+    return [_html_table(_pair_table(pairs), 'The most confused pairs; share of the true label\'s pictures') if len(pairs) else None,
+            _html_table(_pair_table(instead).drop(columns='group'),
                    'Free tags: what was said where another was missed; share of the times it was missed') if len(instead) else None]
 
 def _confusion(j:Judged, most:int=120)->list:
@@ -293,13 +293,13 @@ def _confusion(j:Judged, most:int=120)->list:
     cells = label_confusion(j.df, j.pred, j.space).loc[free]
     worst = cells.loc[(cells['missed'] + cells['wrong']).nlargest(most).index]
     return [*plots, _plot(label_confusion_plot(worst), 'how often each free tag was right, missed and wrong') if free else None,
-            *_pairs(j, said)]
+            *_confused_pairs(j, said)]
 
 # %% ../../nbs/report/04_report.ipynb #e04582c7
 def _worst(j:Judged, k:int=10)->list:
     "The pictures whose truth costs most."
     losses = top_losses(j.df, j.p, j.space, k=k); at = {o: i for i, o in enumerate(j.df['image'])}
-    cards = [_card(o.image, Div(f'loss {o.loss:.2f}', cls='about'), *_marked(j.answers[at[o.image]], o.labels))
+    cards = [_picture_card(o.image, Div(f'loss {o.loss:.2f}', cls='about'), *_marked(j.answers[at[o.image]], o.labels))
              for o in losses.itertuples()]
     return [P('The pictures whose true labels the model finds least likely: ✓ right, ✗ wrong, – missed. A wrong label shows here, too.'),
             Div(*cards, cls='cards')]
@@ -310,7 +310,7 @@ def _doubtful(j:Judged, k:int=10)->list:
     def question(o):
         return (f'{"unlike the catalog; " if o.outside else ""}{o.ask}? {o.score:.2f}{f", or {o.instead}" if o.instead else ""}' if o.ask
                 else 'nothing is said')
-    cards = [_card(o.image, Div(question(o), cls='about'), Div(_text(truth[o.image]))) for o in queue.head(k).itertuples()]
+    cards = [_picture_card(o.image, Div(question(o), cls='about'), Div(_text(truth[o.image]))) for o in queue.head(k).itertuples()]
     return [P(f'{len(queue):,} of {len(j.df):,} pictures of test would go to a person, {int(queue["outside"].sum()):,} of them as unlike '
               'anything in the catalog. '
               'Where a look pays most: the question that ', Code('tag --review'), ' would put, and below it what is true.'),
@@ -342,7 +342,7 @@ def _deciding(j:Judged)->list:
     promise, table = j.decision.promise, publish_table(j)
     return [P(f'Promised, on valid: {promise["precision"]:.0%} of what is published unseen is right, '
               f'in {promise["confidence"]:.0%} of all fits. How that fared on test:'),
-            _table(table.rename(columns={'n': 'published', 'low': 'right at least'}),
+            _html_table(table.rename(columns={'n': 'published', 'low': 'right at least'}),
                    'What would be published of test, and how much of it is right; at least so much with 95 % confidence')
             if len(table) else P('Nothing can be promised: valid has too few pictures, or too many mistakes.'),
             Div(*(Div(H3(of or 'whole pictures'), _curve(j, of)) for of in (None, *_known_groups(j))), cls='plots'),
@@ -350,7 +350,7 @@ def _deciding(j:Judged)->list:
             _plot(reliability_plot(reliability_table(j.scores, j.targs, j.space), reliability_table(j.p, j.targs, j.space)),
                   'how often a score is right, before and after calibration'),
             Details(Summary('Every threshold'),
-                    _table(j.decision.table(j.space), 'The least score of each tag in each mode; support is valid\'s', sort=True,
+                    _html_table(j.decision.table(j.space), 'The least score of each tag in each mode; support is valid\'s', sort=True,
                            most=2000))]
 
 # %% ../../nbs/report/04_report.ipynb #4733158b
@@ -358,7 +358,7 @@ def _tiles(facts:dict[str, tuple[str, str]])->FT:
     "Figures to see first: name → figure and a word on it."
     return Dl(*(Div(Dt(k), Dd(v), Dd(more)) for k, (v, more) in facts.items()), cls='tiles')
 
-def _first(run:Run, j:Judged|None)->FT:
+def _first_figures(run:Run, j:Judged|None)->FT:
     "The figures of a run that a reader wants first."
     m, name, exact = run.metrics, main_score(run.labels), run.metrics['test']['exact_match']; o, n = m['test'][name], m['pictures']
     facts = {f'{name} on test': (_text(o['score']),
@@ -379,15 +379,15 @@ def _repeat(run:Run)->list:
                             columns=['setting', 'value', 'changed'])
     again = f'from catalog_tagger.all import *\ntrain_run(Run.open({str(run.folder.resolve())!r}).config)'
     return [Pre(Code(repeat_command(run.config))), P('The same in Python, every setting told:'), Pre(Code(again)),
-            Details(Summary('Every setting'), _table(settings, 'The settings of the run'))]
+            Details(Summary('Every setting'), _html_table(settings, 'The settings of the run'))]
 
 def _versions(versions:dict)->FT:
-    return _table(pd.DataFrame(versions.items(), columns=['package', 'version']), 'Versions the run was made with')
+    return _html_table(pd.DataFrame(versions.items(), columns=['package', 'version']), 'Versions the run was made with')
 
 def _took(run:Run)->list:
     m = run.metrics
     return [P(f'{m["seconds"]:,.0f} seconds from the catalog to the saved folder; {m["parameters"]:,} parameters.'),
-            _table(_speed(run.history), 'Training')]
+            _html_table(_speed(run.history), 'Training')]
 
 # %% ../../nbs/report/04_report.ipynb #e5be2147
 def run_page(
@@ -397,13 +397,13 @@ def run_page(
     j = gone = None
     try: j = judge_test(run)
     except CatalogError as e: gone = P('Confusion, pictures and what can be published are left out: ', str(e), cls='note')
-    sections = {'Data': _data(run) + (_examples(j) if j else []), 'Split': _split(run), 'Labels': _labels(run), 'Training': _training(run),
-                'Scores': _scores(run), 'Each label': _label_scores(run)}
+    sections = {'Data': _data(run) + (_examples(j) if j else []), 'Split': _split_section(run), 'Labels': _labels(run),
+                'Training': _training(run), 'Scores': _scores(run), 'Each label': _label_scores(run)}
     if j is not None:
         sections |= {'Confusion': _confusion(j), 'Worst pictures': _worst(j), 'Doubtful pictures': _doubtful(j),
                      'What can be published': _deciding(j)}
     sections |= {'Speed': _took(run), 'Versions': [_versions(run.metrics['versions'])], 'To repeat it': _repeat(run)}
-    return _page(f'Report of {run.folder.resolve().name}', [_first(run, j), gone], sections)
+    return _report_page(f'Report of {run.folder.resolve().name}', [_first_figures(run, j), gone], sections)
 
 # %% ../../nbs/report/04_report.ipynb #469888b7
 def _against(a:dict, b:dict)->tuple[float, str]:
@@ -411,7 +411,7 @@ def _against(a:dict, b:dict)->tuple[float, str]:
     both = None not in (a['low'], b['low'])
     return b['score'] - a['score'], ('–' if not both else 'overlap' if a['low'] <= b['high'] and b['low'] <= a['high'] else 'apart')
 
-def _side_by_side(runs:dict[str, Run], fold:str)->pd.DataFrame:
+def _runs_side_by_side(runs:dict[str, Run], fold:str)->pd.DataFrame:
     "A row for each score that all runs have: the floor, each run, and how it stands against the first."
     (_, a), *others = runs.items(); rows = []
     for name, o in a.metrics[fold].items():
@@ -447,7 +447,7 @@ def _run_table(runs:dict[str, Run])->pd.DataFrame:
 
 def _each(runs:dict[str, Run], f)->list: return [x for k, r in runs.items() for x in (H3(k), f(r))]
 
-def _named(runs:Sequence[Run])->dict[str, Run]:
+def _named_runs(runs:Sequence[Run])->dict[str, Run]:
     "Two runs or more by the names of their folders, or by their paths where names are alike."
     paths = [o.folder.resolve() for o in runs]; names = [o.name for o in paths]
     if len(set(paths)) < max(2, len(paths)):
@@ -456,29 +456,29 @@ def _named(runs:Sequence[Run])->dict[str, Run]:
 
 def _compared(runs:dict[str, Run])->list:
     "The scores of valid, side by side."
-    sides, same = _side_by_side(runs, 'valid'), _same_pictures(runs)
+    sides, same = _runs_side_by_side(runs, 'valid'), _same_pictures(runs)
     return [None if same else P('These runs were scored on different pictures, so a difference between them may be one of pictures.',
                                 cls='note'),
             P('On valid. Whoever chooses among models by their test scores has no test left; those stand in the report of each run. '
               f'Differences are to {next(iter(runs))}.'),
-            _table(sides, 'Scores of valid with 95 % intervals', sort=True), _words(list(sides['score']))]
+            _html_table(sides, 'Scores of valid with 95 % intervals', sort=True), _words(list(sides['score']))]
 
 # %% ../../nbs/report/04_report.ipynb #1b5645c9
 def compare_page(
     runs:Sequence[Run],  # Two or more; the first is what the others are compared with
 )->str:                  # HTML
     "The report of several runs, side by side; the scores are those of valid, so that a choice by them leaves test untouched."
-    runs = _named(runs)
+    runs = _named_runs(runs)
     sections = {
-        'Runs': [_table(_run_table(runs), 'The runs, and first the floor of their task; train and valid by the score that is named')],
+        'Runs': [_html_table(_run_table(runs), 'The runs, and first the floor of their task; train and valid by the score that is named')],
         'Scores': _compared(runs),
         'Each label': [P('F1 on test, the fold that is recorded label by label: to see where runs differ, not to choose by.'),
-                       _table(_label_sides(runs), 'F1 of each label on test', sort=True, most=2000)],
+                       _html_table(_label_sides(runs), 'F1 of each label on test', sort=True, most=2000)],
         'Training': _each(runs, lambda r: _plot(history_plot(r.history), f'losses and scores of {r.folder.resolve().name}')),
-        'Speed': _each(runs, lambda r: _table(_speed(r.history), 'Training')),
+        'Speed': _each(runs, lambda r: _html_table(_speed(r.history), 'Training')),
         'Versions': _each(runs, lambda r: _versions(r.metrics['versions'])),
         'To repeat them': _each(runs, lambda r: Pre(Code(repeat_command(r.config))))}
-    return _page(f'{len(runs)} runs side by side', [P(', '.join(runs))], sections)
+    return _report_page(f'{len(runs)} runs side by side', [P(', '.join(runs))], sections)
 
 # %% ../../nbs/report/04_report.ipynb #211f1a5e
 def write_report(

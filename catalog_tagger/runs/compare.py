@@ -68,7 +68,7 @@ def _left(cfg:RunConfig)->Run|None:
     try: return run if replace(run.config, out=cfg.out) == replace(cfg, source=str(Path(cfg.source).resolve())) else None
     except CatalogError: return None   # of an older version
 
-def _row(o:RunConfig|Run, say)->dict:
+def _compared_row(o:RunConfig|Run, say)->dict:
     "The row of a run, or of a config, which is trained first if it left none; one that fails gives its reason."
     cfg, run = (o.config, o) if isinstance(o, Run) else (o, _left(o))
     try:
@@ -80,7 +80,7 @@ def _row(o:RunConfig|Run, say)->dict:
         return dict(model=cfg.arch, failed=str(e))
 
 # %% ../../nbs/runs/04_compare.ipynb #f8746e0b
-def _settings(cfgs:list[RunConfig])->list[str]:
+def _differing_fields(cfgs:list[RunConfig])->list[str]:
     "For each config the fields, but for its architecture, its start and its folder, in which it differs from another one."
     rows = [{k: v for k, v in asdict(o).items() if k not in ('arch', 'weights', 'out')} for o in cfgs]
     differ = [k for k in rows[0] if any(o[k] != rows[0][k] for o in rows)]
@@ -91,7 +91,7 @@ def _floor_row(row:dict)->dict:
     return {k: row[k] for k in ('train_pictures', 'valid_pictures', 'n_labels', 'metric')} | dict(
         model='floor: the commonest labels', valid=row['floor'])
 
-_COLUMNS = ['model', 'settings', 'road', 'train_pictures', 'valid_pictures', 'n_labels', 'metric', 'train', 'valid', 'low', 'high',
+_COMPARED_COLUMNS = ['model', 'settings', 'road', 'train_pictures', 'valid_pictures', 'n_labels', 'metric', 'train', 'valid', 'low', 'high',
             'epochs', 'seconds', 'failed']
 
 def compare_runs(
@@ -101,29 +101,29 @@ def compare_runs(
     "Train what is missing and put all side by side; one that fails is a row with its reason."
     if not runs: raise CatalogError('there is nothing to compare: name at least one run')
     runs = [o if isinstance(o, RunConfig) else Run.open(o) for o in runs]
-    settings = _settings([o.config if isinstance(o, Run) else o for o in runs])
-    rows = [_row(o, say) | dict(settings=s) for o, s in zip(runs, settings)]
+    settings = _differing_fields([o.config if isinstance(o, Run) else o for o in runs])
+    rows = [_compared_row(o, say) | dict(settings=s) for o, s in zip(runs, settings)]
     floors = pd.DataFrame([_floor_row(o) for o in rows if 'floor' in o]).drop_duplicates()
-    df = pd.DataFrame([*floors.to_dict('records'), *rows]).reindex(columns=_COLUMNS)
+    df = pd.DataFrame([*floors.to_dict('records'), *rows]).reindex(columns=_COMPARED_COLUMNS)
     return df.astype({c: 'Int64' for c in ('train_pictures', 'valid_pictures', 'n_labels', 'epochs')})
 
 # %% ../../nbs/runs/04_compare.ipynb #226893c2
-def _number(x, digits:int=3)->str: return '–' if pd.isna(x) else f'{x:,.{digits}f}'
+def _format_number(x, digits:int=3)->str: return '–' if pd.isna(x) else f'{x:,.{digits}f}'
 
-def _shown(o)->dict:
+def _shown_row(o)->dict:
     "A row of the comparison in words."
     between = f' ({o.low:.3f}–{o.high:.3f})' if pd.notna(o.low) else ''
     return {'model': o.model, 'settings': o.settings, 'road': o.road,
-            'pictures, train / valid': f'{_number(o.train_pictures, 0)} / {_number(o.valid_pictures, 0)}', 'labels': _number(o.n_labels, 0),
-            'score': o.metric, 'train': _number(o.train), 'valid': _number(o.valid) + between, 'epochs': _number(o.epochs, 0),
-            'seconds': _number(o.seconds, 0)}
+            'pictures, train / valid': f'{_format_number(o.train_pictures, 0)} / {_format_number(o.valid_pictures, 0)}',
+            'labels': _format_number(o.n_labels, 0), 'score': o.metric, 'train': _format_number(o.train),
+            'valid': _format_number(o.valid) + between, 'epochs': _format_number(o.epochs, 0), 'seconds': _format_number(o.seconds, 0)}
 
 def write_comparison(
     df:pd.DataFrame,   # From `compare_runs`
     path:str|Path,     # Name of the files without suffix
 )->str:                # The Markdown
     "Write `df` to `path`.csv, number for number, and to `path`.md, to be read; under the table why a run failed."
-    shown = pd.DataFrame([_shown(o) for o in df.itertuples()])
+    shown = pd.DataFrame([_shown_row(o) for o in df.itertuples()])
     if not df['settings'].fillna('').any(): shown = shown.drop(columns='settings')
     md = markdown_table(shown) + ''.join(f'\n{o.model} failed: {o.failed}\n' for o in df.itertuples() if pd.notna(o.failed))
     write_table(f'{path}.csv', df)

@@ -18,7 +18,7 @@ from ..core.config import RunConfig
 from ..catalog.labels import apply_labels, find_origin
 from ..catalog.prepare import read_audited
 from ..serve.review import join_queues, review_queue
-from ..serve.tagger import Tagger
+from ..serve.tagger import Tagger, check_reviewable
 from .folder import Run
 from .train import report_rejected, report_scores
 from .score import score_pictures
@@ -33,7 +33,7 @@ def review_pictures(
     *, bs:int=RunConfig.bs,             # Pictures at a time
 )->pd.DataFrame:                        # As of `review_queue`
     "The pictures that cannot be published unseen, in the order in which a person's look pays."
-    if tagger.decision is None: raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
+    check_reviewable(tagger)
     found, queues = list(find_pictures(paths).items()), []
     for i in progress(range(0, len(found), bs), 'review'):
         good, _ = open_pictures(tagger.prep, found[i:i+bs])

@@ -28,7 +28,7 @@ from ..serve.tagger import Tagger, find_bundle
 __all__ = ['RunMetrics', 'is_run', 'Run', 'load_tagger', 'save_run']
 
 # %% ../../nbs/runs/00_folder.ipynb #80c0847d
-def _table(path:Path, *need:str)->pd.DataFrame:
+def _read_table(path:Path, *need:str)->pd.DataFrame:
     "The table at `path`, which has the columns `need`."
     df = read_table(path)
     if lacks := [o for o in need if o not in df]: raise CatalogError(f'{path} has no column {lacks[0]!r}; restore it, or train again')
@@ -36,13 +36,13 @@ def _table(path:Path, *need:str)->pd.DataFrame:
 
 def _numbers(path:Path, *text:str)->pd.DataFrame:
     "The table at `path`, all but the columns `text` as numbers."
-    df = _table(path, *text)
+    df = _read_table(path, *text)
     try: return as_numbers(df, *text)
     except ValueError as e: raise CatalogError(f'{path} holds something else than numbers: {e}; restore it, or train again') from None
 
-def _split(path:Path)->pd.DataFrame:
+def _read_split(path:Path)->pd.DataFrame:
     "The table at `path`, which says of each picture in which fold it was."
-    df = _table(path, 'image', 'digest', 'split', 'labels')
+    df = _read_table(path, 'image', 'digest', 'split', 'labels')
     if df.empty: raise CatalogError(f'{path} is empty, so nobody knows which pictures were trained on; restore it, or train again')
     return df
 
@@ -57,7 +57,7 @@ def _metrics(path:Path)->dict:
     d = read_json(path, strict_json); as_type(d, RunMetrics, path)
     return d
 
-def _optional(read:Callable, path:Path): return read(path) if path.is_file() else None
+def _read_if_there(read:Callable, path:Path): return read(path) if path.is_file() else None
 
 # %% ../../nbs/runs/00_folder.ipynb #e24c7cd4
 def is_run(path:str|Path)->bool:
@@ -83,15 +83,17 @@ class Run:
 
     config = cached_property(lambda self: RunConfig.load(self.folder/'config.json'))           # `RunConfig`
     labels = cached_property(lambda self: LabelSpace.load(self.folder/'labels.json'))          # `LabelSpace`
-    words = cached_property(lambda self: _optional(TextTags.load, self.folder/'words.json'))   # `TextTags` of a catalog of texts, else None
+    # `TextTags` of a catalog of texts, else None
+    words = cached_property(lambda self: _read_if_there(TextTags.load, self.folder/'words.json'))
     # As from `run_metrics`, with `split`, `lr` and `seconds`
     metrics = cached_property(lambda self: _metrics(self.folder/'metrics.json'))
     history = cached_property(lambda self: _numbers(self.folder/'history.csv', 'stage'))       # As from `History.table`
-    lr_find = cached_property(lambda self: _optional(_numbers, self.folder/'lr_find.csv'))     # As from `suggest_rate`, else None
+    # As from `suggest_rate`, else None
+    lr_find = cached_property(lambda self: _read_if_there(_numbers, self.folder/'lr_find.csv'))
     # The pictures with fold, digest, tags and labels
-    split = cached_property(lambda self: _split(self.folder/'split.csv'))
+    split = cached_property(lambda self: _read_split(self.folder/'split.csv'))
     audit = cached_property(lambda self: _numbers(self.folder/'audit.csv', 'tag', 'note'))     # As from `split_audit`
-    rejected = cached_property(lambda self: _table(self.folder/'rejected.csv', 'image', 'row', 'reason'))
+    rejected = cached_property(lambda self: _read_table(self.folder/'rejected.csv', 'image', 'row', 'reason'))
 
 # %% ../../nbs/runs/00_folder.ipynb #1518b960
 @patch

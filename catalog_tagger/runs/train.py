@@ -66,7 +66,7 @@ def _stage_cbs(cfg:RunConfig, name:str)->list:
     return [StopOnNaN(), *([KeepBest(cfg.monitor, cfg.patience)] if cfg.monitor else []), *([EMA(cfg.ema)] if ema else []),
             *L(find_mix(cfg.mix)).filter(), *([SaveEpochs(Path(cfg.out)/'epochs', name)] if cfg.keep_epochs else [])]
 
-def _stages(learn:Learner, cfg:RunConfig, lr:float)->Iterator[tuple[str, Learner, Callable]]:
+def _train_stages(learn:Learner, cfg:RunConfig, lr:float)->Iterator[tuple[str, Learner, Callable]]:
     "Name, learner and fit of each stage, made when it is its turn."
     if learn.facts.pretrained and cfg.freeze_epochs:
         head = cached_learner(learn, 'pool', cfg.views) if cfg.views else learn
@@ -86,7 +86,7 @@ def fit_learner(
     "Train the head with a frozen body, then the body; from scratch there is nothing worth freezing."
     lr, learn.facts.rate_curve = suggest_rate(learn) if cfg.lr_find else (cfg.lr, None)
     settings = training_settings(cfg) | dict(pictures=pictures)
-    for name, stage, fit in _stages(learn, cfg, lr):
+    for name, stage, fit in _train_stages(learn, cfg, lr):
         if checkpoints is None: fit()
         else: fit_stage(stage, name, fit, checkpoints, config=settings, say=say)
     return lr

@@ -72,7 +72,7 @@ def _leaves(head:nn.Module)->list[nn.Module]:
     "The layers of a head, lists in lists opened."
     return [o for m in head for o in _leaves(m)] if isinstance(head, nn.Sequential) else [head]
 
-def _pooled(body:nn.Module, layer:str)->list[nn.Module]:
+def _pooling_layers(body:nn.Module, layer:str)->list[nn.Module]:
     "The layers that make a vector of what `body` gives."
     if getattr(body, 'needs_pool', True): return list(build_layers([dict(layer=_POOLS[layer]), dict(layer='Flatten')]))
     if layer != 'avg': raise CatalogError(f'layer={layer!r}: this body pools its features itself; use avg')
@@ -96,14 +96,14 @@ def make_embedder(
     if isinstance(model, str): return _from_arch(model, layer, size, weights)
     if model.arch is None: raise CatalogError('the backbone of this model is not known: load its bundle, or a Tagger with `arch`')
     body, head = model.model[0], main_head(model.model[1])
-    layers = _pooled(body, layer) if layer in _POOLS else _until_hidden(head) if layer == 'hidden' else _leaves(head)
+    layers = _pooling_layers(body, layer) if layer in _POOLS else _until_hidden(head) if layer == 'hidden' else _leaves(head)
     return Embedder(nn.Sequential(body, nn.Sequential(*layers, UnitLength())).eval(), model.prep, model.arch)
 
 def _from_arch(arch:str, layer:str, size, weights)->Embedder:
     "The embedder of a backbone as it comes."
     if layer not in _POOLS: raise CatalogError(f'layer={layer!r} needs a tagger, {arch} is a backbone; use {" or ".join(_POOLS)}')
     a = find_arch(arch); body = cut_body(a, create_net(a, read_weights(a, weights)))
-    model = nn.Sequential(body, nn.Sequential(*_pooled(body, layer), UnitLength()))
+    model = nn.Sequential(body, nn.Sequential(*_pooling_layers(body, layer), UnitLength()))
     return Embedder(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), arch_prep(arch, size), arch)
 
 # %% ../../nbs/search/04_embed.ipynb #5bf5db3b
@@ -175,14 +175,14 @@ def _embed_batch(embedder:Embedder, batch:list[tuple])->tuple[np.ndarray, list[s
     bad |= {o: 'the model sees nothing in it: its vector has no length' for o, ok in zip(good, fine) if not ok}
     return v[fine], [bad.get(o, '') for o, _ in batch]
 
-def _pack(batches:list[tuple])->dict[str, bytes]:
+def _pack_vectors(batches:list[tuple])->dict[str, bytes]:
     "The file of a part from what `_embed_batch` made of its batches."
     found, f = [v for v, _ in batches if len(v)], BytesIO()
     vectors, why = np.concatenate(found) if found else np.empty((0, 0), np.float32), np.array([o for _, why in batches for o in why], str)
     np.savez(f, vectors=vectors, why=why)
     return {'.npz': f.getvalue()}
 
-def _read_part(path:Path, name:str)->np.ndarray:
+def _read_vectors(path:Path, name:str)->np.ndarray:
     with np.load(path, allow_pickle=False) as f: return f[name]
 
 # %% ../../nbs/search/04_embed.ipynb #e17b435a
@@ -193,13 +193,13 @@ class Embeddings(NamedTuple):
     embedder:Embedder|None    # For pictures to come
     rejected:pd.DataFrame     # Pictures that have no vector, with reasons
 
-def _rows(files:list[Path])->Iterator[np.ndarray]: return (v for o in files if len(v := _read_part(o, 'vectors')))
+def _vector_rows(files:list[Path])->Iterator[np.ndarray]: return (v for o in files if len(v := _read_vectors(o, 'vectors')))
 
 def _assemble(files:list[Path], path:Path, n:int, dtype:str, layer:nn.Linear|None):
     "Put the vectors of the parts together in an `.npy`, through `layer`, a part at a time."
-    d, at = next(_rows(files)).shape[1], 0
+    d, at = next(_vector_rows(files)).shape[1], 0
     out = np.lib.format.open_memmap(path, 'w+', dtype, (n, d if layer is None else layer.out_features), version=(1, 0))
-    for v in _rows(files):
+    for v in _vector_rows(files):
         out[at:at+len(v)] = v if layer is None else project(v, layer)
         at += len(v)
     out.flush()
@@ -208,13 +208,13 @@ def _sample(files:list[Path], n:int, most:int=20_000)->np.ndarray:
     "At most `most` of the `n` vectors in `files`, the same ones each time."
     keep = np.zeros(n, bool); keep[rng(RunConfig.seed, 'projection').choice(n, min(n, most), replace=False)] = True
     parts, at = [], 0
-    for v in _rows(files): parts.append(v[keep[at:at+len(v)]]); at += len(v)
+    for v in _vector_rows(files): parts.append(v[keep[at:at+len(v)]]); at += len(v)
     return np.concatenate(parts)
 
 # %% ../../nbs/search/04_embed.ipynb #cedefd37
 def _finish(embedder:Embedder, files:list[Path], found:list[str], out:Path, dtype:str, dims:int|None, whiten:bool)->Embeddings:
     "Put the parts together in the folder `out`."
-    why = np.concatenate([_read_part(o, 'why') for o in files])
+    why = np.concatenate([_read_vectors(o, 'why') for o in files])
     rejected = rejected_table((found[i], i, str(why[i])) for i in np.flatnonzero(why != ''))
     ids = [o for o, w in zip(found, why) if w == '']
     if not ids: raise none_usable(len(found), rejected)
@@ -248,7 +248,7 @@ def embed_catalog(
     out, found = clear_for(out, 'embedder.json'), find_pictures(source)
     facts = part_facts(embedder, found, dict(head=json.dumps(describe_layers(embedder.model[1])), bs=bs, chunk=chunk))
     fast = replace(embedder, model=serving_model(embedder.model, embedder.prep))
-    def make(todo, workers): return map_parts(partial(_embed_batch, fast), todo, bs, workers, 'embed', _pack)
+    def make(todo, workers): return map_parts(partial(_embed_batch, fast), todo, bs, workers, 'embed', _pack_vectors)
     def join(files): return _finish(embedder, files['.npz'], list(found), out, dtype, dims, whiten)
     return run_job(out, found, facts, make, join, suffixes=['.npz'], chunk=chunk, workers=workers, resume=resume)
 

@@ -313,7 +313,7 @@ INDEX_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'index.json': 16 <<
 
 _Cell = str|int|bool|Finite|list[str]|None   # What a cell of the table may hold
 
-def _columns(table:pd.DataFrame)->dict[str, list]:
+def _plain_columns(table:pd.DataFrame)->dict[str, list]:
     "The columns beside `image` as plain JSON, a missing value as None."
     plain = json_rows(table.drop(columns='image'), 'list')
     return {as_type(c, str, 'a column name'): as_type(o, list[_Cell], f'column {c!r}') for c, o in plain.items()}
@@ -324,7 +324,7 @@ def save(
     folder:str|Path,   # Where it shall stand
 )->Path:
     "Write the index as arrays and JSON; the structure of FAISS is made again when it is loaded."
-    folder = clear_for(folder, 'index.json', 'embedder.json'); columns = _columns(self.table)
+    folder = clear_for(folder, 'index.json', 'embedder.json'); columns = _plain_columns(self.table)
     with atomic_files(folder, INDEX_FILES) as d:
         np.save(d/'vectors.npy', self.vectors, allow_pickle=False); write_json(d/'ids.json', self.table['image'].tolist())
         IndexFacts(INDEX_FORMAT, self.kind, self.settings, self.recall, columns).save(d/'index.json')
@@ -367,7 +367,7 @@ def _read_facts(data:bytes)->IndexFacts:
     return IndexFacts.from_dict(d, 'index.json')
 
 def _read_columns(columns:dict[str, list[_Cell]], ids:list[str])->pd.DataFrame:
-    "The table that `_columns` told."
+    "The table that `_plain_columns` told."
     for c, o in columns.items():
         if len(o) != len(ids): raise CatalogError(f'column {c!r:.80} of index.json has {len(o)} values for {len(ids)} ids')
     return check_table(pd.DataFrame({'image': ids, **columns}))

@@ -47,7 +47,7 @@ def _sure_ones(best:list[str], score:dict[str, float], space:LabelSpace,
     return [l for l in best if l in sure], [(UNSURE + g, doubtful.get(g, 0.)) for g in space.exclusive if g not in answered]
 
 # %% ../../nbs/serve/00_answers.ipynb #9d3ebb98
-def _take(labels:Iterable[str], space:LabelSpace, k:int|None)->list[str]:
+def _take_labels(labels:Iterable[str], space:LabelSpace, k:int|None)->list[str]:
     "At most `k` of `labels` in their order, ancestors entering before their child."
     res = []
     for l in labels: res += [o for o in space.lineage(l) if o not in res]
@@ -60,7 +60,7 @@ def _decode_one(p:np.ndarray, path:np.ndarray, space:LabelSpace, order:list[str]
     answers, unsure = (best, []) if limits is None else _sure_ones(best, score, space, limits)
     def fits(l): return all(o in answers or o not in space.grouped for o in space.lineage(l))
     free = [l for l, at in zip(space.vocab, least) if l not in space.grouped and score[l] >= at and fits(l)]
-    return [(l, score[l]) for l in _take(sorted(answers + free, key=score.get, reverse=True), space, k)] + unsure
+    return [(l, score[l]) for l in _take_labels(sorted(answers + free, key=score.get, reverse=True), space, k)] + unsure
 
 # %% ../../nbs/serve/00_answers.ipynb #a0cc996c
 def _least_scores(min_score, space:LabelSpace)->np.ndarray:

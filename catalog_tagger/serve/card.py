@@ -14,7 +14,7 @@ from ..catalog.labels import LabelSpace
 __all__ = ['model_card']
 
 # %% ../../nbs/serve/08_card.ipynb #c186b225
-def _table(head:tuple, rows)->str: return markdown_table(pd.DataFrame(rows, columns=head, dtype=object))
+def _card_table(head:tuple, rows)->str: return markdown_table(pd.DataFrame(rows, columns=head, dtype=object))
 
 def _label_rows(space:LabelSpace):
     "Of each group, and of the free tags, how many labels there are and each with its train pictures."
@@ -47,16 +47,16 @@ pictures at {h}x{w} px in, a score for each of {len(space.vocab)} labels out.
 
 ## Trained on
 
-{_table(("what", "value"), d["facts"].items())}
+{_card_table(("what", "value"), d["facts"].items())}
 ## Scores
 
 On pictures that it has not seen, with a 95 % bootstrap interval where there is one, beside a model that predicts nothing
 and one that always predicts the commonest labels.
 
-{_table(_SCORE_HEAD, [_score_row(*o) for o in d["metrics"].items()])}
+{_card_table(_SCORE_HEAD, [_score_row(*o) for o in d["metrics"].items()])}
 ## Labels, with their train pictures
 
-{_table(("group", "labels", "which"), _label_rows(space))}
+{_card_table(("group", "labels", "which"), _label_rows(space))}
 ## To load it
 
 ```python

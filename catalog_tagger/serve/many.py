@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.files import CatalogError, atomic_path
+from ..core.files import CatalogError, atomic_path, check_target
 from ..core.table import rejected_table
 from ..core.process import progress
 from ..core.jobs import check_counts, map_parts, part_facts, run_job
@@ -20,7 +20,7 @@ from ..core.extras import need
 from ..core.config import RunConfig
 from ..catalog.picture_files import find_pictures, open_pictures
 from .review import QUEUE_COLUMNS, review_queue
-from .tagger import Tagger
+from .tagger import Tagger, check_reviewable
 
 # %% auto #0
 __all__ = ['ANSWER_COLUMNS', 'tag_many', 'tag_many_ray']
@@ -28,7 +28,7 @@ __all__ = ['ANSWER_COLUMNS', 'tag_many', 'tag_many_ray']
 # %% ../../nbs/serve/13_many.ipynb #58f3df41
 ANSWER_COLUMNS = ['image', 'rank', 'tag', 'score', 'reason']  # Of the file: a row for each tag, or one with the reason against the picture
 
-def _rows(image:str, answer:str|list[tuple[str, float]])->list[tuple]:
+def _answer_rows(image:str, answer:str|list[tuple[str, float]])->list[tuple]:
     "The rows of one picture from its tags or the reason against it; where no tag fits a row says so by holding none."
     if isinstance(answer, str): return [(image, None, None, None, answer)]
     return [(image, i, t, round(s, 6), None) for i, (t, s) in enumerate(answer, 1)] or [(image,) + (None,)*4]
@@ -47,7 +47,7 @@ def _tag_batch(predictor, options:dict, review:bool, batch:list[tuple])->list[li
         answers, queue = predictor.answers(scores, **options), _queue_rows(names, scores, features, predictor)
     elif good: answers = predictor.predict(pictures, bs=len(good), **options)
     results = dict(zip(names, answers)) | bad
-    return [[r for image, _ in batch for r in _rows(image, results[image])]] + [queue]*review
+    return [[r for image, _ in batch for r in _answer_rows(image, results[image])]] + [queue]*review
 
 # %% ../../nbs/serve/13_many.ipynb #da5d3b20
 def _as_csv(rows:Iterable[Sequence])->str:
@@ -57,7 +57,7 @@ def _as_csv(rows:Iterable[Sequence])->str:
 
 _TAGS, _QUEUE = '.csv', '.queue.csv'   # The files of a part
 
-def _pack(batches:list[list])->dict[str, bytes]:
+def _pack_rows(batches:list[list])->dict[str, bytes]:
     "The files of a part from what `_tag_batch` made of its batches."
     return {suffix: _as_csv(r for rows in o for r in rows).encode() for suffix, o in zip((_TAGS, _QUEUE), zip(*batches))}
 
@@ -67,10 +67,10 @@ def _tag_parts(
     workers:int,
 )->Iterator[tuple[int, dict[str, bytes]]]:          # Number of the part and its files
     "Tag part after part, `workers` batches at a time."
-    return map_parts(partial(_tag_batch, predictor, options, review), parts, bs, workers, 'tag', _pack)
+    return map_parts(partial(_tag_batch, predictor, options, review), parts, bs, workers, 'tag', _pack_rows)
 
 # %% ../../nbs/serve/13_many.ipynb #f8780db1
-def _read_part(path:Path)->pd.DataFrame:
+def _read_part_rows(path:Path)->pd.DataFrame:
     "The rows of a part."
     kinds = dict(image=str, rank='Int64', tag=str, score=float, reason=str)
     return pd.read_csv(path, names=ANSWER_COLUMNS, dtype=kinds, keep_default_na=False, na_values=[''])
@@ -80,7 +80,7 @@ def _arrow():
     "pyarrow and its part for Parquet."
     return [need(o, 'Parquet', 'give a name that ends in .csv') for o in ('pyarrow', 'pyarrow.parquet')]
 
-def _columns(path:Path)->list[str]:
+def _column_names(path:Path)->list[str]:
     "Names of the columns of the table at `path`, none if it is no table."
     try:
         if path.suffix.lower() == '.csv': return list(pd.read_csv(path, nrows=0))
@@ -93,11 +93,9 @@ def _checked_out(
     columns:list[str], suffixes:tuple[str],     # Its columns, and what its name may end in
 )->Path:
     "`path` if such a table may be written there."
-    out = Path(path)
-    if out.suffix.lower() not in suffixes: raise CatalogError(f'{name} {str(out)!r}: expected a file that ends in {" or ".join(suffixes)}')
+    out = check_target(path, name, *suffixes)
     if out.suffix.lower() == '.parquet': _arrow()
-    if out.exists() and not out.is_file(): raise CatalogError(f'{name} {str(out)!r} is there and is no file')
-    if out.exists() and out.stat().st_size and _columns(out) != columns:
+    if out.exists() and out.stat().st_size and _column_names(out) != columns:
         raise CatalogError(f'{out} is there and is no {what}; give another name, or remove it')
     return out
 
@@ -106,8 +104,7 @@ def _checked_outs(out:str|Path, review:str|Path|None, predictor)->tuple[Path, Pa
     out = _checked_out(out, 'out', 'table of tags', ANSWER_COLUMNS, ('.csv', '.parquet'))
     if review is None: return out, None
     if Path(review) == out: raise CatalogError(f'out and review are both {out}; give two names')
-    if not isinstance(predictor, Tagger) or predictor.decision is None:
-        raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
+    check_reviewable(predictor)
     return out, _checked_out(review, 'review', 'review queue', QUEUE_COLUMNS, ('.csv',))
 
 # %% ../../nbs/serve/13_many.ipynb #1ece9a12
@@ -121,7 +118,7 @@ def _join_parquet(files:Iterable[Path], path:Path):
     pa, pq = _arrow()
     schema = pa.schema(list(zip(ANSWER_COLUMNS, (pa.string(), pa.int32(), pa.string(), pa.float64(), pa.string()))))
     with pq.ParquetWriter(path, schema) as f:
-        for o in files: f.write_table(pa.Table.from_pandas(_read_part(o), schema, preserve_index=False))
+        for o in files: f.write_table(pa.Table.from_pandas(_read_part_rows(o), schema, preserve_index=False))
 
 def _csv_rows(path:Path)->Iterator[list[str]]:
     with open(path, encoding='utf-8', newline='') as f: yield from csv.reader(f)
@@ -132,11 +129,11 @@ def _join_queue(files:Iterable[Path], path:Path):
     lines = sorted(((float(r[worth]), _as_csv([r])) for o in files for r in _csv_rows(o)), key=lambda o: -o[0])
     with open(path, 'w', encoding='utf-8', newline='') as f: f.writelines([_as_csv([QUEUE_COLUMNS]), *(o for _, o in lines)])
 
-def _count(files:Iterable[Path], chunk:int)->tuple[int, pd.DataFrame]:
+def _count_tagged(files:Iterable[Path], chunk:int)->tuple[int, pd.DataFrame]:
     "How many pictures were tagged, and the `rejected` table."
     tagged, rejected = 0, [rejected_table()]
     for i, f in enumerate(files):
-        df = _read_part(f)
+        df = _read_part_rows(f)
         df['row'] = i*chunk + pd.factorize(df['image'])[0]
         tagged += df['row'][df['reason'].isna()].nunique()
         if df['reason'].notna().any(): rejected.append(df[df['reason'].notna()][['image', 'row', 'reason']])
@@ -147,10 +144,10 @@ def _join(out:Path, review:Path|None, chunk:int, files:dict[str, list[Path]])->t
     with atomic_path(out) as p: (_join_csv if out.suffix.lower() == '.csv' else _join_parquet)(files[_TAGS], p)
     if review is not None:
         with atomic_path(review) as p: _join_queue(files[_QUEUE], p)
-    return _count(files[_TAGS], chunk)
+    return _count_tagged(files[_TAGS], chunk)
 
 # %% ../../nbs/serve/13_many.ipynb #e27a35eb
-def _tag(
+def _tag_files(
     predictor, fast,     # The predictor as it was given, and the one to check `options` with
     source, out, review, k, min_score, bs, chunk, workers, resume, options:dict,   # As in `tag_many`
     make:Callable,       # From the options and whether there is a review queue to what `run_job` calls
@@ -182,17 +179,17 @@ def tag_many(
     "Write the tags of every picture of `source` to `out`: each picture once, each with at least one row, in the order of `source`."
     fast = predictor.for_serving()
     def make(options, review): return partial(_tag_parts, fast, options, review, bs)
-    return _tag(predictor, fast, source, out, review, k, min_score, bs, chunk, workers, resume, options, make)
+    return _tag_files(predictor, fast, source, out, review, k, min_score, bs, chunk, workers, resume, options, make)
 
 # %% ../../nbs/serve/13_many.ipynb #4611f53c
-def _load(load:Callable|str|Path):
+def _load_tagger(load:Callable|str|Path):
     "What the function `load` makes, or the tagger of the bundle at that path."
     return load() if callable(load) else Tagger.load(load)
 
 class _Worker:
     "A predictor in a process of its own, which makes one part at a time."
     def __init__(self, load, *how):
-        self.predictor, self.how = _load(load).for_serving(), how
+        self.predictor, self.how = _load_tagger(load).for_serving(), how
         warnings.filterwarnings('ignore', module='PIL')
 
     def __call__(self, row:dict)->dict:
@@ -226,5 +223,5 @@ def tag_many_ray(
                             num_cpus=num_cpus, num_gpus=num_gpus or None)
             for o in progress(done.iter_rows(), 'tag', len(todo)): yield o['part'], {k: v for k, v in o.items() if k != 'part'}
         return tag_parts
-    predictor = _load(load)
-    return _tag(predictor, predictor, source, out, review, k, min_score, bs, chunk, None, resume, options, make)
+    predictor = _load_tagger(load)
+    return _tag_files(predictor, predictor, source, out, review, k, min_score, bs, chunk, None, resume, options, make)

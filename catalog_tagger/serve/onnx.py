@@ -40,7 +40,7 @@ def _input_rules(t:Tagger)->dict:
                        'subtract mean, divide by std, for each channel'])
 
 # %% ../../nbs/serve/12_onnx.ipynb #4fdf1b37
-def _least_scores(t:Tagger, mode:str)->np.ndarray:
+def _least_raw_scores(t:Tagger, mode:str)->np.ndarray:
     "For each label the least score of the model, in steps of 1/2000, that calibration brings to the threshold of `mode`; 1 if none does."
     grid = np.linspace(0, 1, 2001)
     said = t.decision.calibration.apply(np.repeat(grid[:, None], len(t.space.vocab), 1),
@@ -53,7 +53,7 @@ def tag_rows(
     mode:str=DEFAULT_MODE,  # Mode of the decision whose thresholds are taken
 )->pd.DataFrame:            # One row an output: `tag_id`, `name`, `group` ('' for a free tag), `count`, `threshold` (nan in a group)
     "The labels as a table, in the order of the outputs; thresholds are on the scores of the model, before calibration."
-    least = np.full(len(t.space.vocab), min_score) if t.decision is None else _least_scores(t, mode)
+    least = np.full(len(t.space.vocab), min_score) if t.decision is None else _least_raw_scores(t, mode)
     df = pd.DataFrame(dict(tag_id=range(len(least)), name=t.space.vocab, group=[t.space.group_of(l) or '' for l in t.space.vocab],
                            count=t.space.counts, threshold=least))
     return df.assign(threshold=df['threshold'].where(df['group'] == ''))

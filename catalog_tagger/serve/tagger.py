@@ -29,7 +29,7 @@ from .card import model_card
 from .model_file import ArchName, plain_tensors, read_model
 
 # %% auto #0
-__all__ = ['BUNDLE_FORMAT', 'BUNDLE_FILES', 'BundleError', 'Tagger', 'save_bundle', 'Manifest', 'find_bundle']
+__all__ = ['BUNDLE_FORMAT', 'BUNDLE_FILES', 'BundleError', 'Tagger', 'check_reviewable', 'save_bundle', 'Manifest', 'find_bundle']
 
 # %% ../../nbs/serve/10_tagger.ipynb #ef962abd
 BUNDLE_FORMAT = 1   # Raised whenever an older version could not read what this one writes
@@ -79,8 +79,14 @@ class Tagger(Predictor):
         "The tags of one picture or of each of several: by the decision, or the `k` best where there is none."
         return super().predict(items, bs=bs, k=k, mode=mode, min_score=min_score)
 
+# %% ../../nbs/serve/10_tagger.ipynb #d3e1974b
+def check_reviewable(predictor:Predictor):
+    "Raise `CatalogError` unless `predictor` has what says which pictures a person must look at: the thresholds of a decision."
+    if not isinstance(predictor, Tagger) or predictor.decision is None:
+        raise CatalogError('this model has no thresholds to review by; train it again, or take the bundle of a run')
+
 # %% ../../nbs/serve/10_tagger.ipynb #19012bc0
-def _pooled(x:torch.Tensor)->torch.Tensor: return x.mean((2, 3)) if x.ndim == 4 else x
+def _pool_features(x:torch.Tensor)->torch.Tensor: return x.mean((2, 3)) if x.ndim == 4 else x
 
 @patch
 @torch.inference_mode()
@@ -90,7 +96,7 @@ def features(
     bs:int=RunConfig.bs,  # Pictures at a time
 )->np.ndarray:            # Shape (pictures, features)
     "What the body sees in each picture, averaged over its surface: what `fit_outside` measures distances in."
-    return np.concatenate([_pooled(self.model[0](x)).cpu().numpy() for x in self.batches(items, bs, 'features')])
+    return np.concatenate([_pool_features(self.model[0](x)).cpu().numpy() for x in self.batches(items, bs, 'features')])
 
 @patch
 @torch.inference_mode()
@@ -100,16 +106,16 @@ def scores_and_features(self:Tagger, items, bs:int=RunConfig.bs)->tuple[np.ndarr
     scores, features = [], []
     for x in self.batches(items, bs):
         seen = [body(o) for o in tta_views(x, self.tta)]    # the first view is the plain one
-        scores.append(self.mean_scores(map(head, seen)).cpu().numpy()); features.append(_pooled(seen[0]).cpu().numpy())
+        scores.append(self.mean_scores(map(head, seen)).cpu().numpy()); features.append(_pool_features(seen[0]).cpu().numpy())
     return np.concatenate(scores), np.concatenate(features)
 
 # %% ../../nbs/serve/10_tagger.ipynb #93338910
-def _plain(o): return o.to_dict() if isinstance(o, Record) else o
+def _record_or_plain(o): return o.to_dict() if isinstance(o, Record) else o
 
 def _manifest(t:Tagger, head:list[dict], facts:dict, metrics:dict, decision, words)->dict:
     "What goes into `tagger.json`."
     return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=t.prep.to_dict(), tta=t.tta, space=t.space.to_dict(),
-                activation=t.activation_name, words=_plain(words), decision=_plain(decision),
+                activation=t.activation_name, words=_record_or_plain(words), decision=_record_or_plain(decision),
                 versions=package_versions(), facts=facts, metrics=metrics)
 
 # %% ../../nbs/serve/10_tagger.ipynb #4eeea8b0

@@ -45,10 +45,10 @@ def _photo(seed, i, size):
     p = _product(seed, i)
     return draw_scene(rng(seed, 'picture', i), p['article'], p['colour'], p['pattern'], size)
 
-def _picture(seed, i, size): return _photo(seed, i, size)[0]
+def _demo_picture(seed, i, size): return _photo(seed, i, size)[0]
 
 # %% ../../nbs/testing/01_demo.ipynb #20081c9e
-def _row(seed, i):
+def _demo_row(seed, i):
     "Product `i` as a clean row of styles.csv."
     p = _product(seed, i); kind = ARTICLES.loc[p['article']]
     title = [p[o] for o in ('brand', 'gender', 'colour', 'pattern', 'word') if p[o] != 'Solid']
@@ -80,7 +80,7 @@ def demo_products(
     "The demo catalog as a table, without pictures."
     if n < 1: raise CatalogError(f'n is {n}, expected at least 1 product')
     if not 0 <= noise <= 1: raise CatalogError(f'noise is {noise}, expected a share from 0 to 1')
-    return pd.DataFrame([_spoil(_row(seed, i), seed, i, noise) for i in range(n)])
+    return pd.DataFrame([_spoil(_demo_row(seed, i), seed, i, noise) for i in range(n)])
 
 # %% ../../nbs/testing/01_demo.ipynb #e6a87f52
 def _jpeg(picture, **kw):
@@ -155,7 +155,7 @@ def _write_pictures(paths, seed, size):
     "Draw product `i` to the path `paths[i]`."
     check_side(size)
     for o in {o.parent for o in paths}: o.mkdir(parents=True, exist_ok=True)
-    for i, o in enumerate(progress(paths, 'drawing')): o.write_bytes(_jpeg(_picture(seed, i, size)))
+    for i, o in enumerate(progress(paths, 'drawing')): o.write_bytes(_jpeg(_demo_picture(seed, i, size)))
 
 # %% ../../nbs/testing/01_demo.ipynb #75cde0b4
 def demo_styles(
@@ -170,13 +170,13 @@ def demo_styles(
     for o in faults: check_known('fault', o, FAULTS)
     root, df = _fresh(root), demo_products(n, seed, noise)
     _write_pictures([root/'images'/f'{o}.jpg' for o in df.id], seed, size)
-    rows = [_row(seed, n+j) | ({'id': f'../../{_aside(root).stem}'} if o == 'outside' else {}) for j, o in enumerate(faults)]
-    for j, (o, row) in enumerate(zip(faults, rows)): FAULTS[o](root/'images'/f'{row["id"]}.jpg', _picture(seed, n+j, size))
+    rows = [_demo_row(seed, n+j) | ({'id': f'../../{_aside(root).stem}'} if o == 'outside' else {}) for j, o in enumerate(faults)]
+    for j, (o, row) in enumerate(zip(faults, rows)): FAULTS[o](root/'images'/f'{row["id"]}.jpg', _demo_picture(seed, n+j, size))
     with atomic_path(root/'styles.csv') as p: pd.concat([df, pd.DataFrame(rows)]).to_csv(p, index=False)
     return root
 
 # %% ../../nbs/testing/01_demo.ipynb #ec9470a1
-def _folds(types, validation):
+def _demo_folds(types, validation):
     "`train` or `validation` for each product: the first share of each type is for validation, at least one and never all."
     groups = types.groupby(types)
     size = groups.transform('size')
@@ -201,11 +201,11 @@ def demo_folders(
     for o in faults: check_known('fault', o, FAULTS)
     if n < 60: raise CatalogError(f'n is {n}, expected at least 60, so that every class stands in both folds')
     if not 0 <= validation < 1: raise CatalogError(f'validation is {validation}, expected a share from 0 to below 1')
-    root, df = _fresh(root), pd.DataFrame([_row(seed, i) for i in range(n + len(faults))])
-    df['fold'] = _folds(df.articleType[:n], validation).tolist() + ['train']*len(faults) if validation else ''
+    root, df = _fresh(root), pd.DataFrame([_demo_row(seed, i) for i in range(n + len(faults))])
+    df['fold'] = _demo_folds(df.articleType[:n], validation).tolist() + ['train']*len(faults) if validation else ''
     paths = [root/fold/kind.lower().replace(' ', '-')/f'{o}.jpg' for fold, kind, o in zip(df.fold, df.articleType, df.id)]
     _write_pictures(paths[:n], seed, size)
-    for i, o in enumerate(faults, n): _link_fault(o, paths[i], root, _picture(seed, i, size))
+    for i, o in enumerate(faults, n): _link_fault(o, paths[i], root, _demo_picture(seed, i, size))
     return root
 
 # %% ../../nbs/testing/01_demo.ipynb #e13d4956
@@ -264,7 +264,7 @@ def _hashtag(gen, word):
 
 def _post(seed, i):
     "A post about product `i`; every third has no tags."
-    gen, p, row = rng(seed, 'post', i), _product(seed, i), _row(seed, i)
+    gen, p, row = rng(seed, 'post', i), _product(seed, i), _demo_row(seed, i)
     kind = ARTICLES.loc[p['article']]
     words = [_pick(gen, kind.words + kind.synonyms), *_tags(seed, i)[1:]]
     tags = [_hashtag(gen, words[o]) for o in gen.permutation(len(words))]
@@ -298,7 +298,7 @@ def _outfit(seed, j):
     "The products in picture `j`: one to three."
     return range(3*j, 3*j + 1 + int(rng(seed, 'outfit', j).integers(3)))
 
-def _side_by_side(photos):
+def _join_photos(photos):
     "Photographs in a row as one, and the mask of each product within it."
     pictures, masks = zip(*photos); widths = [o.shape[1] for o in masks]
     whole = Image.fromarray(np.hstack([np.asarray(o) for o in pictures]))
@@ -328,7 +328,7 @@ def demo_imaterialist(
     ids = {o['name']: o['id'] for kind in described.values() for o in kind}
     (root/'train').mkdir(parents=True)
     for j in progress(range(n), 'drawing'):
-        picture, masks = _side_by_side([_photo(seed, i, size) for i in _outfit(seed, j)])
+        picture, masks = _join_photos([_photo(seed, i, size) for i in _outfit(seed, j)])
         (root/'train'/f'{j:032x}.jpg').write_bytes(_jpeg(picture))
         rows += [_garment_row(f'{j:032x}', _product(seed, i), mask, ids, year) for i, mask in zip(_outfit(seed, j), masks)]
     write_json(root/'label_descriptions.json', described); _write_csv(root/'train.csv', pd.DataFrame(rows))

@@ -58,10 +58,10 @@ def _tops(gen):
     out, low, hem = gen.uniform(.0, .13), gen.uniform(.09, .16), gen.uniform(.2, .28)
     neck = _arc(.5, .13, .14, low, 180, 0)
     shape = _sleeved(gen, out, .04+out, hem, waist=gen.uniform(.3, .36), neck=.14)
-    peplum = [_line([(.335, .58), (.665, .58)], width=.02), *_falls(gen, .6, .86)] if gen.random() < .5 else []
+    peplum = [_line([(.335, .58), (.665, .58)], width=.02), *_fall_lines(gen, .6, .86)] if gen.random() < .5 else []
     return [_fill(shape), _fill(neck, 'deep'), _line(neck, ('light', 'dark')[gen.integers(2)], .018), *peplum]
 
-def _falls(gen, top, bottom, n=4):
+def _fall_lines(gen, top, bottom, n=4):
     "Lines where cloth falls, spreading downwards."
     return [_line([(.5+.2*x, top+.02), (.5+.36*x, bottom)], width=.007) for x in np.linspace(-1, 1, n+2)[1:-1] + gen.uniform(-.1, .1, n)]
 
@@ -90,7 +90,7 @@ def _trousers(gen):
 def _skirts(gen):
     hem, long = gen.uniform(.1, .24), gen.uniform(.68, .86)
     edge = _arc(.5, long, .5-hem, .06, 180, 0)
-    return [_fill([(.36, .14), *edge, (.64, .14)]), *_falls(gen, .2, long, 5),
+    return [_fill([(.36, .14), *edge, (.64, .14)]), *_fall_lines(gen, .2, long, 5),
             _fill([(.36, .13), (.64, .13), (.645, .19), (.355, .19)], 'dark')]
 
 def _turn(pts, side):

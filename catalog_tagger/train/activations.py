@@ -35,7 +35,7 @@ def _parts(body:nn.Module)->Iterator[tuple[str, nn.Module]]:
 
 # %% ../../nbs/train/08_activations.ipynb #e461ce80
 @torch.no_grad()
-def _chain(body:nn.Module)->list[tuple[str, nn.Module]]:
+def _body_chain(body:nn.Module)->list[tuple[str, nn.Module]]:
     "The parts that, one after another, give the answer of `body`; none when its forward is more than that."
     training, chain = body.training, []
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(next(body.parameters()).device)
@@ -58,7 +58,7 @@ def split_points(
     model:nn.Module,  # Of a `catalog_learner`: body and head
 )->list[str]:         # 'pool' first, then down the body: each name leaves more to train than the one before
     "Names of the places at which `split_at` can part `model`."
-    return ['pool', *[name for name, _ in _chain(_halves(model)[0])[:0:-1]]]
+    return ['pool', *[name for name, _ in _body_chain(_halves(model)[0])[:0:-1]]]
 
 # %% ../../nbs/train/08_activations.ipynb #63ae687c
 def split_at(
@@ -71,7 +71,7 @@ def split_at(
         pools = list(takewhile(lambda o: isinstance(o, (AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, Flatten, nn.Flatten)),
                                head if type(head) is nn.Sequential else []))
         return nn.Sequential(body, *pools), nn.Sequential(nn.Identity(), head[len(pools):] if pools else head)
-    names, mods = zip(*chain) if (chain := _chain(body)) else ((), ())
+    names, mods = zip(*chain) if (chain := _body_chain(body)) else ((), ())
     if at not in names[1:]:
         raise CatalogError(f'split point {at!r} is unknown; this model has {", ".join(["pool", *names[:0:-1]])}'
                            + ('' if names else ': its body does more than its modules in sequence'))
@@ -108,7 +108,7 @@ def _build_rows(path:Path, batches, n:int):
     raise CatalogError('activations of the part that does not learn are not finite: its weights are broken')
 
 # %% ../../nbs/train/08_activations.ipynb #676f67b0
-def _weights(net:nn.Module)->str:
+def _net_digest(net:nn.Module)->str:
     "Digest of a net's modules and of all its numbers."
     h = hashlib.sha256(str(net).encode())
     for o in net.state_dict().values(): h.update(o.detach().cpu().numpy().tobytes())
@@ -120,23 +120,23 @@ def _pictures(items)->list:
     paths = items['image'] if isinstance(items, pd.DataFrame) else items
     return list(map(file_stamp, paths))
 
-def _settings(o)->str:
+def _transform_settings(o)->str:
     "What a transform was told to do, as text. Tensors are left out: they are drawn anew for every batch."
     if isinstance(o, Tensor): return ''
-    if isinstance(o, partial): return _settings([o.func, o.args, o.keywords])
-    if isinstance(o, dict): return _settings(list(o.items()))
-    if isinstance(o, (list, tuple, L)): return f'[{",".join(map(_settings, o))}]'
+    if isinstance(o, partial): return _transform_settings([o.func, o.args, o.keywords])
+    if isinstance(o, dict): return _transform_settings(list(o.items()))
+    if isinstance(o, (list, tuple, L)): return f'[{",".join(map(_transform_settings, o))}]'
     if hasattr(o, '__qualname__'): return o.__qualname__
-    return f'{type(o).__qualname__}{_settings(vars(o))}' if hasattr(o, '__dict__') else repr(o)
+    return f'{type(o).__qualname__}{_transform_settings(vars(o))}' if hasattr(o, '__dict__') else repr(o)
 
 # %% ../../nbs/train/08_activations.ipynb #5698a5d5
-def _key(dl:TfmdDL, lower:nn.Module, views:int, seed:int)->str:
+def _activations_key(dl:TfmdDL, lower:nn.Module, views:int, seed:int)->str:
     "Name of the file that holds the activations of `lower` on the pictures of `dl`."
     with no_random(seed): seen = dl.new(bs=2).one_batch()[0]
     tfms = [o for pipe in (dl.after_item, dl.before_batch, dl.after_batch) for o in pipe.fs if views > 1
             or not isinstance(o, RandTransform)]
-    parts = [_weights(lower), _pictures(dl.dataset.items), _settings(tfms), hashlib.sha256(seen.cpu().numpy().tobytes()).hexdigest(),
-             [views, seed] if views > 1 else 1]
+    parts = [_net_digest(lower), _pictures(dl.dataset.items), _transform_settings(tfms),
+             hashlib.sha256(seen.cpu().numpy().tobytes()).hexdigest(), [views, seed] if views > 1 else 1]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 # %% ../../nbs/train/08_activations.ipynb #4baed8e4
@@ -176,24 +176,26 @@ def check_precision(learn:Learner)->None:
 
 # %% ../../nbs/train/08_activations.ipynb #bfafd20f
 @torch.inference_mode()
-def _below(lower:nn.Module, x:Tensor)->Tensor:
+def _lower_output(lower:nn.Module, x:Tensor)->Tensor:
     return lower(x.as_subclass(Tensor).contiguous(memory_format=torch.channels_last)).cpu()
 
-def _rows(dl:TfmdDL, lower:nn.Module, views:int, seed:int, folder:Path)->np.ndarray:
+def _activation_rows(dl:TfmdDL, lower:nn.Module, views:int, seed:int, folder:Path)->np.ndarray:
     "Activations of `views` passes through `dl`, from the file in `folder` or into it."
     # on a CPU larger batches are slower: they leave its cache
     dl, n = dl.new(bs=32, shuffle=False, drop_last=False), views*len(dl.dataset)
     lower.eval()
     with no_random(seed):
-        path = folder/f'{_key(dl, lower, views, seed)}.npy'
-        def batches(): return (_below(lower, x) for k in range(views) for x, *_ in progress(dl, f'cache view {k + 1} of {views}', len(dl)))
+        path = folder/f'{_activations_key(dl, lower, views, seed)}.npy'
+        def batches():
+            for k in range(views):
+                for x, *_ in progress(dl, f'cache view {k + 1} of {views}', len(dl)): yield _lower_output(lower, x)
         if _read_rows(path, n) is None: _build_rows(path, batches, n)
     return _read_rows(path, n)
 
 # %% ../../nbs/train/08_activations.ipynb #d5512791
 def _activations(dl, ds, *args)->Activations:
     "Activations of the pictures of `dl` with the targets of `ds`, which need no picture opened."
-    return Activations(_rows(dl, *args), torch.stack([ds.tls[1][i] for i in range(len(ds))]))
+    return Activations(_activation_rows(dl, *args), torch.stack([ds.tls[1][i] for i in range(len(ds))]))
 
 def _cached_dls(dls:CatalogDLs, lower:nn.Module, views:int, bs:int|None, seed:int, folder:str|Path|None)->ActivationDLs:
     "The pictures of `dls` after `lower`; those of train in `views` augmented views, or plain."
@@ -222,9 +224,9 @@ class _SameHistory(History):
 
 class _SameBelow(Callback):
     "Refuse to train on activations of a part that has learned since they were cached."
-    def __init__(self, lower:nn.Module): self.lower, self.digest = lower, _weights(lower)
+    def __init__(self, lower:nn.Module): self.lower, self.digest = lower, _net_digest(lower)
     def before_fit(self):
-        if _weights(self.lower) != self.digest:
+        if _net_digest(self.lower) != self.digest:
             raise CatalogError('the part below the split has learned since its activations were cached: call cached_learner again')
 
 def _groups_above(learn:Learner, upper:nn.Module, _)->list:

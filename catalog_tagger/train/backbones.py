@@ -66,7 +66,7 @@ def own_classifier(net:nn.Module)->nn.Module:
     "The layers between the pooled features of a whole net and the classes that it came with."
     return net.get_classifier() if hasattr(net, 'get_classifier') else getattr(net, 'fc', None) or net.classifier
 
-def _optional(net:nn.Module)->set[str]:
+def _optional_tensors(net:nn.Module)->set[str]:
     "Names of the tensors that a body does without: those of the classifier, and of the auxiliary one in training."
     own = own_classifier(net); ids = {id(p) for o in (own if isinstance(own, tuple) else (own,)) for p in o.parameters()}
     return {k for k, v in net.state_dict(keep_vars=True).items() if id(v) in ids or k.startswith('AuxLogits.')}
@@ -74,7 +74,7 @@ def _optional(net:nn.Module)->set[str]:
 # %% ../../nbs/train/00_backbones.ipynb #5e2dfba5
 def _check_state(net:nn.Module, state:dict[str, torch.Tensor], a:Arch, whole:bool):
     "Raise `CatalogError` on the first tensor of `state` that does not fit `net`; without `whole` the classifier may differ."
-    wanted, free = net.state_dict(), set() if whole else _optional(net)
+    wanted, free = net.state_dict(), set() if whole else _optional_tensors(net)
     for k in (o for o in state if o not in wanted):
         raise CatalogError(f'the weights do not fit {a.name}: it has no tensor {k}; its first is {next(iter(wanted))}')
     for k, v in wanted.items():

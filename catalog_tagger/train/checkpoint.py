@@ -122,17 +122,17 @@ class StopOnNaN(PlainError):
         raise CancelFitException
 
 # %% ../../nbs/train/07_checkpoint.ipynb #70916e17
-def _pack(o, tensors:dict, at:str=''):
+def _pack_tensors(o, tensors:dict, at:str=''):
     "`o` as JSON; each tensor moves to `tensors` and leaves its name."
     if isinstance(o, Tensor):
         tensors[at] = o.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {'tensor': at}
-    if isinstance(o, dict): return {'dict': {k: _pack(v, tensors, f'{at}/{k}') for k, v in o.items()}}
-    if isinstance(o, (list, tuple, L)): return [_pack(v, tensors, f'{at}/{i}') for i, v in enumerate(o)]
+    if isinstance(o, dict): return {'dict': {k: _pack_tensors(v, tensors, f'{at}/{k}') for k, v in o.items()}}
+    if isinstance(o, (list, tuple, L)): return [_pack_tensors(v, tensors, f'{at}/{i}') for i, v in enumerate(o)]
     return o.tolist() if isinstance(o, (np.ndarray, np.generic)) else o
 
 def _unpack(o, tensors:dict):
-    "What `_pack` packed, with lists for tuples."
+    "What `_pack_tensors` packed, with lists for tuples."
     if isinstance(o, list): return [_unpack(v, tensors) for v in o]
     if not isinstance(o, dict): return o
     return tensors[o['tensor']] if 'tensor' in o else {k: _unpack(v, tensors) for k, v in o['dict'].items()}
@@ -145,7 +145,7 @@ def write_state(
     state:dict,     # Of tensors, JSON values, and dicts and lists of them
 )->None:
     "Write `state` beside `file`, put it on the disk, and move it there; whatever happens, `file` is the old one or the new one, whole."
-    tensors = {}; header = dict(format=_FORMAT, state=json.dumps(_pack(state, tensors)))
+    tensors = {}; header = dict(format=_FORMAT, state=json.dumps(_pack_tensors(state, tensors)))
     try:
         with atomic_path(file) as p:
             save_file(tensors, p, header)
@@ -238,7 +238,7 @@ def set_train_state(learn:Learner, d:dict)->None:
     _set_rng_state(learn.dls, d['rng'])   # last: whatever was drawn on the way does not count
 
 # %% ../../nbs/train/07_checkpoint.ipynb #1f77ff21
-def _facts(learn:Learner, config:dict|None)->dict:
+def _resume_facts(learn:Learner, config:dict|None)->dict:
     "What must be the same for a checkpoint to go on in `learn`, as it comes back from JSON."
     shapes = {f'weights of {k}': list(v.shape) for k, v in learn.model.state_dict().items()}
     return json.loads(json.dumps((config or {}) | {'train pictures': learn.dls.train.n, 'batch size': learn.dls.train.bs} | shapes |
@@ -293,7 +293,7 @@ class Checkpoint(PlainError):
 @patch
 def _here(self:Checkpoint, done:bool)->dict:
     "What must be the same; the length only where a fit is resumed."
-    return _facts(self.learn, self.config) | ({} if done else {'stage epochs': self.n_epoch})
+    return _resume_facts(self.learn, self.config) | ({} if done else {'stage epochs': self.n_epoch})
 
 @patch
 def save(self:Checkpoint, done:bool=False):

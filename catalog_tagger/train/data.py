@@ -73,7 +73,7 @@ class _Labels(Transform):
     def __init__(self, single:bool): self.single = single
     def encodes(self, row): return row['labels'][0] if self.single else row['labels']
 
-def _folds(df:pd.DataFrame):
+def _train_valid_rows(df:pd.DataFrame):
     "Rows of train and of valid; test stays out, nobody looks at it by accident."
     return [np.flatnonzero(df['split'] == o).tolist() for o in ('train', 'valid')]
 
@@ -96,7 +96,7 @@ def catalog_block(
     crop = [RandomResizedCrop(prep.size, min_scale=min_scale, split_idx=0)] if item_tfms is None else item_tfms
     opened = OpenImage(crop_size(prep.size, min_scale) if item_tfms is None else None, prep.size)
     return DataBlock(blocks=(TransformBlock(opened, batch_tfms=IntToFloatTensor), label_block(space)),
-                     get_x=ColReader('image'), get_y=_Labels(space.is_single), splitter=_folds,
+                     get_x=ColReader('image'), get_y=_Labels(space.is_single), splitter=_train_valid_rows,
                      item_tfms=[*crop, FitImage(prep)],
                      batch_tfms=[*(train_tfms() if batch_tfms is None else batch_tfms), Normalize.from_stats(prep.mean, prep.std)])
 
@@ -153,7 +153,7 @@ def _cached(dls:CatalogDLs, df:pd.DataFrame, folder:str|Path, *, item_tfms=None,
     def over(dl, rows, prep, crop=None):
         pictures = cache_pictures(df['image'].iloc[rows], prep, folder=folder)
         return PictureCacheDL.over(dl, pictures, _targets(dls.space, df['labels'].iloc[rows]), crop)
-    prep, (train, valid) = dls.prep, _folds(df)
+    prep, (train, valid) = dls.prep, _train_valid_rows(df)
     dls.valid = over(dls.valid, valid, prep)
     if item_tfms is None:
         dls.train = over(dls.train, train, replace(prep, size=crop_size(prep.size, min_scale)),
@@ -189,7 +189,7 @@ def catalog_dls(
 )->CatalogDLs:                              # `train` and `valid`, with `space` and `prep` as attributes
     "The `DataLoaders` of a labelled and split catalog; `dls.test_dl(df, with_labels=True)` opens any other table the same way."
     check_columns(df, 'labels', 'split')
-    n = [len(o) for o in _folds(df)]
+    n = [len(o) for o in _train_valid_rows(df)]
     if n[0] < 2 or n[1] < 1: raise CatalogError(f'train has {n[0]} pictures and valid {n[1]}, expected at least 2 and 1')
     if space.is_single and len(space.vocab) < 2: raise CatalogError(f'{space.vocab[0]!r} is the only label: there is nothing to tell apart')
     unknown = sorted({l for o in df['labels'] for l in o} - set(space.vocab))

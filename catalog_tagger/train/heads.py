@@ -55,7 +55,7 @@ def describe_layers(
     return [_describe(o) for o in head]
 
 # %% ../../nbs/train/01_heads.ipynb #3c6990d8
-def _build(o:dict, depth:int)->nn.Module:
+def _build_layer(o:dict, depth:int)->nn.Module:
     "One layer of `build_layers`."
     name = o.get('layer') if isinstance(o, dict) else None
     if name == 'Sequential' and set(o) == {'layer', 'layers'}: return build_layers(o['layers'], depth + 1)
@@ -71,7 +71,7 @@ def build_layers(
     "The head that `layers` describe, untrained; raise `CatalogError` if they describe none."
     if not isinstance(layers, list) or not 0 < len(layers) <= 32 or depth > 3:
         raise CatalogError('a head is a list of 1 to 32 layers, at most 3 lists deep')
-    return nn.Sequential(*[_build(o, depth) for o in layers])
+    return nn.Sequential(*[_build_layer(o, depth) for o in layers])
 
 # %% ../../nbs/train/01_heads.ipynb #bf254f67
 def build_model(

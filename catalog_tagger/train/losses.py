@@ -36,7 +36,7 @@ def to_scores(
     return res
 
 # %% ../../nbs/train/03_losses.ipynb #3cd42723
-class _Loss(nn.Module):
+class _CellLoss(nn.Module):
     "The mean of `cells` over a batch, and what fastai asks of a loss beside it."
     activation_name = 'sigmoid'  # How `to_scores` reads logits that were trained with this loss
     space = None
@@ -55,7 +55,7 @@ class _Loss(nn.Module):
     def start(self, share:Tensor)->Tensor: return share.logit()
 
 # %% ../../nbs/train/03_losses.ipynb #2a844e53
-class BCE(_Loss):
+class BCE(_CellLoss):
     "Binary cross-entropy of each label."
     def __init__(self,
         smooth:float=0.,         # Share of each target that is spread evenly over yes and no
@@ -83,7 +83,7 @@ def pos_weights(
     return ((n - counts)/counts).clamp(1/MOST_WEIGHT, MOST_WEIGHT)
 
 # %% ../../nbs/train/03_losses.ipynb #f02d1c35
-class Focal(_Loss):
+class Focal(_CellLoss):
     "Binary cross-entropy in which a label that is answered well already counts little."
     def __init__(self,
         gamma:float=2.,   # How little: the weight is (1 - score of the truth) to this power
@@ -97,7 +97,7 @@ class Focal(_Loss):
         return -self.alpha*t*(self.gamma*no).exp()*yes - (1 - self.alpha)*(1 - t)*(self.gamma*yes).exp()*no
 
 # %% ../../nbs/train/03_losses.ipynb #b73f2cac
-class Asymmetric(_Loss):
+class Asymmetric(_CellLoss):
     "Focal loss with a power of its own for absent labels, of which the easiest do not count at all."
     def __init__(self,
         gamma_pos:float=0.,  # Power for true labels
@@ -115,7 +115,7 @@ class Asymmetric(_Loss):
         return -t*(self.gamma_pos*no).exp()*yes - (1 - t)*p_m**self.gamma_neg*no_shifted
 
 # %% ../../nbs/train/03_losses.ipynb #d310ea55
-class CrossEntropy(_Loss):
+class CrossEntropy(_CellLoss):
     "Softmax cross-entropy for pictures with one label each; targets are class numbers, shape (n,)."
     activation_name,y_int = 'softmax',True
     def __init__(self, smooth:float=0.):  # `smooth`: share of each target that is spread evenly over all labels
@@ -127,7 +127,7 @@ class CrossEntropy(_Loss):
     def start(self, share:Tensor)->Tensor: return (share*(1 - self.smooth) + self.smooth/len(share)).log()
 
 # %% ../../nbs/train/03_losses.ipynb #e16f96ba
-class Grouped(_Loss):
+class Grouped(_CellLoss):
     "Softmax cross-entropy in each exclusive group, binary cross-entropy for each free tag."
     activation_name = 'grouped'
     def __init__(self, space:LabelSpace):

@@ -27,16 +27,18 @@ __all__ = ['GARMENT_COLUMNS', 'read_imaterialist', 'read_garments']
 # %% ../../../nbs/catalog/readers/05_imaterialist.ipynb #23158258
 GARMENT_COLUMNS = ('ImageId', 'EncodedPixels', 'Height', 'Width', 'ClassId')
 
-_KINDS = dict(categories=('categories',), attributes=('attributes',), both=('categories', 'attributes'))
+_LABEL_KINDS = dict(categories=('categories',), attributes=('attributes',), both=('categories', 'attributes'))
 
-def _kinds(labels:str)->tuple[str, ...]:
-    if labels not in _KINDS: raise CatalogError(f'labels is {labels!r}, expected one of {", ".join(_KINDS)}')
-    return _KINDS[labels]
+def _label_kinds(labels:str)->tuple[str, ...]:
+    if labels not in _LABEL_KINDS: raise CatalogError(f'labels is {labels!r}, expected one of {", ".join(_LABEL_KINDS)}')
+    return _LABEL_KINDS[labels]
 
 def _garment_names(root:str|Path)->dict[str, dict[str, tuple[str, str]]]:
     "For `categories` and `attributes`: id → name and supercategory."
     d = read_json(inside(root, 'label_descriptions.json'))
-    try: names = {kind: {str(o['id']): (clean_tag(o['name']), clean_tag(o['supercategory'])) for o in d[kind]} for kind in _KINDS['both']}
+    try:
+        names = {kind: {str(o['id']): (clean_tag(o['name']), clean_tag(o['supercategory'])) for o in d[kind]}
+                 for kind in _LABEL_KINDS['both']}
     except (TypeError, KeyError):
         raise CatalogError('label_descriptions.json must hold the lists categories and attributes, each of id, '
                            'name and supercategory') from None
@@ -47,7 +49,7 @@ def _garment_names(root:str|Path)->dict[str, dict[str, tuple[str, str]]]:
 
 def _parents(names:dict, labels:str)->dict[str, str]:
     "Category or attribute → its supercategory."
-    return dict(o for kind in _kinds(labels) for o in names[kind].values())
+    return dict(o for kind in _label_kinds(labels) for o in names[kind].values())
 
 # %% ../../../nbs/catalog/readers/05_imaterialist.ipynb #0d39e4b5
 def _garment_tags(names:dict, kinds:Sequence[str])->Callable:
@@ -80,7 +82,7 @@ def _cells(root:Path)->Iterator[tuple[list[str], str|None]]:
 
 def _garments(root:Path, names:dict, labels:str, ids:set=None)->Iterator[tuple]:
     "ImageId, row, tags, reason, mask, height and width of each garment, or of those of the pictures `ids`."
-    tags_of = _garment_tags(names, _kinds(labels))
+    tags_of = _garment_tags(names, _label_kinds(labels))
     for i, ((image, rle, height, width, kind, attributes), why) in enumerate(_cells(root)):
         if ids is not None and image not in ids: continue
         tags, why = ([], why) if (why := why or _mask_fault(rle, height, width)) else tags_of(kind, attributes)
