@@ -1,5 +1,6 @@
 "What is installed is what stands here: the metadata, the wheel, the version, and imports that stay light."
-import re, shutil, subprocess, sys
+import ast, re, shutil, subprocess, sys
+from collections import Counter
 from configparser import ConfigParser
 from email import message_from_bytes
 from pathlib import Path
@@ -96,3 +97,16 @@ def test_a_colour_with_a_meaning_stands_once():
     for colour in {c for o in COLOURS.values() for c in o}:
         assert [name for name, text in held.items() if colour in text] == ['render.py']
     assert all('var(--wrong)' in held[o] for o in ('web.css', 'report.css'))
+
+def private_names(path):
+    "Functions, classes and constants of the module at `path` that no other shall use; methods, which `patch` adds, aside."
+    for o in ast.parse(path.read_text(encoding='utf-8')).body:
+        if isinstance(o, ast.Assign): found = [t.id for t in o.targets if isinstance(t, ast.Name)]
+        elif isinstance(o, (ast.FunctionDef, ast.ClassDef)): found = [o.name] if 'patch' not in map(ast.unparse, o.decorator_list) else []
+        else: found = []
+        yield from (o for o in found if o.startswith('_') and not o.startswith('__'))
+
+def test_a_private_name_stands_in_one_module():
+    "Whoever looks for a helper finds one."
+    where = Counter(name for p in lib.rglob('[!_]*.py') for name in private_names(p))
+    assert len(where) > 100 and [o for o, n in where.items() if n > 1] == []
