@@ -17,12 +17,14 @@ import pandas as pd
 from .. import readers
 from ...core.files import CatalogError, inside, located, read_json
 from ...core.table import Catalog, check_table, rejected_table, source_columns
-from ..csv_tables import FOLD_NAMES, csv_rows, split_names
+from ..query import choose_rows
+from ..csv_tables import (
+    FOLD_NAMES, TEXT_COLUMNS, csv_rows, find_column, numeric_column, split_names, take_column)
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'NO_TAGS', 'LAYOUTS', 'drop_rare', 'add_reasons', 'locate_pictures', 'take_split_and_group',
-           'finish_reading', 'merge_rows', 'untagged', 'Layout', 'all_layouts', 'layouts_of', 'list_tables',
-           'pick_table']
+           'finish_reading', 'merge_rows', 'read_picture_table', 'untagged', 'Layout', 'all_layouts', 'layouts_of',
+           'list_tables', 'pick_table']
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a1ee3e36
 def drop_rare(
@@ -107,6 +109,24 @@ def merge_rows(df:pd.DataFrame)->pd.DataFrame:
     one = one.assign(tags=pd.Series([list(dict.fromkeys(o)) for o in tags.values()], one.index, dtype=object))
     one = add_reasons(one, [None if o else NO_TAGS for o in one['tags']])
     return pd.concat([df[df['why'].notna()], one]).sort_values('row').reset_index(drop=True)
+
+# %% ../../../nbs/catalog/readers/00_base.ipynb #b5c9b5dc
+def read_picture_table(
+    path:str|Path,     # Folder of the catalog
+    df:pd.DataFrame,   # A row for each row of its table, with `tags`, its number `row`, and `why`: None or what is wrong with it
+    layout:str,        # Name of the layout
+    image_column:str,  # Column that names the pictures, as in `locate_pictures`
+    where:str|None,    # Condition on the columns, as in `choose_rows`
+    min_count:int,     # Fewest pictures of each tag, as in `drop_rare`
+)->Catalog:
+    "The catalog of a table whose tags have been read: rows are chosen, pictures found, rows of one picture merged."
+    own = [c for c in source_columns(df).values() if c != image_column]
+    df = choose_rows(df.assign(**{c: numeric_column(df[c]) for c in own}), where).reset_index(drop=True)
+    text = source_columns(df).get(find_column(source_columns(df), TEXT_COLUMNS))
+    if text: df = take_column(df, text, 'text', [o if isinstance(o, str) else '' for o in df[text]])
+    names = df[image_column]
+    df = locate_pictures(Path(path), take_column(df, image_column, 'image', names), names)
+    return finish_reading(merge_rows(df), layout, path, min_count)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #79091687
 def untagged(

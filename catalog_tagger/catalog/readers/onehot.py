@@ -13,8 +13,7 @@ from ...core.table import Catalog
 from ...core.config import RunConfig
 from ..cells import clean_tag
 from ..csv_tables import IMAGE_COLUMNS, list_columns, read_rows, require_column
-from .base import LAYOUTS, Layout, add_reasons, pick_table
-from .tags import read_picture_table
+from .base import LAYOUTS, Layout, add_reasons, pick_table, read_picture_table
 
 # %% auto #0
 __all__ = ['read_onehot']

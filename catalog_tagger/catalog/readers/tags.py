@@ -10,27 +10,14 @@ from pathlib import Path
 import pandas as pd
 
 from ...core.files import CatalogError
-from ...core.table import Catalog, source_columns, source_name
+from ...core.table import Catalog, source_name
 from ...core.config import RunConfig
-from ..query import choose_rows
 from ..cells import EMPTY_CELLS, find_delim, parse_tags
-from ..csv_tables import (
-    IMAGE_COLUMNS, TAG_COLUMNS, TEXT_COLUMNS, find_column, numeric_column, read_rows, require_column, take_column)
-from .base import LAYOUTS, Layout, add_reasons, finish_reading, locate_pictures, merge_rows, pick_table
+from ..csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column, read_rows, require_column, take_column
+from .base import LAYOUTS, Layout, add_reasons, pick_table, read_picture_table
 
 # %% auto #0
-__all__ = ['read_picture_table', 'read_tags']
-
-# %% ../../../nbs/catalog/readers/03_tags.ipynb #b5c9b5dc
-def read_picture_table(path:str|Path, df:pd.DataFrame, layout:str, image_column:str, where:str|None, min_count:int)->Catalog:
-    "The catalog of a table that has `tags`, `row` and `why`, and the pictures' names in `image_column`."
-    own = [c for c in source_columns(df).values() if c != image_column]
-    df = choose_rows(df.assign(**{c: numeric_column(df[c]) for c in own}), where).reset_index(drop=True)
-    text = source_columns(df).get(find_column(source_columns(df), TEXT_COLUMNS))
-    if text: df = take_column(df, text, 'text', [o if isinstance(o, str) else '' for o in df[text]])
-    names = df[image_column]
-    df = locate_pictures(Path(path), take_column(df, image_column, 'image', names), names)
-    return finish_reading(merge_rows(df), layout, path, min_count)
+__all__ = ['read_tags']
 
 # %% ../../../nbs/catalog/readers/03_tags.ipynb #bd6b41b1
 _SINGULAR = ('tag', 'label')  # Columns of which each cell is one tag
