@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import fields, MISSING
 from inspect import Parameter, signature
 from json import dumps
-from pathlib import Path
 from pkgutil import iter_modules
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..core.files import CatalogError, atomic_files, clear_for, strict_json, sweep, write_json
-from ..core.table import read_table, rejected_table, write_table
+from ..core.table import none_usable, read_table, rejected_table, write_table
 from ..core.process import progress, rng
 from ..core.records import Record
 from ..core.sealed import SUMS, read_sealed, seal, told_of
