@@ -21,9 +21,9 @@ from ..catalog.images import open_image
 from ..runs.folder import Run
 
 # %% auto #0
-__all__ = ['readable', 'captioned_grid', 'picture_grid', 'neighbour_sheet', 'flat_map', 'embedding_map', 'bar_columns',
-           'bars_height', 'matrix_plot', 'history_plot', 'rate_plot', 'reliability_plot', 'coverage_plot',
-           'save_figure', 'save_plots']
+__all__ = ['ShownOnce', 'readable', 'captioned_grid', 'picture_grid', 'neighbour_sheet', 'flat_map', 'embedding_map',
+           'bar_columns', 'bars_height', 'matrix_plot', 'history_plot', 'rate_plot', 'reliability_plot',
+           'coverage_plot', 'save_figure', 'save_plots']
 
 # %% ../../nbs/report/00_plots.ipynb #4e145032
 _GREY = '#767676'   # as far from white as from black
@@ -34,14 +34,25 @@ _STYLE = {'text.color': _GREY, 'axes.labelcolor': _GREY, 'axes.edgecolor': _GREY
           'axes.spines.right': False, 'font.size': 9,
           'image.cmap': 'cividis'}
 
+class ShownOnce(plt.Figure):
+    "A figure that a notebook shows once: as the value of a cell, or at its end."
+    def _ipython_display_(self):
+        if 'inline' not in plt.get_backend(): raise NotImplementedError    # another backend has a window for it
+        from IPython.core.pylabtools import print_figure
+        from IPython.display import display
+        display({'image/png': print_figure(self, 'png', base64=True), 'text/plain': repr(self)}, raw=True)
+        plt.close(self)    # or the cell's end shows it again
+
 def readable(
     plot:Callable,  # Draws with matplotlib
 )->Callable:
     "Decorator: `plot` draws in greys and colours to be read on white and on black, on a transparent ground."
     @wraps(plot)
     def draw(*args, **kwargs):
+        plt.draw_if_interactive()    # loads the backend now: in the context below its settings would be lost, and with them later plots
         with plt.rc_context(_STYLE): res = plot(*args, **kwargs)
         for o in res.findobj(lambda o: isinstance(o, plt.Text) and '$' in o.get_text()): o.set_parse_math(False)   # a price is no formula
+        if type(res) is plt.Figure: res.__class__ = ShownOnce
         return res
     return draw
 
