@@ -20,7 +20,7 @@ from fastai.callback.progress import ProgressCallback
 from catalog_tagger.core.config import RunConfig
 from catalog_tagger.testing.demo import demo_styles
 from catalog_tagger.train.learner import History
-from catalog_tagger.core.metrics import RecallAtK
+from catalog_tagger.train.fastai_metrics import RecallAtK
 from catalog_tagger.train.backbones import BUNDLED, find_arch
 from catalog_tagger.train.weights import bundled_weights
 from catalog_tagger.runs.train import build_learner, fit_learner

@@ -188,7 +188,7 @@ def test_a_partly_frozen_body_is_looked_at_too(catalog):
 
 class Scale(Transform):
     "Colours times `by`, before they are normalised."
-    order = 11
+    order,split_idx = 11,0
     def __init__(self, by): self.by = by
     def encodes(self, x:TensorImage): return x*self.by
 
@@ -202,9 +202,9 @@ def test_a_softmax_before_cross_entropy_is_told_and_a_loss_on_probabilities_is_n
     class Squash(nn.Module):
         def forward(self, x): return x.softmax(1)
     head = nn.Sequential(*create_head(1280, n), Squash())
-    with pytest.raises(CatalogError, match='a sigmoid or softmax stands'): check_learner(make_learner(one, head=head))
+    with pytest.raises(CatalogError, match='a sigmoid or softmax stands'): check_learner(make_learner(one, custom_head=head))
     n = len(catalog[1].vocab)
-    check_learner(make_learner(catalog, head=nn.Sequential(*create_head(1280, n), nn.Sigmoid()), loss=BCELossFlat()))
+    check_learner(make_learner(catalog, custom_head=nn.Sequential(*create_head(1280, n), nn.Sigmoid()), loss_func=BCELossFlat()))
 
 @pytest.mark.parametrize('loss, why', [
     (lambda p, y: (p*0).sum(), 'is 0 before anything was learned'),
@@ -213,4 +213,4 @@ def test_a_softmax_before_cross_entropy_is_told_and_a_loss_on_probabilities_is_n
     (lambda p, y: (p - p).sum() + 3, 'does not fall on one batch'),
 ])
 def test_a_loss_that_teaches_nothing_is_told(catalog, loss, why):
-    with pytest.raises(CatalogError, match=why): check_learner(make_learner(catalog, loss=loss))
+    with pytest.raises(CatalogError, match=why): check_learner(make_learner(catalog, loss_func=loss))

@@ -3,12 +3,13 @@ import os, random, resource, subprocess, sys
 from pathlib import Path
 
 import numpy as np, pytest, timm, torch
-from fastai.vision.all import SGD, Rotate, TimmBody, create_head, load_learner, nn, set_seed
+from fastai.vision.all import SGD, PILImage, Rotate, TimmBody, Transform, create_head, load_learner, nn, set_seed
 from PIL import Image
 
 from catalog_tagger.train.activations import *
 from catalog_tagger.core.files import CatalogError
-from catalog_tagger.train.data import FitImage, catalog_dls
+from catalog_tagger.catalog.images import fit_image
+from catalog_tagger.train.data import catalog_dls
 from catalog_tagger.catalog.labels import apply_labels, fit_labels
 from catalog_tagger.testing.tiny import tiny_catalog
 from catalog_tagger.train.learner import catalog_learner
@@ -27,7 +28,11 @@ def learner(shop, path, arch=LITE, size=32, dls_args={}, **kwargs):
 
 def files(folder): return {o.name: (o.stat().st_ino, o.stat().st_size) for o in Path(folder).iterdir()}
 
-class FitTrain(FitImage): "Training pictures as those of validation."; split_idx = 0
+class FitTrain(Transform):
+    "Training pictures as those of validation."
+    order,split_idx = 1,0
+    def __init__(self, prep): self.prep = prep
+    def encodes(self, x:PILImage): return type(x)(fit_image(x, self.prep.size, self.prep.method))
 
 class Passes:
     "Counts the pictures that go through the body of a learner."
@@ -79,7 +84,7 @@ def test_cached_training_is_frozen_training(shop, tmp_path):
     "Same order, no dropout, no augmentation: the numbers of one epoch are those of a frozen body."
     plain = dict(item_tfms=[FitTrain(arch_prep(LITE, 32))], batch_tfms=[])
     # Adam makes full steps of rounding errors
-    frozen, learn = (learner(shop, tmp_path, dls_args=plain, dropout=0., opt='sgd') for _ in range(2))
+    frozen, learn = (learner(shop, tmp_path, dls_args=plain, dropout=0., opt_func='sgd') for _ in range(2))
     cached = cached_learner(learn, folder=tmp_path/'cache')
     before = learn.get_preds()[0]
     for o in (frozen, cached): o.dls.train.rng = random.Random(7); o.fit_one_cycle(1, .05)

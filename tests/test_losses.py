@@ -13,7 +13,8 @@ from catalog_tagger.catalog.labels import LabelSpace, apply_labels, fit_labels
 from catalog_tagger.train.learner import catalog_learner
 from catalog_tagger.train.losses import (Asymmetric, BCE, CrossEntropy, Focal, Grouped, LOSSES, MOST_WEIGHT, OPTIMISERS,
                                          find_loss, find_optimiser, pos_weights, to_scores)
-from catalog_tagger.core.metrics import RecallAtK, recall_at_k
+from catalog_tagger.core.metrics import recall_at_k
+from catalog_tagger.train.fastai_metrics import RecallAtK
 from catalog_tagger.train.backbones import arch_prep
 from catalog_tagger.serve.predictor import Predictor
 from catalog_tagger.catalog.split import split_catalog
@@ -185,14 +186,14 @@ def learner(shop, name, **kwargs):
     df, space = shop
     dls = catalog_dls(df, space, arch_prep('mobilenetv3_small_050', 32), bs=8)
     loss = find_loss(name, space, dls.train.n)
-    return catalog_learner(dls, 'mobilenetv3_small_050', weights=None, loss=loss, metrics=RecallAtK(3, activation=loss.activation),
+    return catalog_learner(dls, 'mobilenetv3_small_050', weights=None, loss_func=loss, metrics=RecallAtK(3),
                            **kwargs)
 
 def test_grouped_round_trip(shop, tmp_path):
     df, space = shop
     y = torch.tensor(space.one_hot(df['labels'])); first, *_ = space.group_columns.values()
     assert (y[:, first].sum(1) == 0).any() and 'new' in space.vocab
-    learn = learner(shop, 'grouped', opt='sgd'); learn.path = tmp_path
+    learn = learner(shop, 'grouped', opt_func='sgd'); learn.path = tmp_path
     learn.fit(1, 1e-2, cbs=MixUp())
     scores, targs = learn.get_preds()
     for o in space.group_columns.values(): torch.testing.assert_close(scores[:, o].sum(1), torch.ones(len(scores)))
@@ -212,7 +213,7 @@ def test_grouped_round_trip(shop, tmp_path):
 
 @pytest.mark.parametrize('name', ['weighted', 'asymmetric'])
 def test_other_losses_train(shop, name):
-    learn = learner(shop, name, opt='rmsprop'); learn.fit(1, 1e-3)
+    learn = learner(shop, name, opt_func='rmsprop'); learn.fit(1, 1e-3)
     assert Predictor.from_learner(learn).activation == 'sigmoid'
 
 @pytest.mark.parametrize('name', ['cross_entropy', 'smooth'])

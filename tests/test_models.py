@@ -72,7 +72,7 @@ class _Bomb:
     (lambda p: p.write_bytes(b''), 'holds no weights that can be read without running code'),
     (lambda p: torch.save({'lr': .1}, p), 'lr is of type float, expected a tensor'),
     (lambda p: torch.save({'fc.bias': torch.tensor([0., float('inf')])}, p), 'tensor fc.bias holds NaN or infinity'),
-    (lambda p: p.mkdir(), 'are not there; expected default, bundled, none or a file'),
+    (lambda p: p.mkdir(), 'are not there; expected default, bundled, none, a file'),
 ])
 def test_what_is_no_weights_is_refused_in_one_line_and_not_run(write, why, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path); write(tmp_path/'w.pth')

@@ -1,5 +1,5 @@
 "The bundle there and back: the same answers as the learner's, without fastai, in torch and in ONNX."
-import hashlib, json, subprocess, sys, types
+import hashlib, json, subprocess, sys
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
@@ -33,12 +33,7 @@ def make_tagger(space=SPACE, size=32, **kwargs):
 def save(tagger, folder, **kwargs): return save_bundle(tagger, folder, **dict(facts=FACTS, metrics=METRICS) | kwargs)
 def noise(n, size=32): return list(np.random.default_rng(0).integers(0, 256, (n, size, size, 3), np.uint8))
 
-class Anything:
-    "What `save_bundle` asks of a learner."
-    def __init__(self, arch, model, size):
-        self.model, self.facts = model, types.SimpleNamespace(arch=arch, tta=1)
-        self.dls = types.SimpleNamespace(space=SPACE, prep=arch_prep(arch, size))
-        self.loss_func = types.SimpleNamespace(activation_name='sigmoid')
+def anything(arch, model, size): return Tagger(model, SPACE, arch_prep(arch, size), arch=arch)
 
 @pytest.mark.parametrize('arch, size, head', [('resnet18', 32, 'fastai'), ('resnet18', 32, 'stacked'), ('mobilenet_v2', 32, 'fastai'),
     ('mobilenet_v2', 32, 'stacked'), ('efficientnet_lite0', 32, 'fastai'),
@@ -51,7 +46,7 @@ def test_same_logits_for_each_backbone_and_head(arch, size, head, tmp_path):
     if size < 100:
         with torch.no_grad(): model.train()(torch.randn(4, 3, size, size))   # so that the statistics are not those of the start
     model.eval(); x = torch.randn(2, 3, size, size)
-    loaded = Tagger.load(save(Anything(arch, model, size), tmp_path/'b'))
+    loaded = Tagger.load(save(anything(arch, model, size), tmp_path/'b'))
     with torch.no_grad(): torch.testing.assert_close(loaded.model(x), model(x), atol=1e-5, rtol=0)
     assert loaded.prep == arch_prep(arch, size) and loaded.arch == arch
     assert all(k.startswith(('body.', 'head.')) for k in names_in(tmp_path/'b')) and not any('Aux' in k for k in names_in(tmp_path/'b'))
@@ -147,7 +142,7 @@ def test_what_cannot_be_saved_says_so_and_leaves_what_was_there(tmp_path):
     from catalog_tagger.train.learner import catalog_model
     d = save(make_tagger(), tmp_path/'b'); before = {o.name: o.read_bytes() for o in d.iterdir()}
     def refused(match, model, arch=ARCH, **kwargs):
-        with pytest.raises(CatalogError, match=match): save(Anything(arch, model, 32), d, **kwargs)
+        with pytest.raises(CatalogError, match=match): save(anything(arch, model, 32), d, **kwargs)
         assert {o.name: o.read_bytes() for o in d.iterdir()} == before
     body = lambda: build_model(find_arch(ARCH), linear(288))[0]
     refused('the head holds Mine', nn.Sequential(body()[0], Mine()))

@@ -14,7 +14,8 @@ from catalog_tagger.core.files import CatalogError
 from catalog_tagger.train.data import catalog_dls
 from catalog_tagger.catalog.images import open_image
 from catalog_tagger.train.learner import catalog_learner
-from catalog_tagger.core.metrics import RecallAtK, recall_at_k
+from catalog_tagger.core.metrics import recall_at_k
+from catalog_tagger.train.fastai_metrics import RecallAtK
 from catalog_tagger.train.backbones import arch_prep
 from catalog_tagger.serve.tagger import Tagger
 from catalog_tagger.train.schedule import EMA, balance_sampling, find_mix, fit_schedule, rarity_weights, suggest_rate

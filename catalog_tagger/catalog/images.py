@@ -23,8 +23,8 @@ from ..core.records import Record
 from ..core.config import choices, RunConfig
 
 # %% auto #0
-__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'ImageError', 'open_image', 'audit_images',
-           'hash_images', 'fit_image', 'as_size', 'Prep']
+__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'ImageError', 'open_image', 'open_named',
+           'audit_images', 'hash_images', 'fit_image', 'as_size', 'Prep']
 
 # %% ../../nbs/catalog/05_images.ipynb #ae27afae
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')  # What Pillow may decode here, whatever the file's name says
@@ -68,11 +68,26 @@ def _picture_bytes(path:str|Path)->bytes:
     except (OSError, ValueError) as e: raise ImageError(f'unreadable: {getattr(e, "strerror", e)}') from None
 
 # %% ../../nbs/catalog/05_images.ipynb #29e630f2
+def _from_array(x)->Image.Image:
+    "A picture from an array or a tensor; colours may come first, and the numbers of a tensor may go from 0 to 1."
+    tensor = hasattr(x, 'detach'); x = np.asarray(x.detach().cpu() if tensor else x)
+    if x.ndim == 3 and x.shape[0] in (1, 3, 4) and x.shape[2] not in (1, 3, 4): x = x.transpose(1, 2, 0)
+    if x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] not in (1, 3, 4):
+        raise ImageError(f'not a picture: an array of shape {x.shape}, expected (height, width), or with 1, 3 or 4 colours')
+    if tensor and np.issubdtype(x.dtype, np.floating):
+        if not (x.size and 0 <= x.min() and x.max() <= 1):
+            raise ImageError(f'not a picture: numbers from {x.min():.3g} to {x.max():.3g}, expected 0 to 1, or whole ones to 255; '
+                             'is it normalised?')
+        x = (x*255).round().astype(np.uint8)
+    return Image.fromarray(x[..., 0] if x.ndim == 3 and x.shape[2] == 1 else np.ascontiguousarray(x))
+
 def _lazy(item)->Image.Image:
     "A picture whose header is read and whose pixels are not."
     if isinstance(item, Image.Image): return item
-    if isinstance(item, np.ndarray): return Image.fromarray(item)
+    if isinstance(item, np.ndarray) or hasattr(item, 'detach'): return _from_array(item)
     if isinstance(item, (str, Path)): item = _picture_bytes(item)
+    if not isinstance(item, (bytes, bytearray, memoryview)):
+        raise ImageError(f'not a picture: {type(item).__name__}, expected a path, bytes, a PIL image, an array or a tensor')
     if not item: raise ImageError('empty file')
     return Image.open(BytesIO(item), formats=FORMATS)
 
@@ -95,7 +110,8 @@ def _load_image(item, max_pixels:int, draft:tuple[int, int]|None)->Image.Image:
 
 # %% ../../nbs/catalog/05_images.ipynb #62572f51
 def open_image(
-    item:str|Path|bytes|Image.Image|np.ndarray,  # A path, a file's bytes, a PIL image or an array (h, w) or (h, w, 3 or 4) of uint8
+    # A path, a file's bytes, a PIL image, an array or tensor: (h, w), (h, w, colours), (colours, h, w); uint8, a tensor also from 0 to 1
+    item,
     *, max_pixels:int=MAX_PIXELS,                # Most pixels a picture may have
     draft:tuple[int, int]|None=None,             # Height and width that it will have: a large JPEG is decoded no larger; None decodes all
 )->Image.Image:                                  # 8-bit RGB, EXIF rotation applied, transparency on white
@@ -105,6 +121,18 @@ def open_image(
     except Image.DecompressionBombError as e: raise ImageError(f'too large: {e}') from None
     except UnidentifiedImageError: raise ImageError(f'not an image: its content is none of {", ".join(FORMATS)}') from None
     except Exception as e: raise ImageError(f'damaged or truncated: {e}') from None  # damage may raise anything in a decoder
+
+# %% ../../nbs/catalog/05_images.ipynb #9fd03b52
+def open_named(
+    item,                       # As for `open_image`
+    open:Callable=open_image,   # Opens it
+    place:int=None,             # Where it stands among others, for one without a name
+):
+    "`open(item)`, with the file's name in the error, or what `item` is and where it stands."
+    try: return open(item)
+    except ImageError as e:
+        name = item if isinstance(item, (str, Path)) else f'{type(item).__name__}' + (f' {place}' if place is not None else '')
+        raise ImageError(f'{name}: {e}') from None
 
 # %% ../../nbs/catalog/05_images.ipynb #10aebb4f
 def _image_name(data:bytes)->str:
@@ -129,7 +157,7 @@ def audit_images(
     *, max_pixels:int=MAX_PIXELS,        # Most pixels a picture may have
 )->tuple[pd.DataFrame, pd.DataFrame]:    # Usable rows with `width`, `height` (px, as seen), `digest` and `pixels`, and the `rejected` table
     "Open every picture once, as training will open it; return what can be used and what cannot."
-    check_table(df)
+    df = check_table(df)
     found = _in_threads(lambda o: _audit_one(o, max_pixels), df['image'], 'audit')
     bad = [i for i, o in enumerate(found) if isinstance(o, str)]
     row = df['row'] if 'row' in df else df.index

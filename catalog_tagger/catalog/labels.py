@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..core.files import CatalogError
-from ..core.table import SPLITS, check_columns, rejected_table, source_columns
+from ..core.table import SPLITS, ShowsFacts, check_columns, first_few, rejected_table, source_columns
 from ..core.records import Count, Record, Texts
 from ..core.config import RunConfig
 from .steps import check_steps, spell
@@ -45,8 +45,8 @@ def _runs_in_circle(label:str, parents:dict)->bool:
     return label in seen
 
 # %% ../../nbs/catalog/11_labels.ipynb #53ad2010
-@dataclass(frozen=True)
-class LabelSpace(Record):
+@dataclass(frozen=True, repr=False)
+class LabelSpace(ShowsFacts, Record):
     "The labels of a model and what is known about them."
     vocab:Texts                     # Labels, in the order of the model's outputs
     exclusive:dict[str, Texts]      # Name of a group → its labels, of which a picture has exactly one
@@ -67,6 +67,14 @@ class LabelSpace(Record):
             if _runs_in_circle(l, self.parents): raise CatalogError(f'parents run in a circle: {l!r} is its own ancestor')
         for o in self.recipe.values(): check_steps(o)
         object.__setattr__(self, '_group', {l: g for g, o in self.exclusive.items() for l in o})
+
+    def _facts(self)->dict[str, str]:
+        facts = dict(labels=f'{len(self.vocab)}: {first_few(self.vocab)}')
+        if self.exclusive: facts['groups'] = first_few(f'{g} ({len(o)})' for g, o in self.exclusive.items())
+        if self.parents: facts['parents'] = first_few(f'{c} in {p}' for c, p in self.parents.items())
+        dropped = sum(o['label'] is None for o in self.provenance.values())
+        if self.provenance: facts['from'] = f'{len(self.provenance)} raw tags, {dropped} of them dropped'
+        return facts
 
 # %% ../../nbs/catalog/11_labels.ipynb #64b9c35d
 def column_of(tag:str, columns:Iterable)->str|None:
@@ -159,10 +167,12 @@ def is_single(self:LabelSpace)->bool:
     return len(self.exclusive) == 1 and len(self.vocab) == len(next(iter(self.exclusive.values())))
 
 # %% ../../nbs/catalog/11_labels.ipynb #2e58aea5
-def _rule(tag:str, folds:Counter, n_groups:int, min_count:int)->str:
-    "Why a tag is dropped, or 'kept'."
-    if n_groups < 3: return f'dropped: in {n_groups} group{"s"*(n_groups != 1)} of pictures, three folds need 3'
-    lacking = [o for o in SPLITS if not folds[o]]
+def _rule(folds:Counter, there:list[str], n_groups:int, min_count:int)->str:
+    "Why a tag is dropped, or 'kept'; `there` are the folds that the catalog has."
+    if n_groups < len(there):
+        need = ('one fold needs 1', 'two folds need 2', 'three folds need 3')[len(there) - 1]
+        return f'dropped: in {n_groups} group{"s"*(n_groups != 1)} of pictures, {need}'
+    lacking = [o for o in there if not folds[o]]
     if lacking: return f'dropped: not in {" and ".join(lacking)}'
     if folds['train'] < min_count: return f'dropped: {folds["train"]} pictures in train, fewer than min_count={min_count}'
     return 'kept'
@@ -173,7 +183,8 @@ def _fates(df:pd.DataFrame, min_count:int)->dict[str, dict]:
     long = pd.DataFrame({'tag': df['tags'], 'split': df['split'], 'group': group}).explode('tag').dropna(subset='tag')
     folds = long.groupby('tag')['split'].agg(Counter); n_groups = long.groupby('tag')['group'].nunique()
     order = sorted(folds.index, key=lambda t: (-folds[t]['train'], t))
-    return {t: dict(count=int(folds[t]['train']), rule=_rule(t, folds[t], int(n_groups[t]), min_count)) for t in order}
+    there = [o for o in SPLITS if (df['split'] == o).any()]     # no test, as in cross-validation, is nothing wrong
+    return {t: dict(count=int(folds[t]['train']), rule=_rule(folds[t], there, int(n_groups[t]), min_count)) for t in order}
 
 # %% ../../nbs/catalog/11_labels.ipynb #6974aa46
 def _short_names(tags:Iterable[str], columns:Iterable)->dict[str, str]:
@@ -257,7 +268,7 @@ def fit_labels(
     parents:dict[str, str]=None,  # Child → parent of free tags, as labels or raw tags
 )->LabelSpace:
     "Learn the label space of a split catalog, its counts and parents on train alone."
-    check_columns(df, 'tags', 'split')
+    df = check_columns(df, 'tags', 'split')
     if recipe is not None: return _fit_after(df, recipe, min_count, parents)
     fates = _fates(df, min_count)
     kept = [t for t, o in fates.items() if o['rule'] == 'kept']

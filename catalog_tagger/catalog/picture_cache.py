@@ -14,7 +14,7 @@ from fastcore.xdg import xdg_cache_home
 
 from ..core.files import CatalogError, atomic_path, file_stamp, sweep
 from ..core.process import progress
-from .images import ImageError, OPENING_VERSION, Prep
+from .images import ImageError, OPENING_VERSION, Prep, open_named
 
 # %% auto #0
 __all__ = ['cache_folder', 'cache_pictures']
@@ -33,8 +33,8 @@ def _file_name(images:Sequence[str|Path], prep:Prep)->str:
 # %% ../../nbs/catalog/07_picture_cache.ipynb #8042697c
 def _cache_picture(path:str|Path, prep:Prep)->np.ndarray:
     "As `Prep.picture`, with the file's name in the error."
-    try: return np.asarray(prep.picture(path))
-    except ImageError as e: raise CatalogError(f'{path}: {e}; audit_images finds such pictures') from None
+    try: return np.asarray(open_named(path, prep.picture))
+    except ImageError as e: raise CatalogError(f'{e}; audit_images finds such pictures') from None
 
 def _decode(images:Sequence[str|Path], prep:Prep, at_once:int=256)->Iterator[np.ndarray]:
     "Rows of `images`, `at_once` at a time, so that memory does not grow with the catalog."

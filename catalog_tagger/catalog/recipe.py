@@ -205,7 +205,7 @@ def fit_recipe(
     *, columns:Iterable[str]=(),  # Label columns whose values go through the steps too, each by itself; free tags always do
 )->Recipe:
     "Learn from train what becomes of each raw tag."
-    check_columns(df, 'tags', 'split'); check_steps(steps)
+    df = check_columns(df, 'tags', 'split'); check_steps(steps)
     if lacking := [c for c in columns if c not in source_columns(df)]:
         raise CatalogError(f'columns names {lacking[0]!r}, which the catalog does not have')
     res = Recipe({}, {}, {}, [], [])

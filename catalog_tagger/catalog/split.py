@@ -69,7 +69,7 @@ def group_duplicates(
     pairs:pd.DataFrame|None=None,   # Pictures that look alike and shall count as one, from `near_duplicates`
 )->pd.DataFrame:                    # A copy whose `group` holds together what any of them holds together
     "Make one group of rows that share a group, a file or all pixels; `pairs` join a picture to one near it, never to a chain."
-    check_columns(df)
+    df = check_columns(df)
     centre = {} if pairs is None else _stars(pairs)
     known = df.assign(centre=df['image'].map(lambda o: centre.get(o, o)))
     links = [_first_rows(_group_numbers(known, c)) for c in ('group', 'centre', 'image', 'pixels')]
@@ -89,7 +89,7 @@ def near_duplicates(
     *, embs:np.ndarray|None=None,  # Embeddings to compare in place of hashes, shape (rows of `df`, d)
 )->pd.DataFrame:                   # `image_a`, `image_b` and `distance`, nearest first
     "Pairs of pictures that look alike; of pictures with equal pixels only the first is compared."
-    check_columns(df)
+    df = check_columns(df)
     most = 64 if embs is None else 2
     if not 0 <= max_distance <= most:
         raise CatalogError(f'max_distance is {max_distance}, expected 0 to {most} {"bits" if embs is None else "of cosine distance"}')
@@ -119,7 +119,7 @@ def split_audit(
     column:str='split',  # Column that names the folds; `fold` after `cross_folds`
 )->pd.DataFrame:         # Columns `tag`, `pictures`, `groups`, counts and shares of the folds, `worst` in points, `note`; commonest first
     "Where each tag stands, how far its shares are from those of all pictures, and what cannot be helped."
-    check_columns(df, by, column)
+    df = check_columns(df, by, column)
     long, names = _long(df, by), _fold_names(df, column)
     fold = pd.Categorical(df[column], names)
     res = pd.crosstab(long.tag, fold[long.row], dropna=False).reindex(columns=names).astype(int)
@@ -196,7 +196,7 @@ _FRACTIONS = (1 - RunConfig.valid_fraction - RunConfig.test_fraction, RunConfig.
 
 def _respected(df)->pd.DataFrame:
     "`df` with the folds of its source, where one that stands beside train alone is the test fold."
-    have = set(check_columns(df, 'split')['split'])
+    df = check_columns(df, 'split'); have = set(df['split'])
     if 'train' not in have:
         raise CatalogError(f'split has {", ".join(sorted(have)) or "no rows"} but no train: name the fold to learn from, '
                            'or drop the column')
@@ -221,7 +221,7 @@ def split_catalog(
     "Deal whole groups out to train, valid and test so that each tag keeps its share, and is in every fold if it is in three groups."
     if len(fractions) != 3 or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
         raise CatalogError(f'fractions are {tuple(fractions)}, expected three positive numbers that sum to 1')
-    check_columns(df, by)
+    df = check_columns(df, by)
     df = _respected(df) if 'split' in df else df.assign(split='train')
     have, moves = set(df['split']), []
     names = SPLITS if have <= {'train'} else SPLITS[:2]
@@ -263,7 +263,7 @@ def split_by(
     **kwargs,
 )->tuple[pd.DataFrame, pd.DataFrame]:  # As of `split_catalog`
     "Split along `column`, so that test can lie in the future. A group that reaches into test or valid goes there whole."
-    values = check_columns(source_view(check_columns(df)), column)[column]
+    df = check_columns(df); values = check_columns(source_view(df), column)[column]
     if (test is None) == (test_from is None): raise CatalogError('say which values make test, by either test or test_from')
     in_test = _holds(values, listify(test)) if test_from is None else _starts(values, test_from)
     in_valid = _holds(values, listify(valid))
@@ -280,5 +280,5 @@ def cross_folds(
 )->pd.DataFrame:                 # A copy with `fold`, 0 to `n` - 1
     "Deal whole groups out to `n` equal folds so that each tag keeps its share, and stands in every fold if it stands in `n` groups."
     if n < 2: raise CatalogError(f'n is {n}, expected at least 2 folds')
-    check_columns(df, by)
+    df = check_columns(df, by)
     return df.assign(fold=_cut(df, by, [1/n]*n, seed)[0])

@@ -81,7 +81,7 @@ def suggest_groups(
     apart:dict[str, list[str]]={},  # Exclusive groups: what stands in two of them is no suggestion
 )->pd.DataFrame:                 # `group` (a name for it), `tags`, `score`, `source` and `reason`
     "Tags that may belong together: kinds of one thing in WordNet (if its data is there), often together in train, or of similar pictures."
-    check_columns(df, 'tags', 'split')
+    df = check_columns(df, 'tags', 'split')
     if embeddings is not None and np.shape(embeddings)[:1] != (len(df),):
         raise CatalogError(f'embeddings have shape {np.shape(embeddings)}, expected a row for each of {len(df)} pictures')
     train = (df['split'] == 'train').to_numpy()

@@ -295,7 +295,7 @@ def tag_texts(
     **kwargs,
 )->tuple[pd.DataFrame, TextTags]:     # `df` with `tags`, and what was learned
     "Give each row tags from its text, by what its train rows teach."
-    check_columns(df, 'text', 'split')
+    df = check_columns(df, 'text', 'split')
     words = find_words(df['text'], lang=lang, engine=engine)
     fitted = fit_words(words[words['item'].isin(df.index[df['split'] == 'train'])], lang=lang, engine=engine, **kwargs)
     return df.assign(tags=fitted._apply(words, len(df))), fitted

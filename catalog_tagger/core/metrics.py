@@ -17,7 +17,7 @@ from .process import rng
 # %% auto #0
 __all__ = ['METRICS', 'recall_at_k', 'precision_at_k', 'dominant_recall', 'f1', 'exact_match', 'mean_average_precision',
            'group_accuracy', 'label_table', 'Metric', 'find_metric', 'floor_scores', 'score_table',
-           'bootstrap_interval', 'picture_scores', 'add_intervals', 'fastai_metric', 'RecallAtK', 'DominantRecall']
+           'bootstrap_interval', 'picture_scores', 'add_intervals']
 
 # %% ../../nbs/core/07_metrics.ipynb #769565ec
 def _arr(x)->np.ndarray:
@@ -332,28 +332,3 @@ def add_intervals(
     "Put a bootstrap interval beside each score of `table` that `pictures` has, nan beside the others."
     ends = pd.DataFrame({m: bootstrap_interval(o) for m, o in pictures.items()}, index=['low', 'high']).T.reindex(table.index)
     return pd.concat([table[['score']], ends, table.drop(columns='score')], axis=1)
-
-# %% ../../nbs/core/07_metrics.ipynb #dc6f4a71
-def _on_tensors(func, activation, preds, targs, **kwargs):
-    "`func` of what a Learner saw; class indices become one-hot rows."
-    preds, targs = _arr(activation(preds) if activation else preds), _arr(targs)
-    if targs.ndim == 1: targs = np.eye(preds.shape[1])[targs.astype(int)]
-    return func(preds, targs, **kwargs)
-
-def fastai_metric(
-    func:Callable,             # One of the functions above that work on scores: `func(scores, targs, **kwargs)`
-    name:str=None,             # Its name in the recorder's table, by default that of `func`
-    activation:Callable=None,  # From logits to scores, such as a loss's `activation`; None leaves them as they are
-    **kwargs,                  # Passed to `func`
-)->'AccumMetric':
-    "`func` over the whole fold as a metric of a fastai Learner, for several labels or one."
-    from fastai.metrics import AccumMetric   # here, so that a report can be scored without fastai
-    return AccumMetric(partial(_on_tensors, func, activation, **kwargs), flatten=False, name=name or func.__name__)
-
-def RecallAtK(k:int=3, activation:Callable=None)->'AccumMetric':
-    "`recall_at_k` while training."
-    return fastai_metric(recall_at_k, f'recall@{k}', activation, k=k)
-
-def DominantRecall(weights, parents:Mapping[int,int]=None, d:int=2, k:int=3, activation:Callable=None)->'AccumMetric':
-    "`dominant_recall` while training."
-    return fastai_metric(dominant_recall, activation=activation, weights=weights, parents=parents, d=d, k=k)

@@ -17,7 +17,7 @@ from .files import CatalogError, atomic_path
 
 # %% auto #0
 __all__ = ['SPLITS', 'RESERVED', 'rejected_table', 'tell_reasons', 'none_usable', 'is_tags', 'check_columns', 'check_table',
-           'set_aside', 'source_name', 'source_columns', 'source_view', 'Catalog', 'first_few', 'html_facts',
+           'set_aside', 'source_name', 'source_columns', 'source_view', 'first_few', 'ShowsFacts', 'Catalog',
            'write_table', 'read_table', 'as_numbers', 'json_rows']
 
 # %% ../../nbs/core/01_table.ipynb #67dbd360
@@ -56,12 +56,11 @@ def is_tags(o)->bool:
 def check_columns(
     df:pd.DataFrame,   # A catalog's table
     *need:str,         # Columns that must be there beside `image`
-)->pd.DataFrame:       # `df` itself, so that the call can stand in a chain
-    "Return `df` if it has its columns, a plain index and known folds, raise `CatalogError` if not. Lists are not looked into."
+)->pd.DataFrame:       # `df`, its rows numbered from 0
+    "`df` with its rows numbered from 0, if it has its columns and known folds, else `CatalogError`. Lists are not looked into."
     for c in ('image',) + need:
         if c not in df: raise CatalogError(f'the catalog has no column {c!r}; it has: {", ".join(map(str, df.columns))}')
-    if not df.index.equals(pd.RangeIndex(len(df))):
-        raise CatalogError('the catalog\'s index is not 0, 1, 2, …: call df.reset_index(drop=True) after dropping rows')
+    if not df.index.equals(pd.RangeIndex(len(df))): df = df.reset_index(drop=True)    # rows were dropped
     if 'split' in df and not (known := df['split'].isin(SPLITS)).all():
         raise CatalogError(f'split of row {known.idxmin()} is {df["split"][known.idxmin()]!r}, expected one of {", ".join(SPLITS)}')
     return df
@@ -69,9 +68,9 @@ def check_columns(
 def check_table(
     df:pd.DataFrame,   # A catalog's table: one row a picture
     *need:str,         # Columns that must be there beside `image`
-)->pd.DataFrame:       # `df` itself
-    "Return `df` if it keeps the catalog contract, cell by cell, raise `CatalogError` on the first breach."
-    check_columns(df, *need)
+)->pd.DataFrame:       # `df`, its rows numbered from 0
+    "`df` if it keeps the catalog contract, cell by cell, raise `CatalogError` on the first breach."
+    df = check_columns(df, *need)
     for c in ('tags', 'labels'):
         bad = df.index[~df[c].map(is_tags).astype(bool)] if c in df else ()
         if len(bad): raise CatalogError(f'{c} of row {bad[0]} is {df[c][bad[0]]!r}, expected a list of non-empty strings')
@@ -105,9 +104,26 @@ def source_view(
     own = {c: o for o, c in source_columns(df).items() if o != c}
     return df.drop(columns=[o for o in RESERVED if o in own.values() and o in df]).rename(columns=own)
 
+# %% ../../nbs/core/01_table.ipynb #7d5a1be0
+def first_few(
+    items:Iterable|dict,  # A dict is shown as its keys with their values
+    most:int=8,           # Most of them
+)->str:
+    "The first `most` of `items`, and how many more there are."
+    items = [f'{k} {v}' for k, v in items.items()] if isinstance(items, dict) else list(map(str, items))
+    return ', '.join(items[:most]) + (f', … {len(items) - most} more' if len(items) > most else '')
+
+class ShowsFacts:
+    "Shows itself, in text and in a notebook, by the names and values of `_facts()`: what a person wants to know first."
+    def __repr__(self)->str: return '\n'.join(f'{k}: {v}' for k, v in self._facts().items())
+
+    def _repr_html_(self)->str:
+        rows = (f'<tr><th>{escape(str(k))}</th><td style="text-align: left">{escape(str(v))}</td></tr>' for k, v in self._facts().items())
+        return f'<table>{"".join(rows)}</table>'
+
 # %% ../../nbs/core/01_table.ipynb #2736fd5f
 @dataclass(frozen=True, repr=False, eq=False)
-class Catalog:
+class Catalog(ShowsFacts):
     "What a reader made of a source; it is passed on as a whole."
     df:pd.DataFrame                 # One row a picture, as `check_table` accepts it
     rejected:pd.DataFrame = field(default_factory=rejected_table)  # The pictures that cannot be used, with reasons
@@ -126,22 +142,9 @@ class Catalog:
         return replace(self, df=df, rejected=pd.concat([self.rejected, *more], ignore_index=True))
 
 # %% ../../nbs/core/01_table.ipynb #7c3c6a50
-def first_few(
-    items:Iterable|dict,  # A dict is shown as its keys with their values
-    most:int=8,           # Most of them
-)->str:
-    "The first `most` of `items`, and how many more there are."
-    items = [f'{k} {v}' for k, v in items.items()] if isinstance(items, dict) else list(map(str, items))
-    return ', '.join(items[:most]) + (f', … {len(items) - most} more' if len(items) > most else '')
-
 def _rejected_line(rejected:pd.DataFrame)->str:
     reasons = rejected['reason'].value_counts()
     return f'{len(rejected)}' + (f', most frequent: {reasons.index[0]:.80} ({reasons.iloc[0]})' if len(reasons) else '')
-
-def html_facts(facts:dict[str, str])->str:
-    "Names and values as a small HTML table, as a notebook shows a `Catalog` or a `Run`."
-    rows = (f'<tr><th>{escape(k)}</th><td style="text-align: left">{escape(v)}</td></tr>' for k, v in facts.items())
-    return f'<table>{"".join(rows)}</table>'
 
 @patch
 def _facts(self:Catalog)->dict[str, str]:
@@ -150,12 +153,6 @@ def _facts(self:Catalog)->dict[str, str]:
     if self.parents: facts['parents'] = first_few(f'{c} in {p}' for c, p in self.parents.items())
     if self.notes: facts['notes'] = '; '.join(self.notes)
     return dict(catalog=f'{Path(self.source).name or "a table"}, layout {self.layout or "none"}') | facts
-
-@patch
-def __repr__(self:Catalog)->str: return '\n'.join(f'{k}: {v}' for k, v in self._facts().items())
-
-@patch
-def _repr_html_(self:Catalog)->str: return html_facts(self._facts())
 
 # %% ../../nbs/core/01_table.ipynb #3ec27a68
 _LISTS = ('tags', 'labels')

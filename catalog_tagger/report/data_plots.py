@@ -88,7 +88,7 @@ def size_outliers(
     *, reach:float=1.5,   # Quartile distances beyond the quartiles from which on a picture is unusual
 )->pd.Series:             # For each row 'small', 'large', 'wide', 'tall' or ''
     "Which pictures are of unusual size or shape: outside Tukey's fences of the logarithm of side and of aspect."
-    check_columns(df, 'width', 'height')
+    df = check_columns(df, 'width', 'height')
     res = pd.Series('', df.index)
     for x, low, high in ((df['width']/df['height'], 'tall', 'wide'), (df['width']*df['height'], 'small', 'large')):
         x = np.log(x.astype(float)); a, b = x.quantile([.25, .75])

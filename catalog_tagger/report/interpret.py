@@ -33,7 +33,7 @@ __all__ = ['NORMALISE', 'group_confusion', 'confusion_plot', 'confused_pairs', '
 # %% ../../nbs/report/02_interpret.ipynb #42ae7156
 def _numbers_and_truth(df:pd.DataFrame, x:np.ndarray, space:LabelSpace, what:str)->tuple[np.ndarray, np.ndarray]:
     "`x`, scores or answers of the pictures of `df`, as numbers from 0 to 1, and their truth as booleans."
-    check_columns(df, 'labels'); x, targs = np.asarray(x, float), space.one_hot(df['labels']).astype(bool)
+    df = check_columns(df, 'labels'); x, targs = np.asarray(x, float), space.one_hot(df['labels']).astype(bool)
     if x.shape != targs.shape:
         raise CatalogError(f'{what} of shape {x.shape}, expected {targs.shape}: a row for each picture, a column for each label')
     if not ((x >= 0) & (x <= 1)).all(): raise CatalogError(f'{what} are not from 0 to 1: give probabilities, not logits')
@@ -213,7 +213,7 @@ def picture_facts(
     df:pd.DataFrame,      # A catalog with `image` and `labels`
 )->pd.DataFrame:          # `size` (px, root of the area), `aspect` (width over height), `brightness` (0 to 1), `labels` (how many)
     "What may make a picture hard."
-    check_columns(df, 'labels'); rows = []
+    df = check_columns(df, 'labels'); rows = []
     for o in progress(df['image'], 'facts'):
         im = open_image(o)
         rows.append(((im.width*im.height)**.5, im.width/im.height, np.asarray(im.convert('L').reduce(max(1, min(im.size)//64))).mean()/255))

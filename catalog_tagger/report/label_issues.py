@@ -99,7 +99,7 @@ def label_issues(
     *, k:int=None,        # Most issues; None for all
 )->pd.DataFrame:          # `image`, `kind`, `tag`, `instead`, `score`, `labels`: what is surest to be at fault first
     "Labels that are wrong, that are missing, and that are in doubt."
-    check_columns(df, 'labels')
+    df = check_columns(df, 'labels')
     scores, targs, names = np.asarray(scores, float), space.one_hot(df['labels']).astype(bool), np.array(space.vocab, object)
     if scores.shape != targs.shape or not ((scores >= 0) & (scores <= 1)).all():
         raise CatalogError(f'scores of shape {scores.shape}, expected {targs.shape} and numbers from 0 to 1')

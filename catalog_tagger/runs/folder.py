@@ -16,7 +16,7 @@ import pandas as pd, torch
 from fastcore.basics import patch
 
 from ..core.files import CatalogError, atomic_files, finish_save, inside, read_json, strict_json, write_json
-from ..core.table import SPLITS, as_numbers, html_facts, read_table, write_table
+from ..core.table import SPLITS, as_numbers, ShowsFacts, read_table, write_table
 from ..core.records import Count, Finite, as_type
 from ..core.config import RunConfig
 from ..catalog.text import TextTags
@@ -65,7 +65,7 @@ def is_run(path:str|Path)->bool:
     finish_save(path)
     return (Path(path)/'config.json').is_file()
 
-class Run:
+class Run(ShowsFacts):
     "The folder that a run left; each of its files is read and checked when it is first asked for."
     def __init__(self, folder:str|Path, source:str|Path|None=None): self.folder, self.source = Path(folder), source
 
@@ -107,12 +107,6 @@ def _facts(self:Run)->dict[str, str]:
     return facts | dict(pictures=', '.join(f'{m["pictures"][o]:,} {o}' for o in SPLITS),
                         labels=f'{len(space.vocab)}, {len(space.exclusive)} exclusive groups',
                         test=', '.join(best[:3]), seconds=f'{m["seconds"]:.0f}')
-
-@patch
-def __repr__(self:Run)->str: return '\n'.join(f'{k}: {v}' for k, v in self._facts().items())
-
-@patch
-def _repr_html_(self:Run)->str: return html_facts(self._facts())
 
 # %% ../../nbs/runs/00_folder.ipynb #b86417e9
 @patch

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np, pandas as pd
+from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from fastcore.basics import noop
 from fastcore.foundation import L
 
 from ..core.files import CatalogError, clear_for
-from ..core.process import reuse_memory
+from ..core.process import interactive, reuse_memory
 from ..core.config import RunConfig, training_settings
 from ..catalog.picture_cache import cache_folder
 from ..catalog.split import split_summary
@@ -50,7 +51,9 @@ def build_learner(
     dls = catalog_dls(df, space, prep, bs=cfg.bs, num_workers=cfg.num_workers, min_scale=cfg.min_scale, batch_tfms=tfms,
                       cache=cache_folder() if cfg.cache else None)
     if cfg.balance > 1: balance_sampling(dls.train, rarity_weights(df.loc[df['split'] == 'train', 'labels'].tolist(), cap=cfg.balance))
-    learn = catalog_learner(dls, cfg.arch, weights=cfg.weights, head=cfg.head, dropout=cfg.dropout, loss=cfg.loss, opt=cfg.opt)
+    learn = catalog_learner(dls, cfg.arch, weights=cfg.weights, head=cfg.head, dropout=cfg.dropout, loss_func=cfg.loss,
+                            opt_func=cfg.opt)
+    if not interactive(): learn.remove_cb(ProgressCallback); learn.logger = noop
     learn.facts.tta = cfg.tta
     recorded = ['train_loss', 'valid_loss', *(o.name for o in learn.metrics)]
     if cfg.monitor not in (None, *recorded):
@@ -139,7 +142,7 @@ def train_run(
     last = learn.history.rows[-1]
     say(f'road: {road(learn)}')
     say(f'{len(learn.history.rows)} epochs of {cfg.arch} at {cfg.size} px, rate {lr:.2g}: valid loss {last["valid_loss"]:.4f}')
-    tagger = fit_tagger(learn, df)
+    tagger = fit_tagger(learn)
     metrics = run_metrics(learn, tagger, df) | dict(split=split_summary(df, ready.audit), lr=lr,
                                                     seconds=round(time.perf_counter() - start, 1))
     save_run(cfg, learn, ready, metrics)

@@ -20,7 +20,7 @@ from fastai.vision.all import *
 
 from ..core.files import CatalogError, atomic_path
 from ..core.table import check_columns
-from ..core.process import interactive, rng
+from ..core.process import rng
 from ..core.extras import need
 from ..core.config import RunConfig
 from ..catalog.images import Prep
@@ -144,7 +144,7 @@ def contrastive_learner(
     temperature:float=.2,     # As in `nt_xent`
     n_out:int=128,            # Numbers in which views are compared
     tfms:list=None,           # Batch transforms, as in `SimCLR`
-    opt:str=RunConfig.opt,    # Optimiser, as in `find_optimiser`
+    opt_func:str|Callable=RunConfig.opt,   # Optimiser: fastai's, or a name as in `find_optimiser`
     metrics=None,             # None takes `twin_accuracy`, `embedding_std` and `effective_rank`
     cbs=None,                 # Callbacks beside fastai's own, `SimCLR` and `History`
     **kwargs
@@ -154,10 +154,10 @@ def contrastive_learner(
     prep = replace(dls.prep, mean=a.mean, std=a.std)
     model = _contrastive_model(a, read_weights(a, weights), prep.size, n_out)
     if metrics is None: metrics = [twin_accuracy, embedding_std, effective_rank]
-    learn = Learner(dls, model, nt_xent(temperature), opt_func=find_optimiser(opt), metrics=metrics,
+    opt_func = find_optimiser(opt_func) if isinstance(opt_func, str) else opt_func
+    learn = Learner(dls, model, nt_xent(temperature), opt_func=opt_func, metrics=metrics,
                     cbs=[SimCLR(prep, tfms), History(), *L(cbs)], **dict(splitter=default_split) | kwargs)
     if dls.device.type == 'cpu': learn.model.to(memory_format=torch.channels_last)
-    if not interactive(): learn.remove_cb(ProgressCallback); learn.logger = noop
     learn.facts = TrainFacts(arch, weights not in (None, 'none'))
     return learn
 
@@ -183,7 +183,7 @@ def few_labels(
     *, seed:int=RunConfig.seed,  # The same seed gives a smaller share as a part of a larger one
 )->tuple[pd.DataFrame, LabelSpace]:
     "The catalog with a random share of its train pictures, and the same labels with their counts in it; the other folds stay."
-    check_columns(df, 'labels', 'split')
+    df = check_columns(df, 'labels', 'split')
     if not 0 < share <= 1: raise CatalogError(f'share={share}, expected more than 0 and at most 1')
     train = np.flatnonzero(df['split'] == 'train')
     gone = rng(seed, 'few_labels').permutation(train)[max(2, round(share*len(train))):]

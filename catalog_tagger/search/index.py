@@ -36,7 +36,7 @@ def _check_table(table, n:int)->pd.DataFrame:
     "A table with `image` for `n` vectors, from one or from ids."
     if not isinstance(table, pd.DataFrame): table = pd.DataFrame({'image': [str(o) for o in table]})
     if 'score' in table: raise CatalogError('the table has a column score, which answers have too: rename it, as set_aside does')
-    check_ids(check_table(table)['image'].tolist(), n)
+    table = check_table(table); check_ids(table['image'].tolist(), n)
     return table
 
 @dataclass

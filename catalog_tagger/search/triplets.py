@@ -19,7 +19,8 @@ from ..core.extras import need
 from ..core.config import RunConfig
 from ..train.backbones import find_arch, main_head
 from ..train.heads import UnitLength
-from ..train.learner import FrozenStats, catalog_learner, catalog_model, is_training
+from ..train.weights import read_weights
+from ..train.learner import FrozenStats, body_learner, catalog_model, check_stats, is_training
 from ..train.checkpoint import PlainError
 from ..serve.tagger import Tagger
 from .retrieval import retrieval_scores
@@ -239,30 +240,33 @@ def _start_from(learn:Learner, start:Tagger):
     learn.model[0].load_state_dict(start.model[0].state_dict())
     learn.facts.pretrained = True; learn.add_cb(FrozenStats()); learn.freeze()
 
-@delegates(catalog_learner, but=['head', 'weights'])
+@delegates(body_learner, but=['pretrained'])
 def embedding_learner(
     dls:DataLoaders,                          # From `catalog_dls`
-    loss:Callable,                            # `TripletLoss()`, `MultiLabelSupCon()`, or your own
+    loss_func:Callable,                       # `TripletLoss()`, `MultiLabelSupCon()`, or your own
     *, start:Tagger=None,                     # A trained tagger whose body to go on from; None starts from a pretrained backbone
     arch:str=RunConfig.arch,                  # Backbone, where there is no `start`
-    weights:str|Path|None=RunConfig.weights,  # Its weights, as in `catalog_learner`
+    weights:str|Path|None=RunConfig.weights,  # Its weights, as in `read_weights`
     dim:int=128,                              # Length of an embedding
     projection:str='linear',                  # From features to embedding: one layer ('linear') or fastai's head ('fastai')
     dropout:float=0.,                         # Share dropped before the last layer
     m:int=4,                                  # As in `overlap_sampling`; 1 leaves the order to chance
     metrics=None,                             # None takes `triplet_accuracy` and `NDCGAtK()`
-    cbs=None,                                 # Callbacks beside those of `catalog_learner` and `CollapseGuard`
+    cbs=None,                                 # Callbacks beside those of `body_learner` and `CollapseGuard`
     **kwargs
-)->Learner:                                   # As `catalog_learner` makes it, its body frozen when pretrained
+)->Learner:                                   # As `body_learner` makes it, its body frozen when pretrained
     "A fastai `Learner` whose model gives vectors of length 1."
     if start is not None and start.prep != dls.prep:
         raise CatalogError(f'start was trained on pictures of {start.prep}, the data has {dls.prep}; build the data with start.prep')
     arch = arch if start is None else start.arch
-    head = catalog_model(find_arch(arch), dim, head=projection, dropout=dropout)[1]
-    head = nn.Sequential(*main_head(head), UnitLength())
+    a, scratch = find_arch(arch), weights is None or weights == 'none'
+    if start is None and not scratch: check_stats(dls.prep, a)
+    state = read_weights(a, weights) if start is None else None
+    body, head = catalog_model(a, dim, state, head=projection, dropout=dropout)
+    model = nn.Sequential(body, nn.Sequential(*main_head(head), UnitLength()))
     metrics = [triplet_accuracy, NDCGAtK()] if metrics is None else metrics
-    learn = catalog_learner(dls, arch, weights=weights if start is None else None, head=head, loss=loss, metrics=metrics,
-                            cbs=[CollapseGuard(), *L(cbs)], **kwargs)
+    learn = body_learner(dls, model, loss_func, arch=arch, pretrained=state is not None, metrics=metrics, cbs=[CollapseGuard(), *L(cbs)],
+                         **kwargs)
     if start is not None: _start_from(learn, start)
     if m > 1: overlap_sampling(dls.train, dls.space.one_hot(dls.train_ds.items['labels']), m=m)
     return learn

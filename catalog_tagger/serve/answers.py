@@ -12,7 +12,7 @@ from ..core.files import CatalogError
 from ..catalog.labels import LabelSpace
 
 # %% auto #0
-__all__ = ['UNSURE', 'decode', 'as_matrix', 'tag_table']
+__all__ = ['UNSURE', 'decode', 'as_matrix', 'tag_table', 'best_classes']
 
 # %% ../../nbs/serve/00_answers.ipynb #be15172b
 def _path_scores(scores:np.ndarray, space:LabelSpace)->np.ndarray:
@@ -102,3 +102,18 @@ def tag_table(
     "Answers as a table, one row a tag."
     rows = [(im, i, t, round(s, 6)) for im, o in zip(images, answers) for i, (t, s) in enumerate(o, 1)]
     return pd.DataFrame(rows, columns=['image', 'rank', 'tag', 'score'])
+
+# %% ../../nbs/serve/00_answers.ipynb #6a0f4be3
+def best_classes(
+    scores:np.ndarray,   # Shape (pictures, labels), from 0 to 1
+    space:LabelSpace,    # Labels of the columns
+    group:str=None,      # An exclusive group; None takes the only one
+    *, k:int=3,          # How many of its labels
+)->list[list[tuple[str, float]]]:  # For each picture labels with scores, best first
+    "The best labels of one group, side by side, where `decode` gives its one answer."
+    if group is None and len(space.exclusive) == 1: group = next(iter(space.exclusive))
+    if group not in space.exclusive:
+        raise CatalogError(f'group {group!r} is unknown, expected one of {", ".join(space.exclusive) or "none"}')
+    if k < 1: raise CatalogError(f'k={k}, expected 1 or more')
+    cols = np.array(space.group_columns[group])
+    return [[(space.vocab[i], float(p[i])) for i in cols[np.argsort(-p[cols], kind='stable')[:k]]] for p in np.asarray(scores, float)]

@@ -13,6 +13,7 @@ from fastcore.basics import patch
 
 from ..core.files import CatalogError
 from ..core.records import Count, Record, Share
+from ..core.table import ShowsFacts, first_few
 from ..catalog.labels import LabelSpace
 from .answers import as_matrix, decode
 from .calibrate import Calibration, check_scores, fit_calibration
@@ -31,8 +32,8 @@ class Promise(TypedDict):
     recall:Share
     confidence:Share
 
-@dataclass(frozen=True)
-class Decision(Record):
+@dataclass(frozen=True, repr=False)
+class Decision(ShowsFacts, Record):
     "All that turns the scores of a model into answers."
     support:list[Count]                  # Pictures of each label in the fold it was fitted on
     thresholds:dict[str, list[Share]]    # Mode → least score of each label
@@ -57,6 +58,13 @@ class Decision(Record):
         if mode in self.modes: return mode
         why = ': this model was trained before that mode was added' if mode in MODES else ''
         raise CatalogError(f'mode={mode!r}, expected one of {", ".join(self.modes)}{why}')
+
+    def _facts(self)->dict[str, str]:
+        some = {m: f'{np.median(self.thresholds[m]):.2f}' for m in self.modes}
+        return dict(decision=f'for {len(self.support)} labels, thresholds by mode', median=first_few(some),
+                    groups=first_few(next(iter(self.limits.values()), {})) or 'none',
+                    published=first_few({g or 'whole pictures': f'from {p:.2f}' for g, p in self.publish.items()}) or 'nothing unseen',
+                    outside='not looked for' if self.outside is None else 'looked for')
 
     def table(self, space:LabelSpace)->pd.DataFrame:
         "A row a tag: `label`, `support`, and a threshold for each mode."

@@ -4,9 +4,15 @@
 
 # %% ../../nbs/serve/11_fit.ipynb #4faedc9a
 from __future__ import annotations
-import pandas as pd
+
+import torch.nn.functional as F
 from fastai.learner import Learner
 
+from ..core.files import CatalogError
+from ..catalog.images import Prep
+from ..catalog.labels import LabelSpace
+from ..train.data import source_pictures, source_targets
+from ..train.learner import learned_by
 from .outside import fit_outside
 from .decide import fit_decision
 from .tagger import Tagger
@@ -16,13 +22,17 @@ __all__ = ['fit_tagger']
 
 # %% ../../nbs/serve/11_fit.ipynb #33b52bb3
 def fit_tagger(
-    learn:Learner,
-    df:pd.DataFrame,  # From `prepare_catalog`
+    learn:Learner,     # Trained
+    *, space:LabelSpace=None,  # As in `Predictor.from_learner`
+    prep:Prep=None,    # Likewise
 )->Tagger:
-    "The tagger of a trained learner: thresholds, calibration and what it calls unlike its catalog are fitted on valid."
-    tagger = Tagger.from_learner(learn)
-    train, valid = (df[df['split'] == o] for o in ('train', 'valid'))
-    scores, features = tagger.scores_and_features(valid['image'])
-    outside = fit_outside(tagger.features(train['image']), features)
-    tagger.decision = fit_decision(scores, tagger.space.one_hot(valid['labels']), tagger.space, outside=outside)
+    "The tagger of a trained learner: thresholds, calibration and what it calls unlike its catalog are fitted on its valid pictures."
+    tagger, dls = Tagger.from_learner(learn, space=space, prep=prep), learned_by(learn, space, prep)[0].dls
+    if not len(dls.valid_ds): raise CatalogError('this learner has no valid pictures to fit thresholds on, as after load_learner: '
+                                                 'give it some, learn.dls = catalog_dls(df, space, prep)')
+    scores, features = tagger.scores_and_features(source_pictures(dls.valid_ds))
+    outside = fit_outside(tagger.features(source_pictures(dls.train_ds)), features)
+    targs = source_targets(dls.valid_ds)
+    if targs.ndim == 1: targs = F.one_hot(targs, len(tagger.space.vocab))
+    tagger.decision = fit_decision(scores, targs.numpy(), tagger.space, outside=outside)
     return tagger

@@ -7,8 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
+from PIL import Image
 from fastcore.basics import patch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -16,13 +18,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..core.files import CatalogError
 from ..core.process import progress
 from ..core.config import RunConfig
-from ..catalog.images import Prep
+from ..core.table import ShowsFacts
+from ..catalog.images import Prep, open_named
 from ..catalog.labels import LabelSpace
 from ..train.losses import to_scores
-from .answers import decode
+from .answers import best_classes, decode
 
 # %% auto #0
-__all__ = ['tta_views', 'is_several', 'as_input', 'Predictor', 'serving_model']
+__all__ = ['tta_views', 'as_pictures', 'as_input', 'Predictor', 'serving_model']
 
 # %% ../../nbs/serve/01_predictor.ipynb #d02f58da
 def tta_views(x:torch.Tensor, n:int)->list[torch.Tensor]:
@@ -32,9 +35,18 @@ def tta_views(x:torch.Tensor, n:int)->list[torch.Tensor]:
     near = F.interpolate(x[..., h:x.shape[-2]-h, w:x.shape[-1]-w], x.shape[-2:], mode='bilinear', align_corners=False) if n > 2 else x
     return [x, x.flip(-1), near, near.flip(-1)][:n]
 
-def is_several(items)->bool:
-    "Is `items` a list of pictures, and not one picture?"
-    return isinstance(items, (list, tuple, pd.Series)) or isinstance(items, np.ndarray) and items.ndim == 4
+def as_pictures(
+    items,     # A picture as for `open_image`, a row with `image`, or several: a table, a Series, an array or tensor, any iterable
+)->tuple[list, bool]:  # Pictures, and whether they are several
+    "What there is to open in `items`."
+    if isinstance(items, pd.DataFrame):
+        if 'image' not in items: raise CatalogError(f'the table has no column image; it has {", ".join(map(str, items.columns))}')
+        return items['image'].tolist(), True
+    if isinstance(items, pd.Series) and 'image' in items.index: return [items['image']], False
+    if hasattr(items, '_fields') and hasattr(items, 'image'): return [items.image], False    # a row of `itertuples`
+    if isinstance(items, np.ndarray) or hasattr(items, 'detach'): return (list(items), True) if items.ndim == 4 else ([items], False)
+    if isinstance(items, (str, bytes, Path, Image.Image)) or not isinstance(items, Iterable): return [items], False
+    return list(items), True
 
 # %% ../../nbs/serve/01_predictor.ipynb #9fbbc853
 def as_input(
@@ -48,8 +60,8 @@ def as_input(
     return x.div_(255).sub_(mean).div_(std)
 
 # %% ../../nbs/serve/01_predictor.ipynb #84027a45
-@dataclass
-class Predictor:
+@dataclass(repr=False)
+class Predictor(ShowsFacts):
     "A model with its way in (`prep`) and its labels (`space`)."
     model:nn.Module   # (n, 3, height, width) → logits (n, labels)
     space:LabelSpace  # Labels, in the order of the outputs
@@ -58,11 +70,21 @@ class Predictor:
     tta:int = 1       # Views of a picture whose scores are averaged: 1 plain, 2 and its mirror image, 3 and 4 both from nearer
 
     @classmethod
-    def from_learner(cls, learn)->Predictor:
-        "The predictor of a learner made by `catalog_learner`."
-        try: space, prep, facts = learn.dls.space, learn.dls.prep, learn.facts
-        except AttributeError: raise CatalogError('this learner has no label space: it was not made by catalog_learner') from None
-        return cls(learn.model, space, prep, getattr(learn.loss_func, 'activation_name', None), facts.tta)
+    def from_learner(
+        cls, learn,              # A learner of fastai; of one on cached activations the learner that it was made from is taken
+        *, space:LabelSpace=None,  # Labels of its outputs; None takes those of `learn.dls`
+        prep:Prep=None,          # How pictures came to its model; None takes that of `learn.dls`
+    )->Predictor:
+        "The predictor of a learner, whose scores are those of its `get_preds`, or `CatalogError` says why they cannot be."
+        from catalog_tagger.train.learner import learned_by    # brings fastai, which a learner has brought before
+        learn, space, prep, activation = learned_by(learn, space, prep)
+        return cls(learn.model, space, prep, activation, getattr(getattr(learn, 'facts', None), 'tta', 1))
+
+    def _facts(self)->dict[str, str]:
+        n = sum(o.numel() for o in self.model.parameters())
+        return dict(model=f'{type(self.model).__name__}, {n:,} parameters') | self.space._facts() | dict(
+            pictures=f'{self.prep.size[0]}x{self.prep.size[1]} px by {self.prep.method}',
+            scores=f'{self.activation_name}, mean of {self.tta} view{"s" if self.tta > 1 else ""}')
 
     @property
     def activation_name(self)->str: return self.activation or ('softmax' if self.space.is_single else 'sigmoid')
@@ -77,9 +99,10 @@ class Predictor:
 
     def batches(self, items:Iterable, bs:int=RunConfig.bs, desc:str='tag')->Iterator[torch.Tensor]:
         "`items` opened and brought to the model's device, `bs` at a time."
-        items, device = list(items), next(self.model.parameters()).device
+        items, device = as_pictures(items)[0], next(self.model.parameters()).device
         self.model.eval()
-        for i in progress(range(0, len(items), bs), desc): yield as_input([self.prep.picture(o) for o in items[i:i+bs]], self.prep, device)
+        for i in progress(range(0, len(items), bs), desc):
+            yield as_input([open_named(o, self.prep.picture, j) for j, o in enumerate(items[i:i+bs], i)], self.prep, device)
 
     @torch.inference_mode()
     def scores(self, items:Iterable, bs:int=RunConfig.bs)->np.ndarray:  # Shape (pictures, labels), from 0 to 1
@@ -98,14 +121,26 @@ class Predictor:
 
     def predict(
         self,
-        items,                   # A path, PIL image, bytes or array, or a list of them
+        items,                   # A picture, or several, as in `as_pictures`
         *, bs:int=RunConfig.bs,  # Pictures at a time
         **options,               # What `answers` takes
-    ):                           # Tags with scores, best first; for a list of pictures a list of such
+    ):                           # Tags with scores, best first and parents before children; for several pictures a list of such
         "The best tags of one picture or of each of several."
-        several = is_several(items)
-        answers = self.answers(self.scores(items if several else [items], bs), **options)
+        items, several = as_pictures(items)
+        answers = self.answers(self.scores(items, bs), **options)
         return answers if several else answers[0]
+
+    def predict_classes(
+        self,
+        items,                   # As for `predict`
+        group:str=None,          # An exclusive group; None takes the only one
+        *, k:int=3,              # How many of its labels
+        bs:int=RunConfig.bs,     # Pictures at a time
+    ):                           # Labels with scores, best first; for several pictures a list of such
+        "The best labels of one group, where `predict` gives its one answer."
+        items, several = as_pictures(items)
+        classes = best_classes(self.scores(items, bs), self.space, group, k=k)
+        return classes if several else classes[0]
 
 # %% ../../nbs/serve/01_predictor.ipynb #be477100
 def _norms_after_convs(model:nn.Module, x:torch.Tensor)->list[tuple[nn.Module, nn.Module]]:

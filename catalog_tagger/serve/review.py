@@ -40,7 +40,7 @@ def review_queue(
     *, features:np.ndarray=None,  # Pooled features of each picture, where `decision` knows what lies outside
 )->pd.DataFrame:                # Columns as in `QUEUE_COLUMNS`; what is worth most first
     "The pictures that cannot be published at the promised precision, in the order in which a person's look pays."
-    check_columns(df)
+    df = check_columns(df)
     if len(df) != len(scores): raise CatalogError(f'{len(scores)} rows of scores for {len(df)} pictures')
     p = decision.calibration.apply(scores, space); answers = decide(scores, space, decision)
     pred, far = as_matrix(answers, space), np.zeros(len(df), bool)

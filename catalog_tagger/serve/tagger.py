@@ -18,6 +18,7 @@ from ..core.process import package_versions
 from ..core.records import Finite, Record, check_format
 from ..core.sealed import SUMS, read_sealed, seal, told_of
 from ..core.config import RunConfig
+from ..core.table import first_few
 from ..catalog.images import Prep
 from ..catalog.text import TextTags
 from ..catalog.labels import LabelSpace
@@ -39,7 +40,7 @@ BUNDLE_FILES = {'model.safetensors': 4 << 30, 'tagger.json': 64 << 20, 'README.m
 class BundleError(CatalogError): "A bundle that cannot be loaded; the message says which and why."
 
 # %% ../../nbs/serve/10_tagger.ipynb #810f9775
-@dataclass
+@dataclass(repr=False)
 class Tagger(Predictor):
     "A `Predictor` that decides, with all that its bundle says of it."
     arch:str|None = None  # Its backbone, as in `find_arch`; without one it cannot be saved
@@ -51,9 +52,15 @@ class Tagger(Predictor):
     card:str = ''         # The model card, Markdown
 
     @classmethod
-    def from_learner(cls, learn)->Tagger:
-        "The tagger of a learner made by `catalog_learner`, without a decision."
-        return replace(super().from_learner(learn), arch=learn.facts.arch)
+    def from_learner(cls, learn, *, space:LabelSpace=None, prep:Prep=None)->Tagger:   # As in `Predictor.from_learner`
+        "The tagger of a learner, without a decision."
+        return replace(super().from_learner(learn, space=space, prep=prep), arch=getattr(getattr(learn, 'facts', None), 'arch', None))
+
+    def _facts(self)->dict[str, str]:
+        scores = {k: f'{o["score"]:.3f}' for k, o in self.metrics.items() if o['score'] is not None}
+        return dict(backbone=self.arch or 'of your own') | super()._facts() | dict(
+            modes='none: the best tags, without thresholds' if self.decision is None else ', '.join(self.decision.modes),
+            trained=first_few(self.facts) or 'not told', test=first_few(scores, 3) or 'not scored')
 
     def answers(
         self,
@@ -72,10 +79,10 @@ class Tagger(Predictor):
 
     def predict(
         self,
-        items,                # A path, PIL image, bytes or array, or a list of them
+        items,                # A picture, or several, as in `as_pictures`
         *, k:int=None, mode:str=None, min_score:float=0.,  # As in `answers`
         bs:int=RunConfig.bs,  # Pictures at a time
-    ):                        # Tags with scores, best first; for a list of pictures a list of such
+    ):                        # Tags with scores, best first and parents before children; for several pictures a list of such
         "The tags of one picture or of each of several: by the decision, or the `k` best where there is none."
         return super().predict(items, bs=bs, k=k, mode=mode, min_score=min_score)
 

@@ -16,12 +16,12 @@ from fastai.callback.fp16 import NonNativeMixedPrecision
 from fastai.vision.all import *
 
 from ..core.files import CatalogError, atomic_path, file_stamp
-from ..core.process import interactive, progress
+from ..core.process import progress
 from ..core.config import RunConfig
 from ..catalog.picture_cache import cache_folder
 from .backbones import body_children, main_head
-from .data import CatalogDLs
-from .learner import FrozenStats, History
+from .data import CatalogDLs, source_targets
+from .learner import FrozenStats, History, MetricsAgree
 
 # %% auto #0
 __all__ = ['split_points', 'split_at', 'Activations', 'ActivationDL', 'ActivationDLs', 'check_precision', 'cached_learner']
@@ -142,7 +142,8 @@ def _activations_key(dl:TfmdDL, lower:nn.Module, views:int, seed:int)->str:
 # %% ../../nbs/train/08_activations.ipynb #4baed8e4
 class Activations:
     "Cached activations of pictures with their targets; row `k*len(self) + i` is view `k` of picture `i`."
-    def __init__(self, rows:np.ndarray, targs:Tensor): self.rows, self.targs, self.views = rows, targs, len(rows)//len(targs)
+    def __init__(self, rows:np.ndarray, targs:Tensor, items=None):   # `items`: what the pictures come from, by which a batch is told
+        self.rows, self.targs, self.items, self.views = rows, targs, items, len(rows)//len(targs)
     def __len__(self): return len(self.targs)
     def __getitem__(self, rows:np.ndarray)->tuple[Tensor, Tensor]:
         "Activations of `rows` and the targets of their pictures."
@@ -151,8 +152,10 @@ class Activations:
 
 # %% ../../nbs/train/08_activations.ipynb #47166c6b
 def _no_pictures(self, *args, **kwargs):
-    raise CatalogError('cached activations are no pictures: to show, predict or export call the learner that cached_learner was given, '
-                       'which has learned the same')
+    raise CatalogError('cached activations are no pictures: to show, predict, export or average views call the learner that cached_learner '
+                       'was given, which has learned the same: cached.facts.joined')
+
+Activations.set_split_idx = _no_pictures    # what tta asks
 
 class ActivationDL(DataLoader):
     "Batches of `Activations`, read as a whole; each picture comes once an epoch, in one of its views."
@@ -195,7 +198,7 @@ def _activation_rows(dl:TfmdDL, lower:nn.Module, views:int, seed:int, folder:Pat
 # %% ../../nbs/train/08_activations.ipynb #d5512791
 def _activations(dl, ds, *args)->Activations:
     "Activations of the pictures of `dl` with the targets of `ds`, which need no picture opened."
-    return Activations(_activation_rows(dl, *args), torch.stack([ds.tls[1][i] for i in range(len(ds))]))
+    return Activations(_activation_rows(dl, *args), source_targets(ds), ds.items)
 
 def _cached_dls(dls:CatalogDLs, lower:nn.Module, views:int, bs:int|None, seed:int, folder:str|Path|None)->ActivationDLs:
     "The pictures of `dls` after `lower`; those of train in `views` augmented views, or plain."
@@ -204,11 +207,9 @@ def _cached_dls(dls:CatalogDLs, lower:nn.Module, views:int, bs:int|None, seed:in
     train = _activations(train, dls.train_ds, lower, views, seed, folder)
     valid = _activations(dls.valid, dls.valid_ds, lower, 1, seed, folder)
     bs = min(bs or dls.train.bs, len(train))
-    res = ActivationDLs(ActivationDL(train, bs=bs, shuffle=True, drop_last=dls.train.drop_last),
-                        ActivationDL(valid, bs=max(bs, dls.valid.bs)),
-                        space=dls.space, prep=dls.prep, path=dls.path, device=dls.device)
-    for here, there in zip(res.loaders, dls.loaders): here.items = there.items   # so that a batch can be told by its pictures
-    return res
+    return ActivationDLs(ActivationDL(train, bs=bs, shuffle=True, drop_last=dls.train.drop_last),
+                         ActivationDL(valid, bs=max(bs, dls.valid.bs)),
+                         space=dls.space, prep=dls.prep, path=dls.path, device=dls.device)
 
 # %% ../../nbs/train/08_activations.ipynb #42abc48a
 class _SameHistory(History):
@@ -252,8 +253,9 @@ def cached_learner(
     frozen = [FrozenStats()] if learn._grab_cbs(FrozenStats) else []
     args = {o: getattr(learn, o) for o in 'loss_func opt_func lr metrics path model_dir wd wd_bn_bias train_bn moms'.split()}
     cached = Learner(_cached_dls(learn.dls, lower, views, bs, seed, folder), upper, splitter=partial(_groups_above, learn, upper),
-                     cbs=[*frozen, _SameBelow(lower), _SameHistory(learn.history, at), *L(cbs)], **args)
+                     cbs=[*frozen, MetricsAgree(), _SameBelow(lower), _SameHistory(learn.history, at), *L(cbs)], **args)
     cached.freeze_to(learn.opt.frozen_idx if learn.opt else 0)
-    if not interactive(): cached.remove_cb(ProgressCallback); cached.logger = noop
+    if not learn._grab_cbs(ProgressCallback): cached.remove_cb(ProgressCallback)
+    cached.logger = learn.logger
     cached.facts = replace(learn.facts, joined=learn)
     return cached

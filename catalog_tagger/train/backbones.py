@@ -17,7 +17,7 @@ from ..core.config import RunConfig
 from ..catalog.images import Prep, as_size
 
 # %% auto #0
-__all__ = ['IMAGENET', 'BUNDLED', 'TORCHVISION', 'Arch', 'find_arch', 'arch_prep', 'own_classifier', 'create_net',
+__all__ = ['IMAGENET', 'BUNDLED', 'TORCHVISION', 'Arch', 'find_arch', 'arch_name', 'arch_prep', 'own_classifier', 'create_net',
            'InceptionBody', 'AuxHead', 'main_head', 'TimmFeatures', 'cut_body', 'body_children']
 
 # %% ../../nbs/train/00_backbones.ipynb #c4cac7af
@@ -50,6 +50,18 @@ def find_arch(
                            'works')
     cfg = timm.get_pretrained_cfg(name)
     return Arch(name, 'timm', name, tuple(cfg.mean), tuple(cfg.std), cfg.input_size[-1])
+
+# %% ../../nbs/train/00_backbones.ipynb #a96d3b07
+def arch_name(
+    arch,    # A name, or a function of torchvision or timm that builds the net, as `vision_learner` takes it
+)->str:      # For `find_arch`
+    "The name of a backbone."
+    if isinstance(arch, str): return arch
+    name, home = getattr(arch, '__name__', ''), (getattr(arch, '__module__', None) or '').split('.')[0]
+    if home == 'torchvision' and name in TORCHVISION: return name
+    if home == 'timm' and timm.is_model(name): return f'{name}.{timm.get_pretrained_cfg(name).tag}' if name in TORCHVISION else name
+    raise CatalogError(f'{arch!r:.60} is no backbone: expected a name, a function of timm, one of torchvision ({", ".join(TORCHVISION)}), '
+                       'or an nn.Module that makes features of pictures')
 
 # %% ../../nbs/train/00_backbones.ipynb #e46ca93f
 def arch_prep(

@@ -17,7 +17,7 @@ from fastai.basics import *
 
 from ..core.files import CatalogError, atomic_path, sweep
 from ..core.metrics import find_metric
-from .learner import is_training
+from .learner import is_skipped, is_training
 
 # %% auto #0
 __all__ = ['PlainError', 'KeepBest', 'DivergedError', 'StopOnNaN', 'write_state', 'read_state', 'train_state', 'set_train_state',
@@ -65,6 +65,7 @@ class KeepBest(PlainError):
         return self.best is None or (value > self.best if find_metric(self.monitor).greater_is_better else value < self.best)
 
     def after_epoch(self):
+        if is_skipped(self.learn): return
         value, self.waited = self.recorder.values[-1][self.recorder.metric_names.index(self.monitor) - 1], self.waited + 1
         if value is None or value != value or not self._is_better(value): return
         self.best, self.best_epoch, self.waited, self.weights = value, self.learn.epoch, 0, _copy_weights(self.model)

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/train/04_data.ipynb #fed79826
 from __future__ import annotations
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,23 +12,24 @@ import numpy as np, pandas as pd
 from fastai.vision.all import *
 
 from ..core.files import CatalogError
-from ..core.table import check_columns
+from ..core.table import ShowsFacts, check_columns
 from ..core.config import RunConfig
-from ..catalog.images import Prep, fit_image, open_image
+from ..catalog.images import Prep, fit_image, open_image, open_named
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
 
 # %% auto #0
-__all__ = ['CatalogImage', 'OpenImage', 'FitImage', 'train_tfms', 'label_block', 'crop_size', 'catalog_block', 'PictureCacheDL',
-           'random_crops', 'CatalogDLs', 'catalog_dls']
+__all__ = ['CatalogImage', 'OpenImage', 'FitImage', 'train_tfms', 'CatalogDLs', 'picture_block', 'label_block', 'crop_size',
+           'CatalogBlock', 'catalog_block', 'source_pictures', 'source_targets', 'PictureCacheDL', 'random_crops',
+           'catalog_dls', 'check_served']
 
 # %% ../../nbs/train/04_data.ipynb #750015a9
 class CatalogImage(PILImage):
     "A picture as `open_image` opens it, for fastai."
     @classmethod
     def create(cls, fn:Path|str|Tensor|ndarray|bytes|Image.Image, **kwargs):
-        "Open a path, bytes, a PIL image or an array; `kwargs` go to `open_image`."
-        return cls(open_image(fn.numpy() if isinstance(fn, Tensor) else fn, **kwargs))
+        "Open a path, bytes, a PIL image, an array or a tensor; `kwargs` go to `open_image`."
+        return cls(open_named(fn, partial(open_image, **kwargs)))
 
 class OpenImage(Transform):
     "Open a picture, a large JPEG no larger than its fold needs; `train` and `valid` are sizes (height, width), None for all of it."
@@ -37,9 +39,10 @@ class OpenImage(Transform):
 
 # %% ../../nbs/train/04_data.ipynb #a29db80a
 class FitImage(Transform):
-    "Resize validation and test pictures as `Prep` does when serving."
+    "Resize pictures as `Prep` does when serving, but for those that training sees."
     order,split_idx = 1,1
     def __init__(self, prep:Prep): self.prep = prep
+    def __call__(self, x, split_idx=None, **kwargs): return x if split_idx == 0 else super().__call__(x, split_idx=1, **kwargs)
     def encodes(self, x:PILImage): return type(x)(fit_image(x, self.prep.size, self.prep.method))
 
 # %% ../../nbs/train/04_data.ipynb #de840d53
@@ -63,7 +66,34 @@ def train_tfms(
             p_gray and Saturation(draw=0., p=p_gray)]
     return setup_aug_tfms([o for o in tfms if o])
 
+# %% ../../nbs/train/04_data.ipynb #f51e7d8c
+class CatalogDLs(ShowsFacts, DataLoaders):
+    "`DataLoaders` that know their labels (`space`) and the way in of a picture (`prep`); both survive `learn.export`."
+    def __init__(
+        self, *loaders,     # Train and valid
+        space:LabelSpace,   # Labels, as fitted on train
+        prep:Prep,          # Input size and the backbone's statistics
+        **kwargs            # `path` and `device`
+    ):
+        super().__init__(*loaders, **kwargs); self.space, self.prep = space, prep
+
+    def _facts(self)->dict[str, str]:
+        n = [len(o.dataset) for o in self.loaders]
+        return dict(pictures=f'{n[0]:,} train, {", ".join(f"{o:,}" for o in n[1:])} valid, {self.train.bs} a batch',
+                    size=f'{self.prep.size[0]}x{self.prep.size[1]} px by {self.prep.method}') | self.space._facts()
+
+    def new_empty(self):
+        loaders = [dl.new(dl.dataset.new_empty()) for dl in self.loaders]
+        return CatalogDLs(*loaders, space=self.space, prep=self.prep, path=self.path, device=self.device)
+
 # %% ../../nbs/train/04_data.ipynb #3858b321
+def picture_block(
+    prep:Prep,                     # Input size and the backbone's statistics
+    train:tuple[int, int]=None,    # Height and width that training needs of a picture, px; None for all of it
+)->TransformBlock:
+    "Pictures as `prep` brings them to the model, but that those for training keep their size: a crop of yours comes first."
+    return TransformBlock(OpenImage(train, prep.size), FitImage(prep), [IntToFloatTensor, Normalize.from_stats(prep.mean, prep.std)])
+
 def label_block(space:LabelSpace)->TransformBlock:
     "Targets for `space`: one class of a fixed vocabulary, or one-hot over it."
     return CategoryBlock(vocab=space.vocab, sort=False) if space.is_single else MultiCategoryBlock(vocab=space.vocab)
@@ -84,21 +114,71 @@ def crop_size(
     "Size of a picture of which `min_scale` is cropped at `size`; at most twice `size`, so smaller crops are enlarged."
     return tuple(math.ceil(o/math.sqrt(max(min_scale, .25))) for o in size)
 
+def _for_train(tfm)->Transform:
+    "A transform, or a function, for training pictures alone, unless it says itself for which fold it is."
+    tfm = instantiate(tfm)
+    if not isinstance(tfm, Transform): return Transform(tfm, split_idx=0)
+    if tfm.split_idx is not None: return tfm
+    res = deepcopy(tfm); res.split_idx = 0    # a random one holds a method bound to itself
+    return res
+
 # %% ../../nbs/train/04_data.ipynb #8932b0eb
+class CatalogBlock(DataBlock):
+    "A `DataBlock` whose `DataLoaders` know their labels (`space`) and the way in of a picture (`prep`)."
+    def __init__(self, *args, space:LabelSpace, prep:Prep, **kwargs):
+        super().__init__(*args, **kwargs); self.space, self.prep = space, prep
+
+    def dataloaders(self, source, path:str|Path='.', verbose:bool=False, bs:int=RunConfig.bs, num_workers:int=RunConfig.num_workers,
+                    **kwargs)->CatalogDLs:
+        "As of every `DataBlock`, with `space` and `prep`."
+        dls = super().dataloaders(source, path, verbose, bs=bs, num_workers=num_workers, **kwargs)
+        return CatalogDLs(*dls.loaders, space=self.space, prep=self.prep, path=dls.path, device=dls.device)
+
 def catalog_block(
     space:LabelSpace,                     # Labels, as fitted on train
     prep:Prep,                            # Input size and the backbone's statistics
-    *, item_tfms:list=None,               # For training pictures; None is `RandomResizedCrop(prep.size, min_scale)`
-    batch_tfms:list=None,                 # For training batches; None is `train_tfms()`
+    *, item_tfms=None,                    # One or several, for training pictures; None is `RandomResizedCrop(prep.size, min_scale)`
+    batch_tfms=None,                      # One or several, for training batches; None is `train_tfms()`
     min_scale:float=RunConfig.min_scale,  # Smallest share of a picture that the random crop keeps
-)->DataBlock:                             # Over a catalog with `image`, `labels` and `split`
+    get_x:Callable=ColReader('image'),    # From a row to its picture
+    get_y:Callable=None,                  # From a row to its labels, or to its label where there is just one; None takes `labels`
+    splitter:Callable=_train_valid_rows,  # From the table to the rows of train and of valid; by default `split` says
+)->CatalogBlock:                          # Over a catalog with `image`, `labels` and `split`
     "A fastai `DataBlock` from the catalog table to normalised pictures and targets."
-    crop = [RandomResizedCrop(prep.size, min_scale=min_scale, split_idx=0)] if item_tfms is None else item_tfms
-    opened = OpenImage(crop_size(prep.size, min_scale) if item_tfms is None else None, prep.size)
-    return DataBlock(blocks=(TransformBlock(opened, batch_tfms=IntToFloatTensor), label_block(space)),
-                     get_x=ColReader('image'), get_y=_Labels(space.is_single), splitter=_train_valid_rows,
-                     item_tfms=[*crop, FitImage(prep)],
-                     batch_tfms=[*(train_tfms() if batch_tfms is None else batch_tfms), Normalize.from_stats(prep.mean, prep.std)])
+    crop = L(item_tfms).map(_for_train) if item_tfms is not None else [RandomResizedCrop(prep.size, min_scale=min_scale, split_idx=0)]
+    pictures = picture_block(prep, crop_size(prep.size, min_scale) if item_tfms is None else None)
+    return CatalogBlock((pictures, label_block(space)), space=space, prep=prep, get_x=get_x, get_y=get_y or _Labels(space.is_single),
+                        splitter=splitter, item_tfms=crop, batch_tfms=train_tfms() if batch_tfms is None else batch_tfms)
+
+# %% ../../nbs/train/04_data.ipynb #7e41b9d2
+def _opening(tl:TfmdLists)->list:
+    "The transforms of `tl` that come before its items are pictures."
+    x, before = L.__getitem__(tl, 0), []
+    for f in tl.tfms.fs:
+        if isinstance(x, Image.Image): break
+        if isinstance(x := f(x), (Image.Image, Tensor)): return before
+        before.append(f)
+    if isinstance(x, Image.Image): return before
+    raise CatalogError(f'the first item of these DataLoaders is {type(x).__name__} and no picture: '
+                       'build them with a DataBlock whose first block is an ImageBlock or a picture_block')
+
+def source_pictures(
+    ds:Datasets,   # Of fastai, such as `dls.valid_ds`, with pictures as inputs
+    n:int=None,    # How many; None for all
+)->list:           # Paths, bytes, arrays or PIL pictures
+    "What the first `n` pictures of `ds` are opened from."
+    if not isinstance(ds, Datasets):
+        raise CatalogError(f'{type(ds).__name__} is no Datasets of fastai: build the DataLoaders with a DataBlock')
+    tl = ds.tls[0]
+    before = _opening(tl) if len(tl) else []
+    return [compose_tfms(L.__getitem__(tl, i), before) for i in range(len(tl) if n is None else min(n, len(tl)))]
+
+def source_targets(
+    ds:Datasets,  # With one target
+)->TensorBase:    # All of them, as a batch has them
+    "The targets of `ds`; no picture is opened."
+    found = [ds.tls[1][i] for i in range(len(ds))]
+    return type(found[0])(torch.stack(found))
 
 # %% ../../nbs/train/04_data.ipynb #cb8d5d95
 class PictureCacheDL(TfmdDL):
@@ -120,11 +200,6 @@ class PictureCacheDL(TfmdDL):
         return PictureCacheDL._set(super().new(None, cls, **kwargs), self.pictures, self.targets, self.crop, self.fold)
 
 # %% ../../nbs/train/04_data.ipynb #b17db479
-def _targets(space:LabelSpace, labels:Iterable[list[str]])->TensorBase:
-    "All targets at once, as `label_block` makes them one by one."
-    y = torch.from_numpy(space.one_hot(labels))
-    return TensorCategory(y.argmax(1)) if space.is_single else TensorMultiCategory(y.float())
-
 def random_crops(
     x:Tensor,                # Pictures, uint8, shape (n, 3, height, width)
     crop:RandomResizedCrop,  # How each is cropped
@@ -148,32 +223,15 @@ def do_batch(self:PictureCacheDL, b):
     return TensorImage(x.contiguous()), self.targets[b]    # normalising channels_last costs more than turning it
 
 # %% ../../nbs/train/04_data.ipynb #f68d3604
-def _cached(dls:CatalogDLs, df:pd.DataFrame, folder:str|Path, *, item_tfms=None, min_scale:float=RunConfig.min_scale, **kwargs)->CatalogDLs:
+def _cached(dls:CatalogDLs, folder:str|Path, *, item_tfms=None, min_scale:float=RunConfig.min_scale, **_)->CatalogDLs:
     "`dls` with decoded pictures: valid as `Prep` makes them, train larger, for random crops."
-    def over(dl, rows, prep, crop=None):
-        pictures = cache_pictures(df['image'].iloc[rows], prep, folder=folder)
-        return PictureCacheDL.over(dl, pictures, _targets(dls.space, df['labels'].iloc[rows]), crop)
-    prep, (train, valid) = dls.prep, _train_valid_rows(df)
-    dls.valid = over(dls.valid, valid, prep)
+    def over(dl, prep, crop=None):
+        pictures = cache_pictures(source_pictures(dl.dataset), prep, folder=folder)
+        return PictureCacheDL.over(dl, pictures, source_targets(dl.dataset), crop)
+    prep = dls.prep; dls.valid = over(dls.valid, prep)
     if item_tfms is None:
-        dls.train = over(dls.train, train, replace(prep, size=crop_size(prep.size, min_scale)),
-                         RandomResizedCrop(prep.size, min_scale=min_scale))
+        dls.train = over(dls.train, replace(prep, size=crop_size(prep.size, min_scale)), RandomResizedCrop(prep.size, min_scale=min_scale))
     return dls
-
-# %% ../../nbs/train/04_data.ipynb #f51e7d8c
-class CatalogDLs(DataLoaders):
-    "`DataLoaders` that know their labels (`space`) and the way in of a picture (`prep`); both survive `learn.export`."
-    def __init__(
-        self, *loaders,     # Train and valid
-        space:LabelSpace,   # Labels, as fitted on train
-        prep:Prep,          # Input size and the backbone's statistics
-        **kwargs            # `path` and `device`
-    ):
-        super().__init__(*loaders, **kwargs); self.space, self.prep = space, prep
-
-    def new_empty(self):
-        loaders = [dl.new(dl.dataset.new_empty()) for dl in self.loaders]
-        return CatalogDLs(*loaders, space=self.space, prep=self.prep, path=self.path, device=self.device)
 
 # %% ../../nbs/train/04_data.ipynb #a457ce29
 @delegates(catalog_block)
@@ -185,15 +243,44 @@ def catalog_dls(
     num_workers:int=RunConfig.num_workers,  # Processes that open pictures; on two cores none is fastest
     device=None,                            # None takes a GPU when there is one
     cache:str|Path=None,                    # Folder of decoded pictures, such as `cache_folder()`; None opens the files each time
+    splitter:Callable=_train_valid_rows,    # As in `catalog_block`
+    get_y:Callable=None,                    # As in `catalog_block`
     **kwargs
 )->CatalogDLs:                              # `train` and `valid`, with `space` and `prep` as attributes
     "The `DataLoaders` of a labelled and split catalog; `dls.test_dl(df, with_labels=True)` opens any other table the same way."
-    check_columns(df, 'labels', 'split')
-    n = [len(o) for o in _train_valid_rows(df)]
+    df = check_columns(df, *([] if get_y else ['labels']), *(['split'] if splitter is _train_valid_rows else []))
+    n = [len(o) for o in splitter(df)]
     if n[0] < 2 or n[1] < 1: raise CatalogError(f'train has {n[0]} pictures and valid {n[1]}, expected at least 2 and 1')
     if space.is_single and len(space.vocab) < 2: raise CatalogError(f'{space.vocab[0]!r} is the only label: there is nothing to tell apart')
-    unknown = sorted({l for o in df['labels'] for l in o} - set(space.vocab))
+    unknown = sorted({l for o in df['labels'] for l in o} - set(space.vocab)) if get_y is None else []
     if unknown: raise CatalogError(f'labels {unknown[:3]} are not in the label space; call apply_labels(df, space) first')
-    dls = catalog_block(space, prep, **kwargs).dataloaders(df, bs=min(bs, n[0]), num_workers=num_workers, device=device)
-    dls = CatalogDLs(*dls.loaders, space=space, prep=prep, path=dls.path, device=dls.device)
-    return dls if cache is None else _cached(dls, df, cache, **kwargs)
+    block = catalog_block(space, prep, splitter=splitter, get_y=get_y, **kwargs)
+    dls = block.dataloaders(df, bs=min(bs, n[0]), num_workers=num_workers, device=device)
+    return dls if cache is None else _cached(dls, cache, **kwargs)
+
+# %% ../../nbs/train/04_data.ipynb #c9b1e057
+def check_served(
+    dls:DataLoaders,   # Of fastai, with pictures as inputs
+    space:LabelSpace,  # The labels that a tagger would give
+    prep:Prep,         # How a tagger would bring a picture to the model
+    n:int=4,           # Pictures to compare
+):
+    "Raise `CatalogError` unless `dls` has the labels of `space`, and its first valid pictures reach the model as `prep` brings them there."
+    if (vocab := list(getattr(dls, 'vocab', space.vocab))) != space.vocab:
+        raise CatalogError(f'the labels of the DataLoaders begin with {vocab[:3]}, those of the label space with {space.vocab[:3]}: '
+                           'both need the same labels in the same order, as label_block(space) brings them')
+    some = source_pictures(dls.valid_ds, n)
+    # an exported learner has transforms and no pictures
+    dl = dls.valid.new(bs=len(some), shuffle=False, drop_last=False, num_workers=0) if some else dls.test_dl(some := [_noise()], bs=1)
+    theirs, ours = dl.one_batch()[0], torch.from_numpy(np.stack([prep(o) for o in some]))
+    if theirs.shape != ours.shape:
+        raise CatalogError(f'valid pictures reach the model as {tuple(theirs.shape[1:])}, those of a tagger as {tuple(ours.shape[1:])}: '
+                           f'give a Prep of that size, or resize valid pictures to {prep.size}')
+    gap = (theirs.as_subclass(Tensor).cpu() - ours).abs().flatten(1).max(1).values
+    if gap.max() > 1e-3:
+        tfms = [o.name.split()[0] for o in [*dls.valid.after_item, *dls.valid.after_batch] if o.split_idx != 0]
+        raise CatalogError(f'valid picture {gap.argmax()} reaches the model otherwise than it would from {prep}, by up to {gap.max():.2g}: '
+                           f'valid goes through {", ".join(tfms)}; give what is for training alone a split_idx of 0, and open pictures '
+                           'with picture_block(prep)')
+
+def _noise()->Image.Image: return Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 48, 3), dtype=np.uint8))

@@ -4,25 +4,27 @@
 
 # %% ../../nbs/train/05_learner.ipynb #50474fba
 from __future__ import annotations
-import time
+import time, warnings
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd, torch, torchvision
 from fastai.vision.all import *
 
 from ..core.files import CatalogError
-from ..core.process import interactive
-from ..core.metrics import DominantRecall, RecallAtK
 from ..core.config import RunConfig
-from .backbones import Arch, AuxHead, InceptionBody, create_net, cut_body, find_arch, main_head, own_classifier
+from ..catalog.images import Prep
+from ..catalog.labels import LabelSpace
+from .backbones import (
+    Arch, AuxHead, InceptionBody, arch_name, create_net, cut_body, find_arch, main_head, own_classifier)
 from .weights import read_weights
-from .losses import AuxLoss, find_loss, find_optimiser
-from .data import CatalogDLs
+from .losses import AuxLoss, ReadByLabels, find_activation, find_loss, find_optimiser
+from .fastai_metrics import DominantRecall, RecallAtK, check_metrics
+from .data import CatalogDLs, check_served
 
 # %% auto #0
-__all__ = ['stage_name', 'is_training', 'History', 'FrozenStats', 'catalog_model', 'TrainFacts', 'catalog_learner',
-           'count_parameters', 'road']
+__all__ = ['stage_name', 'is_training', 'is_skipped', 'History', 'FrozenStats', 'catalog_model', 'own_model', 'TrainFacts',
+           'check_stats', 'MetricsAgree', 'body_learner', 'catalog_learner', 'learned_by', 'count_parameters', 'road']
 
 # %% ../../nbs/train/05_learner.ipynb #15e65561
 def stage_name(learn:Learner)->str:
@@ -34,17 +36,27 @@ def is_training(learn:Learner)->bool:
     "Is `learn` in a `fit` that trains, and not in `lr_find`, `validate` or `get_preds`, which send a callback the same events?"
     return not hasattr(learn, 'lr_finder') and not learn.lock.locked()
 
+def is_skipped(learn:Learner)->bool:
+    "Was the epoch that ends skipped, by `start_epoch`? Nothing was recorded then."
+    return not learn.recorder.values[-1]
+
+def _told_apart(names:Sequence[str])->list[str]:
+    "`names`, the second of one name with a `_2` behind it."
+    seen = Counter()
+    return [o if (seen.update([o]) or seen[o]) == 1 else f'{o}_{seen[o]}' for o in names]
+
 class History(Callback):
     "Keep one row an epoch over all calls of `fit`, frozen and unfrozen, in `rows`."
-    order = 60  # after the Recorder
+    order,_only_train_loop = 60,True    # after the Recorder
     def __init__(self): self.rows, self.pictures = [], 0
     def before_fit(self): self.run = is_training(self.learn)
     def before_epoch(self): self.start = time.perf_counter()
     def after_train(self): self.pictures += len(self.dls.train)*self.dls.train.bs
     def after_epoch(self):
-        losses = dict(zip(self.recorder.metric_names[1:], self.recorder.log[1:]))
+        if is_skipped(self.learn): return
+        losses = dict(zip(_told_apart(self.recorder.metric_names[1:]), self.recorder.values[-1]))
         self.rows.append(dict(stage=stage_name(self.learn), epoch=len(self.rows) + 1, pictures=self.pictures,
-                              **{k: v for k, v in losses.items() if k != 'time'}, seconds=round(time.perf_counter() - self.start, 2)))
+                              **losses, seconds=round(time.perf_counter() - self.start, 2)))
 
     def table(self)->pd.DataFrame:
         "The rows as a table: stage, epoch, pictures processed, losses, metrics, seconds."
@@ -97,35 +109,74 @@ def catalog_model(
         head = AuxHead(head, net.AuxLogits)
     return nn.Sequential(body, head)
 
+def own_model(
+    body:nn.Module,                        # From pictures (n, 3, height, width) to features (n, channels) or maps of them
+    n_out:int,                             # Number of labels
+    size:tuple[int, int],                  # Height and width of the pictures, px
+    *, head:str|nn.Module=RunConfig.head,  # As in `catalog_model`; 'stacked' wants a classifier, which a body has not
+    dropout:float=None,                    # As in `catalog_model`
+)->nn.Sequential:                          # Body and head
+    "A body of your own with a head."
+    if isinstance(head, str):
+        with torch.inference_mode(): seen = body.eval()(torch.zeros(1, 3, *size, device=next(body.parameters()).device))
+        if not isinstance(seen, Tensor) or seen.ndim not in (2, 4):
+            raise CatalogError(f'the body gives {getattr(seen, "shape", type(seen).__name__)}, expected features (n, channels) or maps '
+                               '(n, channels, height, width)')
+        head = _make_head(head, None, seen.shape[1], n_out, seen.ndim == 4, dropout, Arch(type(body).__name__, 'own', '', (), ()))
+    return nn.Sequential(body, head)
+
 # %% ../../nbs/train/05_learner.ipynb #9ae9a2b3
-def _splitter(a:Arch):
+def _splitter(arch:str|None):
     "fastai's groups of parameters: the lower half, the upper half and the head of torchvision's ResNets, body and head of other nets."
+    if arch is None: return default_split
+    a = find_arch(arch)
     return model_meta[torchvision.models.resnet18]['split'] if a.library == 'torchvision' and a.net.startswith('res') else default_split
 
 # %% ../../nbs/train/05_learner.ipynb #743d1842
 @dataclass
 class TrainFacts:
     "What a learner, its data and its model do not say: `learn.facts`. It survives `learn.export`."
-    arch:str             # Backbone, as in `find_arch`
+    arch:str|None        # Backbone, as in `find_arch`; None for a body of your own
     pretrained:bool      # Did the body start from trained weights?
     tta:int=1              # Views of a picture whose scores its tagger averages, as in `Predictor`
     rate_curve:pd.DataFrame|None=None  # Of the search for a rate, from `suggest_rate`, where there was one
     joined:Learner|None=None           # Of a cached learner: the learner whose upper part it trains
 
 # %% ../../nbs/train/05_learner.ipynb #f1f2900d
-def _default_metrics(space, activation)->list:
+def _default_metrics(space)->list:
     "Scores that do not mislead: accuracy where a picture has one label, recall@3 and dominant-label recall where it has many."
-    first = accuracy if space.is_single else DominantRecall(space.counts, space.parent_columns, activation=activation)
-    recall = RecallAtK(3, activation=activation)
-    return [first, recall] if space.is_single else [recall, first]
+    return [accuracy, RecallAtK(3)] if space.is_single else [RecallAtK(3), DominantRecall(space.counts, space.parent_columns)]
 
-def _default_loss(space)->str: return 'cross_entropy' if space.is_single else 'bce'
+def _as_loss(loss_func, space, n:int):
+    "The loss that `loss_func` names, or itself; it says how logits are read."
+    if loss_func is None: loss_func = 'cross_entropy' if space.is_single else 'bce'
+    if isinstance(loss_func, str): return find_loss(loss_func, space, n)
+    return loss_func if hasattr(loss_func, 'activation') else ReadByLabels(loss_func, space)
 
-def _check_stats(prep, a:Arch):
-    "Weights that were trained on other statistics than the pictures are given in learn badly, in silence."
+def check_stats(
+    prep:Prep,  # Of the data
+    a:Arch,     # Whose trained weights are to be used
+):
+    "Raise `CatalogError` on weights that were trained on other statistics than the pictures are given in: they learn badly, in silence."
     if (tuple(prep.mean), tuple(prep.std)) != (a.mean, a.std):
         raise CatalogError(f'pictures are normalised with mean {prep.mean}, {a.name} was trained with {a.mean}; '
                            f'build the data with arch_prep({a.name!r}, size)')
+
+def _catalog_dls(dls:DataLoaders, space:LabelSpace|None, prep:Prep|None)->CatalogDLs:
+    "`dls` with its labels and its `Prep`, those that are given or its own."
+    space, prep = (ifnone(o, getattr(dls, name, None)) for o, name in ((space, 'space'), (prep, 'prep')))
+    if space is None or prep is None:
+        raise CatalogError('these DataLoaders do not say their labels and how pictures come in: give space= (LabelSpace) and prep= '
+                           '(arch_prep(arch, size)), or build them with catalog_dls')
+    check_served(dls, space, prep)
+    return dls if isinstance(dls, CatalogDLs) and (dls.space, dls.prep) == (space, prep) else \
+        CatalogDLs(*dls.loaders, space=space, prep=prep, path=dls.path, device=dls.device)
+
+def _tell_size(dls:CatalogDLs):
+    "Training at another size than that of valid is nothing wrong, but it is nothing to be done unaware."
+    with no_random(): x = dls.train.new(bs=1, num_workers=0).one_batch()[0]
+    if (size := tuple(x.shape[-2:])) != dls.prep.size:
+        warnings.warn(f'training pictures are {size} px (height, width), those of valid and of a tagger {dls.prep.size}', stacklevel=3)
 
 # %% ../../nbs/train/05_learner.ipynb #aebfd143
 def _start_at_shares(last:nn.Linear, loss_func, space, n:int):
@@ -134,38 +185,94 @@ def _start_at_shares(last:nn.Linear, loss_func, space, n:int):
     if hasattr(loss_func, 'start'): last.bias = nn.Parameter(loss_func.start(share))
 
 # %% ../../nbs/train/05_learner.ipynb #1dd56da0
+class MetricsAgree(Callback):
+    "Refuse metrics that read logits otherwise than the loss, whenever they were set."
+    def before_fit(self):
+        if space := getattr(self.dls, 'space', None): check_metrics(self.learn.metrics, self.learn.loss_func, space)
+
 @delegates(Learner.__init__)
-def catalog_learner(
-    dls:CatalogDLs,                     # From `catalog_dls`
-    arch:str=RunConfig.arch,            # Backbone, as in `find_arch`
-    *, weights:str|Path|None=RunConfig.weights,  # As in `read_weights`; the body starts frozen unless from scratch (None or 'none')
-    head:str|nn.Module=RunConfig.head,  # 'fastai', 'linear', 'stacked' or a module, as in `catalog_model`
-    dropout:float=None,                 # Share dropped before the last layer; None is .5 for fastai's head and 0 for the others
-    loss:str|Callable=None,             # A name, as in `find_loss`, or a function; None: 'cross_entropy' for one label a picture or 'bce'
-    opt:str=RunConfig.opt,              # Optimiser, as in `find_optimiser`
-    lr:float=RunConfig.lr,              # Rate of `fit` where none is given
-    metrics=None,                       # None takes recall@3 and dominant-label recall (accuracy and recall@3 for one label)
-    cbs=None,                           # Callbacks beside fastai's own, `FrozenStats` and `History`
-    train_bn:bool=False,                # Let a pretrained body's BatchNorm train even when frozen, as fastai does by default
+def body_learner(
+    dls:CatalogDLs,
+    model:nn.Sequential,    # Body and head
+    loss_func:Callable,
+    *, arch:str|None,       # Backbone of the body, as in `find_arch`; None for one of your own
+    pretrained:bool,        # Is the body trained? Then it starts frozen
+    opt_func:str|Callable=RunConfig.opt,   # Optimiser: fastai's, or a name as in `find_optimiser`
+    lr:float=RunConfig.lr,  # Rate of `fit` where none is given
+    cbs=None,               # Callbacks beside fastai's own, `FrozenStats` and `History`
+    train_bn:bool=False,    # Let a pretrained body's BatchNorm train even when frozen, as fastai does by default
     **kwargs
-)->Learner:                             # With `facts` (`TrainFacts`) and `history` (`History`) as attributes
-    "A fastai `Learner` on a catalog, its body frozen with its statistics when pretrained."
-    a = find_arch(arch); pretrained = weights not in (None, 'none')
-    if pretrained: _check_stats(dls.prep, a)
-    model = catalog_model(a, len(dls.space.vocab), read_weights(a, weights), head=head, dropout=dropout)
-    loss_func = loss if callable(loss) else find_loss(loss or _default_loss(dls.space), dls.space, dls.train.n)
-    if isinstance(head, str): _start_at_shares(main_head(model[1])[-1], loss_func, dls.space, dls.train.n)
-    if isinstance(model[1], AuxHead): loss_func = AuxLoss(loss_func)
-    if metrics is None: metrics = _default_metrics(dls.space, getattr(loss_func, 'activation', None))
-    learn = Learner(dls, model, loss_func, opt_func=find_optimiser(opt), lr=lr, metrics=metrics, train_bn=train_bn,
+)->Learner:                 # With `facts` (`TrainFacts`) and `history` (`History`) as attributes
+    "A fastai `Learner` for a body and a head, the body frozen with its statistics when pretrained."
+    opt_func = find_optimiser(opt_func) if isinstance(opt_func, str) else opt_func
+    learn = Learner(dls, model, loss_func, opt_func=opt_func, lr=lr, train_bn=train_bn,
                     cbs=[*([FrozenStats()] if pretrained and not train_bn else []), History(), *L(cbs)],
-                    **dict(splitter=_splitter(a)) | kwargs)
+                    **dict(splitter=_splitter(arch)) | kwargs)
     learn.create_opt()
     if pretrained: learn.freeze()
     if dls.device.type == 'cpu': learn.model.to(memory_format=torch.channels_last)
-    if not interactive(): learn.remove_cb(ProgressCallback); learn.logger = noop
     learn.facts = TrainFacts(arch, pretrained)
     return learn
+
+_ELSEWHERE = {   # What `vision_learner` takes → where it is said here
+    'n_out': 'the label space says how many outputs there are', 'normalize': 'Prep has the statistics, which arch_prep brings',
+    'ps': 'give dropout=', 'cut': 'give a body as arch=, such as create_body(net, cut=...)', 'n_in': 'pictures have three channels',
+    **dict.fromkeys(('init', 'concat_pool', 'pool', 'lin_ftrs', 'first_bn', 'bn_final', 'lin_first', 'y_range'),
+                    'give a head, such as custom_head=create_head(nf, len(dls.space.vocab), ...)')}
+
+def _check_names(kwargs:dict):
+    "Raise `CatalogError` on an argument of `vision_learner` that has another place here."
+    for o in kwargs:
+        if o in _ELSEWHERE: raise CatalogError(f'catalog_learner takes no {o}: {_ELSEWHERE[o]}')
+
+@delegates(body_learner, but=['arch', 'pretrained'])
+def catalog_learner(
+    dls:DataLoaders,                    # From `catalog_dls`; those of a `DataBlock` of yours with `space` and `prep`
+    arch:str|Callable|nn.Module=RunConfig.arch,  # Backbone by name or function, as in `arch_name`, or a body of your own
+    *, space:LabelSpace=None,           # Labels of the outputs; None takes those of `dls`
+    prep:Prep=None,                     # How a tagger brings a picture to the model; None takes that of `dls`
+    pretrained:bool=True,               # Start from trained weights? The body is then frozen; False is `weights='none'`
+    weights=RunConfig.weights,          # Which, as in `read_weights`
+    head:str=RunConfig.head,            # 'fastai', 'linear' or 'stacked', as in `catalog_model`
+    custom_head:nn.Module=None,         # A head of your own instead, from the body's features to logits
+    dropout:float=None,                 # Share dropped before the last layer; None is .5 for fastai's head and 0 for the others
+    loss_func:str|Callable=None,        # A name, as in `find_loss`, or a function; None: 'cross_entropy' for one label, else 'bce'
+    metrics=None,                       # None takes recall@3 and dominant-label recall (accuracy and recall@3 for one label)
+    **kwargs
+)->Learner:                             # With `facts` (`TrainFacts`) and `history` (`History`) as attributes
+    "A fastai `Learner` on a catalog, its body frozen with its statistics when pretrained."
+    _check_names(kwargs)
+    dls = _catalog_dls(dls, space, prep); space, prep = dls.space, dls.prep
+    pretrained = pretrained and not (weights is None or weights == 'none'); head = ifnone(custom_head, head)
+    if isinstance(arch, nn.Module): name, model = None, own_model(arch, len(space.vocab), prep.size, head=head, dropout=dropout)
+    else:
+        a = find_arch(name := arch_name(arch))
+        if pretrained: check_stats(prep, a)
+        model = catalog_model(a, len(space.vocab), read_weights(a, weights if pretrained else None), head=head, dropout=dropout)
+    loss_func = _as_loss(loss_func, space, dls.train.n); find_activation(loss_func, space)
+    if isinstance(head, str): _start_at_shares(main_head(model[1])[-1], loss_func, space, dls.train.n)
+    if isinstance(model[1], AuxHead): loss_func = AuxLoss(loss_func)
+    if metrics is None: metrics = _default_metrics(space)
+    learn = body_learner(dls, model, loss_func, arch=name, pretrained=pretrained, metrics=metrics, **kwargs)
+    learn.add_cb(MetricsAgree()); check_metrics(learn.metrics, loss_func, space); _tell_size(dls)
+    return learn
+
+# %% ../../nbs/train/05_learner.ipynb #40b8c6d1
+def learned_by(
+    learn:Learner,     # Of fastai, with pictures as inputs
+    space:LabelSpace=None,  # Labels of its outputs; None takes those of `learn.dls`
+    prep:Prep=None,    # How pictures came to its model; None takes that of `learn.dls`
+)->tuple[Learner, LabelSpace, Prep, str]:  # The learner that has the whole model, its labels, its `Prep`, its activation (`to_scores`)
+    "What a tagger needs of `learn`; raise `CatalogError` where a tagger would give other scores than `get_preds`."
+    if not isinstance(learn, Learner): raise CatalogError(f'{type(learn).__name__} is no learner of fastai')
+    learn = getattr(getattr(learn, 'facts', None), 'joined', None) or learn
+    dls = _catalog_dls(learn.dls, space, prep)
+    device, x = next(learn.model.parameters()).device, torch.zeros(1, 3, *dls.prep.size)
+    with torch.inference_mode(): out = learn.model.eval()(x.to(device))
+    if out.shape != (1, len(dls.space.vocab)):
+        raise CatalogError(f'the model gives {tuple(out.shape[1:])} numbers a picture, expected one for each of '
+                           f'{len(dls.space.vocab)} labels')
+    return learn, dls.space, dls.prep, find_activation(learn.loss_func, dls.space)
 
 # %% ../../nbs/train/05_learner.ipynb #679b0ae4
 def count_parameters(learn:Learner)->tuple[int, int]:  # All, and those that learn

@@ -17,18 +17,20 @@ from ..catalog.labels import LabelSpace
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'MOST_WEIGHT', 'LOSSES', 'OPTIMISERS', 'to_scores', 'BCE', 'pos_weights', 'Focal', 'Asymmetric',
-           'CrossEntropy', 'Grouped', 'AuxLoss', 'find_loss', 'find_optimiser']
+           'CrossEntropy', 'Grouped', 'ReadByLabels', 'AuxLoss', 'find_activation', 'find_loss', 'find_optimiser']
 
 # %% ../../nbs/train/03_losses.ipynb #d220abd0
-ACTIVATIONS = ('sigmoid', 'softmax', 'grouped')
+ACTIVATIONS = ('sigmoid', 'softmax', 'grouped', 'identity')
 
 def to_scores(
     logits:Tensor,          # Shape (n, labels)
     space:LabelSpace|None,  # Labels of the columns; only 'grouped' looks at it
-    activation:str,         # 'sigmoid' for each label, 'softmax' over all, 'grouped': softmax in exclusive groups, else sigmoid
+    # 'sigmoid' for each label, 'softmax' over all, 'grouped': softmax in exclusive groups, else sigmoid; 'identity' where they are scores
+    activation:str,
 )->Tensor:                  # From 0 to 1, shape of `logits`
     "The scores that `logits` stand for."
     if activation not in ACTIVATIONS: raise CatalogError(f'activation {activation!r} is unknown, expected one of {", ".join(ACTIVATIONS)}')
+    if activation == 'identity': return logits
     if activation == 'softmax': return logits.softmax(1)
     res = logits.sigmoid()
     for o in space.group_columns.values() if activation == 'grouped' else ():
@@ -149,6 +151,15 @@ class Grouped(_CellLoss):
         for o in self.groups: res[o] = share[o].log()
         return res
 
+# %% ../../nbs/train/03_losses.ipynb #6e1d94a7
+class ReadByLabels(GetAttr):
+    "`loss_func`, with logits read as the labels have it: by a softmax where a picture has one label, else by a sigmoid each."
+    _default = 'loss_func'
+    def __init__(self, loss_func, space:LabelSpace): self.loss_func, self.single = loss_func, space.is_single
+    def __call__(self, pred, targ, **kwargs): return self.loss_func(pred.as_subclass(Tensor), targ.as_subclass(Tensor), **kwargs)
+    def activation(self, logits:Tensor)->Tensor: return logits.softmax(1) if self.single else logits.sigmoid()
+    def decodes(self, scores:Tensor)->Tensor: return scores.argmax(1) if self.single else scores > .5
+
 # %% ../../nbs/train/03_losses.ipynb #3187503e
 class AuxLoss(GetAttr):
     "`loss_func`, and where there is an auxiliary output beside the main one, `weight` times its loss added."
@@ -161,6 +172,26 @@ class AuxLoss(GetAttr):
     def reduction(self): return self.loss_func.reduction
     @reduction.setter
     def reduction(self, v): self.loss_func.reduction = v
+
+# %% ../../nbs/train/03_losses.ipynb #d7c25e18
+def find_activation(
+    loss_func,         # Of a learner: one of this page, of fastai, or with an `activation` of its own
+    space:LabelSpace,  # Labels of the model's outputs
+)->str:                # One of `ACTIVATIONS`
+    "By which activation `loss_func` reads logits; raise `CatalogError` if by none that a tagger knows."
+    own, kind = getattr(loss_func, 'space', None), type(loss_func).__name__
+    if own is not None and (own.vocab, own.exclusive) != (space.vocab, space.exclusive):
+        raise CatalogError(f'the loss {kind} was made for the labels {own.vocab[:3]} …, the data have {space.vocab[:3]} …: '
+                           "make it anew, learn.loss_func = find_loss(name, learn.dls.space, learn.dls.train.n)")
+    read = getattr(loss_func, 'activation', None)
+    if read is None:
+        raise CatalogError(f'the loss {kind} does not say how logits become scores, so get_preds gives logits: wrap it, '
+                           'learn.loss_func = ReadByLabels(learn.loss_func, space)')
+    z = torch.randn(4, len(space.vocab), generator=torch.Generator().manual_seed(0))
+    found = next((o for o in ACTIVATIONS if torch.allclose(to_scores(z, space, o), read(z.clone()).float(), atol=1e-5)), None)
+    if found is None:
+        raise CatalogError(f'the loss {kind} makes scores of logits by an activation of its own; a tagger knows {", ".join(ACTIVATIONS)}')
+    return found
 
 # %% ../../nbs/train/03_losses.ipynb #c5185645
 _ONE = {'cross_entropy': lambda space, n: CrossEntropy(), 'smooth': lambda space, n: CrossEntropy(smooth=.1)}

@@ -4,15 +4,18 @@
 
 # %% ../../nbs/train/02_weights.ipynb #73378e01
 from __future__ import annotations
-import fnmatch, urllib.error, urllib.request
+import fnmatch, re, urllib.error, urllib.request
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd, timm, torch, torchvision
+from fastcore.foundation import L
 
 from ..core.files import CatalogError
 from ..core.process import interactive, progress
 from ..core.config import RunConfig
-from .backbones import Arch, BUNDLED, TORCHVISION, create_net, find_arch
+from .backbones import Arch, BUNDLED, TORCHVISION, create_net, cut_body, find_arch
 
 # %% auto #0
 __all__ = ['bundled_weights', 'check_weights', 'read_weights', 'list_archs']
@@ -63,20 +66,42 @@ def check_weights(a:Arch)->None:
                        'or train from scratch with weights=None (--weights none)')
 
 # %% ../../nbs/train/02_weights.ipynb #5c0676ad
+def _finite_tensors(state:Mapping, where:str)->dict[str, torch.Tensor]:
+    "`state` if it holds finite tensors alone."
+    for k, v in state.items():
+        if not isinstance(v, torch.Tensor):
+            raise CatalogError(f'{where}: {k} is of type {type(v).__name__}, expected a tensor; save net.state_dict()')
+        if not v.isfinite().all():
+            raise CatalogError(f'{where}: tensor {k} holds NaN or infinity; take weights from before the training broke down')
+    return dict(state)
+
 def _read_file(path:Path)->dict[str, torch.Tensor]:
-    "The tensors of a file of weights, read without running any code that is in it."
+    "The tensors of a file of weights, or of a bundle, read without running any code that is in it."
+    if path.is_dir(): path = path/'model.safetensors'
     if not path.is_file():
-        raise CatalogError(f'weights {str(path)!r} are not there; expected default, bundled, none or a file .pth or .safetensors')
-    try: state = timm.models.load_state_dict(str(path), weights_only=True)
+        raise CatalogError(f'weights {str(path)!r} are not there; expected default, bundled, none, a file .pth or .safetensors, '
+                           'or a bundle')
+    try:
+        with torch.serialization.safe_globals([L]):    # in what learn.save writes the optimiser's settings stand in such a list
+            return timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as e:
         raise CatalogError(f'{path} holds no weights that can be read without running code ({type(e).__name__}); expected a state dict, '
                            '.pth or .safetensors') from None
-    for k, v in state.items():
-        if not isinstance(v, torch.Tensor):
-            raise CatalogError(f'{path}: {k} is of type {type(v).__name__}, expected a tensor; save net.state_dict()')
-        if not v.isfinite().all():
-            raise CatalogError(f'{path}: tensor {k} holds NaN or infinity; take weights from before the training broke down')
-    return state
+
+def _body_names(a:Arch)->dict[str, str]:
+    "Name of each tensor of a body in the model of a learner → its name in the library of `a`."
+    with torch.device('meta'): net = create_net(a); body = cut_body(a, net)
+    plain = {id(v): k for k, v in net.state_dict(keep_vars=True).items()}
+    return {f'0.{k}': plain[id(v)] for k, v in body.state_dict(keep_vars=True).items()}
+
+def _without_head(a:Arch, state:dict[str, torch.Tensor])->dict[str, torch.Tensor]:
+    "The body of what a learner (`learn.save`) or a bundle wrote, under the names of its library; all else is left as it is."
+    if any(k.startswith('body.') for k in state): return {k[5:]: v for k, v in state.items() if k.startswith('body.')}
+    if not all(re.match(r'[01]\.', k) for k in state): return state
+    names = _body_names(a)
+    if odd := next((k for k in state if k.startswith('0.') and k not in names), None):
+        raise CatalogError(f'the weights do not fit {a.name}: its body has no tensor {odd}; was the learner made with another arch?')
+    return {names[k]: v for k, v in state.items() if k in names}
 
 def _hub_weights(a:Arch)->dict[str, torch.Tensor]:
     "The best weights that the library of `a` points to."
@@ -87,19 +112,34 @@ def _hub_weights(a:Arch)->dict[str, torch.Tensor]:
             progress=interactive(), check_hash=True, map_location='cpu', weights_only=True)
     except (OSError, RuntimeError) as e: raise CatalogError(f'the weights of {a.name} could not be fetched: {e}'.splitlines()[0]) from None
 
+def _named_weights(a:Arch, name:str)->dict[str, torch.Tensor]:
+    "The weights that timm has for `a` under `name`, such as `a1_in1k` or `resnet50.a1_in1k`."
+    net = a.net.split('.')[0]; full = name if name.startswith(f'{net}.') else f'{net}.{name}'
+    known = timm.list_pretrained(f'{net}.*') if a.library == 'timm' else []
+    if full not in known:
+        raise CatalogError(f'weights={name!r}, expected default, bundled, none, a state dict, a file .pth or .safetensors, a bundle'
+                           + (f', or one of timm\'s: {", ".join(o.split(".", 1)[1] for o in known[:6])}' if known else ''))
+    if (there := find_arch(full)).mean != a.mean or there.std != a.std:
+        raise CatalogError(f'{full} was trained with mean {there.mean} and std {there.std}, {a.name} expects {a.mean} and {a.std}: '
+                           f'take arch={full!r}')
+    return _hub_weights(replace(a, net=full))
+
 # %% ../../nbs/train/02_weights.ipynb #d23dc572
 def read_weights(
     a:Arch,
-    weights:str|Path|None=RunConfig.weights,  # 'default' (bundled, else the library's), 'bundled', 'none', or a .pth or .safetensors
+    # 'default' (bundled, else the library's), 'bundled', 'none', a name of timm's, a state dict, a file .pth or .safetensors,
+    # also of `learn.save`, or the folder of a bundle
+    weights:str|Path|Mapping|None=RunConfig.weights,
 )->dict[str, torch.Tensor]|None:              # As `create_net` takes them; None to start from scratch
-    "The pretrained weights that `weights` means for backbone `a`."
-    if weights in (None, 'none'): return None
+    "The pretrained weights that `weights` means for backbone `a`; where they bring a head it is left out."
+    if weights is None or isinstance(weights, str) and weights == 'none': return None
+    if isinstance(weights, Mapping): return _without_head(a, _finite_tensors(weights, 'weights'))
     if weights == 'bundled' and a.name != BUNDLED:
         raise CatalogError(f'{a.name} has no bundled weights; only {BUNDLED} has: use it, or weights=\'default\'')
     if weights in ('default', 'bundled'): return bundled_weights() if a.name == BUNDLED else _hub_weights(a)
-    if Path(weights).suffix not in ('.pth', '.pt', '.safetensors'):
-        raise CatalogError(f'weights={str(weights)!r}, expected default, bundled, none or a file .pth or .safetensors')
-    return _read_file(Path(weights))
+    path = Path(weights)
+    if path.suffix not in ('.pth', '.pt', '.safetensors') and not path.is_dir(): return _named_weights(a, str(weights))
+    return _without_head(a, _finite_tensors(_read_file(path), str(path)))
 
 # %% ../../nbs/train/02_weights.ipynb #885962fc
 def _arch_row(name:str)->dict:

@@ -1,0 +1,178 @@
+"What a learner scores on valid is what its tagger answers, or an error says why not: for what a fastai user may bring."
+import itertools
+from dataclasses import replace
+
+import numpy as np, pytest, torch
+from fastai.vision.all import (BCEWithLogitsLossFlat, CategoryBlock, ColReader, CrossEntropyLossFlat, DataBlock, ImageBlock,
+                               ImageDataLoaders, IndexSplitter, MultiCategoryBlock, Normalize, PILImage,
+                               RandomResizedCrop, Resize, ResizeMethod,
+                               Saturation, TensorImage, Transform, aug_transforms, load_learner, nn, set_seed, vision_learner)
+
+from catalog_tagger.catalog.images import Prep
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.serve.fit import fit_tagger
+from catalog_tagger.serve.predictor import Predictor
+from catalog_tagger.serve.tagger import Tagger
+from catalog_tagger.testing.tiny import tiny_catalog
+from catalog_tagger.train.activations import cached_learner
+from catalog_tagger.train.data import catalog_dls, label_block, picture_block, source_pictures
+from catalog_tagger.train.learner import catalog_learner
+
+PREP = Prep((32, 24), (.5, .4, .3), (.25, .3, .2))
+
+class Grey(Transform):
+    "A filter that valid goes through too, for it says nothing of folds."
+    order = 20
+    def encodes(self, x:TensorImage): return x.mean(1, keepdim=True).expand_as(x)
+
+def tiny_body():
+    "Small and touchy: other pixels are other features."
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU())
+
+def squeezed(im:PILImage): return im.resize((24, 32))
+
+def first_and_third(df): return IndexSplitter(list(range(0, len(df), 3)))(df)
+
+@pytest.fixture(scope='module')
+def shop(tmp_path_factory): return tiny_catalog(tmp_path_factory.mktemp('shop')/'shop', 48, size=48)
+
+@pytest.fixture(scope='module')
+def one_label(tmp_path_factory): return tiny_catalog(tmp_path_factory.mktemp('one')/'shop', 48, size=48, label_columns=['masterCategory'])
+
+def learned(dls, **kwargs):
+    set_seed(3); learn = catalog_learner(dls, tiny_body(), weights=None, head='linear', **kwargs)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    return learn
+
+def assert_law(learn, **kwargs):
+    "Predictor, Tagger and the fitted tagger score valid as `get_preds` does, under the same names."
+    joined = getattr(getattr(learn, 'facts', None), 'joined', None) or learn
+    with joined.no_bar(), joined.no_logging(): scores = joined.get_preds()[0].numpy()
+    assert scores.std() > 1e-3      # the model tells pictures apart
+    pictures = source_pictures(joined.dls.valid_ds)
+    for tagger in (Predictor.from_learner(learn, **kwargs), Tagger.from_learner(learn, **kwargs), fit_tagger(learn, **kwargs)):
+        np.testing.assert_allclose(tagger.scores(pictures), scores, atol=2e-5)
+        assert tagger.space.vocab == list(joined.dls.vocab)
+
+TRANSFORMS = {
+    'default': {},
+    'resized': dict(item_tfms=Resize(48)),
+    'padded': dict(item_tfms=[Resize(48, ResizeMethod.Pad)], batch_tfms=[]),
+    'as lesson 1': dict(item_tfms=Resize(48), batch_tfms=aug_transforms(size=(32, 24))),
+    'cropped': dict(item_tfms=RandomResizedCrop((32, 24), min_scale=.3), batch_tfms=aug_transforms(flip_vert=True)),
+    'a function': dict(item_tfms=squeezed, batch_tfms=[]),
+    'grey in training': dict(batch_tfms=Saturation(draw=0., p=1.))}
+SPLITTERS = {'column': {}, 'own': dict(splitter=first_and_third)}
+LOSSES = {o: dict(loss_func=o) for o in ('bce', 'weighted', 'grouped', 'asymmetric')} | {
+    'fastai': dict(loss_func=BCEWithLogitsLossFlat()), 'torch': dict(loss_func=nn.BCEWithLogitsLoss())}
+FROM = ('files', 'cache', 'activations')
+
+@pytest.mark.filterwarnings('ignore:training pictures are')
+@pytest.mark.parametrize('tfms', TRANSFORMS)
+@pytest.mark.parametrize('splitter', SPLITTERS)
+@pytest.mark.parametrize('source', FROM)
+def test_transforms_folds_and_caches(shop, tmp_path, tfms, splitter, source):
+    df, space = shop
+    dls = catalog_dls(df, space, PREP, bs=12, cache=tmp_path if source == 'cache' else None, **TRANSFORMS[tfms], **SPLITTERS[splitter])
+    learn = learned(dls)
+    if source == 'activations':
+        learn = cached_learner(learn, folder=tmp_path)
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    assert_law(learn)
+
+@pytest.mark.parametrize('method', ['squish', 'crop', 'pad'])
+@pytest.mark.parametrize('loss', LOSSES)
+def test_losses_and_ways_to_resize(shop, loss, method):
+    df, space = shop
+    assert_law(learned(catalog_dls(df, space, replace(PREP, method=method), bs=12), **LOSSES[loss]))
+
+@pytest.mark.parametrize('loss', [None, 'smooth', CrossEntropyLossFlat(), nn.CrossEntropyLoss()])
+def test_one_label(one_label, loss):
+    df, space = one_label
+    learn = learned(catalog_dls(df, space, PREP, bs=12), loss_func=loss)
+    assert_law(learn); assert Tagger.from_learner(learn).activation == 'softmax'
+
+def test_a_loss_on_probabilities(shop):
+    "A head that ends in a sigmoid is not given another one."
+    from fastai.vision.all import BCELossFlat
+    df, space = shop
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, len(space.vocab)), nn.Sigmoid())
+    learn = learned(catalog_dls(df, space, PREP, bs=12), custom_head=head, loss_func=BCELossFlat())
+    assert_law(learn); assert Tagger.from_learner(learn).activation == 'identity'
+
+# Other data under the same learner
+
+def test_progressive_resizing(shop):
+    df, space = shop; learn = learned(catalog_dls(df, space, PREP, bs=12))
+    learn.dls = catalog_dls(df, space, replace(PREP, size=(48, 40)), bs=12)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    assert_law(learn); assert Tagger.from_learner(learn).prep.size == (48, 40)
+
+def test_labels_in_another_order(shop):
+    "The names are those of the data that it is validated on; a loss that was made for others is refused."
+    df, space = shop; other = replace(space, vocab=space.vocab[::-1])
+    learn = learned(catalog_dls(df, space, PREP, bs=12)); learn.dls = catalog_dls(df, other, PREP, bs=12)
+    assert_law(learn)
+    learn = learned(catalog_dls(df, space, PREP, bs=12), loss_func='grouped'); learn.dls = catalog_dls(df, other, PREP, bs=12)
+    with pytest.raises(CatalogError, match='was made for the labels'): Tagger.from_learner(learn)
+
+def test_fewer_labels(shop, one_label):
+    learn = learned(catalog_dls(*shop, PREP, bs=12)); learn.dls = catalog_dls(*one_label, PREP, bs=12)
+    with pytest.raises(CatalogError, match='numbers a picture, expected one for each of'): Tagger.from_learner(learn)
+
+def test_exported_and_loaded(shop, tmp_path):
+    df, space = shop; learn = learned(catalog_dls(df, space, PREP, bs=12)); learn.path = tmp_path
+    learn.export(); again = load_learner(tmp_path/'export.pkl')
+    pictures = source_pictures(learn.dls.valid_ds)
+    np.testing.assert_allclose(Tagger.from_learner(again).scores(pictures), Tagger.from_learner(learn).scores(pictures), atol=1e-6)
+    with pytest.raises(CatalogError, match='no valid pictures to fit thresholds on'): fit_tagger(again)
+
+# Data blocks of a user
+
+def own_block(space, **kwargs):
+    return DataBlock((picture_block(PREP), label_block(space)), get_x=ColReader('image'), get_y=ColReader('labels'),
+                     **dict(splitter=first_and_third, item_tfms=RandomResizedCrop((32, 24), split_idx=0)) | kwargs)
+
+@pytest.mark.parametrize('kwargs', [{}, dict(batch_tfms=aug_transforms()), dict(item_tfms=Resize((32, 24), split_idx=0))])
+def test_a_block_of_your_own(shop, kwargs):
+    df, space = shop; dls = own_block(space, **kwargs).dataloaders(df, bs=12)
+    learn = learned(dls, space=space, prep=PREP)
+    assert_law(learn)
+    with pytest.raises(CatalogError, match='do not say their labels and how pictures come in: give space='): learned(dls)
+
+def test_fastais_own_way(shop):
+    "`ImageDataLoaders` and `vision_learner`, with a `Prep` that resizes as they do."
+    df, space = shop
+    dls = ImageDataLoaders.from_df(df.assign(is_valid=df['split'] == 'valid', image=df['image'].str[1:]), '/', fn_col='image',
+                                   label_col='labels', valid_col='is_valid', y_block=MultiCategoryBlock(vocab=space.vocab), bs=12,
+                                   item_tfms=Resize((32, 24), 'squish'), batch_tfms=Normalize.from_stats(PREP.mean, PREP.std, cuda=False))
+    learn = vision_learner(dls, resnet(), pretrained=False, normalize=False)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
+    assert_law(learn, space=space, prep=PREP)
+    with pytest.raises(CatalogError, match='do not say their labels'): Tagger.from_learner(learn)
+    with pytest.raises(CatalogError, match='reaches the model otherwise'):
+        Tagger.from_learner(learn, space=space, prep=replace(PREP, std=(.2,)*3))
+
+def resnet():
+    from torchvision.models import resnet18
+    return resnet18
+
+# What is refused, and what is told
+
+@pytest.mark.parametrize('kwargs, says', [
+    (dict(batch_tfms=Grey()),
+     'reaches the model otherwise than it would from Prep.*valid goes through .*Grey.*give what is for training alone'),
+    (dict(batch_tfms=Normalize.from_stats((0, 0, 0), (1, 1, 1), cuda=False)), 'reaches the model otherwise'),
+    (dict(item_tfms=Resize(48, split_idx=1)), r'reach(es)? the model')])
+def test_what_valid_alone_goes_through(shop, kwargs, says):
+    with pytest.raises(CatalogError, match=says): learned(catalog_dls(*shop, PREP, bs=12, **kwargs))
+
+def test_another_size_in_training_is_told(shop):
+    df, space = shop
+    with pytest.warns(UserWarning, match=r'training pictures are \(48, 48\) px .*, those of valid and of a tagger \(32, 24\)'):
+        learned(catalog_dls(df, space, PREP, bs=12, item_tfms=Resize(48), batch_tfms=[]))
+
+def test_a_loss_that_says_nothing(shop):
+    learn = learned(catalog_dls(*shop, PREP, bs=12)); learn.loss_func = nn.BCEWithLogitsLoss()
+    with pytest.raises(CatalogError, match='does not say how logits become scores'): Tagger.from_learner(learn)
