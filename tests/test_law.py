@@ -1,9 +1,8 @@
 "What a learner scores on valid is what its tagger answers, or an error says why not: for what a fastai user may bring."
-import itertools
 from dataclasses import replace
 
 import numpy as np, pytest, torch
-from fastai.vision.all import (BCEWithLogitsLossFlat, CategoryBlock, ColReader, CrossEntropyLossFlat, DataBlock, ImageBlock,
+from fastai.vision.all import (BCEWithLogitsLossFlat, ColReader, CrossEntropyLossFlat, DataBlock,
                                ImageDataLoaders, IndexSplitter, MultiCategoryBlock, Normalize, PILImage,
                                RandomResizedCrop, Resize, ResizeMethod,
                                Saturation, TensorImage, Transform, aug_transforms, load_learner, nn, set_seed, vision_learner)

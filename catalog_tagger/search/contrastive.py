@@ -27,8 +27,7 @@ from ..catalog.images import Prep
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
 from ..train.backbones import Arch, BUNDLED, InceptionBody, create_net, cut_body, find_arch
-from ..train.heads import build_model
-from ..train.weights import read_weights
+from ..train.weights import body_names, read_weights
 from ..train.losses import find_optimiser
 from ..train.data import crop_size, random_crops, train_tfms
 from ..train.learner import History, TrainFacts
@@ -154,8 +153,7 @@ def contrastive_learner(
     prep = replace(dls.prep, mean=a.mean, std=a.std)
     model = _contrastive_model(a, read_weights(a, weights), prep.size, n_out)
     if metrics is None: metrics = [twin_accuracy, embedding_std, effective_rank]
-    opt_func = find_optimiser(opt_func) if isinstance(opt_func, str) else opt_func
-    learn = Learner(dls, model, nt_xent(temperature), opt_func=opt_func, metrics=metrics,
+    learn = Learner(dls, model, nt_xent(temperature), opt_func=find_optimiser(opt_func), metrics=metrics,
                     cbs=[SimCLR(prep, tfms), History(), *L(cbs)], **dict(splitter=default_split) | kwargs)
     if dls.device.type == 'cpu': learn.model.to(memory_format=torch.channels_last)
     learn.facts = TrainFacts(arch, weights not in (None, 'none'))
@@ -169,9 +167,8 @@ def save_body(
     "Write the body of `learn`, without its head, under the names of its library, as `read_weights` takes them."
     path = Path(path)
     if path.suffix != '.safetensors': raise CatalogError(f'{path} is to hold weights, expected a name that ends in .safetensors')
-    with torch.device('meta'): names = build_model(find_arch(learn.facts.arch), [dict(layer='Identity')])[1]
     state = learn.model.state_dict()
-    tensors = {o.removeprefix('body.'): state[k].detach().cpu().contiguous() for k, o in names.items()}
+    tensors = {o: state[k].detach().cpu().contiguous() for k, o in body_names(find_arch(learn.facts.arch)).items()}
     with atomic_path(path) as p: save_file(tensors, p, metadata=dict(arch=learn.facts.arch))
     return path
 

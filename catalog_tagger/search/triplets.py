@@ -259,8 +259,8 @@ def embedding_learner(
     if start is not None and start.prep != dls.prep:
         raise CatalogError(f'start was trained on pictures of {start.prep}, the data has {dls.prep}; build the data with start.prep')
     arch = arch if start is None else start.arch
-    a, scratch = find_arch(arch), weights is None or weights == 'none'
-    if start is None and not scratch: check_stats(dls.prep, a)
+    a = find_arch(arch)
+    if start is None and weights not in (None, 'none'): check_stats(dls.prep, a)
     state = read_weights(a, weights) if start is None else None
     body, head = catalog_model(a, dim, state, head=projection, dropout=dropout)
     model = nn.Sequential(body, nn.Sequential(*main_head(head), UnitLength()))

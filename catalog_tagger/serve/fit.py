@@ -12,7 +12,7 @@ from ..core.files import CatalogError
 from ..catalog.images import Prep
 from ..catalog.labels import LabelSpace
 from ..train.data import source_pictures, source_targets
-from ..train.learner import learned_by
+from ..train.learner import whole_learner
 from .outside import fit_outside
 from .decide import fit_decision
 from .tagger import Tagger
@@ -27,7 +27,7 @@ def fit_tagger(
     prep:Prep=None,    # Likewise
 )->Tagger:
     "The tagger of a trained learner: thresholds, calibration and what it calls unlike its catalog are fitted on its valid pictures."
-    tagger, dls = Tagger.from_learner(learn, space=space, prep=prep), learned_by(learn, space, prep)[0].dls
+    tagger, dls = Tagger.from_learner(learn, space=space, prep=prep), whole_learner(learn).dls
     if not len(dls.valid_ds): raise CatalogError('this learner has no valid pictures to fit thresholds on, as after load_learner: '
                                                  'give it some, learn.dls = catalog_dls(df, space, prep)')
     scores, features = tagger.scores_and_features(source_pictures(dls.valid_ds))

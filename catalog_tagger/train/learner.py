@@ -24,7 +24,8 @@ from .data import CatalogDLs, check_served
 
 # %% auto #0
 __all__ = ['stage_name', 'is_training', 'is_skipped', 'History', 'FrozenStats', 'catalog_model', 'own_model', 'TrainFacts',
-           'check_stats', 'MetricsAgree', 'body_learner', 'catalog_learner', 'learned_by', 'count_parameters', 'road']
+           'check_stats', 'MetricsAgree', 'body_learner', 'catalog_learner', 'whole_learner', 'learned_by',
+           'count_parameters', 'road']
 
 # %% ../../nbs/train/05_learner.ipynb #15e65561
 def stage_name(learn:Learner)->str:
@@ -204,8 +205,7 @@ def body_learner(
     **kwargs
 )->Learner:                 # With `facts` (`TrainFacts`) and `history` (`History`) as attributes
     "A fastai `Learner` for a body and a head, the body frozen with its statistics when pretrained."
-    opt_func = find_optimiser(opt_func) if isinstance(opt_func, str) else opt_func
-    learn = Learner(dls, model, loss_func, opt_func=opt_func, lr=lr, train_bn=train_bn,
+    learn = Learner(dls, model, loss_func, opt_func=find_optimiser(opt_func), lr=lr, train_bn=train_bn,
                     cbs=[*([FrozenStats()] if pretrained and not train_bn else []), History(), *L(cbs)],
                     **dict(splitter=_splitter(arch)) | kwargs)
     learn.create_opt()
@@ -243,7 +243,7 @@ def catalog_learner(
     "A fastai `Learner` on a catalog, its body frozen with its statistics when pretrained."
     _check_names(kwargs)
     dls = _catalog_dls(dls, space, prep); space, prep = dls.space, dls.prep
-    pretrained = pretrained and not (weights is None or weights == 'none'); head = ifnone(custom_head, head)
+    pretrained = pretrained and weights not in (None, 'none'); head = ifnone(custom_head, head)
     if isinstance(arch, nn.Module): name, model = None, own_model(arch, len(space.vocab), prep.size, head=head, dropout=dropout)
     else:
         a = find_arch(name := arch_name(arch))
@@ -258,6 +258,10 @@ def catalog_learner(
     return learn
 
 # %% ../../nbs/train/05_learner.ipynb #40b8c6d1
+def whole_learner(learn:Learner)->Learner:
+    "The learner that has the whole model and its pictures: `learn`, or the one that a cached learner was made from."
+    return getattr(getattr(learn, 'facts', None), 'joined', None) or learn
+
 def learned_by(
     learn:Learner,     # Of fastai, with pictures as inputs
     space:LabelSpace=None,  # Labels of its outputs; None takes those of `learn.dls`
@@ -265,7 +269,7 @@ def learned_by(
 )->tuple[Learner, LabelSpace, Prep, str]:  # The learner that has the whole model, its labels, its `Prep`, its activation (`to_scores`)
     "What a tagger needs of `learn`; raise `CatalogError` where a tagger would give other scores than `get_preds`."
     if not isinstance(learn, Learner): raise CatalogError(f'{type(learn).__name__} is no learner of fastai')
-    learn = getattr(getattr(learn, 'facts', None), 'joined', None) or learn
+    learn = whole_learner(learn)
     dls = _catalog_dls(learn.dls, space, prep)
     device, x = next(learn.model.parameters()).device, torch.zeros(1, 3, *dls.prep.size)
     with torch.inference_mode(): out = learn.model.eval()(x.to(device))

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/train/03_losses.ipynb #9953780e
 from __future__ import annotations
+from collections.abc import Callable
 from functools import partial
 from math import log
 
@@ -216,9 +217,10 @@ def find_loss(
 OPTIMISERS = choices('opt')
 
 def find_optimiser(
-    name:str,  # One of `OPTIMISERS`
-):             # For fastai's `opt_func`
+    name:str|Callable,  # One of `OPTIMISERS`, or an `opt_func` of fastai, which is taken as it is
+):                      # For fastai's `opt_func`
     "fastai's optimiser `name`; raise `CatalogError` with those there are if there is no such."
+    if callable(name): return name
     from fastai.optimizer import Adam, RMSProp, SGD
     known = dict(sgd=partial(SGD, mom=.9), adam=partial(Adam, decouple_wd=False, wd=0.), adamw=Adam, rmsprop=RMSProp)
     if name not in known: raise CatalogError(f'optimiser {name!r} is unknown; there are {", ".join(OPTIMISERS)}')

@@ -15,10 +15,11 @@ from fastcore.foundation import L
 from ..core.files import CatalogError
 from ..core.process import interactive, progress
 from ..core.config import RunConfig
-from .backbones import Arch, BUNDLED, TORCHVISION, create_net, cut_body, find_arch
+from .backbones import Arch, BUNDLED, TORCHVISION, create_net, find_arch
+from .heads import build_model
 
 # %% auto #0
-__all__ = ['bundled_weights', 'check_weights', 'read_weights', 'list_archs']
+__all__ = ['bundled_weights', 'check_weights', 'body_names', 'read_weights', 'list_archs']
 
 # %% ../../nbs/train/02_weights.ipynb #52bf08b9
 def bundled_weights()->dict[str, torch.Tensor]:  # Name of each tensor in timm's `tf_efficientnet_lite0` → its value
@@ -88,17 +89,16 @@ def _read_file(path:Path)->dict[str, torch.Tensor]:
         raise CatalogError(f'{path} holds no weights that can be read without running code ({type(e).__name__}); expected a state dict, '
                            '.pth or .safetensors') from None
 
-def _body_names(a:Arch)->dict[str, str]:
+def body_names(a:Arch)->dict[str, str]:
     "Name of each tensor of a body in the model of a learner → its name in the library of `a`."
-    with torch.device('meta'): net = create_net(a); body = cut_body(a, net)
-    plain = {id(v): k for k, v in net.state_dict(keep_vars=True).items()}
-    return {f'0.{k}': plain[id(v)] for k, v in body.state_dict(keep_vars=True).items()}
+    with torch.device('meta'): names = build_model(a, [dict(layer='Identity')])[1]
+    return {k: o.removeprefix('body.') for k, o in names.items()}
 
 def _without_head(a:Arch, state:dict[str, torch.Tensor])->dict[str, torch.Tensor]:
     "The body of what a learner (`learn.save`) or a bundle wrote, under the names of its library; all else is left as it is."
     if any(k.startswith('body.') for k in state): return {k[5:]: v for k, v in state.items() if k.startswith('body.')}
     if not all(re.match(r'[01]\.', k) for k in state): return state
-    names = _body_names(a)
+    names = body_names(a)
     if odd := next((k for k in state if k.startswith('0.') and k not in names), None):
         raise CatalogError(f'the weights do not fit {a.name}: its body has no tensor {odd}; was the learner made with another arch?')
     return {names[k]: v for k, v in state.items() if k in names}
@@ -132,7 +132,7 @@ def read_weights(
     weights:str|Path|Mapping|None=RunConfig.weights,
 )->dict[str, torch.Tensor]|None:              # As `create_net` takes them; None to start from scratch
     "The pretrained weights that `weights` means for backbone `a`; where they bring a head it is left out."
-    if weights is None or isinstance(weights, str) and weights == 'none': return None
+    if weights in (None, 'none'): return None
     if isinstance(weights, Mapping): return _without_head(a, _finite_tensors(weights, 'weights'))
     if weights == 'bundled' and a.name != BUNDLED:
         raise CatalogError(f'{a.name} has no bundled weights; only {BUNDLED} has: use it, or weights=\'default\'')
