@@ -8,7 +8,7 @@ from fastai.vision.all import *
 
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.serve.tagger import save_bundle
-from catalog_tagger.testing.tiny import tiny_catalog
+from catalog_tagger.testing.tiny import tiny_body, tiny_catalog
 from catalog_tagger.train.backbones import arch_prep
 from catalog_tagger.train.data import catalog_block, catalog_dls
 from catalog_tagger.train.fastai_metrics import RecallAtK
@@ -24,8 +24,7 @@ def shop(tmp_path_factory): return tiny_catalog(tmp_path_factory.mktemp('shop')/
 def tiny_learner(shop, path, **kwargs):
     "Of a body that trains in no time."
     set_seed(1)
-    body = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU())
-    return catalog_learner(catalog_dls(*shop, PREP, bs=12), body, weights=None, head='linear', path=path, **kwargs)
+    return catalog_learner(catalog_dls(*shop, PREP, bs=12), tiny_body(), weights=None, head='linear', path=path, **kwargs)
 
 @pytest.fixture
 def learn(shop, tmp_path):
@@ -99,6 +98,14 @@ def test_callbacks(learn, name):
 def test_half_precision_is_told_on_a_cpu(learn):
     from catalog_tagger.train.activations import check_precision
     with pytest.raises(CatalogError, match='half precision is refused on a CPU'): check_precision(learn.to_fp16())
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='half precision trains on a GPU')
+def test_half_precision_on_a_gpu(learn):
+    "The tagger, which answers in float32, agrees with what half precision scored to its three digits."
+    from catalog_tagger.serve.predictor import Predictor
+    half = learn.to_fp16(); quiet(half, lambda: half.fit(1, 1e-3)); scores = quiet(half, half.get_preds)[0].numpy()
+    pictures = half.dls.valid_ds.items['image'].tolist()
+    np.testing.assert_allclose(Predictor.from_learner(half).scores(pictures), scores, atol=5e-3)
 
 # The history
 

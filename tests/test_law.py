@@ -12,7 +12,7 @@ from catalog_tagger.core.files import CatalogError
 from catalog_tagger.serve.fit import fit_tagger
 from catalog_tagger.serve.predictor import Predictor
 from catalog_tagger.serve.tagger import Tagger
-from catalog_tagger.testing.tiny import tiny_catalog
+from catalog_tagger.testing.tiny import tiny_body, tiny_catalog
 from catalog_tagger.train.activations import cached_learner
 from catalog_tagger.train.data import catalog_dls, label_block, picture_block, source_pictures
 from catalog_tagger.train.learner import catalog_learner
@@ -23,11 +23,6 @@ class Grey(Transform):
     "A filter that valid goes through too, for it says nothing of folds."
     order = 20
     def encodes(self, x:TensorImage): return x.mean(1, keepdim=True).expand_as(x)
-
-def tiny_body():
-    "Small and touchy: other pixels are other features."
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU())
 
 def squeezed(im:PILImage): return im.resize((24, 32))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError
-from ..core.table import json_rows
+from ..core.table import json_rows, none_usable, rejected_table, tell_reasons
 from ..catalog.picture_files import find_pictures, open_pictures
 from ..core.process import progress
 from ..core.config import RunConfig
@@ -31,16 +31,20 @@ def review_pictures(
     tagger:Tagger,
     paths:str|Path|Sequence[str|Path],  # Pictures and folders of them, as in `find_pictures`
     *, bs:int=RunConfig.bs,             # Pictures at a time
+    say=print,                          # Takes a line for each picture that cannot be used, the first twenty of them
 )->pd.DataFrame:                        # As of `review_queue`
     "The pictures that cannot be published unseen, in the order in which a person's look pays."
     check_reviewable(tagger)
-    found, queues = list(find_pictures(paths).items()), []
+    found, queues, unusable = list(find_pictures(paths).items()), [], {}
     for i in progress(range(0, len(found), bs), 'review'):
-        good, _ = open_pictures(tagger.prep, found[i:i+bs])
+        good, bad = open_pictures(tagger.prep, found[i:i+bs]); unusable |= bad
         if not good: continue
         scores, features = tagger.scores_and_features(list(good.values()), bs)
         queues.append(review_queue(pd.DataFrame({'image': list(good)}), scores, tagger.space, tagger.decision, features=features))
-    if not queues: raise CatalogError(f'none of {len(found)} pictures could be used')
+    rejected = rejected_table((o, i, unusable[o]) for i, (o, _) in enumerate(found) if o in unusable)
+    if not queues: raise none_usable(len(found), rejected)
+    if unusable: say(f'{len(unusable)} of {len(found)} pictures could not be used:')
+    tell_reasons(rejected, say)
     return join_queues(queues)
 
 # %% ../../nbs/runs/03_evaluate.ipynb #6235b97b

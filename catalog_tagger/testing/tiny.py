@@ -19,8 +19,8 @@ from ..catalog.split import split_catalog
 from .demo import demo_styles
 
 # %% auto #0
-__all__ = ['TINY_ARCH', 'labelled', 'tiny_catalog', 'tiny_space', 'tiny_scores', 'overconfident', 'tiny_tagger', 'tiny_learner',
-           'tiny_run']
+__all__ = ['TINY_ARCH', 'labelled', 'tiny_catalog', 'tiny_space', 'tiny_scores', 'overconfident', 'tiny_tagger', 'tiny_body',
+           'tiny_learner', 'tiny_run']
 
 # %% ../../nbs/testing/02_tiny.ipynb #36eb2d15
 def labelled(
@@ -83,6 +83,13 @@ def tiny_tagger(
             dict(layer='Linear', in_features=288, out_features=len(space.vocab), bias=True)]
     torch.manual_seed(seed)
     return Tagger(build_model(find_arch(TINY_ARCH), head)[0].eval(), space, arch_prep(TINY_ARCH, size), arch=TINY_ARCH)
+
+# %% ../../nbs/testing/02_tiny.ipynb #7c1e5b2a
+def tiny_body(seed:int=1):   # Of its weights
+    "A body of two convolutions with a BatchNorm, 16 channels out, that trains in no time; other pixels are other features."
+    from fastai.vision.all import nn, torch
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU())
 
 # %% ../../nbs/testing/02_tiny.ipynb #3a0488a5
 def tiny_learner(

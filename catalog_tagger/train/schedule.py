@@ -22,7 +22,7 @@ from torch import nn, Tensor
 
 from ..core.files import CatalogError, atomic_path
 from ..core.config import choices, RunConfig
-from .learner import is_training
+from .learner import is_skipped, is_training
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'suggest_rate', 'fit_schedule', 'find_mix', 'rarity_weights', 'balance_sampling', 'EMA', 'SaveEpochs']
@@ -152,6 +152,7 @@ class SaveEpochs(Callback):
     def __init__(self, folder:str|Path, name:str): self.folder, self.of = Path(folder), name
     def before_fit(self): self.run = is_training(self.learn)
     def after_epoch(self):
+        if is_skipped(self.learn): return
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.folder/f'{self.of}-{self.epoch + 1}.safetensors') as p: save_file(_contiguous(self.model), p)
 
