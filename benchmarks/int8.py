@@ -70,7 +70,7 @@ def main():
     with tempfile.TemporaryDirectory() as d:
         tmp = Path(d); os.environ['CATALOG_TAGGER_CACHE'] = str(tmp/'cache')
         learn, df = trained(a.data, a.n, a.size, tmp)
-        tagger = Tagger.load(save_bundle(learn, tmp/'bundle', facts={}, metrics={})); export_onnx(tagger, tmp/'tagger.onnx')
+        tagger = Tagger.load(save_bundle(learn, tmp/'bundle')); export_onnx(tagger, tmp/'tagger.onnx')
         some = df['image'][:300].tolist(); x = np.stack([tagger.prep(o) for o in some]); s = session(tmp/'tagger.onnx')
         want = learn.get_preds(dl=learn.dls.test_dl(some))[0].numpy()
         for who, o in {'Predictor': Predictor.from_learner(learn).scores(some), 'Tagger, 64': tagger.scores(some),

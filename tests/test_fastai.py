@@ -222,7 +222,7 @@ def test_architectures(shop, arch):
 def test_weights_of_a_learner(shop, tmp_path, what):
     df, space = shop; dls = catalog_dls(df, space, PREP, bs=12)
     first = catalog_learner(dls, ARCH, weights=None, path=tmp_path); quiet(first, lambda: first.fit(1, 1e-2))
-    if what == 'bundle': weights = save_bundle(first, tmp_path/'bundle', facts={}, metrics={})
+    if what == 'bundle': weights = save_bundle(first, tmp_path/'bundle')
     else: weights = first.model.state_dict() if what == 'state dict' else first.save('w', with_opt='without' not in what)
     second = catalog_learner(dls, ARCH, weights=weights)
     assert all(torch.equal(v, first.model[0].state_dict()[k]) for k, v in second.model[0].state_dict().items())

@@ -2,18 +2,20 @@
 from dataclasses import replace
 
 import numpy as np, pytest, torch
-from fastai.vision.all import (BCEWithLogitsLossFlat, ColReader, CrossEntropyLossFlat, DataBlock,
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, ColReader, CrossEntropyLossFlat, DataBlock,
                                ImageDataLoaders, IndexSplitter, MultiCategoryBlock, Normalize, PILImage,
-                               RandomResizedCrop, Resize, ResizeMethod,
-                               Saturation, TensorImage, Transform, aug_transforms, load_learner, nn, set_seed, vision_learner)
+                               RandomResizedCrop, Resize, ResizeMethod, RocAucMulti,
+                               Saturation, TensorImage, Transform, aug_transforms, camel2snake, load_learner, nn, set_seed, vision_learner)
 
 from catalog_tagger.catalog.images import Prep
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.serve.fit import fit_tagger
 from catalog_tagger.serve.predictor import Predictor
-from catalog_tagger.serve.tagger import Tagger
+from catalog_tagger.serve.tagger import Tagger, save_bundle
 from catalog_tagger.testing.tiny import tiny_body, tiny_catalog
 from catalog_tagger.train.activations import cached_learner
+from catalog_tagger.train.backbones import arch_prep
 from catalog_tagger.train.data import catalog_dls, label_block, picture_block, source_pictures
 from catalog_tagger.train.learner import catalog_learner
 
@@ -170,3 +172,33 @@ def test_another_size_in_training_is_told(shop):
 def test_a_loss_that_says_nothing(shop):
     learn = learned(catalog_dls(*shop, PREP, bs=12)); learn.loss_func = nn.BCEWithLogitsLoss()
     with pytest.raises(CatalogError, match='does not say how logits become scores'): Tagger.from_learner(learn)
+
+class DarkerInput(Callback):
+    def before_batch(self): self.learn.xb = (self.xb[0] - 1,)
+
+class DoubledOutput(Callback):
+    def after_pred(self): self.learn.pred = self.pred*2
+
+@pytest.mark.parametrize('cb', [DarkerInput, DoubledOutput])
+def test_a_callback_that_changes_valid_is_refused(shop, cb):
+    "With its name; the learner's metrics, callbacks and records are as before. One that changes training alone is nobody's business."
+    learn = learned(catalog_dls(*shop, PREP, bs=16), metrics=RocAucMulti())
+    assert_law(learn)
+    values, log, cbs = learn.recorder.values, list(learn.recorder.log), [o.name for o in learn.cbs]
+    learn.add_cb(cb())
+    with pytest.raises(CatalogError, match=rf'other scores than the model alone.*in training only \(here: {camel2snake(cb.__name__)}\)'):
+        Tagger.from_learner(learn)
+    learn.remove_cb(cb)
+    assert (learn.recorder.values, list(learn.recorder.log), [o.name for o in learn.cbs], len(learn.metrics)) == (values, log, cbs, 1)
+    learn.add_cbs([MixUp(), CutMix()]); assert_law(learn)
+
+def test_half_precision_is_laid_aside_for_the_look(shop):
+    learn = learned(catalog_dls(*shop, PREP, bs=16)).to_fp16(); cbs = {type(o) for o in learn.cbs}
+    Tagger.from_learner(learn); assert {type(o) for o in learn.cbs} == cbs
+
+def test_a_bundle_keeps_the_thresholds_of_its_tagger(shop, tmp_path):
+    df, _ = shop; prep = arch_prep('mobilenetv3_small_050', 32)
+    learn = catalog_learner(catalog_dls(*shop, prep, bs=16), 'mobilenetv3_small_050', weights=None)
+    tagger = fit_tagger(learn); again = Tagger.load(save_bundle(tagger, tmp_path/'bundle'))
+    assert again.decision.to_dict() == tagger.decision.to_dict() and again.predict(list(df['image'])) == tagger.predict(list(df['image']))
+    assert Tagger.load(save_bundle(again, tmp_path/'copy', facts={'seed': 1})).facts == {'seed': 1}

@@ -147,7 +147,7 @@ def train_run(
                                                     seconds=round(time.perf_counter() - start, 1))
     save_run(cfg, learn, ready, metrics)
     facts = dict(catalog=Path(cfg.source).name, pictures=len(df), training=metrics['road'], epochs=len(learn.history.rows), seed=cfg.seed)
-    try: save_bundle(tagger, Path(cfg.out)/'tagger', facts=facts, metrics=metrics['test'], decision=tagger.decision, words=ready.words)
+    try: save_bundle(tagger, Path(cfg.out)/'tagger', facts=facts, metrics=metrics['test'], words=ready.words)
     except CatalogError as e: say(f'no bundle was saved, learner.pkl is whole: {e}')
     clear_checkpoints(unfinished)
     say('\nOn the test fold, beside the floors of predicting nothing and of always giving the commonest labels:')

@@ -119,11 +119,11 @@ def scores_and_features(self:Tagger, items, bs:int=RunConfig.bs)->tuple[np.ndarr
 # %% ../../nbs/serve/10_tagger.ipynb #93338910
 def _record_or_plain(o): return o.to_dict() if isinstance(o, Record) else o
 
-def _manifest(t:Tagger, head:list[dict], facts:dict, metrics:dict, decision, words)->dict:
+def _manifest(t:Tagger, head:list[dict])->dict:
     "What goes into `tagger.json`."
     return dict(format=BUNDLE_FORMAT, arch=t.arch, head=head, prep=t.prep.to_dict(), tta=t.tta, space=t.space.to_dict(),
-                activation=t.activation_name, words=_record_or_plain(words), decision=_record_or_plain(decision),
-                versions=package_versions(), facts=facts, metrics=metrics)
+                activation=t.activation_name, words=_record_or_plain(t.words), decision=_record_or_plain(t.decision),
+                versions=package_versions(), facts=t.facts, metrics=t.metrics)
 
 # %% ../../nbs/serve/10_tagger.ipynb #4eeea8b0
 def _check_alike(ours:torch.nn.Module, theirs:torch.nn.Module, size:tuple[int, int]):
@@ -137,21 +137,23 @@ def _check_alike(ours:torch.nn.Module, theirs:torch.nn.Module, size:tuple[int, i
 def save_bundle(
     learn,               # A learner made by `catalog_learner`, or a `Tagger`
     folder:str|Path,     # Where the bundle shall stand
-    *, facts:dict,       # How it was trained, for the card: plain JSON, no path of your machine
-    metrics:dict,        # Its test scores: name → `score`, `low`, `high`, and the floors `nothing` and `commonest`
-    decision=None,       # From `catalog_tagger.serve.decide`, or its dict
+    *, facts:dict=None,  # How it was trained, for the card: plain JSON, no path of your machine; here and below None takes the tagger's own
+    metrics:dict=None,   # Its test scores: name → `score`, `low`, `high`, and the floors `nothing` and `commonest`
+    decision=None,       # From `fit_decision`, or its dict
     words=None,          # `TextTags` of a catalog of texts
     arrays:dict[str, np.ndarray]=None,  # What else belongs to the model
 )->Path:                 # `folder`
     "Write the bundle of `learn`, load it again and compare its answers; all of it or nothing."
     from catalog_tagger.train.backbones import main_head   # these two bring timm
     from catalog_tagger.train.heads import describe_layers
+    given = dict(facts=facts, metrics=metrics, decision=decision, words=words, arrays=arrays)
     t = learn if isinstance(learn, Tagger) else Tagger.from_learner(learn)
+    t = replace(t, **{k: o for k, o in given.items() if o is not None})
     if t.arch is None: raise CatalogError('the backbone is not known: save the learner itself, or a Tagger with `arch`')
     model = torch.nn.Sequential(t.model[0], main_head(t.model[1]))
-    d = _manifest(t, describe_layers(model[1]), facts, metrics, decision, words)
-    outside = decision.outside if isinstance(decision, Decision) else None
-    arrays = (arrays or {}) | ({} if outside is None else outside.arrays())
+    d = _manifest(t, describe_layers(model[1]))
+    outside = t.decision.outside if isinstance(t.decision, Decision) else None
+    arrays = t.arrays | ({} if outside is None else outside.arrays())
     tensors = plain_tensors(model, t.arch,
                             d['head']) | {f'arrays.{k}': torch.from_numpy(np.ascontiguousarray(o)) for k, o in arrays.items()}
     with atomic_files(folder, BUNDLE_FILES) as tmp:

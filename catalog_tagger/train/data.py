@@ -21,7 +21,7 @@ from ..catalog.labels import LabelSpace
 # %% auto #0
 __all__ = ['CatalogImage', 'OpenImage', 'FitImage', 'train_tfms', 'CatalogDLs', 'picture_block', 'label_block', 'crop_size',
            'CatalogBlock', 'catalog_block', 'source_pictures', 'source_targets', 'PictureCacheDL', 'random_crops',
-           'catalog_dls', 'check_served']
+           'catalog_dls', 'first_valid', 'check_served']
 
 # %% ../../nbs/train/04_data.ipynb #750015a9
 class CatalogImage(PILImage):
@@ -259,19 +259,25 @@ def catalog_dls(
     return dls if cache is None else _cached(dls, cache, **kwargs)
 
 # %% ../../nbs/train/04_data.ipynb #c9b1e057
+def first_valid(
+    dls:DataLoaders,  # Of fastai, with pictures as inputs
+    n:int=4,          # Pictures at most
+)->tuple[list, TfmdDL]:
+    "What the first pictures of valid are opened from, and one batch of them; of an exported learner, which has none, a picture of noise."
+    some = source_pictures(dls.valid_ds, n)
+    if not some: return [_noise()], dls.test_dl([_noise()], bs=1)
+    return some, dls.valid.new(n=len(some), bs=len(some), shuffle=False, drop_last=False, num_workers=0)
+
 def check_served(
     dls:DataLoaders,   # Of fastai, with pictures as inputs
     space:LabelSpace,  # The labels that a tagger would give
     prep:Prep,         # How a tagger would bring a picture to the model
-    n:int=4,           # Pictures to compare
 ):
     "Raise `CatalogError` unless `dls` has the labels of `space`, and its first valid pictures reach the model as `prep` brings them there."
     if (vocab := list(getattr(dls, 'vocab', space.vocab))) != space.vocab:
         raise CatalogError(f'the labels of the DataLoaders begin with {vocab[:3]}, those of the label space with {space.vocab[:3]}: '
                            'both need the same labels in the same order, as label_block(space) brings them')
-    some = source_pictures(dls.valid_ds, n)
-    # an exported learner has transforms and no pictures
-    dl = dls.valid.new(bs=len(some), shuffle=False, drop_last=False, num_workers=0) if some else dls.test_dl(some := [_noise()], bs=1)
+    some, dl = first_valid(dls)
     theirs, ours = dl.one_batch()[0], torch.from_numpy(np.stack([prep(o) for o in some]))
     if theirs.shape != ours.shape:
         raise CatalogError(f'valid pictures reach the model as {tuple(theirs.shape[1:])}, those of a tagger as {tuple(ours.shape[1:])}: '

@@ -6,9 +6,11 @@
 from __future__ import annotations
 import time, warnings
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import pandas as pd, torch, torchvision
+import numpy as np, pandas as pd, torch, torchvision
+from fastai.callback.fp16 import NonNativeMixedPrecision
 from fastai.vision.all import *
 
 from ..core.files import CatalogError
@@ -18,9 +20,9 @@ from ..catalog.labels import LabelSpace
 from .backbones import (
     Arch, AuxHead, InceptionBody, arch_name, create_net, cut_body, find_arch, main_head, own_classifier)
 from .weights import read_weights
-from .losses import AuxLoss, ReadByLabels, find_activation, find_loss, find_optimiser
+from .losses import AuxLoss, ReadByLabels, find_activation, find_loss, find_optimiser, to_scores
 from .fastai_metrics import DominantRecall, RecallAtK, check_metrics
-from .data import CatalogDLs, check_served
+from .data import CatalogDLs, check_served, first_valid
 
 # %% auto #0
 __all__ = ['stage_name', 'is_training', 'is_skipped', 'History', 'FrozenStats', 'catalog_model', 'own_model', 'TrainFacts',
@@ -262,6 +264,28 @@ def whole_learner(learn:Learner)->Learner:
     "The learner that has the whole model and its pictures: `learn`, or the one that a cached learner was made from."
     return getattr(getattr(learn, 'facts', None), 'joined', None) or learn
 
+@contextmanager
+def _unnoticed(learn:Learner):
+    "What `learn` is asked in the block leaves no trace: no bar, no metric, no half precision, and its recorder as it was."
+    metrics, recorded, half = learn.metrics, dict(vars(learn.recorder)), L(learn.cbs).filter(_is_half)
+    learn.metrics = []
+    try:
+        with learn.no_bar(), learn.removed_cbs(half): yield
+    finally: learn.metrics = metrics; vars(learn.recorder).update(recorded)
+
+def _is_half(cb:Callback)->bool: return isinstance(cb, (MixedPrecision, NonNativeMixedPrecision))
+
+def _check_answers(learn:Learner, space:LabelSpace, prep:Prep, activation:str):
+    "Raise `CatalogError` unless `get_preds` gives what the model alone makes of the first valid pictures."
+    pictures, dl = first_valid(learn.dls)
+    with _unnoticed(learn): theirs = learn.get_preds(dl=dl)[0]
+    x = torch.from_numpy(np.stack([prep(o) for o in pictures])).to(next(learn.model.parameters()).device)
+    with torch.inference_mode(): ours = to_scores(learn.model.eval()(x), space, activation).cpu()
+    if (gap := (theirs - ours).abs().max()) > 1e-3:
+        own = [o.name for o in learn.cbs if type(o) not in (*defaults.callbacks, History, FrozenStats, MetricsAgree, ProgressCallback)]
+        raise CatalogError(f'get_preds gives other scores than the model alone, by up to {gap:.2g}, and a tagger has the model alone: '
+                           f'let callbacks change pictures and answers in training only (here: {", ".join(own) or "none"})')
+
 def learned_by(
     learn:Learner,     # Of fastai, with pictures as inputs
     space:LabelSpace=None,  # Labels of its outputs; None takes those of `learn.dls`
@@ -276,7 +300,9 @@ def learned_by(
     if out.shape != (1, len(dls.space.vocab)):
         raise CatalogError(f'the model gives {tuple(out.shape[1:])} numbers a picture, expected one for each of '
                            f'{len(dls.space.vocab)} labels')
-    return learn, dls.space, dls.prep, find_activation(learn.loss_func, dls.space)
+    activation = find_activation(learn.loss_func, dls.space)
+    _check_answers(learn, dls.space, dls.prep, activation)
+    return learn, dls.space, dls.prep, activation
 
 # %% ../../nbs/train/05_learner.ipynb #679b0ae4
 def count_parameters(learn:Learner)->tuple[int, int]:  # All, and those that learn
