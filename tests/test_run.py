@@ -235,7 +235,7 @@ def test_divergence_ends_with_code_3(tmp_path, capsys, monkeypatch):
 def readme_steps()->list[str]:
     "The code of the README's part on notebooks, cell by cell."
     readme = (Path(__file__).resolve().parents[1]/'README.md').read_text(encoding='utf-8')
-    return re.findall(r'```python\n(.*?)\n```', readme.split('## In a notebook')[1].split('\n## ')[0], re.S)
+    return re.findall(r'```python\n(.*?)\n```', readme.split('## As a library, in a notebook')[1].split('\n## ')[0], re.S)
 
 def test_the_steps_of_the_readme_give_the_weights_of_the_command(tmp_path):
     steps, settings = [], dict(size=32, bs=16, freeze_epochs=2, epochs=1)
