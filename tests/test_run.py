@@ -204,7 +204,7 @@ def test_what_the_weights_do_not_depend_on_may_change_when_a_run_is_resumed(tmp_
     import catalog_tagger.runs.train as room
     cfg, lines = RunConfig(str(demo_styles(tmp_path/'c', n=90)), str(tmp_path/'r'), size=32, bs=16, freeze_epochs=1, epochs=1), []
     def stop(line):
-        if line.startswith('road'): raise KeyboardInterrupt
+        if line.startswith('training:'): raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): train_run(cfg, stop)
     with monkeypatch.context() as m:
         m.setattr(room, 'prepare_catalog', lambda cfg: pytest.fail('the catalog was read'))

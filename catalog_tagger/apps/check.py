@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd
 
-from ..core.files import atomic_files, clear_for, write_json
+from ..core.files import atomic_files, output_folder, write_json
 from ..core.table import first_few, json_rows, write_table
 from ..core.config import RunConfig
 from ..catalog.split import near_duplicates, split_summary
@@ -105,7 +105,7 @@ def save_check(
     facts:dict,           # From `catalog_facts`
 )->Path:
     "Write `facts.json`, tables of labels, split, rejected and near copies, and plots of them."
-    out, df = clear_for(out, 'facts.json', source=cfg.source), ready.catalog.df
+    out, df = output_folder(out, 'facts.json', source=cfg.source), ready.catalog.df
     near = near_duplicates(df, 4 if cfg.near is None else cfg.near)
     tables = dict(labels=provenance_table(ready.space.provenance), audit=ready.audit, rejected=ready.catalog.rejected, near=near)
     with atomic_files(out, ('near.png',)) as d:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 
 from fastcore.docments import docments
 
-from ..core.files import CatalogError, check_target, clear_for, write_json
+from ..core.files import CatalogError, check_target, output_folder, write_json
 from ..core.config import ANSWERS, EmbedSettings, find_preset, GROUPS, IndexSettings, PRESETS, RunConfig
 from ..catalog import readers
 from ..serve.modes import MODES
@@ -50,7 +50,7 @@ def check(
     from catalog_tagger.apps.check import catalog_facts, find_groups, save_check, tell_facts
     from catalog_tagger.catalog.prepare import prepare_catalog
     cfg = _config(source, out or '', settings)
-    if out is not None: clear_for(out, 'facts.json', source=source)
+    if out is not None: output_folder(out, 'facts.json', source=source)
     facts = catalog_facts(cfg, ready := prepare_catalog(cfg))
     if suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
     print(dumps(facts, indent=1, ensure_ascii=False)) if json else tell_facts(facts)
@@ -183,8 +183,8 @@ def app(
     host:str='127.0.0.1',     # Address to listen at; 0.0.0.0 lets everybody on the network in
 ):
     "Serve a web page on which pictures are dropped, tagged, corrected and downloaded as CSV."
-    from catalog_tagger.core.extras import need
-    for o in ('fasthtml', 'uvicorn'): need(o, 'the web page')
+    from catalog_tagger.core.extras import import_optional
+    for o in ('fasthtml', 'uvicorn'): import_optional(o, 'the web page')
     from catalog_tagger.apps.web import serve_app
     serve_app(run, index=index, host=host, port=port)
 

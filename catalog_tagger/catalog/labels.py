@@ -22,13 +22,13 @@ from .steps import check_steps, spell
 __all__ = ['NESTED', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels']
 
 # %% ../../nbs/catalog/11_labels.ipynb #bc5831ce
-class _Fate(TypedDict):
+class _Outcome(TypedDict):
     "What became of a raw tag."
     label:str|None   # None: dropped
     count:Count      # Pictures of train that have it
     rule:str         # By which it became that
 
-class Origin(_Fate, total=False):
+class Origin(_Outcome, total=False):
     "And what there is to say of some."
     via:list[str]                   # Names in between
     parents_seen:dict[str, Count]   # How often each parent was seen, where the data gives several
@@ -177,7 +177,7 @@ def _rule(folds:Counter, there:list[str], n_groups:int, min_count:int)->str:
     if folds['train'] < min_count: return f'dropped: {folds["train"]} pictures in train, fewer than min_count={min_count}'
     return 'kept'
 
-def _fates(df:pd.DataFrame, min_count:int)->dict[str, dict]:
+def _outcomes(df:pd.DataFrame, min_count:int)->dict[str, dict]:
     "Each raw tag → `count` in train and `rule`, commonest first."
     group = df['group'].where(df['group'].notna(), df.index) if 'group' in df else df.index
     long = pd.DataFrame({'tag': df['tags'], 'split': df['split'], 'group': group}).explode('tag').dropna(subset='tag')
@@ -270,7 +270,7 @@ def fit_labels(
     "Learn the label space of a split catalog, its counts and parents on train alone."
     df = check_columns(df, 'tags', 'split')
     if recipe is not None: return _fit_after(df, recipe, min_count, parents)
-    fates = _fates(df, min_count)
+    fates = _outcomes(df, min_count)
     kept = [t for t, o in fates.items() if o['rule'] == 'kept']
     if not kept: raise CatalogError(f'no label is left: none of {len(fates)} stands in every fold with min_count={min_count}')
     columns = source_columns(df)

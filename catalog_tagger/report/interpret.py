@@ -15,7 +15,7 @@ from torch import nn, Tensor
 from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import progress
-from ..core.extras import need
+from ..core.extras import import_optional
 from ..core.render import heat_overlay
 from ..catalog.images import open_image
 from ..catalog.labels import LabelSpace
@@ -406,7 +406,7 @@ def heat_maps(
     bs:int=16,            # Picture and tag at a time
 )->list[dict[str, np.ndarray]]:  # For each picture a map for each tag, of the input's height and width, from 0 to 1
     "Grad-CAM: where in each picture the model sees what speaks for each tag."
-    attr = need('captum.attr', 'a heat map'); model = predictor.model; pairs = _picture_tags(tags, len(images), predictor.space)
+    attr = import_optional('captum.attr', 'a heat map'); model = predictor.model; pairs = _picture_tags(tags, len(images), predictor.space)
     m = _last_maps(model) if layer is None else find_layer(model, layer)
     x, maps, res = _inputs(predictor, images), _maps_of(model, m), [{} for _ in images]
     for i in range(0, len(pairs), bs):

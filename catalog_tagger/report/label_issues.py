@@ -16,7 +16,7 @@ from sklearn.preprocessing import Normalizer
 from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import progress
-from ..core.extras import need
+from ..core.extras import import_optional
 from ..catalog.split import cross_folds
 from ..catalog.labels import LabelSpace
 from ..runs.folder import Run
@@ -68,7 +68,7 @@ def out_of_fold_scores(
     return res
 
 # %% ../../nbs/report/03_label_issues.ipynb #cdd5785d
-def _cleanlab(module:str)->ModuleType: return need(f'cleanlab.{module}', 'finding label issues')
+def _cleanlab(module:str)->ModuleType: return import_optional(f'cleanlab.{module}', 'finding label issues')
 
 _ISSUE_COLUMNS = ['row', 'kind', 'tag', 'instead', 'score']
 

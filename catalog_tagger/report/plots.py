@@ -16,7 +16,7 @@ from sklearn.preprocessing import Normalizer
 
 from ..core.files import CatalogError, atomic_path
 from ..core.metrics import find_metric
-from ..core.extras import need
+from ..core.extras import import_optional
 from ..catalog.images import open_image
 from ..runs.folder import Run
 
@@ -131,7 +131,7 @@ def neighbour_sheet(
 # %% ../../nbs/report/00_plots.ipynb #28f97eb4
 def _umap(x:np.ndarray, seed:int)->np.ndarray:
     "Two coordinates by UMAP, where it is installed."
-    UMAP = need('umap', "method='umap'", "take method='pca'").UMAP
+    UMAP = import_optional('umap', "method='umap'", "take method='pca'").UMAP
     return UMAP(metric='cosine', random_state=seed, n_jobs=1).fit_transform(x)
 
 def flat_map(

@@ -204,9 +204,9 @@ def _speed(history:pd.DataFrame)->pd.DataFrame:
         {o: int for o in ('pictures', 'seconds', 'pictures/s')})
 
 def _training(run:Run)->list:
-    "The road taken and its curves."
+    "How the run was trained, and its curves."
     m, cfg, curve = run.metrics, run.config, run.lr_find
-    return [P(f'{cfg.arch} at {cfg.size} px, {m["road"]}; rate {m["lr"]:.2g}, {len(run.history)} epochs.'),
+    return [P(f'{cfg.arch} at {cfg.size} px, {m["training"]}; rate {m["lr"]:.2g}, {len(run.history)} epochs.'),
             _plot(history_plot(run.history), 'losses and scores over the epochs'),
             _plot(rate_plot(curve, m['lr']), 'the search for a learning rate') if curve is not None else None,
             Details(Summary('Every epoch'), _html_table(run.history, 'Losses and scores of each epoch'))]
@@ -443,7 +443,7 @@ def _run_table(runs:dict[str, Run])->pd.DataFrame:
     valid = [_Sorted(_between(o.valid, o.low, o.high), o.valid) for o in df.itertuples()]
     df = df.assign(run=[*[None]*(len(df) - len(runs)), *runs], valid=valid,
                    seconds=df['seconds'].round().astype('Int64')).rename(columns={'n_labels': 'labels', 'metric': 'score'})
-    return df[['run', 'model', 'settings', 'road', 'labels', 'score', 'valid', 'train', 'epochs', 'seconds']]
+    return df[['run', 'model', 'settings', 'training', 'labels', 'score', 'valid', 'train', 'epochs', 'seconds']]
 
 def _each(runs:dict[str, Run], f)->list: return [x for k, r in runs.items() for x in (H3(k), f(r))]
 

@@ -29,7 +29,7 @@ __all__ = ['RunMetrics', 'is_run', 'Run', 'load_tagger', 'save_run']
 
 # %% ../../nbs/runs/00_folder.ipynb #80c0847d
 def _read_table(path:Path, *need:str)->pd.DataFrame:
-    "The table at `path`, which has the columns `need`."
+    "The table at `path`, which has the columns `import_optional`."
     df = read_table(path)
     if lacks := [o for o in need if o not in df]: raise CatalogError(f'{path} has no column {lacks[0]!r}; restore it, or train again')
     return df
@@ -55,6 +55,7 @@ class RunMetrics(TypedDict):
 def _metrics(path:Path)->dict:
     "The scores at `path`, at least those of valid and test."
     d = read_json(path, strict_json); as_type(d, RunMetrics, path)
+    if 'road' in d: d['training'] = d.pop('road')    # its older name
     return d
 
 def _read_if_there(read:Callable, path:Path): return read(path) if path.is_file() else None

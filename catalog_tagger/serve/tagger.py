@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from ..core.files import CatalogError, atomic_files, finish_save, strict_json, write_json
 from ..core.process import package_versions
 from ..core.records import Finite, Record, check_format
-from ..core.sealed import SUMS, read_sealed, seal, told_of
+from ..core.sealed import SUMS, read_sealed, seal, load_errors
 from ..core.config import RunConfig
 from ..core.table import first_few
 from ..catalog.images import Prep
@@ -200,7 +200,7 @@ def find_bundle(run:str|Path)->Path|None:
 @patch(cls_method=True)
 def load(cls:Tagger, path:str|Path)->Tagger:
     "The tagger that `save_bundle` left in the folder `path`; whatever is wrong with it ends in `BundleError`, and no code in it is run."
-    with told_of(path, BundleError):
+    with load_errors(path, BundleError):
         files = read_sealed(path, BUNDLE_FILES, 'a bundle'); m = _read_manifest(files['tagger.json'])
         model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab))
         decision = m.decision and replace(m.decision, outside=outside_from_arrays(arrays))

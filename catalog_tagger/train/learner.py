@@ -27,7 +27,7 @@ from .data import CatalogDLs, check_served, first_valid
 # %% auto #0
 __all__ = ['stage_name', 'is_training', 'is_skipped', 'History', 'FrozenStats', 'catalog_model', 'own_model', 'TrainFacts',
            'check_stats', 'MetricsAgree', 'body_learner', 'catalog_learner', 'whole_learner', 'learned_by',
-           'count_parameters', 'road']
+           'count_parameters', 'training_summary']
 
 # %% ../../nbs/train/05_learner.ipynb #15e65561
 def stage_name(learn:Learner)->str:
@@ -313,7 +313,7 @@ def count_parameters(learn:Learner)->tuple[int, int]:  # All, and those that lea
 def _augmented(dl:DataLoader)->bool:
     return any(isinstance(o, RandTransform) and type(o) is not Resize for o in [*dl.after_item, *dl.after_batch])
 
-def road(learn:Learner)->str:
+def training_summary(learn:Learner)->str:
     "One sentence on how `learn` was or will be trained: from scratch, feature extraction, fine-tune, frozen then (partly) unfrozen."
     stages = tuple(dict.fromkeys(o['stage'] for o in learn.history.rows)) or (stage_name(learn),)
     kind = {('frozen',): 'feature extraction',
