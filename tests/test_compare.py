@@ -82,7 +82,7 @@ def test_only_what_is_missing_is_trained(cfg, trained):
 
 def test_a_failed_run_is_a_row(cfg, trained):
     df = compare(cfg, ['resnet18', 'efficientnet_lite0'], say=lambda o: None)
-    assert df['model'].tolist() == ['floor: the commonest labels', 'resnet18', 'efficientnet_lite0']
+    assert df['model'].tolist() == ['floor: the most frequent labels', 'resnet18', 'efficientnet_lite0']
     assert df['failed'][1] == 'no weights of resnet18' and pd.isna(df['failed'][2])
     assert 'resnet18 failed: no weights of resnet18' in (Path(cfg.out)/'comparison.md').read_text()
     with pytest.raises(CatalogError, match='no run came to its end; the first, resnet18: no weights'):

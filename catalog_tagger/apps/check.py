@@ -77,7 +77,7 @@ def tell_facts(
     "The facts of a catalog in one screen."
     say(f'layout {facts["layout"]}: {facts["pictures"]} pictures; {sum(facts["rejected"].values())} rejected')
     for reason, n in list(facts['rejected'].items())[:8]: say(f'  {n} x {reason}')
-    if len(facts['rejected']) > 8: say(f'  … {len(facts["rejected"]) - 8} more reasons; --json or --out tells all')
+    if len(facts['rejected']) > 8: say(f'  … {len(facts["rejected"]) - 8} more reasons; --json or --out shows all')
     for o in facts['notes']: say(f'  {o}')
     _tell_split(facts['split'], say)
     _tell_labels(facts, say)

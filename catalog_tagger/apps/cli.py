@@ -119,7 +119,7 @@ def tag(
     k:int=None,               # Most tags of a picture, parents included; as many as the mode gives, or 3 without thresholds, if not given
     mode:_Mode=None,          # How to decide; the first if not given
     engine:Literal['local', 'ray']='local',  # Where to work: in this process, or on a Ray cluster
-    resume:bool=True,         # Resume a file that was begun
+    resume:bool=True,         # Resume an interrupted file
     review:str=None,          # CSV file for the pictures that a person should look at, the most worthwhile first
     min_score:float=0.,       # Smallest score of a free tag where the model has no thresholds
 ):
@@ -131,7 +131,7 @@ def tag(
 # %% ../../nbs/apps/03_cli.ipynb #553b0e68
 def issues(
     run:str,              # Folder of a run
-    *, out:str,           # CSV file for the issues, the surest first
+    *, out:str,           # CSV file for the issues, the most likely first
     trust:bool=False,     # Load learner.pkl where a run has no bundle: it is a pickle, and loading it runs any code in it
     grid:str=None,        # PNG file for the first of them as pictures
     whole:bool=False,     # Judge the train fold too, by probes fitted on other folds

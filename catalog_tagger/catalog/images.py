@@ -28,8 +28,8 @@ __all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', '
 
 # %% ../../nbs/catalog/05_images.ipynb #ae27afae
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')  # What Pillow may decode here, whatever the file's name says
-MAX_PIXELS = 50_000_000                                  # Larger pictures are an error, told before they are decoded
-# Larger files are an error, told before they are read; 16-bit RGBA has 8 bytes a pixel
+MAX_PIXELS = 50_000_000                                  # Larger pictures are an error, reported before they are decoded
+# Larger files are an error, reported before they are read; 16-bit RGBA has 8 bytes a pixel
 MAX_BYTES = 8*MAX_PIXELS
 # Raised whenever the same file gives other pixels: what was decoded before is void then
 OPENING_VERSION = 1

@@ -117,7 +117,7 @@ def split_audit(
     df:pd.DataFrame,     # A catalog with a `split`
     by:str='tags',       # Column of lists to count
     column:str='split',  # Column that names the folds; `fold` after `cross_folds`
-)->pd.DataFrame:         # Columns `tag`, `pictures`, `groups`, counts and shares of the folds, `worst` in points, `note`; commonest first
+)->pd.DataFrame:         # Columns `tag`, `pictures`, `groups`, counts and shares of the folds, `worst` (points), `note`; most frequent first
     "Where each tag stands, how far its shares are from those of all pictures, and what cannot be helped."
     df = check_columns(df, by, column)
     long, names = _long(df, by), _fold_names(df, column)
@@ -217,7 +217,7 @@ def split_catalog(
     *, fractions:Sequence[float]=_FRACTIONS,  # Shares of train, valid and test
     seed:int=RunConfig.seed,                  # The same seed gives the same folds
     by:str='tags',                            # Column of lists to stratify over
-)->tuple[pd.DataFrame, pd.DataFrame]:         # A copy with `split`, and its `split_audit`, which also tells the rescues
+)->tuple[pd.DataFrame, pd.DataFrame]:         # A copy with `split`, and its `split_audit`, which also lists the rescues
     "Deal whole groups out to train, valid and test so that each tag keeps its share, and is in every fold if it is in three groups."
     if len(fractions) != 3 or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
         raise CatalogError(f'fractions are {tuple(fractions)}, expected three positive numbers that sum to 1')

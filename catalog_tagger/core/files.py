@@ -164,7 +164,7 @@ def strict_json(data:bytes):
 
 # %% ../../nbs/core/00_files.ipynb #1c2156cf
 def file_stamp(path:str|Path)->tuple[str, int, int]:  # Absolute path, bytes, time of the last change in ns
-    "What tells without opening a file whether it is still the same."
+    "Size and times of a file, by which a changed file is recognised without opening it."
     try: o = os.stat(path)
     except (OSError, ValueError) as e: raise CatalogError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}') from None
     return os.path.abspath(path), o.st_size, o.st_mtime_ns

@@ -112,7 +112,7 @@ def begin_parts(
     if resume and any(parts.glob('[0-9]*')):
         changed = [k for k in {**facts, **old} if old.get(k) != facts.get(k)]
         other = [f'{k} has changed' if k in ('source', 'model') else f'{k} was {old.get(k)}, is {facts.get(k)}' for k in changed]
-        raise CatalogError(f'{parts} was begun otherwise: {"; ".join(other)}. Give the same as then, or start anew by resume=False')
+        raise CatalogError(f'{parts} has other settings: {"; ".join(other)}. Give the same as then, or start anew by resume=False')
     if made: remove_parts(parts)
     write_json(f, facts)
 

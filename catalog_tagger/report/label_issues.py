@@ -97,7 +97,7 @@ def label_issues(
     scores:np.ndarray,    # Probabilities by a model that was not trained on these pictures, shape (pictures, labels)
     space:LabelSpace,
     *, k:int=None,        # Most issues; None for all
-)->pd.DataFrame:          # `image`, `kind`, `tag`, `instead`, `score`, `labels`: what is surest to be at fault first
+)->pd.DataFrame:          # `image`, `kind`, `tag`, `instead`, `score`, `labels`: the most likely errors first
     "Labels that are wrong, that are missing, and that are in doubt."
     df = check_columns(df, 'labels')
     scores, targs, names = np.asarray(scores, float), space.one_hot(df['labels']).astype(bool), np.array(space.vocab, object)

@@ -165,7 +165,7 @@ def _fit_field(xy:np.ndarray, height:float)->np.ndarray:
     return (xy - low)/np.where(high > low, high - low, 1)*(1, height)
 
 def _rows_by_label(labels:Sequence[str]|None, n:int)->dict[str, np.ndarray]:
-    "Rows of each of the five commonest labels, and of the others; with no labels all rows, without a name."
+    "Rows of each of the five most frequent labels, and of the others; with no labels all rows, without a name."
     if labels is None: return {'': np.arange(n)}
     common = [o for o, _ in Counter(labels).most_common(len(_MARKS) - 1)]
     named = np.array([o if o in common else 'others' for o in labels], object)
@@ -180,7 +180,7 @@ def embedding_map(
     *, most:int=120,             # Most pictures that are shown
     side:float=10.,              # Width of the figure, inches
 )->plt.Figure:
-    "Pictures where their embeddings lie: as many as have room, and a mark for each, of a shape for each of the commonest labels."
+    "Pictures where their embeddings lie: as many as have room, and a mark for each, of a shape for each of the most frequent labels."
     xy = _fit_field(np.asarray(points, float), .7); gap = .05
     fig, ax = plt.subplots(figsize=(side, .78*side), layout='constrained')
     shown = _apart(xy, gap, most) if images is not None else []

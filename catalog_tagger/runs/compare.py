@@ -87,9 +87,9 @@ def _differing_fields(cfgs:list[RunConfig])->list[str]:
     return [', '.join(f'{k}={o[k]}' for k in differ) for o in rows]
 
 def _floor_row(row:dict)->dict:
-    "What the comparison's first row says: the score of whoever knows only how common labels are."
+    "The comparison's first row: an image-blind baseline."
     return {k: row[k] for k in ('train_pictures', 'valid_pictures', 'n_labels', 'metric')} | dict(
-        model='floor: the commonest labels', valid=row['floor'])
+        model='floor: the most frequent labels', valid=row['floor'])
 
 _COMPARED_COLUMNS = ['model', 'settings', 'training', 'train_pictures', 'valid_pictures', 'n_labels', 'metric', 'train', 'valid',
                      'low', 'high', 'epochs', 'seconds', 'failed']

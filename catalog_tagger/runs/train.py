@@ -83,7 +83,7 @@ def fit_learner(
     learn:Learner,        # From `build_learner`
     cfg:RunConfig,
     checkpoints:str|Path=None,  # Folder for the checkpoints of each stage, and to resume from; None writes none
-    *, pictures:str='',   # What tells the pictures apart; a checkpoint of others is refused
+    *, pictures:str='',   # What identifies the pictures; a checkpoint of others is refused
     say=noop,             # Takes a line on what a resumed run skips
 )->float:                 # The learning rate used
     "Train the head with a frozen body, then the body; from scratch there is nothing worth freezing."
@@ -151,7 +151,7 @@ def train_run(
     try: save_bundle(tagger, Path(cfg.out)/'tagger', facts=facts, metrics=metrics['test'], words=ready.words)
     except CatalogError as e: say(f'no bundle was saved, learner.pkl is whole: {e}')
     clear_checkpoints(unfinished)
-    say('\nOn the test fold, beside the floors of predicting nothing and of always giving the commonest labels:')
+    say('\nOn the test fold, beside the baselines: predicting nothing, and always predicting the most frequent labels:')
     report_scores(pd.DataFrame(metrics['test']).T, say)
     say(f'\nsaved in {cfg.out} after {metrics["seconds"]:.0f} s')
     return metrics

@@ -60,7 +60,7 @@ class Tagger(Predictor):
         scores = {k: f'{o["score"]:.3f}' for k, o in self.metrics.items() if o['score'] is not None}
         return dict(backbone=self.arch or 'of your own') | super()._facts() | dict(
             modes='none: the best tags, without thresholds' if self.decision is None else ', '.join(self.decision.modes),
-            trained=first_few(self.facts) or 'not told', test=first_few(scores, 3) or 'not scored')
+            trained=first_few(self.facts) or 'not recorded', test=first_few(scores, 3) or 'not scored')
 
     def answers(
         self,

@@ -115,7 +115,7 @@ def _net_digest(net:nn.Module)->str:
     return h.hexdigest()
 
 def _pictures(items)->list:
-    "What tells the pictures apart: the digests of their audit, else the stamp of each file."
+    "What identifies the pictures: the digests of their audit, else the stamp of each file."
     if isinstance(items, pd.DataFrame) and 'digest' in items: return list(items['digest'])
     paths = items['image'] if isinstance(items, pd.DataFrame) else items
     return list(map(file_stamp, paths))

@@ -251,7 +251,7 @@ def catalog_dls(
     df = check_columns(df, *([] if get_y else ['labels']), *(['split'] if splitter is _train_valid_rows else []))
     n = [len(o) for o in splitter(df)]
     if n[0] < 2 or n[1] < 1: raise CatalogError(f'train has {n[0]} pictures and valid {n[1]}, expected at least 2 and 1')
-    if space.is_single and len(space.vocab) < 2: raise CatalogError(f'{space.vocab[0]!r} is the only label: there is nothing to tell apart')
+    if space.is_single and len(space.vocab) < 2: raise CatalogError(f'{space.vocab[0]!r} is the only label: there is nothing to learn')
     unknown = sorted({l for o in df['labels'] for l in o} - set(space.vocab)) if get_y is None else []
     if unknown: raise CatalogError(f'labels {unknown[:3]} are not in the label space; call apply_labels(df, space) first')
     block = catalog_block(space, prep, splitter=splitter, get_y=get_y, **kwargs)
