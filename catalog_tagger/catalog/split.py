@@ -117,7 +117,7 @@ def split_audit(
     df:pd.DataFrame,     # A catalog with a `split`
     by:str='tags',       # Column of lists to count
     column:str='split',  # Column that names the folds; `fold` after `cross_folds`
-)->pd.DataFrame:         # Columns `tag`, `pictures`, `groups`, counts and shares of the folds, `worst` (points), `note`; most frequent first
+)->pd.DataFrame:         # Columns `tag`, `pictures`, `groups`, counts and shares of the folds, `worst` (points), `note`; frequent first
     "Where each tag stands, how far its shares are from those of all pictures, and what cannot be helped."
     df = check_columns(df, by, column)
     long, names = _long(df, by), _fold_names(df, column)
