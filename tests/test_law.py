@@ -1,4 +1,5 @@
 "What a learner scores on valid is what its tagger answers, or an error says why not: for what a fastai user may bring."
+import random
 from dataclasses import replace
 
 import numpy as np, pytest, torch
@@ -184,6 +185,8 @@ def test_a_callback_that_changes_valid_is_refused(shop, cb):
     "With its name; the learner's metrics, callbacks and records are as before. One that changes training alone is nobody's business."
     learn = learned(catalog_dls(*shop, PREP, bs=16), metrics=RocAucMulti())
     assert_law(learn)
+    seen = random.getstate(), torch.get_rng_state().tolist(); Tagger.from_learner(learn)
+    assert seen == (random.getstate(), torch.get_rng_state().tolist())
     values, log, cbs = learn.recorder.values, list(learn.recorder.log), [o.name for o in learn.cbs]
     learn.add_cb(cb())
     with pytest.raises(CatalogError, match=rf'other scores than the model alone.*in training only \(here: {camel2snake(cb.__name__)}\)'):

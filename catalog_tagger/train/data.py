@@ -277,8 +277,9 @@ def check_served(
     if (vocab := list(getattr(dls, 'vocab', space.vocab))) != space.vocab:
         raise CatalogError(f'the labels of the DataLoaders begin with {vocab[:3]}, those of the label space with {space.vocab[:3]}: '
                            'both need the same labels in the same order, as label_block(space) brings them')
-    some, dl = first_valid(dls)
-    theirs, ours = dl.one_batch()[0], torch.from_numpy(np.stack([prep(o) for o in some]))
+    with no_random():
+        some, dl = first_valid(dls)
+        theirs, ours = dl.one_batch()[0], torch.from_numpy(np.stack([prep(o) for o in some]))
     if theirs.shape != ours.shape:
         raise CatalogError(f'valid pictures reach the model as {tuple(theirs.shape[1:])}, those of a tagger as {tuple(ours.shape[1:])}: '
                            f'give a Prep of that size, or resize valid pictures to {prep.size}')

@@ -266,19 +266,20 @@ def whole_learner(learn:Learner)->Learner:
 
 @contextmanager
 def _unnoticed(learn:Learner):
-    "What `learn` is asked in the block leaves no trace: no bar, no metric, no half precision, and its recorder as it was."
+    "What `learn` is asked in the block leaves no trace: no bar, no metric, no half precision, its recorder and random numbers as before."
     metrics, recorded, half = learn.metrics, dict(vars(learn.recorder)), L(learn.cbs).filter(_is_half)
     learn.metrics = []
     try:
-        with learn.no_bar(), learn.removed_cbs(half): yield
+        with learn.no_bar(), no_random(), learn.removed_cbs(half): yield
     finally: learn.metrics = metrics; vars(learn.recorder).update(recorded)
 
 def _is_half(cb:Callback)->bool: return isinstance(cb, (MixedPrecision, NonNativeMixedPrecision))
 
 def _check_answers(learn:Learner, space:LabelSpace, prep:Prep, activation:str):
     "Raise `CatalogError` unless `get_preds` gives what the model alone makes of the first valid pictures."
-    pictures, dl = first_valid(learn.dls)
-    with _unnoticed(learn): theirs = learn.get_preds(dl=dl)[0]
+    with _unnoticed(learn):
+        pictures, dl = first_valid(learn.dls)
+        theirs = learn.get_preds(dl=dl)[0]
     x = torch.from_numpy(np.stack([prep(o) for o in pictures])).to(next(learn.model.parameters()).device)
     with torch.inference_mode(): ours = to_scores(learn.model.eval()(x), space, activation).cpu()
     if (gap := (theirs - ours).abs().max()) > 1e-3:
