@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np, pytest, torch
 from fastai.callback.mixup import CutMix, MixUp
-from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, ColReader, CrossEntropyLossFlat, DataBlock,
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, ColReader, CrossEntropyLossFlat, DataBlock, FocalLoss,
                                ImageDataLoaders, IndexSplitter, MultiCategoryBlock, Normalize, PILImage,
                                RandomResizedCrop, Resize, ResizeMethod, RocAucMulti,
                                Saturation, TensorImage, Transform, aug_transforms, camel2snake, load_learner, nn, set_seed, vision_learner)
+
+from PIL import Image
 
 from catalog_tagger.catalog.images import Prep
 from catalog_tagger.core.files import CatalogError
@@ -19,6 +21,7 @@ from catalog_tagger.train.activations import cached_learner
 from catalog_tagger.train.backbones import arch_prep
 from catalog_tagger.train.data import catalog_dls, label_block, picture_block, source_pictures
 from catalog_tagger.train.learner import catalog_learner
+from catalog_tagger.train.losses import find_loss
 
 PREP = Prep((32, 24), (.5, .4, .3), (.25, .3, .2))
 
@@ -205,3 +208,53 @@ def test_a_bundle_keeps_the_thresholds_of_its_tagger(shop, tmp_path):
     tagger = fit_tagger(learn); again = Tagger.load(save_bundle(tagger, tmp_path/'bundle'))
     assert again.decision.to_dict() == tagger.decision.to_dict() and again.predict(list(df['image'])) == tagger.predict(list(df['image']))
     assert Tagger.load(save_bundle(again, tmp_path/'copy', facts={'seed': 1})).facts == {'seed': 1}
+
+def test_what_follows_the_head_is_saved_or_refused(shop, tmp_path):
+    "A bundle holds a body and a head; whatever else answers with them is named, not left out."
+    df, space = shop; prep = arch_prep('mobilenetv3_small_050', 32)
+    def learn(): return catalog_learner(catalog_dls(df, space, prep, bs=16), 'mobilenetv3_small_050', weights=None)
+    third = learn(); third.model = nn.Sequential(*third.model, nn.Hardtanh(-.01, .01))
+    with pytest.raises(CatalogError, match='the model has 3 parts, a bundle holds two'): save_bundle(third, tmp_path/'b')
+    inside = learn(); inside.model[1].append(nn.Hardtanh(-.01, .01))
+    with pytest.raises(CatalogError, match='Hardtanh'): save_bundle(inside, tmp_path/'b')
+    hooked = learn(); hooked.model.register_forward_hook(lambda m, i, o: o/3)
+    for f in (lambda: save_bundle(hooked, tmp_path/'b'), lambda: fit_tagger(hooked)):
+        with pytest.raises(CatalogError, match='a plain nn.Sequential.body, head. without hooks'): f()
+    class Cooled(nn.Sequential):
+        def forward(self, x): return super().forward(x)/3
+    cooled = learn(); cooled.model = Cooled(*cooled.model); assert_scores(cooled)
+    with pytest.raises(CatalogError, match='the model is Cooled with 2 parts'): fit_tagger(cooled)
+    assert not (tmp_path/'b').exists()
+
+def assert_scores(learn):
+    "A `Predictor` takes any model."
+    with learn.no_bar(), learn.no_logging(): scores = learn.get_preds()[0].numpy()
+    np.testing.assert_allclose(Predictor.from_learner(learn).scores(source_pictures(learn.dls.valid_ds)), scores, atol=2e-5)
+
+def test_one_odd_picture_of_valid_is_found_by_its_name(shop, tmp_path):
+    "fastai ignores the rotation that EXIF asks for; the picture is the last of valid."
+    df, space = shop; last = df.index[df['split'] == 'valid'][-1]; turned = tmp_path/'turned.jpg'
+    im = Image.open(df['image'][last]).convert('RGB'); exif = im.getexif(); exif[0x112] = 6; im.save(turned, exif=exif)
+    df = df.assign(image=df['image'].where(df.index != last, str(turned)), is_valid=df['split'] == 'valid')[df['split'] != 'test']
+    def dls(df): return ImageDataLoaders.from_df(df, '/', fn_col='image', label_col='labels', valid_col='is_valid', bs=8,
+                                                 y_block=label_block(space), item_tfms=Resize((32, 24), ResizeMethod.Squish),
+                                                 batch_tfms=Normalize.from_stats(PREP.mean, PREP.std))
+    with pytest.raises(CatalogError, match=r'valid picture \S*turned.jpg reaches the model otherwise'):
+        catalog_learner(dls(df), tiny_body(), weights=None, space=space, prep=PREP)
+
+@pytest.mark.parametrize('change', ['loss', 'layer', 'part', 'data'])
+def test_a_cached_learner_that_went_its_own_way_is_refused(shop, tmp_path, change):
+    df, space = shop; learn = learned(catalog_dls(df, space, PREP, bs=16)); cached = cached_learner(learn, folder=tmp_path)
+    assert_law(cached)
+    if change == 'loss': cached.loss_func = find_loss('grouped', space, len(learn.dls.train_ds))
+    if change == 'layer': cached.model[-1][-1] = nn.Linear(16, len(space.vocab))
+    if change == 'part': cached.model = nn.Sequential(*cached.model, nn.Hardtanh(-.01, .01))
+    if change == 'data': learn.dls = catalog_dls(df, space, replace(PREP, size=(48, 40)), bs=16)
+    with pytest.raises(CatalogError, match='the cached learner and the one that it was made from .facts.joined. answer differently'):
+        Tagger.from_learner(cached)
+
+@pytest.mark.parametrize('loss', [nn.BCEWithLogitsLoss(), FocalLoss()])
+def test_losses_of_torch_are_reduced_as_asked(shop, loss):
+    learn = learned(catalog_dls(*shop, PREP, bs=16), loss_func=loss)
+    with learn.no_bar(): *_, losses = learn.get_preds(with_loss=True)
+    assert losses.numel() and loss.reduction == 'mean'

@@ -74,7 +74,9 @@ def _from_array(x)->Image.Image:
     if x.ndim == 3 and x.shape[0] in (1, 3, 4) and x.shape[2] not in (1, 3, 4): x = x.transpose(1, 2, 0)
     if x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] not in (1, 3, 4):
         raise ImageError(f'not a picture: an array of shape {x.shape}, expected (height, width), or with 1, 3 or 4 colours')
-    if tensor and np.issubdtype(x.dtype, np.floating):
+    if np.issubdtype(x.dtype, np.floating) and not tensor:
+        raise ImageError(f'not a picture: an array of {x.dtype}, and which value is white is unknown; give uint8, or a tensor from 0 to 1')
+    if np.issubdtype(x.dtype, np.floating):
         if not (x.size and 0 <= x.min() and x.max() <= 1):
             raise ImageError(f'not a picture: numbers from {x.min():.3g} to {x.max():.3g}, expected 0 to 1, or whole ones to 255; '
                              'is it normalised?')
@@ -86,6 +88,7 @@ def _lazy(item)->Image.Image:
     if isinstance(item, Image.Image): return item
     if isinstance(item, np.ndarray) or hasattr(item, 'detach'): return _from_array(item)
     if isinstance(item, (str, Path)): item = _picture_bytes(item)
+    if hasattr(item, 'read'): item = item.read()
     if not isinstance(item, (bytes, bytearray, memoryview)):
         raise ImageError(f'not a picture: {type(item).__name__}, expected a path, bytes, a PIL image, an array or a tensor')
     if not item: raise ImageError('empty file')
@@ -110,7 +113,7 @@ def _load_image(item, max_pixels:int, draft:tuple[int, int]|None)->Image.Image:
 
 # %% ../../nbs/catalog/05_images.ipynb #62572f51
 def open_image(
-    # A path, a file's bytes, a PIL image, an array or tensor: (h, w), (h, w, colours), (colours, h, w); uint8, a tensor also from 0 to 1
+    # A path, a file or its bytes, a PIL image, an array or tensor: (h, w), (h, w, colours), (colours, h, w); uint8, a tensor also 0 to 1
     item,
     *, max_pixels:int=MAX_PIXELS,                # Most pixels a picture may have
     draft:tuple[int, int]|None=None,             # Height and width that it will have: a large JPEG is decoded no larger; None decodes all

@@ -21,7 +21,7 @@ from ..catalog.labels import LabelSpace
 # %% auto #0
 __all__ = ['CatalogImage', 'OpenImage', 'FitImage', 'train_tfms', 'CatalogDLs', 'picture_block', 'label_block', 'crop_size',
            'CatalogBlock', 'catalog_block', 'source_pictures', 'source_targets', 'PictureCacheDL', 'random_crops',
-           'catalog_dls', 'first_valid', 'check_served']
+           'catalog_dls', 'some_rows', 'one_batch_dl', 'some_valid', 'check_served']
 
 # %% ../../nbs/train/04_data.ipynb #750015a9
 class CatalogImage(PILImage):
@@ -164,14 +164,14 @@ def _opening(tl:TfmdLists)->list:
 
 def source_pictures(
     ds:Datasets,   # Of fastai, such as `dls.valid_ds`, with pictures as inputs
-    n:int=None,    # How many; None for all
+    idxs:Iterable[int]=None,  # Which; None for all
 )->list:           # Paths, bytes, arrays or PIL pictures
-    "What the first `n` pictures of `ds` are opened from."
+    "What the pictures of `ds` are opened from."
     if not isinstance(ds, Datasets):
         raise CatalogError(f'{type(ds).__name__} is no Datasets of fastai: build the DataLoaders with a DataBlock')
     tl = ds.tls[0]
     before = _opening(tl) if len(tl) else []
-    return [compose_tfms(L.__getitem__(tl, i), before) for i in range(len(tl) if n is None else min(n, len(tl)))]
+    return [compose_tfms(L.__getitem__(tl, i), before) for i in (range(len(tl)) if idxs is None else idxs)]
 
 def source_targets(
     ds:Datasets,  # With one target
@@ -259,26 +259,31 @@ def catalog_dls(
     return dls if cache is None else _cached(dls, cache, **kwargs)
 
 # %% ../../nbs/train/04_data.ipynb #c9b1e057
-def first_valid(
-    dls:DataLoaders,  # Of fastai, with pictures as inputs
-    n:int=4,          # Pictures at most
-)->tuple[list, TfmdDL]:
-    "What the first pictures of valid are opened from, and one batch of them; of an exported learner, which has none, a picture of noise."
-    some = source_pictures(dls.valid_ds, n)
-    if not some: return [_noise()], dls.test_dl([_noise()], bs=1)
-    return some, dls.valid.new(n=len(some), bs=len(some), shuffle=False, drop_last=False, num_workers=0)
+def some_rows(n:int, most:int=16)->list[int]:
+    "At most `most` of `n` rows, evenly spaced from the first to the last."
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int)).tolist()
+
+def one_batch_dl(dl:DataLoader, idxs:list[int])->DataLoader:
+    "`dl` for these rows alone, in one batch."
+    return dl.new(n=len(idxs), get_idxs=lambda: idxs, bs=len(idxs), shuffle=False, drop_last=False, num_workers=0)
+
+def some_valid(dls:DataLoaders)->tuple[list, TfmdDL]:   # Of fastai, with pictures as inputs
+    "What pictures from all over valid are opened from, and a batch of them; of an exported learner, which has none, a picture of noise."
+    idxs = some_rows(len(dls.valid_ds))
+    if not idxs: return [_noise()], dls.test_dl([_noise()], bs=1)
+    return source_pictures(dls.valid_ds, idxs), one_batch_dl(dls.valid, idxs)
 
 def check_served(
     dls:DataLoaders,   # Of fastai, with pictures as inputs
     space:LabelSpace,  # The labels that a tagger would give
     prep:Prep,         # How a tagger would bring a picture to the model
 ):
-    "Raise `CatalogError` unless `dls` has the labels of `space`, and its first valid pictures reach the model as `prep` brings them there."
+    "Raise `CatalogError` unless `dls` has the labels of `space`, and pictures from all over valid reach the model as `prep` brings them there."
     if (vocab := list(getattr(dls, 'vocab', space.vocab))) != space.vocab:
         raise CatalogError(f'the labels of the DataLoaders begin with {vocab[:3]}, those of the label space with {space.vocab[:3]}: '
                            'both need the same labels in the same order, as label_block(space) brings them')
     with no_random():
-        some, dl = first_valid(dls)
+        some, dl = some_valid(dls)
         theirs, ours = dl.one_batch()[0], torch.from_numpy(np.stack([prep(o) for o in some]))
     if theirs.shape != ours.shape:
         raise CatalogError(f'valid pictures reach the model as {tuple(theirs.shape[1:])}, those of a tagger as {tuple(ours.shape[1:])}: '
@@ -286,7 +291,8 @@ def check_served(
     gap = (theirs.as_subclass(Tensor).cpu() - ours).abs().flatten(1).max(1).values
     if gap.max() > 1e-3:
         tfms = [o.name.split()[0] for o in [*dls.valid.after_item, *dls.valid.after_batch] if o.split_idx != 0]
-        raise CatalogError(f'valid picture {gap.argmax()} reaches the model otherwise than it would from {prep}, by up to {gap.max():.2g}: '
+        i = gap.argmax().item(); odd = some[i] if isinstance(some[i], (str, Path)) else f'{type(some[i]).__name__} {i}'
+        raise CatalogError(f'valid picture {odd} reaches the model otherwise than it would from {prep}, by up to {gap.max():.2g}: '
                            f'valid goes through {", ".join(tfms)}; give what is for training alone a split_idx of 0, and open pictures '
                            'with picture_block(prep)')
 

@@ -22,7 +22,7 @@ from .backbones import (
 from .weights import read_weights
 from .losses import AuxLoss, ReadByLabels, find_activation, find_loss, find_optimiser, to_scores
 from .fastai_metrics import DominantRecall, RecallAtK, check_metrics
-from .data import CatalogDLs, check_served, first_valid
+from .data import CatalogDLs, check_served, one_batch_dl, some_rows, some_valid
 
 # %% auto #0
 __all__ = ['stage_name', 'is_training', 'is_skipped', 'History', 'FrozenStats', 'catalog_model', 'own_model', 'TrainFacts',
@@ -275,17 +275,25 @@ def _unnoticed(learn:Learner):
 
 def _is_half(cb:Callback)->bool: return isinstance(cb, (MixedPrecision, NonNativeMixedPrecision))
 
-def _check_answers(learn:Learner, space:LabelSpace, prep:Prep, activation:str):
-    "Raise `CatalogError` unless `get_preds` gives what the model alone makes of the first valid pictures."
-    with _unnoticed(learn):
-        pictures, dl = first_valid(learn.dls)
-        theirs = learn.get_preds(dl=dl)[0]
-    x = torch.from_numpy(np.stack([prep(o) for o in pictures])).to(next(learn.model.parameters()).device)
-    with torch.inference_mode(): ours = to_scores(learn.model.eval()(x), space, activation).cpu()
-    if (gap := (theirs - ours).abs().max()) > 1e-3:
+def _check_answers(learn:Learner, dl:DataLoader, ours:Tensor, eps:float=1e-3):
+    "Raise `CatalogError` unless `get_preds` gives for `dl` the scores `ours`, which the model alone makes of its pictures."
+    with _unnoticed(learn): theirs = learn.get_preds(dl=dl)[0]
+    if theirs.shape != ours.shape or (gap := (theirs - ours).abs().max()) > eps:
         own = [o.name for o in learn.cbs if type(o) not in (*defaults.callbacks, History, FrozenStats, MetricsAgree, ProgressCallback)]
-        raise CatalogError(f'get_preds gives other scores than the model alone, by up to {gap:.2g}, and a tagger has the model alone: '
+        why = f'{tuple(theirs.shape)} and not {tuple(ours.shape)}' if theirs.shape != ours.shape else f'by up to {gap:.2g}'
+        raise CatalogError(f'get_preds gives other scores than the model alone, {why}, and a tagger has the model alone: '
                            f'let callbacks change pictures and answers in training only (here: {", ".join(own) or "none"})')
+
+def _check_cached(cached:Learner, learn:Learner, ours:Tensor):
+    "Raise `CatalogError` unless a learner on cached activations answers as the one that it was made from does."
+    n = len(cached.dls.valid.dataset)
+    try:
+        if n != len(learn.dls.valid_ds): raise CatalogError(f'it has {n} valid pictures, the other {len(learn.dls.valid_ds)}')
+        with no_random(): dl = one_batch_dl(cached.dls.valid, some_rows(n))
+        _check_answers(cached, dl, ours, 1e-2)    # activations are kept in half precision
+    except CatalogError as e:
+        raise CatalogError(f'the cached learner and the one that it was made from (facts.joined) answer differently: {e}. '
+                           'Change model, loss and data of the latter, then call cached_learner again') from None
 
 def learned_by(
     learn:Learner,     # Of fastai, with pictures as inputs
@@ -294,7 +302,7 @@ def learned_by(
 )->tuple[Learner, LabelSpace, Prep, str]:  # The learner that has the whole model, its labels, its `Prep`, its activation (`to_scores`)
     "What a tagger needs of `learn`; raise `CatalogError` where a tagger would give other scores than `get_preds`."
     if not isinstance(learn, Learner): raise CatalogError(f'{type(learn).__name__} is no learner of fastai')
-    learn = whole_learner(learn)
+    cached, learn = learn, whole_learner(learn)
     dls = _catalog_dls(learn.dls, space, prep)
     device, x = next(learn.model.parameters()).device, torch.zeros(1, 3, *dls.prep.size)
     with torch.inference_mode(): out = learn.model.eval()(x.to(device))
@@ -302,7 +310,11 @@ def learned_by(
         raise CatalogError(f'the model gives {tuple(out.shape[1:])} numbers a picture, expected one for each of '
                            f'{len(dls.space.vocab)} labels')
     activation = find_activation(learn.loss_func, dls.space)
-    _check_answers(learn, dls.space, dls.prep, activation)
+    with no_random(): pictures, dl = some_valid(learn.dls)
+    x = torch.from_numpy(np.stack([dls.prep(o) for o in pictures])).to(device)
+    with torch.inference_mode(): ours = to_scores(learn.model(x), dls.space, activation).cpu()
+    _check_answers(learn, dl, ours)
+    if cached is not learn: _check_cached(cached, learn, ours)
     return learn, dls.space, dls.prep, activation
 
 # %% ../../nbs/train/05_learner.ipynb #679b0ae4
