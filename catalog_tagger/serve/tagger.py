@@ -159,7 +159,8 @@ def save_bundle(
     t = replace(t, **{k: o for k, o in given.items() if o is not None})
     if t.arch is None: raise CatalogError('the backbone is not known: save the learner itself, or a Tagger with `arch`')
     body, head = _body_and_head(t.model)
-    if len(head) > 1: raise CatalogError(f'the model has {1 + len(head)} parts, a bundle holds two: let the head have all that follows the body')
+    if len(head) > 1:
+        raise CatalogError(f'the model has {1 + len(head)} parts, a bundle holds two: let the head have all that follows the body')
     model = torch.nn.Sequential(body, main_head(head[0]))
     d = _manifest(t, describe_layers(model[1]))
     outside = t.decision.outside if isinstance(t.decision, Decision) else None

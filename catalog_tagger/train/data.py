@@ -278,7 +278,7 @@ def check_served(
     space:LabelSpace,  # The labels that a tagger would give
     prep:Prep,         # How a tagger would bring a picture to the model
 ):
-    "Raise `CatalogError` unless `dls` has the labels of `space`, and pictures from all over valid reach the model as `prep` brings them there."
+    "Raise `CatalogError` unless `dls` has the labels of `space`, and pictures from all over valid reach the model as by `prep`."
     if (vocab := list(getattr(dls, 'vocab', space.vocab))) != space.vocab:
         raise CatalogError(f'the labels of the DataLoaders begin with {vocab[:3]}, those of the label space with {space.vocab[:3]}: '
                            'both need the same labels in the same order, as label_block(space) brings them')
