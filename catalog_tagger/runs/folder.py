@@ -29,7 +29,7 @@ __all__ = ['RunMetrics', 'is_run', 'Run', 'load_tagger', 'save_run']
 
 # %% ../../nbs/runs/00_folder.ipynb #80c0847d
 def _read_table(path:Path, *need:str)->pd.DataFrame:
-    "The table at `path`, which has the columns `import_optional`."
+    "The table at `path`, which has the columns `need`."
     df = read_table(path)
     if lacks := [o for o in need if o not in df]: raise CatalogError(f'{path} has no column {lacks[0]!r}; restore it, or train again')
     return df
