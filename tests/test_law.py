@@ -16,11 +16,11 @@ from catalog_tagger.core.files import CatalogError
 from catalog_tagger.serve.fit import fit_tagger
 from catalog_tagger.serve.predictor import Predictor
 from catalog_tagger.serve.tagger import Tagger, save_bundle
-from catalog_tagger.testing.tiny import tiny_body, tiny_catalog
+from catalog_tagger.testing.tiny import TINY_ARCH, tiny_body, tiny_catalog
 from catalog_tagger.train.activations import cached_learner
 from catalog_tagger.train.backbones import arch_prep
 from catalog_tagger.train.data import catalog_dls, label_block, picture_block, source_pictures
-from catalog_tagger.train.learner import catalog_learner
+from catalog_tagger.train.learner import catalog_learner, whole_learner
 from catalog_tagger.train.losses import find_loss
 
 PREP = Prep((32, 24), (.5, .4, .3), (.25, .3, .2))
@@ -45,13 +45,13 @@ def learned(dls, **kwargs):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
     return learn
 
-def assert_law(learn, **kwargs):
+def assert_law(learn, by=(Predictor.from_learner, Tagger.from_learner, fit_tagger), **kwargs):
     "Predictor, Tagger and the fitted tagger score valid as `get_preds` does, under the same names."
-    joined = getattr(getattr(learn, 'facts', None), 'joined', None) or learn
+    joined = whole_learner(learn)
     with joined.no_bar(), joined.no_logging(): scores = joined.get_preds()[0].numpy()
     assert scores.std() > 1e-3      # the model tells pictures apart
     pictures = source_pictures(joined.dls.valid_ds)
-    for tagger in (Predictor.from_learner(learn, **kwargs), Tagger.from_learner(learn, **kwargs), fit_tagger(learn, **kwargs)):
+    for tagger in (f(learn, **kwargs) for f in by):
         np.testing.assert_allclose(tagger.scores(pictures), scores, atol=2e-5)
         assert tagger.space.vocab == list(joined.dls.vocab)
 
@@ -203,16 +203,16 @@ def test_half_precision_is_laid_aside_for_the_look(shop):
     Tagger.from_learner(learn); assert {type(o) for o in learn.cbs} == cbs
 
 def test_a_bundle_keeps_the_thresholds_of_its_tagger(shop, tmp_path):
-    df, _ = shop; prep = arch_prep('mobilenetv3_small_050', 32)
-    learn = catalog_learner(catalog_dls(*shop, prep, bs=16), 'mobilenetv3_small_050', weights=None)
+    df, _ = shop; prep = arch_prep(TINY_ARCH, 32)
+    learn = catalog_learner(catalog_dls(*shop, prep, bs=16), TINY_ARCH, weights=None)
     tagger = fit_tagger(learn); again = Tagger.load(save_bundle(tagger, tmp_path/'bundle'))
     assert again.decision.to_dict() == tagger.decision.to_dict() and again.predict(list(df['image'])) == tagger.predict(list(df['image']))
     assert Tagger.load(save_bundle(again, tmp_path/'copy', facts={'seed': 1})).facts == {'seed': 1}
 
 def test_what_follows_the_head_is_saved_or_refused(shop, tmp_path):
     "A bundle holds a body and a head; whatever else answers with them is named, not left out."
-    df, space = shop; prep = arch_prep('mobilenetv3_small_050', 32)
-    def learn(): return catalog_learner(catalog_dls(df, space, prep, bs=16), 'mobilenetv3_small_050', weights=None)
+    df, space = shop; prep = arch_prep(TINY_ARCH, 32)
+    def learn(): return catalog_learner(catalog_dls(df, space, prep, bs=16), TINY_ARCH, weights=None)
     third = learn(); third.model = nn.Sequential(*third.model, nn.Hardtanh(-.01, .01))
     with pytest.raises(CatalogError, match='the model has 3 parts, a bundle holds two'): save_bundle(third, tmp_path/'b')
     inside = learn(); inside.model[1].append(nn.Hardtanh(-.01, .01))
@@ -222,14 +222,9 @@ def test_what_follows_the_head_is_saved_or_refused(shop, tmp_path):
         with pytest.raises(CatalogError, match='a plain nn.Sequential.body, head. without hooks'): f()
     class Cooled(nn.Sequential):
         def forward(self, x): return super().forward(x)/3
-    cooled = learn(); cooled.model = Cooled(*cooled.model); assert_scores(cooled)
+    cooled = learn(); cooled.model = Cooled(*cooled.model); assert_law(cooled, [Predictor.from_learner])
     with pytest.raises(CatalogError, match='the model is Cooled with 2 parts'): fit_tagger(cooled)
     assert not (tmp_path/'b').exists()
-
-def assert_scores(learn):
-    "A `Predictor` takes any model."
-    with learn.no_bar(), learn.no_logging(): scores = learn.get_preds()[0].numpy()
-    np.testing.assert_allclose(Predictor.from_learner(learn).scores(source_pictures(learn.dls.valid_ds)), scores, atol=2e-5)
 
 def test_one_odd_picture_of_valid_is_found_by_its_name(shop, tmp_path):
     "fastai ignores the rotation that EXIF asks for; the picture is the last of valid."

@@ -23,8 +23,8 @@ from ..core.records import Record
 from ..core.config import choices, RunConfig
 
 # %% auto #0
-__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'ImageError', 'open_image', 'open_named',
-           'audit_images', 'hash_images', 'fit_image', 'as_size', 'Prep']
+__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'ImageError', 'open_image', 'item_name',
+           'open_named', 'audit_images', 'hash_images', 'fit_image', 'as_size', 'Prep']
 
 # %% ../../nbs/catalog/05_images.ipynb #ae27afae
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')  # What Pillow may decode here, whatever the file's name says
@@ -74,9 +74,10 @@ def _from_array(x)->Image.Image:
     if x.ndim == 3 and x.shape[0] in (1, 3, 4) and x.shape[2] not in (1, 3, 4): x = x.transpose(1, 2, 0)
     if x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] not in (1, 3, 4):
         raise ImageError(f'not a picture: an array of shape {x.shape}, expected (height, width), or with 1, 3 or 4 colours')
-    if np.issubdtype(x.dtype, np.floating) and not tensor:
-        raise ImageError(f'not a picture: an array of {x.dtype}, and which value is white is unknown; give uint8, or a tensor from 0 to 1')
     if np.issubdtype(x.dtype, np.floating):
+        if not tensor:
+            raise ImageError(f'not a picture: an array of {x.dtype}, and which value is white is unknown; give uint8, '
+                             'or a tensor from 0 to 1')
         if not (x.size and 0 <= x.min() and x.max() <= 1):
             raise ImageError(f'not a picture: numbers from {x.min():.3g} to {x.max():.3g}, expected 0 to 1, or whole ones to 255; '
                              'is it normalised?')
@@ -126,6 +127,10 @@ def open_image(
     except Exception as e: raise ImageError(f'damaged or truncated: {e}') from None  # damage may raise anything in a decoder
 
 # %% ../../nbs/catalog/05_images.ipynb #9fd03b52
+def item_name(item, place:int=None)->str:
+    "A path as it is; of anything else what it is, and at which `place` it stands."
+    return str(item) if isinstance(item, (str, Path)) else type(item).__name__ + ('' if place is None else f' {place}')
+
 def open_named(
     item,                       # As for `open_image`
     open:Callable=open_image,   # Opens it
@@ -133,9 +138,7 @@ def open_named(
 ):
     "`open(item)`, with the file's name in the error, or what `item` is and where it stands."
     try: return open(item)
-    except ImageError as e:
-        name = item if isinstance(item, (str, Path)) else f'{type(item).__name__}' + (f' {place}' if place is not None else '')
-        raise ImageError(f'{name}: {e}') from None
+    except ImageError as e: raise ImageError(f'{item_name(item, place)}: {e}') from None
 
 # %% ../../nbs/catalog/05_images.ipynb #10aebb4f
 def _image_name(data:bytes)->str:

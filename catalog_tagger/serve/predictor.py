@@ -77,9 +77,9 @@ class Predictor(ShowsFacts):
         prep:Prep=None,          # How pictures came to its model; None takes that of `learn.dls`
     )->Predictor:
         "The predictor of a learner: with `tta=1` its scores are those of `get_preds`, or `CatalogError` says why they cannot be."
-        from catalog_tagger.train.learner import learned_by    # brings fastai, which a learner has brought before
+        from catalog_tagger.train.learner import facts_of, learned_by    # brings fastai, which a learner has brought before
         learn, space, prep, activation = learned_by(learn, space, prep)
-        return cls(learn.model, space, prep, activation, getattr(getattr(learn, 'facts', None), 'tta', 1))
+        return cls(learn.model, space, prep, activation, facts_of(learn).tta)
 
     def _facts(self)->dict[str, str]:
         n = sum(o.numel() for o in self.model.parameters())

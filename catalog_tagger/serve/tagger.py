@@ -54,7 +54,8 @@ class Tagger(Predictor):
     @classmethod
     def from_learner(cls, learn, *, space:LabelSpace=None, prep:Prep=None)->Tagger:   # As in `Predictor.from_learner`
         "The tagger of a learner, without a decision."
-        return replace(super().from_learner(learn, space=space, prep=prep), arch=getattr(getattr(learn, 'facts', None), 'arch', None))
+        from catalog_tagger.train.learner import facts_of    # brings fastai, which a learner has brought before
+        return replace(super().from_learner(learn, space=space, prep=prep), arch=facts_of(learn).arch)
 
     def _facts(self)->dict[str, str]:
         scores = {k: f'{o["score"]:.3f}' for k, o in self.metrics.items() if o['score'] is not None}
