@@ -107,6 +107,49 @@ def test_half_precision_on_a_gpu(learn):
     pictures = half.dls.valid_ds.items['image'].tolist()
     np.testing.assert_allclose(Predictor.from_learner(half).scores(pictures), scores, atol=5e-3)
 
+# What is given in the wrong form
+
+def dls_of(shop, **kwargs): return catalog_dls(*shop, PREP, bs=12, **kwargs)
+
+WRONG = {
+    'loss class': (lambda o: catalog_learner(dls_of(o), ARCH, weights=None, loss_func=nn.BCEWithLogitsLoss),
+                   r'loss_func=BCEWithLogitsLoss is a class; give an object of it, BCEWithLogitsLoss\('),
+    'head class': (lambda o: catalog_learner(dls_of(o), ARCH, weights=None, custom_head=nn.Flatten), 'custom_head=Flatten is a class'),
+    'body class': (lambda o: catalog_learner(dls_of(o), nn.Flatten, weights=None), 'arch=Flatten is a class'),
+    'loaders of torch': (lambda o: catalog_learner(torch.utils.data.DataLoader([1]), ARCH), 'DataLoader holds no DataLoader of fastai'),
+    'size for prep': (lambda o: catalog_dls(*o, 224), r'prep=224, expected a Prep, such as arch_prep\(arch, 224\)'),
+    'name for get_x': (lambda o: dls_of(o, get_x='image'), r"get_x='image' is no function of a row; give ColReader\('image'\)"),
+    'name for get_y': (lambda o: dls_of(o, get_y='labels'), r"get_y='labels' is no function of a row; give ColReader\('labels'\)")}
+
+@pytest.mark.parametrize('name', WRONG)
+def test_given_in_the_wrong_form(shop, name):
+    f, says = WRONG[name]
+    with pytest.raises(CatalogError, match=says): f(shop)
+
+ASKED = {
+    'k': (lambda t, p: t.predict(p, k=2.5), 'k=2.5, expected 1 or more, a whole number'),
+    'k of classes': (lambda t, p: t.predict_classes(p, 'masterCategory', k=0), 'k=0, expected 1 or more'),
+    'bs': (lambda t, p: t.predict(p, bs=0), 'bs=0, expected 1 or more'),
+    'min_score': (lambda t, p: t.predict(p, min_score=.3), 'min_score=0.3 is for a tagger without thresholds; .*mode=.balanced. or'),
+    'metrics': (lambda t, p: save_bundle(t, 'unmade', metrics={'recall@3': .9}), "metrics.'recall@3'. is 0.9, expected a dict such as"),
+    'facts': (lambda t, p: save_bundle(t, 'unmade', facts={'at': Path('a')}), 'facts and metrics are plain JSON: Object of type PosixPath')}
+
+@pytest.fixture(scope='module')
+def tagger(shop, tmp_path_factory):
+    from catalog_tagger.serve.fit import fit_tagger
+    learn = catalog_learner(dls_of(shop), ARCH, weights=None)
+    return quiet(learn, lambda: fit_tagger(learn))
+
+@pytest.mark.parametrize('name', ASKED)
+def test_asked_in_the_wrong_form(shop, tagger, name):
+    f, says = ASKED[name]
+    with pytest.raises(CatalogError, match=says): f(tagger, shop[0]['image'][0])
+
+def test_classes_have_the_scores_of_predict(shop, tagger):
+    p = shop[0]['image'][0]; tags = dict(tagger.predict({'image': p}))
+    for g in shop[1].exclusive: assert all(tags.get(l, s) == s for l, s in tagger.predict_classes(p, g, k=9))
+    assert tagger.calibrated(tagger.scores([p])).max() != tagger.scores([p]).max()
+
 # The history
 
 def test_the_history_has_a_row_for_each_epoch_that_trained(learn):
@@ -138,6 +181,11 @@ def test_metrics_that_take_a_sigmoid(shop, tmp_path, metric):
         tiny_learner(shop, tmp_path, loss_func='grouped', metrics=metric)
     learn = tiny_learner(shop, tmp_path, loss_func='grouped'); learn.metrics = metric
     with pytest.raises(CatalogError, match='takes a sigmoid'): quiet(learn, lambda: learn.fit(1))
+
+@pytest.mark.parametrize('metric', [partial(accuracy_multi, sigmoid=False), F1ScoreMulti(sigmoid=False)])
+def test_metrics_that_take_logits_as_scores(shop, tmp_path, metric):
+    with pytest.raises(CatalogError, match="takes the logits as scores, and the loss reads them by 'sigmoid'"):
+        tiny_learner(shop, tmp_path, metrics=metric)
 
 def test_a_grouped_loss_is_scored_as_it_answers(shop, tmp_path):
     from catalog_tagger.core.metrics import recall_at_k

@@ -5,6 +5,7 @@
 # %% ../../nbs/serve/00_answers.ipynb #194d4b5c
 from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 
 import numpy as np, pandas as pd
 
@@ -72,6 +73,9 @@ def _least_scores(min_score, space:LabelSpace)->np.ndarray:
     return np.broadcast_to(least, len(space.vocab))
 
 # %% ../../nbs/serve/00_answers.ipynb #4624b93f
+def _check_k(k:int|None):
+    if k is not None and (not isinstance(k, Integral) or k < 1): raise CatalogError(f'k={k}, expected 1 or more, a whole number')
+
 def decode(
     scores:np.ndarray,     # Shape (pictures, labels), from 0 to 1
     space:LabelSpace,      # Labels of the columns
@@ -85,7 +89,7 @@ def decode(
         raise CatalogError(f'scores have shape {scores.shape}, expected (pictures, {len(space.vocab)})')
     if not np.isfinite(scores).all():
         raise CatalogError(f'scores of picture {int((~np.isfinite(scores)).any(1).argmax())} are not finite; the model is broken')
-    if k is not None and k < 1: raise CatalogError(f'k={k}, expected 1 or more')
+    _check_k(k)
     path, order, least = _path_scores(scores, space), _finest_first(space), _least_scores(min_score, space)
     return [_decode_one(p, q, space, order, k, least, limits) for p, q in zip(scores, path)]
 
@@ -114,6 +118,6 @@ def best_classes(
     if group is None and len(space.exclusive) == 1: group = next(iter(space.exclusive))
     if group not in space.exclusive:
         raise CatalogError(f'group {group!r} is unknown, expected one of {", ".join(space.exclusive) or "none"}')
-    if k < 1: raise CatalogError(f'k={k}, expected 1 or more')
+    _check_k(k)
     cols = np.array(space.group_columns[group])
     return [[(space.vocab[i], float(p[i])) for i in cols[np.argsort(-p[cols], kind='stable')[:k]]] for p in np.asarray(scores, float)]

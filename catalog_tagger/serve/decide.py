@@ -122,7 +122,6 @@ def decide(
 )->list[list[tuple[str, float]]]:  # As of `decode`, scores calibrated
     "Consistent answers in a named mode: each group has one answer, or is `unsure:` where the mode wants more than the scores give."
     most = MODES[decision.check_mode(mode)].k
-    if not len(scores): return []
     limits = decision.limits[mode] if most is None else None   # the best k may leave a group out: that is not unsure
-    p = decision.calibration.apply(scores, space)
+    p = decision.calibration.apply(scores, space) if len(scores) else scores
     return decode(p, space, k=most if k is None else k, min_score=decision.thresholds[mode], limits=limits)

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/serve/01_predictor.ipynb #90eb98ab
 from __future__ import annotations
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +43,7 @@ def as_pictures(
         if 'image' not in items: raise CatalogError(f'the table has no column image; it has {", ".join(map(str, items.columns))}')
         return items['image'].tolist(), True
     if isinstance(items, pd.Series) and 'image' in items.index: return [items['image']], False
+    if isinstance(items, Mapping): return [items.get('image')], False
     if hasattr(items, '_fields') and hasattr(items, 'image'): return [items.image], False    # a row of `itertuples`
     if isinstance(items, np.ndarray) or hasattr(items, 'detach'): return (list(items), True) if items.ndim == 4 else ([items], False)
     alone = isinstance(items, (str, bytes, Path, Image.Image)) or hasattr(items, 'read') or not isinstance(items, Iterable)
@@ -101,6 +102,7 @@ class Predictor(ShowsFacts):
     def batches(self, items:Iterable, bs:int=RunConfig.bs, desc:str='tag')->Iterator[torch.Tensor]:
         "`items` opened and brought to the model's device, `bs` at a time."
         items, device = as_pictures(items)[0], next(self.model.parameters()).device
+        if not isinstance(bs, int) or bs < 1: raise CatalogError(f'bs={bs}, expected 1 or more')
         self.model.eval()
         for i in progress(range(0, len(items), bs), desc):
             yield as_input([open_named(o, self.prep.picture, j) for j, o in enumerate(items[i:i+bs], i)], self.prep, device)
@@ -110,6 +112,10 @@ class Predictor(ShowsFacts):
         "Scores of pictures, `bs` at a time: shares of the classes where a picture has one label, else a probability of each label."
         none = np.empty((0, len(self.space.vocab)), np.float32)
         return np.concatenate([none] + [self.score_batch(x).cpu().numpy() for x in self.batches(items, bs)])
+
+    def calibrated(self, scores:np.ndarray)->np.ndarray:   # Shape of `scores`
+        "`scores` as `predict` shows them: as they are, for a `Predictor` has no calibration."
+        return scores
 
     def answers(
         self,
@@ -138,9 +144,9 @@ class Predictor(ShowsFacts):
         *, k:int=3,              # How many of its labels
         bs:int=RunConfig.bs,     # Pictures at a time
     ):                           # Labels with scores, best first; for several pictures a list of such
-        "The best labels of one group, where `predict` gives its one answer."
+        "The best labels of one group, where `predict` gives its one answer, with scores as `predict` gives them."
         items, several = as_pictures(items)
-        classes = best_classes(self.scores(items, bs), self.space, group, k=k)
+        classes = best_classes(self.calibrated(self.scores(items, bs)), self.space, group, k=k)
         return classes if several else classes[0]
 
 # %% ../../nbs/serve/01_predictor.ipynb #be477100

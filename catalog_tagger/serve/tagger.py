@@ -4,6 +4,7 @@
 
 # %% ../../nbs/serve/10_tagger.ipynb #937d0243
 from __future__ import annotations
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -63,6 +64,10 @@ class Tagger(Predictor):
             modes='none: the best tags, without thresholds' if self.decision is None else ', '.join(self.decision.modes),
             trained=first_few(self.facts) or 'not recorded', test=first_few(scores, 3) or 'not scored')
 
+    def calibrated(self, scores:np.ndarray)->np.ndarray:   # Shape of `scores`
+        "`scores` as `predict` shows them: calibrated, where there is a decision."
+        return scores if self.decision is None or not len(scores) else self.decision.calibration.apply(scores, self.space)
+
     def answers(
         self,
         scores:np.ndarray,   # From `scores`
@@ -74,8 +79,10 @@ class Tagger(Predictor):
         if self.decision is None:
             if mode is not None:
                 raise CatalogError(f'mode={mode!r} needs thresholds, and this tagger has none; leave mode out, '
-                                   'or fit them on the valid fold')
+                                   'or fit them with fit_tagger')
             return super().answers(scores, k=3 if k is None else k, min_score=min_score)
+        if np.any(min_score): raise CatalogError(f'min_score={min_score} is for a tagger without thresholds; this one has a threshold of '
+                                                 f'each tag for each mode: mode={" or ".join(map(repr, self.decision.modes))}')
         return decide(scores, self.space, self.decision, k=k, **({} if mode is None else dict(mode=mode)))
 
     def predict(
@@ -100,7 +107,8 @@ def _body_and_head(model:torch.nn.Module)->tuple[torch.nn.Module, torch.nn.Seque
     "The body of `model` and what follows; raise `CatalogError` where they are not all of it."
     if type(model) is not torch.nn.Sequential or len(model) < 2 or model._forward_hooks or model._forward_pre_hooks:
         raise CatalogError(f'the model is {type(model).__name__} with {len(list(model.children()))} parts, expected a plain '
-                           'nn.Sequential(body, head) without hooks of its own')
+                           'nn.Sequential(body, head) without hooks of its own, whose body gives the features that thresholds and a bundle '
+                           'need; Predictor.from_learner takes any model')
     return model[0], model[1:]
 
 @patch
@@ -143,6 +151,13 @@ def _check_alike(ours:torch.nn.Module, theirs:torch.nn.Module, size:tuple[int, i
         raise CatalogError(f'the saved model answers otherwise than the one in memory, by {gap:.2g}: '
                            'its body is not the one that its backbone names')
 
+def _check_plain(t:Tagger):
+    "Raise `CatalogError` where facts or scores are not what `tagger.json` can hold."
+    for k, o in t.metrics.items():
+        if not isinstance(o, dict): raise CatalogError(f'metrics[{k!r}] is {o!r}, expected a dict such as {{"score": 0.9}}')
+    try: json.dumps([t.facts, t.metrics], allow_nan=False)
+    except (TypeError, ValueError) as e: raise CatalogError(f'facts and metrics are plain JSON: {e}') from None
+
 def save_bundle(
     learn,               # A learner made by `catalog_learner`, or a `Tagger`
     folder:str|Path,     # Where the bundle shall stand
@@ -168,6 +183,7 @@ def save_bundle(
     arrays = t.arrays | ({} if outside is None else outside.arrays())
     tensors = plain_tensors(model, t.arch,
                             d['head']) | {f'arrays.{k}': torch.from_numpy(np.ascontiguousarray(o)) for k, o in arrays.items()}
+    _check_plain(t)
     with atomic_files(folder, BUNDLE_FILES) as tmp:
         save_file(tensors, tmp/'model.safetensors')
         write_json(tmp/'tagger.json', d)

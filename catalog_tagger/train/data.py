@@ -4,6 +4,7 @@
 
 # %% ../../nbs/train/04_data.ipynb #fed79826
 from __future__ import annotations
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,16 @@ from fastai.vision.all import *
 
 from ..core.files import CatalogError
 from ..core.table import ShowsFacts, check_columns
+from ..core.process import progress
 from ..core.config import RunConfig
-from ..catalog.images import Prep, fit_image, item_name, open_image, open_named
+from ..catalog.images import ImageError, Prep, fit_image, item_name, open_image, open_named
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
 
 # %% auto #0
 __all__ = ['CatalogImage', 'OpenImage', 'FitImage', 'train_tfms', 'CatalogDLs', 'picture_block', 'label_block', 'crop_size',
-           'CatalogBlock', 'catalog_block', 'source_pictures', 'source_targets', 'PictureCacheDL', 'random_crops',
-           'catalog_dls', 'some_rows', 'one_batch_dl', 'check_served']
+           'CatalogBlock', 'catalog_block', 'source_pictures', 'check_labelled', 'source_targets', 'PictureCacheDL',
+           'random_crops', 'catalog_dls', 'some_rows', 'one_batch_dl', 'valid_tfms', 'check_served']
 
 # %% ../../nbs/train/04_data.ipynb #750015a9
 class CatalogImage(PILImage):
@@ -118,7 +120,7 @@ def _for_train(tfm)->Transform:
     "A transform, or a function, for training pictures alone, unless it says itself for which fold it is."
     tfm = instantiate(tfm)
     if not isinstance(tfm, Transform): return Transform(tfm, split_idx=0)
-    if tfm.split_idx is not None: return tfm
+    if tfm.split_idx is not None or isinstance(tfm, ToTensor): return tfm    # every picture becomes a tensor
     res = deepcopy(tfm); res.split_idx = 0    # a random one holds a method bound to itself
     return res
 
@@ -145,18 +147,24 @@ def catalog_block(
     splitter:Callable=_train_valid_rows,  # From the table to the rows of train and of valid; by default `split` says
 )->CatalogBlock:                          # Over a catalog with `image`, `labels` and `split`
     "A fastai `DataBlock` from the catalog table to normalised pictures and targets."
+    if not isinstance(prep, Prep): raise CatalogError(f'prep={prep!r}, expected a Prep, such as arch_prep(arch, 224)')
+    for name, o in (('get_x', get_x), ('get_y', get_y)):
+        if isinstance(o, (str, int)): raise CatalogError(f'{name}={o!r} is no function of a row; give ColReader({o!r})')
     crop = L(item_tfms).map(_for_train) if item_tfms is not None else [RandomResizedCrop(prep.size, min_scale=min_scale, split_idx=0)]
     pictures = picture_block(prep, crop_size(prep.size, min_scale) if item_tfms is None else None)
     return CatalogBlock((pictures, label_block(space)), space=space, prep=prep, get_x=get_x, get_y=get_y or _Labels(space.is_single),
                         splitter=splitter, item_tfms=crop, batch_tfms=train_tfms() if batch_tfms is None else batch_tfms)
 
 # %% ../../nbs/train/04_data.ipynb #7e41b9d2
+_SOURCES = str, Path, bytes, ndarray, Tensor, Image.Image    # What a picture is opened from
+
 def _opening(tl:TfmdLists)->list:
-    "The transforms of `tl` that come before its items are pictures."
+    "The transforms of `tl` that lead to what its pictures are opened from."
     x, before = L.__getitem__(tl, 0), []
     for f in tl.tfms.fs:
         if isinstance(x, Image.Image): break
-        if isinstance(x := f(x), (Image.Image, Tensor)): return before
+        source, x = x, f(x)
+        if isinstance(x, (Image.Image, Tensor)) and isinstance(source, _SOURCES): return before
         before.append(f)
     if isinstance(x, Image.Image): return before
     raise CatalogError(f'the first item of these DataLoaders is {type(x).__name__} and no picture: '
@@ -173,11 +181,16 @@ def source_pictures(
     before = _opening(tl) if len(tl) else []
     return [compose_tfms(L.__getitem__(tl, i), before) for i in (range(len(tl)) if idxs is None else idxs)]
 
+def check_labelled(ds:Datasets):
+    "Raise `CatalogError` where pictures come without targets."
+    if len(ds.tls) < 2: raise CatalogError('these pictures have no labels: build the DataLoaders with get_y and label_block(space)')
+
 def source_targets(
     ds:Datasets,  # With one target
 )->TensorBase:    # All of them, as a batch has them
     "The targets of `ds`; no picture is opened."
-    found = [ds.tls[1][i] for i in range(len(ds))]
+    check_labelled(ds)
+    found = [ds.tls[1][i] for i in progress(range(len(ds)), 'targets')]
     return type(found[0])(torch.stack(found))
 
 # %% ../../nbs/train/04_data.ipynb #cb8d5d95
@@ -191,13 +204,19 @@ class PictureCacheDL(TfmdDL):
         crop:RandomResizedCrop=None,  # How each picture is cropped; None takes all of it
     ):
         "`dl` with its pictures and targets taken from arrays."
-        return cls._set(TfmdDL.new(dl, cls=cls), pictures, targets, crop, dl.dataset.split_idx)
+        return cls._set(TfmdDL.new(dl, cls=cls), pictures, targets, crop, dl.dataset.split_idx, list(dl.after_item.fs))
 
-    def _set(self, pictures, targets, crop, fold): store_attr(); return self
+    def _set(self, pictures, targets, crop, fold, decoded_by): store_attr(); return self
 
     def new(self, dataset=None, cls=None, **kwargs):
         if dataset is not None and dataset is not self.dataset: return super().new(dataset, cls or TfmdDL, **kwargs)
-        return PictureCacheDL._set(super().new(None, cls, **kwargs), self.pictures, self.targets, self.crop, self.fold)
+        return PictureCacheDL._set(super().new(None, cls, **kwargs), self.pictures, self.targets, self.crop, self.fold, self.decoded_by)
+
+    def before_iter(self):
+        super().before_iter()
+        if added := [o.name.split()[0] for o in self.after_item.fs if o not in self.decoded_by]:
+            raise CatalogError(f'{", ".join(added)} came after the pictures were decoded into the cache, which does not know it: '
+                               'give it to catalog_dls as item_tfms, or build the DataLoaders without cache')
 
 # %% ../../nbs/train/04_data.ipynb #b17db479
 def random_crops(
@@ -267,11 +286,26 @@ def one_batch_dl(dl:DataLoader, idxs:list[int])->DataLoader:
     "`dl` for these rows alone, in one batch."
     return dl.new(n=len(idxs), get_idxs=lambda: idxs, bs=len(idxs), shuffle=False, drop_last=False, num_workers=0)
 
+def valid_tfms(dl:DataLoader)->list[str]:
+    "Names of the transforms that pictures of valid go through; cached activations have none."
+    if not isinstance(dl, TfmdDL): return []
+    return [o.name.split()[0] for o in [*dl.after_item, *dl.after_batch] if o.split_idx != 0]
+
 def _some_valid(dls:DataLoaders)->tuple[list, TfmdDL]:
     "What pictures from all over valid are opened from, and a batch of them; of an exported learner, which has none, a picture of noise."
     idxs = some_rows(len(dls.valid_ds))
     if not idxs: return [_noise()], dls.test_dl([_noise()], bs=1)
     return source_pictures(dls.valid_ds, idxs), one_batch_dl(dls.valid, idxs)
+
+def _check_rows(rows, some:list, ours:Tensor, prep:Prep):
+    "Raise `CatalogError` where a row's `image`, which a tagger opens, is another picture than the learner's."
+    if not isinstance(rows, pd.DataFrame) or 'image' not in rows: return
+    for i, source, x in zip(some_rows(len(rows)), some, ours):
+        if str(image := rows['image'].iloc[i]) == str(source): continue
+        with suppress(ImageError):    # what cannot be opened is mistaken for no picture
+            if abs(prep(image) - x.numpy()).max() > 1e-3:
+                raise CatalogError(f'get_x opens {item_name(source, i)}, a tagger opens the column image of a row, {item_name(image, i)}, '
+                                   'and sees another picture: rename that column')
 
 def check_served(
     dls:DataLoaders,   # Of fastai, with pictures as inputs
@@ -290,12 +324,12 @@ def check_served(
                            f'give a Prep of that size, or resize valid pictures to {prep.size}')
     gap = (theirs.as_subclass(Tensor).cpu() - ours).abs().flatten(1).max(1).values
     if gap.max() > 1e-3:
-        tfms = [o.name.split()[0] for o in [*dls.valid.after_item, *dls.valid.after_batch] if o.split_idx != 0]
         i = gap.argmax().item()
         raise CatalogError(f'valid picture {item_name(some[i], i)} reaches the model otherwise than it would from {prep}, '
-                           f'by up to {gap.max():.2g}: '
-                           f'valid goes through {", ".join(tfms)}; give what is for training alone a split_idx of 0, and open pictures '
-                           'with picture_block(prep)')
+                           f'by up to {gap.max():.2g}; valid goes through {", ".join(valid_tfms(dls.valid))}: '
+                           'give a transform for training alone split_idx=0, and open and resize pictures with picture_block(prep), '
+                           "for of the methods of fastai's Resize only squish gives the same pixels")
+    _check_rows(dls.valid_ds.items, some, ours, prep)
     return dl, ours
 
 def _noise()->Image.Image: return Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 48, 3), dtype=np.uint8))

@@ -50,14 +50,14 @@ def DominantRecall(weights, parents:Mapping[int,int]=None, d:int=2, k:int=3)->Fo
     return fastai_metric(dominant_recall, weights=weights, parents=parents, d=d, k=k)
 
 # %% ../../nbs/train/03a_fastai_metrics.ipynb #5b93d1e0
-def _takes(metric)->str|None:
-    "What `metric` makes of logits by itself: 'sigmoid', 'softmax', or None where it takes them as they are."
+def _reads(metric)->str|None:
+    "How `metric` reads logits: by 'sigmoid', 'softmax', 'identity' (as scores), or None where that does not matter."
     if isinstance(metric, AccumMetric):
-        return {ActivationType.Sigmoid: 'sigmoid', ActivationType.Softmax: 'softmax',
-                ActivationType.BinarySoftmax: 'softmax'}.get(metric.activation)
+        if metric.activation == ActivationType.No: return None if metric.thresh is None else 'identity'
+        return 'sigmoid' if metric.activation == ActivationType.Sigmoid else 'softmax'
     func = getattr(metric, 'func', metric)
     asked = signature(func).parameters.get('sigmoid') if callable(func) else None
-    return 'sigmoid' if asked is not None and asked.default is True else None
+    return None if asked is None else 'sigmoid' if asked.default else 'identity'
 
 def check_metrics(
     metrics:Iterable,   # Of a learner
@@ -66,6 +66,7 @@ def check_metrics(
 ):
     "Raise `CatalogError` on a metric that makes other scores of the logits than the loss does."
     for o in metrics:
-        if (takes := _takes(o)) and takes != (reads := find_activation(loss_func, space)):
-            raise CatalogError(f'the metric {o.name} takes a {takes} of the logits, and the loss reads them by {reads!r}: it would score '
+        if (by := _reads(o)) and by != (reads := find_activation(loss_func, space)):
+            takes = 'the logits as scores' if by == 'identity' else f'a {by} of the logits'
+            raise CatalogError(f'the metric {o.name} takes {takes}, and the loss reads them by {reads!r}: it would score '
                                'what the model does not answer; take RecallAtK, DominantRecall, or fastai_metric of a function on scores')

@@ -22,12 +22,12 @@ from .backbones import (
 from .weights import read_weights
 from .losses import AuxLoss, ReadByLabels, find_activation, find_loss, find_optimiser, to_scores
 from .fastai_metrics import DominantRecall, RecallAtK, check_metrics
-from .data import CatalogDLs, check_served, one_batch_dl, some_rows
+from .data import CatalogDLs, check_labelled, check_served, one_batch_dl, some_rows, valid_tfms
 
 # %% auto #0
 __all__ = ['stage_name', 'is_training', 'is_skipped', 'History', 'FrozenStats', 'catalog_model', 'own_model', 'TrainFacts',
-           'facts_of', 'check_stats', 'MetricsAgree', 'body_learner', 'catalog_learner', 'whole_learner',
-           'half_precision', 'learned_by', 'count_parameters', 'training_summary']
+           'facts_of', 'check_stats', 'MetricsAgree', 'whole_learner', 'body_learner', 'catalog_learner',
+           'half_precision', 'check_answers', 'learned_by', 'count_parameters', 'training_summary']
 
 # %% ../../nbs/train/05_learner.ipynb #15e65561
 def stage_name(learn:Learner)->str:
@@ -144,6 +144,7 @@ class TrainFacts:
     tta:int=1              # Views of a picture whose scores its tagger averages, as in `Predictor`
     rate_curve:pd.DataFrame|None=None  # Of the search for a rate, from `suggest_rate`, where there was one
     joined:Learner|None=None           # Of a cached learner: the learner whose upper part it trains
+    labels:list[str]|None=None         # Those that its model was made or last trained for, in the order of its outputs
 
 def facts_of(learn:Learner)->TrainFacts:
     "What is known of a learner; of one that fastai made, nothing."
@@ -154,10 +155,16 @@ def _default_metrics(space)->list:
     "Scores that do not mislead: accuracy where a picture has one label, recall@3 and dominant-label recall where it has many."
     return [accuracy, RecallAtK(3)] if space.is_single else [RecallAtK(3), DominantRecall(space.counts, space.parent_columns)]
 
+def _check_made(**args):
+    "Raise `CatalogError` on a class where one of its objects is expected."
+    for name, o in args.items():
+        if isinstance(o, type): raise CatalogError(f'{name}={o.__name__} is a class; give an object of it, {o.__name__}(...)')
+
 def _as_loss(loss_func, space, n:int):
     "The loss that `loss_func` names, or itself; it says how logits are read."
     if loss_func is None: loss_func = 'cross_entropy' if space.is_single else 'bce'
     if isinstance(loss_func, str): return find_loss(loss_func, space, n)
+    _check_made(loss_func=loss_func)
     return loss_func if hasattr(loss_func, 'activation') else ReadByLabels(loss_func, space)
 
 def check_stats(
@@ -171,6 +178,9 @@ def check_stats(
 
 def _catalog_dls(dls:DataLoaders, space:LabelSpace|None, prep:Prep|None)->CatalogDLs:
     "`dls` with its labels and its `Prep`, those that are given or its own."
+    if not all(isinstance(o, DataLoader) for o in getattr(dls, 'loaders', [dls])):
+        raise CatalogError(f'{type(dls).__module__}.{type(dls).__name__} holds no DataLoader of fastai: '
+                           'build them with catalog_dls, or with a DataBlock')
     space, prep = (ifnone(o, getattr(dls, name, None)) for o, name in ((space, 'space'), (prep, 'prep')))
     if space is None or prep is None:
         raise CatalogError('these DataLoaders do not say their labels and how pictures come in: give space= (LabelSpace) and prep= '
@@ -192,9 +202,15 @@ def _start_at_shares(last:nn.Linear, loss_func, space, n:int):
 
 # %% ../../nbs/train/05_learner.ipynb #1dd56da0
 class MetricsAgree(Callback):
-    "Refuse metrics that read logits otherwise than the loss, whenever they were set."
+    "Refuse metrics that read logits otherwise than the loss, whenever they were set, and note the labels that are trained for."
     def before_fit(self):
-        if space := getattr(self.dls, 'space', None): check_metrics(self.learn.metrics, self.learn.loss_func, space)
+        if not (space := getattr(self.dls, 'space', None)): return
+        check_metrics(self.learn.metrics, self.learn.loss_func, space)
+        if is_training(self.learn): whole_learner(self.learn).facts.labels = space.vocab
+
+def whole_learner(learn:Learner)->Learner:
+    "The learner that has the whole model and its pictures: `learn`, or the one that a cached learner was made from."
+    return facts_of(learn).joined or learn
 
 @delegates(Learner.__init__)
 def body_learner(
@@ -246,9 +262,9 @@ def catalog_learner(
     **kwargs
 )->Learner:                             # With `facts` (`TrainFacts`) and `history` (`History`) as attributes
     "A fastai `Learner` on a catalog, its body frozen with its statistics when pretrained."
-    _check_names(kwargs)
+    _check_names(kwargs); _check_made(arch=arch, head=head, custom_head=custom_head)
     dls = _catalog_dls(dls, space, prep); space, prep = dls.space, dls.prep
-    check_served(dls, space, prep)
+    check_served(dls, space, prep); check_labelled(dls.train_ds)
     pretrained = pretrained and weights not in (None, 'none'); head = ifnone(custom_head, head)
     if isinstance(arch, nn.Module): name, model = None, own_model(arch, len(space.vocab), prep.size, head=head, dropout=dropout)
     else:
@@ -260,36 +276,38 @@ def catalog_learner(
     if isinstance(model[1], AuxHead): loss_func = AuxLoss(loss_func)
     if metrics is None: metrics = _default_metrics(space)
     learn = body_learner(dls, model, loss_func, arch=name, pretrained=pretrained, metrics=metrics, **kwargs)
-    learn.add_cb(MetricsAgree()); check_metrics(learn.metrics, loss_func, space); _tell_size(dls)
+    learn.facts.labels = space.vocab; learn.add_cb(MetricsAgree()); check_metrics(learn.metrics, loss_func, space); _tell_size(dls)
     return learn
 
 # %% ../../nbs/train/05_learner.ipynb #40b8c6d1
-def whole_learner(learn:Learner)->Learner:
-    "The learner that has the whole model and its pictures: `learn`, or the one that a cached learner was made from."
-    return facts_of(learn).joined or learn
-
 def half_precision(learn:Learner)->L:
     "The callbacks of `learn` that train in half precision."
     return L(learn.cbs).filter(lambda o: isinstance(o, (MixedPrecision, NonNativeMixedPrecision)))
 
 @contextmanager
 def _unnoticed(learn:Learner):
-    "What `learn` is asked in the block leaves no trace: no bar, no metric, no half precision, its recorder and random numbers as before."
+    "What `learn` is asked in the block leaves no trace: no metric, no half precision, its recorder and random numbers as before."
     metrics, recorded = learn.metrics, dict(vars(learn.recorder))
     learn.metrics = []
     try:
-        with learn.no_bar(), no_random(), learn.removed_cbs(half_precision(learn)): yield
+        with no_random(), learn.removed_cbs(half_precision(learn)): yield
     finally: learn.metrics = metrics; vars(learn.recorder).update(recorded)
 
-def _check_answers(learn:Learner, dl:DataLoader, ours:Tensor, eps:float=1e-3):
-    "Raise `CatalogError` unless `get_preds` gives for `dl` the scores `ours`, which the model alone makes of its pictures."
-    with _unnoticed(learn): theirs = learn.get_preds(dl=dl)[0]
+def check_answers(
+    learn:Learner,
+    dl:DataLoader,    # Of valid, or of some of it
+    ours:Tensor,      # Scores that the model alone makes of its pictures, shape (n, labels)
+    eps:float=1e-3,   # Largest difference that is none
+)->Tensor|None:       # Targets; None where there are none
+    "Raise `CatalogError` unless `get_preds` gives for `dl` the scores `ours`."
+    with _unnoticed(learn): theirs, targs = learn.get_preds(dl=dl)
     same = theirs.shape == ours.shape
-    if same and (gap := (theirs - ours).abs().max()) <= eps: return
+    if same and (gap := (theirs - ours).abs().max()) <= eps: return targs
     why = f'by up to {gap:.2g}' if same else f'{tuple(theirs.shape)} and not {tuple(ours.shape)}'
     own = [o.name for o in learn.cbs if type(o) not in (*defaults.callbacks, History, FrozenStats, MetricsAgree, ProgressCallback)]
     raise CatalogError(f'get_preds gives other scores than the model alone, {why}, and a tagger has the model alone: '
-                       f'let callbacks change pictures and answers in training only (here: {", ".join(own) or "none"})')
+                       f'let callbacks and transforms change pictures and answers in training only (callbacks here: '
+                       f'{", ".join(own) or "none"}; transforms of valid: {", ".join(valid_tfms(dl))})')
 
 def _check_cached(cached:Learner, learn:Learner, ours:Tensor):
     "Raise `CatalogError` unless a learner on cached activations answers as the one that it was made from does."
@@ -297,10 +315,29 @@ def _check_cached(cached:Learner, learn:Learner, ours:Tensor):
     try:
         if n != len(learn.dls.valid_ds): raise CatalogError(f'it has {n} valid pictures, the other {len(learn.dls.valid_ds)}')
         with no_random(): dl = one_batch_dl(cached.dls.valid, some_rows(n))
-        _check_answers(cached, dl, ours, 1e-2)    # activations are kept in half precision
+        with cached.no_bar(): check_answers(cached, dl, ours, 1e-2)    # activations are kept in half precision
     except CatalogError as e:
         raise CatalogError(f'the cached learner and the one that it was made from (facts.joined) answer differently: {e}. '
                            'Change model, loss and data of the latter, then call cached_learner again') from None
+
+def _check_labels(learned:list[str]|None, space:LabelSpace):
+    "Raise `CatalogError` where a model has `learned` other labels than those of its data."
+    if learned not in (None, space.vocab):
+        raise CatalogError(f'the model was trained for {len(learned)} labels, {", ".join(learned[:3])} …, and learn.dls has '
+                           f'{len(space.vocab)}, {", ".join(space.vocab[:3])} …: train it on them (learn.fit), or make a learner for them, '
+                           'catalog_learner(learn.dls, arch, weights=learn.model.state_dict())')
+
+@torch.inference_mode()
+def _logits(model:nn.Module, x:Tensor, n:int)->Tensor:
+    "What `model` makes of the pictures `x`: `n` numbers for each, else `CatalogError`."
+    p = next(model.parameters())
+    if p.dtype != torch.float32: raise CatalogError(f'the model computes in {p.dtype}, a tagger in float32: call learn.model.float()')
+    logits = model.eval()(x.to(p.device))
+    if not isinstance(logits, Tensor):
+        raise CatalogError(f'the model gives a {type(logits).__name__}, expected a tensor of logits, shape (pictures, {n})')
+    if logits.shape != (len(x), n):
+        raise CatalogError(f'the model gives {tuple(logits.shape[1:])} numbers a picture, expected one for each of {n} labels')
+    return logits
 
 def learned_by(
     learn:Learner,     # Of fastai, with pictures as inputs
@@ -312,13 +349,10 @@ def learned_by(
     cached, learn = learn, whole_learner(learn)
     dls = _catalog_dls(learn.dls, space, prep)
     dl, x = check_served(dls, dls.space, dls.prep)
-    with torch.inference_mode(): logits = learn.model.eval()(x.to(next(learn.model.parameters()).device))
-    if logits.shape != (len(x), len(dls.space.vocab)):
-        raise CatalogError(f'the model gives {tuple(logits.shape[1:])} numbers a picture, expected one for each of '
-                           f'{len(dls.space.vocab)} labels')
-    activation = find_activation(learn.loss_func, dls.space)
-    with torch.inference_mode(): ours = to_scores(logits, dls.space, activation).cpu()
-    _check_answers(learn, dl, ours)
+    _check_labels(facts_of(learn).labels, dls.space)
+    logits, activation = _logits(learn.model, x, len(dls.space.vocab)), find_activation(learn.loss_func, dls.space)
+    ours = to_scores(logits, dls.space, activation).cpu()
+    with learn.no_bar(): check_answers(learn, dl, ours)
     if cached is not learn: _check_cached(cached, learn, ours)
     return learn, dls.space, dls.prep, activation
 
