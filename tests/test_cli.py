@@ -53,7 +53,7 @@ def test_export_and_issues(place):
         r = call('issues', 'run', '--out', 'issues.csv', '--grid', 'issues.png', '--whole', '--source', 'catalog', cwd=p)
         assert r.returncode == 0 and list(pd.read_csv(p/'issues.csv')) == ['image', 'kind', 'tag', 'instead', 'score', 'labels'], r.stderr
         r = call('issues', 'run', '--out', 'issues.csv', cwd=p)
-        assert r.returncode == 2 and 'name the folder where its catalog stands now' in r.stderr
+        assert r.returncode == 2 and 'give the folder where its catalog is now' in r.stderr
     finally: p.rename(old)
 
 def test_help_lists_every_mode():
@@ -102,7 +102,7 @@ def test_a_preset_and_what_wins_over_it(capsys):
     (['tag', 'run', 'catalog', '--mode', 'bold', '--out', 't.csv'], "mode='bold', expected one of"),
     (['tag', 'pickled', 'catalog', '--trust', '--engine', 'ray', '--out', 't.csv'], 'needs a bundle'),
     (['tag', 'run', 'catalog', '--review', 'q.txt', '--out', 't.csv'], "--review 'q.txt': expected a file that ends in .csv"),
-    (['tag', 'catalog', 'catalog', '--trust', '--out', 't.csv'], 'no folder of a run'),
+    (['tag', 'catalog', 'catalog', '--trust', '--out', 't.csv'], 'not the folder of a run'),
     (['tag', 'run', 'gone.jpg', '--trust', '--out', 't.csv'], 'gone.jpg'),
     (['tag', 'run', 'catalog', '--trust', '--k', '0', '--out', 't.csv'], 'k=0, expected 1 or more'),
     (['tag', 'run', 'catalog', '--trust', '--out', 'catalog/images'], "expected a file that ends in .csv"),
