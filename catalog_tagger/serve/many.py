@@ -5,12 +5,14 @@
 # %% ../../nbs/serve/13_many.ipynb #3e4ee1da
 from __future__ import annotations
 import csv, json, shutil, warnings
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from io import StringIO
+from itertools import chain
 from pathlib import Path
 
-import pandas as pd
+import numpy as np, pandas as pd
 
 from ..core.files import CatalogError, atomic_path, check_target
 from ..core.table import rejected_table
@@ -125,9 +127,10 @@ def _csv_rows(path:Path)->Iterator[list[str]]:
 
 def _join_queue(files:Iterable[Path], path:Path):
     "As `join_queues`, with no more in memory than the lines of the file."
-    worth = QUEUE_COLUMNS.index('worth')
-    lines = sorted(((float(r[worth]), _as_csv([r])) for o in files for r in _csv_rows(o)), key=lambda o: -o[0])
-    with open(path, 'w', encoding='utf-8', newline='') as f: f.writelines([_as_csv([QUEUE_COLUMNS]), *(o for _, o in lines)])
+    at, worth, lines = QUEUE_COLUMNS.index('worth'), array('d'), []
+    for r in chain.from_iterable(map(_csv_rows, files)): worth.append(float(r[at])); lines.append(_as_csv([r]))
+    with open(path, 'w', encoding='utf-8', newline='') as f:
+        f.write(_as_csv([QUEUE_COLUMNS])); f.writelines(lines[i] for i in np.argsort(-np.array(worth), kind='stable'))
 
 def _count_tagged(files:Iterable[Path], chunk:int)->tuple[int, pd.DataFrame]:
     "How many pictures were tagged, and the `rejected` table."
