@@ -114,7 +114,7 @@ def test_a_preset_and_what_wins_over_it(capsys):
     (['train', 'catalog', '--out', 'catalog/run'], 'is inside the catalog'),
     (['train', 'catalog', '--out', ''], 'out is empty'),
     (['train', 'catalog', '--out', 'r', '--where', "year.to_csv('stolen.csv') == 1"], 'is not allowed'),
-    (['train', 'catalog', '--out', 'r', '--where', '1'], 'does not say yes or no'),
+    (['train', 'catalog', '--out', 'r', '--where', '1'], 'not true or false for each row'),
     (['train', 'catalog', '--out', 'r', '--weights', 'none', '--epochs', '0'], 'nothing would be trained'),
     (['train', 'gone', '--out', 'r'], 'gone is not a folder'),
     (['train', 'catalog'], 'required: --out'),

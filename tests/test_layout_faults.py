@@ -48,7 +48,7 @@ rejected_rows = {
     'empty tags':          (tags(good + 'b.jpg,'), {1: 'no tags'}),
     'only delimiters':     (tags(good + 'b.jpg, ; ;'), {1: 'no tags'}),
     'too short':           (tags(good + 'b.jpg'), {1: '1 cells under 2 columns'}),
-    'too long':            (tags(good + 'b.jpg,red,big'), {1: '3 cells under 2 columns; a cell that holds commas must be quoted'}),
+    'too long':            (tags(good + 'b.jpg,red,big'), {1: '3 cells under 2 columns; a cell that contains commas must be quoted'}),
     'half a list':         (tags(good + '''b.jpg,"['red'"'''), {1: 'looks like a list'}),
     'list without commas': (tags(good + '''b.jpg,"['red' 'big']"'''), {1: 'looks like a list'}),
     'code in the cell':    (tags(good + '''b.jpg,"[__import__('os').system('false')]"'''), {1: 'looks like a list'}),
