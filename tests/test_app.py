@@ -226,7 +226,7 @@ def test_the_command_serves_and_ends(place, pictures, capsys):
     assert ended == (0, '', '') and '.sesskey' not in os.listdir(place)
 
 @pytest.mark.parametrize('argv, says',
-                         [(['gone'], 'gone cannot be loaded: it is no folder'), (['run', '--index', 'gone'], 'gone'),
+                         [(['gone'], 'gone cannot be loaded: it is not a folder'), (['run', '--index', 'gone'], 'gone'),
                           (['run', '--port', '99999'], 'cannot listen on 127.0.0.1:99999'),
                           (['run', '--host', '203.0.113.1'], 'cannot listen on 203.0.113.1:8000')])
 def test_a_wrong_call_is_one_line(place, argv, says, capsys, monkeypatch):

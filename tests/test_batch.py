@@ -177,7 +177,7 @@ def test_bad_pictures_are_rows_in_their_place(shop, predictor, tmp_path):
 def test_missing_pictures_are_rows_and_missing_folders_an_error(shop, predictor, tmp_path):
     n, rejected = tag_many(predictor, [shop/'000.png', shop/'gone.jpg'], tmp_path/'t.csv')
     assert n == 1 and rejected['reason'].tolist() == ['missing: no such file']
-    with pytest.raises(CatalogError, match='gone is not there'): tag_many(predictor, [shop/'gone'], tmp_path/'u.csv')
+    with pytest.raises(CatalogError, match='gone does not exist'): tag_many(predictor, [shop/'gone'], tmp_path/'u.csv')
     assert tag_many(predictor, pd.DataFrame({'image': [str(shop/'gone.jpg')]}), tmp_path/'v.csv')[0] == 0
 
 def test_a_picture_without_an_answer_has_a_row(shop, tmp_path):
@@ -221,7 +221,7 @@ def test_parquet_without_pyarrow(shop, predictor, tmp_path, monkeypatch):
     ('t.csv', 'id,price\n1,2\n', 'no table of tags'), ('t.csv', '\0\xff junk', 'no table of tags'),
     ('t.parquet', 'junk', 'no table of tags'),
     ('t.txt', None, 'expected a file that ends in .csv or .parquet'), ('', None, 'expected a file that ends'),
-    ('t.csv.parts/mine.txt', 'thesis', 'they are not ours')])
+    ('t.csv.parts/mine.txt', 'thesis', 'catalog_tagger did not write them')])
 def test_what_is_something_else_is_left_alone(shop, predictor, tmp_path, name, content, says):
     if name.endswith('parquet'): pytest.importorskip('pyarrow', reason='Parquet needs pyarrow')
     f = tmp_path/name

@@ -191,8 +191,8 @@ def test_nothing_usable_and_nothing_ours(shop, embedder, tmp_path):
     (tmp_path/'bad').mkdir(); (tmp_path/'bad'/'a.jpg').touch()
     with pytest.raises(CatalogError, match='none of 1 pictures could be used; the first: .*a.jpg: empty file'):
         embed_catalog(embedder, tmp_path/'bad', tmp_path/'e')
-    with pytest.raises(CatalogError, match='not ours'): embed_catalog(embedder, shop, shop)
-    with pytest.raises(EmbeddingsError, match='cannot be loaded: it is no folder'): load_embeddings(tmp_path/'gone')
+    with pytest.raises(CatalogError, match='did not write them'): embed_catalog(embedder, shop, shop)
+    with pytest.raises(EmbeddingsError, match='cannot be loaded: it is not a folder'): load_embeddings(tmp_path/'gone')
     with pytest.raises(CatalogError, match='no pictures to embed'): embedder([])
 
 def test_a_head_of_ones_own_is_an_embedder(shop, tmp_path):

@@ -206,7 +206,7 @@ def test_runs_on_other_pictures_are_told_apart(place, tmp_path):
 
 def test_nothing_is_trained_to_be_compared(place, tmp_path):
     run = shutil.copytree(place/'run', tmp_path/'run'); (run/'metrics.json').unlink()
-    with pytest.raises(CatalogError, match='metrics.json is not there'): compare_page([Run.open(place/'other'), Run.open(run)])
+    with pytest.raises(CatalogError, match='metrics.json does not exist'): compare_page([Run.open(place/'other'), Run.open(run)])
 
 # ---- every kind of catalog
 

@@ -34,7 +34,7 @@ def test_a_file_that_is_gone_is_missed_when_it_is_needed(run):
     for o in ('audit.csv', 'history.csv', 'labels.json', 'metrics.json'): (run.folder/o).unlink()
     assert run.tagger().predict(run.pictures('test')['image'].tolist()) and 'unfinished' in repr(run)
     for o, file in dict(audit='audit.csv', history='history.csv', labels='labels.json', metrics='metrics.json').items():
-        with pytest.raises(CatalogError, match=f'{file} is not there'): getattr(run, o)
+        with pytest.raises(CatalogError, match=f'{file} does not exist'): getattr(run, o)
 
 @pytest.mark.parametrize('file, text',
                          [('config.json', '{'), ('config.json', '[]'), ('labels.json', '{"vocab": 1}'), ('metrics.json', '[1]'),

@@ -153,7 +153,7 @@ def test_an_index_replaces_another_and_nothing_else(cloud, tmp_path):
     SimilarIndex.build(v[:9], table[:9]).save(tmp_path/'i')
     assert len(SimilarIndex.load(tmp_path/'i')) == 9 and not (tmp_path/'i'/'centroids.npy').exists()
     (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.txt').touch()
-    with pytest.raises(CatalogError, match='not ours'): SimilarIndex.build(v, table).save(tmp_path/'mine')
+    with pytest.raises(CatalogError, match='did not write them'): SimilarIndex.build(v, table).save(tmp_path/'mine')
 
 
 @pytest.mark.parametrize('kind', KINDS_HERE)

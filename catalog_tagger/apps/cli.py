@@ -199,13 +199,13 @@ def embed(
 ):
     "Compute embeddings of pictures, by a trained model or a pretrained backbone."
     o = EmbedSettings(**settings)
-    from catalog_tagger.core.table import tell_reasons
+    from catalog_tagger.core.table import report_rejected
     from catalog_tagger.search.embed import embed_catalog
     from catalog_tagger.runs.index import load_embedder
     embedder, _ = load_embedder(model, o.layer, size=o.size, weights=o.weights, trust=trust)
     e = embed_catalog(embedder, paths, out, dtype=o.dtype, dims=o.dims, whiten=o.whiten, resume=resume)
     print(f'{len(e.ids)} vectors of {e.vectors.shape[1]} numbers in {out}; {len(e.rejected)} pictures could not be used')
-    tell_reasons(e.rejected, print)
+    report_rejected(e.rejected, print)
 
 def index(
     model:str,            # Folder of a run, or a pretrained backbone such as efficientnet_lite0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError
-from ..core.table import json_rows, none_usable, rejected_table, tell_reasons
+from ..core.table import json_rows, none_usable, rejected_table, report_rejected
 from ..catalog.picture_files import find_pictures, open_pictures
 from ..core.process import progress
 from ..core.config import RunConfig
@@ -44,7 +44,7 @@ def review_pictures(
     rejected = rejected_table((o, i, unusable[o]) for i, (o, _) in enumerate(found) if o in unusable)
     if not queues: raise none_usable(len(found), rejected)
     if unusable: say(f'{len(unusable)} of {len(found)} pictures could not be used:')
-    tell_reasons(rejected, say)
+    report_rejected(rejected, say)
     return join_queues(queues)
 
 # %% ../../nbs/runs/03_evaluate.ipynb #6235b97b

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError, output_folder
-from ..core.table import Catalog, none_usable, rejected_table, tell_reasons
+from ..core.table import Catalog, none_usable, rejected_table, report_rejected
 from ..core.config import EmbedSettings, IndexSettings, RunConfig
 from ..catalog.query import choose_rows
 from ..catalog.read import known_layout
@@ -86,5 +86,5 @@ def index_catalog(
     index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=recall)
     index.save(out)
     say(f'{index} in {out}; {len(rejected)} pictures could not be used{":" if len(rejected) else ""}')
-    tell_reasons(rejected, say)
+    report_rejected(rejected, say)
     return index

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError
-from ..core.table import none_usable, read_table, tell_reasons
+from ..core.table import none_usable, read_table, report_rejected
 from ..serve.many import tag_many, tag_many_ray
 from ..serve.tagger import find_bundle
 from .folder import load_tagger
@@ -41,7 +41,7 @@ def tag_run(
     n, rejected = tag_many(tagger, paths, out, **options) if engine == 'local' else tag_many_ray(_bundle(run), paths, out, **options)
     if not n: raise none_usable(len(rejected), rejected)
     say(f'{n} pictures tagged in {out}; {len(rejected)} could not be used{":" if len(rejected) else ""}')
-    tell_reasons(rejected, say)
+    report_rejected(rejected, say)
     if review is not None:
         left = len(read_table(review))
         say(f'{n - left} can be published without review, {left} need review: {review}')
