@@ -1,12 +1,10 @@
 "The web page: what it answers, what it refuses, and a person at it in a browser."
 import csv, http.client, json, os, re, signal, socket, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO, StringIO
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 
 import pandas as pd, pytest
@@ -16,6 +14,7 @@ pytest.importorskip('fasthtml', reason='needs FastHTML: pip install "catalog_tag
 from starlette.testclient import TestClient
 from catalog_tagger.apps.web import MOST_BYTES, make_app
 from catalog_tagger.apps.cli import main
+from catalog_tagger.testing.browser import serving
 from catalog_tagger.testing.demo import demo_styles
 from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.serve.modes import MODES, Mode, all_tags, f1_cut
@@ -236,16 +235,6 @@ def test_a_wrong_call_is_one_line(place, argv, says, capsys, monkeypatch):
     err = capsys.readouterr().err; assert says in err and err.count('\n') == 1
 
 # A person at it
-
-@contextmanager
-def serving(app):
-    "Address of `app`, served in a thread."
-    import uvicorn
-    with socket.create_server(('127.0.0.1', 0)) as s:
-        server = uvicorn.Server(uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=1))
-        thread = Thread(target=server.run, args=([s],)); thread.start()
-        try: yield f'http://127.0.0.1:{s.getsockname()[1]}/'
-        finally: server.should_exit = True; thread.join()
 
 @pytest.fixture(scope='module')
 def served(tagger):
