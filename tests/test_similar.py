@@ -6,7 +6,7 @@ from sklearn.metrics import ndcg_score
 
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.catalog.labels import LabelSpace
-from catalog_tagger.search.faiss import KINDS
+from catalog_tagger.search.faiss import _factory_string, KINDS, start_settings
 from catalog_tagger.search.index import SimilarIndex
 from catalog_tagger.search.retrieval import query_scores, rarity, retrieval_scores
 
@@ -264,3 +264,6 @@ def test_an_index_needs_no_torch(cloud, tmp_path):
     code = ('import sys; from catalog_tagger.search.index import SimilarIndex; '
             f'SimilarIndex.load({str(tmp_path/"i")!r}).search("0.jpg"); assert "torch" not in sys.modules')
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+def test_the_factory_string_of_a_million_vectors():
+    assert _factory_string('ivf_sq8', start_settings('ivf_sq8', 1_000_000, 256)) == 'IVF4096,SQ8'
