@@ -25,14 +25,14 @@ __all__ = ['fit_tagger']
 
 # %% ../../nbs/serve/11_fit.ipynb #33b52bb3
 def fit_tagger(
-    learn:Learner,     # Trained
+    learn:Learner,     # Trained learner
     *, space:LabelSpace=None,  # As in `Predictor.from_learner`
     prep:Prep=None,    # Likewise
 )->Tagger:             # With a copy of the model: training `learn` further does not change it
     "The tagger of a trained learner: thresholds, calibration and the out-of-distribution score are fitted on its valid pictures."
     tagger, learn = Tagger.from_learner(learn, space=space, prep=prep), whole_learner(learn)
     if not len(learn.dls.valid_ds): raise CatalogError('this learner has no valid pictures to fit thresholds on, as after load_learner: '
-                                                       'give it some, learn.dls = catalog_dls(df, space, prep)')
+                                                       'add them, learn.dls = catalog_dls(df, space, prep)')
     check_labelled(learn.dls.valid_ds)
     tagger.model = deepcopy(tagger.model)
     pictures = source_pictures(learn.dls.valid_ds)
