@@ -3,9 +3,9 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np, pytest, torch
+import numpy as np, pytest, torch, torch.nn.functional as F
 from fastai.callback.mixup import CutMix, MixUp
-from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, ColReader, CrossEntropyLossFlat, DataBlock, FocalLoss,
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, ColReader, CrossEntropyLossFlat, DataBlock, FocalLoss, MSELossFlat,
                                ImageDataLoaders, IndexSplitter, MultiCategoryBlock, Normalize, PILImage,
                                RandomResizedCrop, Resize, ResizeMethod, RocAucMulti,
                                Saturation, TensorImage, ToTensor,
@@ -104,6 +104,53 @@ def test_a_loss_on_probabilities(shop):
     learn = learned(catalog_dls(df, space, PREP, bs=12), custom_head=head, loss_func=BCELossFlat())
     assert_law(learn); assert Tagger.from_learner(learn).activation == 'identity'
 
+@pytest.mark.parametrize('loss', [nn.BCELoss(), F.binary_cross_entropy])
+def test_losses_of_torch_on_probabilities(shop, loss):
+    "What `validate` computes is the loss of the tagger's scores."
+    df, space = shop; head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, len(space.vocab)), nn.Sigmoid())
+    learn = learned(catalog_dls(df, space, PREP, bs=12), custom_head=head, loss_func=loss)
+    assert_law(learn); scores = torch.tensor(Tagger.from_learner(learn).scores(source_pictures(learn.dls.valid_ds)))
+    with learn.no_bar(): targs, loss = learn.get_preds()[1], learn.validate()[0]
+    assert loss == pytest.approx(F.binary_cross_entropy(scores, targs).item(), rel=1e-4)
+
+def squared(pred, targ): return ((pred - targ)**2).mean()
+
+@pytest.mark.parametrize('end, loss, says', [
+    (nn.Sigmoid(), squared, 'returns values from 0 to 1, as after a sigmoid'),
+    (nn.Hardtanh(-2, 2), MSELossFlat(), 'has no activation, and the model')])
+def test_losses_that_do_not_say_how_outputs_are_scores(shop, end, loss, says):
+    df, space = shop; head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, len(space.vocab)), end)
+    learn = learned(catalog_dls(df, space, PREP, bs=12), custom_head=head, loss_func=loss)
+    with pytest.raises(CatalogError, match=says): Tagger.from_learner(learn)
+
+def test_a_head_that_mixes_the_pictures_of_a_batch(shop):
+    df, space = shop; norm = nn.BatchNorm1d(16, track_running_stats=False)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), norm, nn.Linear(16, len(space.vocab)))
+    learn = learned(catalog_dls(df, space, PREP, bs=12)); learn.model[1] = head
+    with pytest.raises(CatalogError, match='depend on the other pictures of its batch'): Tagger.from_learner(learn)
+
+def test_a_tagger_made_in_a_callback(shop):
+    "After an epoch it is an error at once and not a lock that never opens; training is as without it."
+    class Tags(Callback):
+        def after_epoch(self): Tagger.from_learner(self.learn)
+    learn = learned(catalog_dls(*shop, PREP, bs=12))
+    with learn.no_bar(), learn.no_logging(), pytest.raises(CatalogError, match='a callback can only make a tagger after fit'):
+        learn.fit(1, cbs=Tags())
+
+def test_a_tagger_has_a_model_of_its_own(shop):
+    "Asking it leaves a training alone, and training leaves its answers."
+    learn = learned(catalog_dls(*shop, PREP, bs=12)); tagger = Tagger.from_learner(learn); before = tagger.scores(shop[0]['image'])
+    learn.model.train(); tagger.scores(shop[0]['image'][:3]); assert learn.model.training
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-1)
+    np.testing.assert_array_equal(tagger.scores(shop[0]['image']), before)
+
+def test_labels_of_lists_and_of_texts(one_label):
+    df, space = one_label
+    for get_y in (ColReader('labels'), lambda row: row['labels'][0]):
+        assert_law(learned(catalog_dls(df, space, PREP, bs=12, get_y=get_y)))
+    with pytest.raises(CatalogError, match="has the labels .*, expected one"):
+        catalog_dls(df, space, PREP, bs=12, get_y=lambda row: row['labels']*2).one_batch()
+
 # Other data under the same learner
 
 def test_progressive_resizing(shop):
@@ -120,6 +167,8 @@ def test_labels_in_another_order(shop):
         learn.validate(); learn.lr_find(num_it=20, show_plot=False)
         with pytest.raises(CatalogError, match=f'trained for .* labels, {space.vocab[0]}, .*learn.dls has .*{space.vocab[-1]}'):
             Tagger.from_learner(learn)
+        learn.fit(0)
+        with pytest.raises(CatalogError, match='trained for'): Tagger.from_learner(learn)
         learn.fit(1)
     assert_law(learn)
     learn = learned(catalog_dls(df, space, PREP, bs=12), loss_func='grouped'); learn.dls = catalog_dls(df, other, PREP, bs=12)
@@ -186,6 +235,13 @@ def test_get_x_beside_a_column_image(shop, tmp_path):
         learned(catalog_dls(other, space, PREP, bs=12, get_x=ColReader('picture')))
     learn = learned(catalog_dls(other.assign(image=range(len(df))), space, PREP, bs=12, get_x=ColReader('picture')))
     assert_law(learn)
+
+def test_get_x_of_one_row_is_found_by_fit_tagger(tmp_path):
+    df, space = tiny_catalog(tmp_path/'shop', 120, size=48); valid = df.index[df['split'] == 'valid']
+    i, = {*range(3)} - {*some_rows(len(valid))}
+    df['retouch'] = df['image']; df.loc[valid[i], 'retouch'] = df['image'][df['split'] == 'train'].iloc[0]
+    learn = learned(catalog_dls(df, space, PREP, bs=12, get_x=ColReader('retouch')))
+    with pytest.raises(CatalogError, match='get_x opens .*, a tagger opens the column image of a row'): fit_tagger(learn)
 
 @pytest.mark.parametrize('opened', [PILImage.create, lambda p: np.asarray(PILImage.create(p)), lambda p: Path(p).read_bytes()])
 def test_get_x_that_opens_pictures(shop, opened):

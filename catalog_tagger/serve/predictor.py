@@ -35,6 +35,17 @@ def tta_views(x:torch.Tensor, n:int)->list[torch.Tensor]:
     near = F.interpolate(x[..., h:x.shape[-2]-h, w:x.shape[-1]-w], x.shape[-2:], mode='bilinear', align_corners=False) if n > 2 else x
     return [x, x.flip(-1), near, near.flip(-1)][:n]
 
+def _picture_of(item):
+    "The picture of a row with `image` (a Series, a dict, a row of `itertuples`); any other item unchanged."
+    if isinstance(item, pd.Series) and 'image' in item.index or isinstance(item, Mapping) and 'image' in item: return item['image']
+    return item.image if hasattr(item, '_fields') and hasattr(item, 'image') else item
+
+def _is_one(item)->bool:
+    "Is `item` one picture, and not several?"
+    if isinstance(item, torch.Tensor) or isinstance(item, np.ndarray) and item.dtype.kind not in 'OSU': return item.ndim < 4
+    return isinstance(item, (str, bytes, bytearray, memoryview, Path, Image.Image, Mapping)) or hasattr(item, 'read') or \
+        not isinstance(item, Iterable)
+
 def as_pictures(
     items,     # A picture as for `open_image`, a row with `image`, or several: a table, a Series, an array or tensor, any iterable
 )->tuple[list, bool]:  # Pictures, and whether they are several
@@ -42,13 +53,8 @@ def as_pictures(
     if isinstance(items, pd.DataFrame):
         if 'image' not in items: raise CatalogError(f'the table has no column image; it has {", ".join(map(str, items.columns))}')
         return items['image'].tolist(), True
-    if isinstance(items, pd.Series) and 'image' in items.index: return [items['image']], False
-    if isinstance(items, Mapping): return [items.get('image')], False
-    if hasattr(items, '_fields') and hasattr(items, 'image'): return [items.image], False    # a row of `itertuples`
-    if isinstance(items, np.ndarray) or hasattr(items, 'detach'): return (list(items), True) if items.ndim == 4 else ([items], False)
-    alone = isinstance(items, (str, bytes, Path, Image.Image)) or hasattr(items, 'read') or not isinstance(items, Iterable)
-    if alone: return [items], False
-    return list(items), True
+    if (one := _picture_of(items)) is not items or _is_one(items): return [one], False
+    return list(map(_picture_of, items)), True
 
 # %% ../../nbs/serve/01_predictor.ipynb #9fbbc853
 def as_input(
@@ -80,7 +86,7 @@ class Predictor(ShowsFacts):
         "The predictor of a learner: with `tta=1` its scores are those of `get_preds`, or a `CatalogError` says why not."
         from catalog_tagger.train.learner import facts_of, learned_by    # imports fastai, which a learner has already imported
         learn, space, prep, activation = learned_by(learn, space, prep)
-        return cls(learn.model, space, prep, activation, facts_of(learn).tta)
+        return cls(deepcopy(learn.model).eval(), space, prep, activation, facts_of(learn).tta)
 
     def _facts(self)->dict[str, str]:
         n = sum(o.numel() for o in self.model.parameters())

@@ -149,7 +149,7 @@ def _check_same_output(ours:torch.nn.Module, theirs:torch.nn.Module, size:tuple[
     with torch.inference_mode(): gap = (ours.eval()(x) - theirs.eval()(x.to(device)).cpu()).abs().max().item()
     if not gap < 1e-4:
         raise CatalogError(f'the outputs of the saved model differ from those of the one in memory by {gap:.2g}: '
-                           'its body is not that of the named backbone')
+                           'its body is not that of the named backbone, or hooks change its outputs')
 
 def _check_plain(t:Tagger):
     "Raise `CatalogError` if facts or metrics cannot be stored in `tagger.json`."
@@ -173,7 +173,8 @@ def save_bundle(
     given = dict(facts=facts, metrics=metrics, decision=decision, words=words, arrays=arrays)
     t = learn if isinstance(learn, Tagger) else Tagger.from_learner(learn)
     t = replace(t, **{k: o for k, o in given.items() if o is not None})
-    if t.arch is None: raise CatalogError('the backbone is unknown: save the learner itself, or a Tagger with `arch`')
+    if t.arch is None: raise CatalogError('the backbone is unknown: a bundle stores its name, so create the learner with a named architecture, '
+                                           'or set `arch` of the Tagger')
     body, head = _body_and_head(t.model)
     if len(head) > 1:
         raise CatalogError(f'the model has {1 + len(head)} parts, a bundle stores two: put everything after the body into the head')

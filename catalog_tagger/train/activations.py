@@ -154,6 +154,7 @@ def _no_pictures(self, *args, **kwargs):
     raise CatalogError('cached activations are not pictures: to show, predict, export or average views, use the original learner, '
                        'which shares the trained model: cached.facts.joined')
 
+Activations.vocab = property(_no_pictures)    # what ClassificationInterpretation asks
 Activations.set_split_idx = _no_pictures    # called by tta
 
 class ActivationDL(DataLoader):

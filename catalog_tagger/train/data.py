@@ -23,7 +23,7 @@ from ..catalog.labels import LabelSpace
 # %% auto #0
 __all__ = ['CatalogImage', 'OpenImage', 'FitImage', 'train_tfms', 'CatalogDLs', 'picture_block', 'label_block', 'crop_size',
            'CatalogBlock', 'catalog_block', 'source_pictures', 'check_labelled', 'source_targets', 'PictureCacheDL',
-           'random_crops', 'catalog_dls', 'some_rows', 'one_batch_dl', 'valid_tfms', 'check_served']
+           'random_crops', 'catalog_dls', 'some_rows', 'one_batch_dl', 'valid_tfms', 'check_rows', 'check_served']
 
 # %% ../../nbs/train/04_data.ipynb #750015a9
 class CatalogImage(PILImage):
@@ -96,14 +96,17 @@ def picture_block(
     "Pictures preprocessed by `prep`; those for training keep their size, so that your own crop comes first."
     return TransformBlock(OpenImage(train, prep.size), FitImage(prep), [IntToFloatTensor, Normalize.from_stats(prep.mean, prep.std)])
 
+class _OnlyLabel(Transform):
+    "The label of a list of one; a label that is not in a list unchanged."
+    def encodes(self, labels):
+        if not is_listy(labels): return labels
+        if len(labels) != 1: raise CatalogError(f'a picture has the labels {list(labels)}, expected one')
+        return labels[0]
+
 def label_block(space:LabelSpace)->TransformBlock:
     "Targets for `space`: one class of a fixed vocabulary, or one-hot over it."
-    return CategoryBlock(vocab=space.vocab, sort=False) if space.is_single else MultiCategoryBlock(vocab=space.vocab)
-
-class _Labels(Transform):
-    "`labels` of a row; for single-label data its only label."
-    def __init__(self, single:bool): self.single = single
-    def encodes(self, row): return row['labels'][0] if self.single else row['labels']
+    if not space.is_single: return MultiCategoryBlock(vocab=space.vocab)
+    return TransformBlock([_OnlyLabel, Categorize(vocab=space.vocab, sort=False)])
 
 def _train_valid_rows(df:pd.DataFrame):
     "Rows of train and of valid; test is left out, so that it is not used by accident."
@@ -118,6 +121,7 @@ def crop_size(
 
 def _for_train(tfm)->Transform:
     "A transform or a function, for training pictures only unless it sets its own `split_idx`."
+    if not callable(tfm): raise CatalogError(f'item_tfms={tfm!r} is not a transform or a function')
     tfm = instantiate(tfm)
     if not isinstance(tfm, Transform): return Transform(tfm, split_idx=0)
     if tfm.split_idx is not None or isinstance(tfm, ToTensor): return tfm    # every picture becomes a tensor
@@ -152,7 +156,7 @@ def catalog_block(
         if isinstance(o, (str, int)): raise CatalogError(f'{name}={o!r} is not a function of a row; use ColReader({o!r})')
     crop = L(item_tfms).map(_for_train) if item_tfms is not None else [RandomResizedCrop(prep.size, min_scale=min_scale, split_idx=0)]
     pictures = picture_block(prep, crop_size(prep.size, min_scale) if item_tfms is None else None)
-    return CatalogBlock((pictures, label_block(space)), space=space, prep=prep, get_x=get_x, get_y=get_y or _Labels(space.is_single),
+    return CatalogBlock((pictures, label_block(space)), space=space, prep=prep, get_x=get_x, get_y=get_y or ColReader('labels'),
                         splitter=splitter, item_tfms=crop, batch_tfms=train_tfms() if batch_tfms is None else batch_tfms)
 
 # %% ../../nbs/train/04_data.ipynb #7e41b9d2
@@ -268,6 +272,7 @@ def catalog_dls(
 )->CatalogDLs:                              # `train` and `valid`, with `space` and `prep` as attributes
     "The `DataLoaders` of a labelled and split catalog; `dls.test_dl(df, with_labels=True)` loads any other table in the same way."
     df = check_columns(df, *([] if get_y else ['labels']), *(['split'] if splitter is _train_valid_rows else []))
+    if not isinstance(cache, (str, Path, type(None))): raise CatalogError(f'cache={cache!r}, expected a folder, such as cache_folder()')
     folds = splitter(df); n = [len(o) for o in folds]
     if n[0] < 2 or n[1] < 1: raise CatalogError(f'train has {n[0]} pictures and valid {n[1]}, expected at least 2 and 1')
     if space.is_single and len(space.vocab) < 2: raise CatalogError(f'{space.vocab[0]!r} is the only label: there is nothing to learn')
@@ -297,15 +302,23 @@ def _some_valid(dls:DataLoaders)->tuple[list, TfmdDL]:
     if not idxs: return [_noise()], dls.test_dl([_noise()], bs=1)
     return source_pictures(dls.valid_ds, idxs), one_batch_dl(dls.valid, idxs)
 
-def _check_rows(rows, some:list, ours:Tensor, prep:Prep):
+def check_rows(
+    rows,           # Items of a dataset; only those of a table are checked
+    sources:list,   # Their pictures, from `source_pictures`
+    prep:Prep,
+):
     "Raise `CatalogError` if a row's `image`, which a tagger opens, is not the picture that the learner gets."
     if not isinstance(rows, pd.DataFrame) or 'image' not in rows: return
-    for i, source, x in zip(some_rows(len(rows)), some, ours):
-        if str(image := rows['image'].iloc[i]) == str(source): continue
+    other = [(i, o, s) for i, (o, s) in enumerate(zip(rows['image'], sources)) if str(o) != str(s)]
+    for i, image, source in other[:16]:
         with suppress(ImageError):    # a value that cannot be opened is not compared
-            if abs(prep(image) - x.numpy()).max() > 1e-3:
+            if abs(prep(image) - prep(source)).max() > 1e-3:
                 raise CatalogError(f'get_x opens {item_name(source, i)}, a tagger opens the column image of a row, {item_name(image, i)}, '
-                                   'which is another picture: rename that column')
+                                   'which is another picture: rename that column and use catalog_block')
+
+def _cache_hint(dl:DataLoader)->str:
+    if isinstance(dl, PictureCacheDL): return ', after decoding into the cache: if a file was changed since, build the DataLoaders again'
+    return '' if 'Normalize' in valid_tfms(dl) else ', without Normalize'
 
 def check_served(
     dls:DataLoaders,   # DataLoaders of fastai with pictures as inputs
@@ -315,7 +328,7 @@ def check_served(
     "Raise `CatalogError` unless `dls` has the labels of `space`, and pictures from all parts of valid are preprocessed as by `prep`."
     if (vocab := list(getattr(dls, 'vocab', space.vocab))) != space.vocab:
         raise CatalogError(f'the labels of the DataLoaders begin with {vocab[:3]}, those of the label space with {space.vocab[:3]}: '
-                           'both need the same labels in the same order, as label_block(space) gives them')
+                           'both need the same labels in the same order, as label_block(space) in a DataBlock, or y_block=label_block(space) of ImageDataLoaders, gives them')
     with no_random():
         some, dl = _some_valid(dls)
         theirs, ours = dl.one_batch()[0], torch.from_numpy(np.stack([prep(o) for o in some]))
@@ -326,10 +339,10 @@ def check_served(
     if gap.max() > 1e-3:
         i = gap.argmax().item()
         raise CatalogError(f'valid picture {item_name(some[i], i)} is not preprocessed as by {prep}: '
-                           f'values differ by up to {gap.max():.2g}; transforms of valid are {", ".join(valid_tfms(dls.valid))}. '
+                           f'values differ by up to {gap.max():.2g}; transforms of valid are {", ".join(valid_tfms(dls.valid))}{_cache_hint(dls.valid)}. '
                            'Set split_idx=0 on transforms for training only, and open and resize pictures with picture_block(prep): '
                            "of the methods of fastai's Resize only squish gives the same pixels")
-    _check_rows(dls.valid_ds.items, some, ours, prep)
+    if len(dls.valid_ds) and isinstance(rows := dls.valid_ds.items, pd.DataFrame): check_rows(rows.iloc[some_rows(len(rows))], some, prep)
     return dl, ours
 
 def _noise()->Image.Image: return Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 48, 3), dtype=np.uint8))

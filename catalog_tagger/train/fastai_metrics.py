@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from inspect import signature
 
 import torch, torch.nn.functional as F
-from fastai.metrics import AccumMetric, ActivationType
+from fastai.metrics import AccumMetric, ActivationType, accuracy, error_rate, top_k_accuracy
 from fastcore.basics import noop
 
 from ..core.files import CatalogError
@@ -59,6 +59,11 @@ def _activation_of(metric)->str|None:
     asked = signature(func).parameters.get('sigmoid') if callable(func) else None
     return None if asked is None else 'sigmoid' if asked.default else 'identity'
 
+def _takes_argmax(metric)->bool:
+    return isinstance(metric, AccumMetric) and bool(metric.dim_argmax) and metric.activation == ActivationType.No
+
+_ONE_LABEL = (accuracy, error_rate, top_k_accuracy)    # Functions of fastai that compare the best label with the right one
+
 def check_metrics(
     metrics:Iterable,   # Metrics of a learner
     loss_func,          # Its loss
@@ -66,6 +71,10 @@ def check_metrics(
 ):
     "Raise `CatalogError` if a metric makes other scores of the logits than the loss does."
     for o in metrics:
+        func = getattr(o, 'func', o)
+        if getattr(func, '__name__', '')[:1].isupper(): raise CatalogError(f'metrics={func.__name__} is not a metric; pass {func.__name__}(...)')
+        if not space.is_single and (func in _ONE_LABEL or _takes_argmax(o)):
+            raise CatalogError(f'the metric {o.name} is for pictures with one label; use RecallAtK, DominantRecall, accuracy_multi or F1ScoreMulti')
         if (by := _activation_of(o)) and by != (own := find_activation(loss_func, space)):
             does = 'takes the logits as scores' if by == 'identity' else f'applies a {by} to the logits'
             raise CatalogError(f'the metric {o.name} {does}, but the loss uses {own!r}: it would not score what the model predicts; '

@@ -15,12 +15,12 @@ from fastai.vision.all import *
 
 from ..core.files import CatalogError
 from ..core.config import RunConfig
-from ..catalog.images import Prep
+from ..catalog.images import Prep, item_name
 from ..catalog.labels import LabelSpace
 from .backbones import (
     Arch, AuxHead, InceptionBody, arch_name, create_net, cut_body, find_arch, main_head, own_classifier)
 from .weights import read_weights
-from .losses import AuxLoss, ReadByLabels, find_activation, find_loss, find_optimiser, to_scores
+from .losses import AuxLoss, ReadByLabels, check_instances, find_activation, find_loss, find_optimiser, to_scores
 from .fastai_metrics import DominantRecall, RecallAtK, check_metrics
 from .data import CatalogDLs, check_labelled, check_served, one_batch_dl, some_rows, valid_tfms
 
@@ -155,16 +155,11 @@ def _default_metrics(space)->list:
     "Default metrics: accuracy and recall@3 if pictures have one label, else recall@3 and dominant-label recall."
     return [accuracy, RecallAtK(3)] if space.is_single else [RecallAtK(3), DominantRecall(space.counts, space.parent_columns)]
 
-def _check_instances(**args):
-    "Raise `CatalogError` if an argument is a class instead of an instance."
-    for name, o in args.items():
-        if isinstance(o, type): raise CatalogError(f'{name}={o.__name__} is a class; pass an instance, {o.__name__}(...)')
-
 def _as_loss(loss_func, space, n:int):
     "The loss named `loss_func`, or `loss_func` itself, with an activation."
     if loss_func is None: loss_func = 'cross_entropy' if space.is_single else 'bce'
     if isinstance(loss_func, str): return find_loss(loss_func, space, n)
-    _check_instances(loss_func=loss_func)
+    check_instances(loss_func=loss_func)
     return loss_func if hasattr(loss_func, 'activation') else ReadByLabels(loss_func, space)
 
 def check_stats(
@@ -185,6 +180,8 @@ def _catalog_dls(dls:DataLoaders, space:LabelSpace|None, prep:Prep|None)->Catalo
     if space is None or prep is None:
         raise CatalogError('these DataLoaders have no labels and no preprocessing: pass space= (LabelSpace) and prep= '
                            '(arch_prep(arch, size)), or build them with catalog_dls')
+    for name, o, kind in (('space', space, LabelSpace), ('prep', prep, Prep)):
+        if not isinstance(o, kind): raise CatalogError(f'{name} is a {type(o).__name__}, expected a {kind.__name__}')
     return dls if isinstance(dls, CatalogDLs) and (dls.space, dls.prep) == (space, prep) else \
         CatalogDLs(*dls.loaders, space=space, prep=prep, path=dls.path, device=dls.device)
 
@@ -204,9 +201,9 @@ def _init_bias(last:nn.Linear, loss_func, space, n:int):
 class MetricsAgree(Callback):
     "Refuse metrics that use another activation than the loss, whenever they were set, and record the labels of the training."
     def before_fit(self):
-        if not (space := getattr(self.dls, 'space', None)): return
-        check_metrics(self.learn.metrics, self.learn.loss_func, space)
-        if is_training(self.learn): whole_learner(self.learn).facts.labels = space.vocab
+        if space := getattr(self.dls, 'space', None): check_metrics(self.learn.metrics, self.learn.loss_func, space)
+    def after_train(self):
+        if is_training(self.learn) and (space := getattr(self.dls, 'space', None)): whole_learner(self.learn).facts.labels = space.vocab
 
 def whole_learner(learn:Learner)->Learner:
     "The learner with the whole model and its pictures: `learn`, or the one from which a cached learner was created."
@@ -262,7 +259,7 @@ def catalog_learner(
     **kwargs
 )->Learner:                             # With `facts` (`TrainFacts`) and `history` (`History`) as attributes
     "A fastai `Learner` for a catalog; a pretrained body is frozen, with its BatchNorm statistics."
-    _check_names(kwargs); _check_instances(arch=arch, head=head, custom_head=custom_head)
+    _check_names(kwargs); check_instances(arch=arch, head=head, custom_head=custom_head)
     dls = _catalog_dls(dls, space, prep); space, prep = dls.space, dls.prep
     check_served(dls, space, prep); check_labelled(dls.train_ds)
     pretrained = pretrained and weights not in (None, 'none'); head = ifnone(custom_head, head)
@@ -298,16 +295,20 @@ def check_answers(
     dl:DataLoader,    # Loader of valid, or of a part of it
     ours:Tensor,      # Scores of the model alone for its pictures, shape (n, labels)
     eps:float=1e-3,   # Largest difference that is ignored
+    pictures:list=(), # Their sources, to name one in the error
 )->Tensor|None:       # Targets, or None if there are none
     "Raise `CatalogError` unless `get_preds` gives the scores `ours` for `dl`."
     with _no_side_effects(learn): theirs, targs = learn.get_preds(dl=dl)
     same = theirs.shape == ours.shape
     if same and (gap := (theirs - ours).abs().max()) <= eps: return targs
-    why = f'by up to {gap:.2g}' if same else f'shape {tuple(theirs.shape)} instead of {tuple(ours.shape)}'
+    at = (theirs - ours).abs().max(1).values.argmax().item() if same else 0
+    name = f' for {item_name(pictures[at], at)}' if pictures else ''
+    why = f'by up to {gap:.2g}{name}' if same else f'shape {tuple(theirs.shape)} instead of {tuple(ours.shape)}'
     own = [o.name for o in learn.cbs if type(o) not in (*defaults.callbacks, History, FrozenStats, MetricsAgree, ProgressCallback)]
     raise CatalogError(f'get_preds gives other scores than the model alone, {why}, and a tagger uses the model alone: '
                        f'callbacks and transforms may change pictures and predictions in training only (callbacks here: '
-                       f'{", ".join(own) or "none"}; transforms of valid: {", ".join(valid_tfms(dl))})')
+                       f'{", ".join(own) or "none"}; transforms of valid: {", ".join(valid_tfms(dl))}), and fastai opens some pictures '
+                       'differently (transparency, EXIF rotation), so open them with picture_block(prep)')
 
 def _check_cached(cached:Learner, learn:Learner, ours:Tensor):
     "Raise `CatalogError` unless a cached learner predicts the same as the learner from which it was created."
@@ -317,7 +318,7 @@ def _check_cached(cached:Learner, learn:Learner, ours:Tensor):
         with no_random(): dl = one_batch_dl(cached.dls.valid, some_rows(n))
         with cached.no_bar(): check_answers(cached, dl, ours, 1e-2)    # activations are kept in half precision
     except CatalogError as e:
-        raise CatalogError(f'the cached learner and its original (facts.joined) give different predictions: {e}. '
+        raise CatalogError(f'the cached learner and its original (facts.joined) give different predictions: {str(e).rsplit(chr(10), 1)[-1].strip()}. '
                            'Change model, loss and data of the original, then call cached_learner again') from None
 
 def _check_labels(learned:list[str]|None, space:LabelSpace):
@@ -337,7 +338,20 @@ def _logits(model:nn.Module, x:Tensor, n:int)->Tensor:
         raise CatalogError(f'the model returns a {type(logits).__name__}, expected a tensor of logits, shape (pictures, {n})')
     if logits.shape != (len(x), n):
         raise CatalogError(f'the model returns {tuple(logits.shape[1:])} numbers per picture, expected one for each of {n} labels')
+    if (gap := (model(x[:2].to(p.device)) - logits[:2]).abs().max()) > 1e-2:
+        raise CatalogError(f'the logits of a picture depend on the other pictures of its batch, by up to {gap:.2g}, as with '
+                           'BatchNorm(track_running_stats=False): a tagger tags pictures alone')
     return logits
+
+def _check_scores(logits:Tensor, loss_func, activation:str):
+    "Raise `CatalogError` if the model's outputs do not fit the activation of its loss."
+    low, high = logits.min().item(), logits.max().item()
+    if activation == 'identity' and not 0 <= low <= high <= 1:
+        raise CatalogError(f'the loss {type(loss_func).__name__} has no activation, and the model returns values from {low:.2g} to '
+                           f'{high:.2g}, which are not scores from 0 to 1; use a loss with an activation, such as BCEWithLogitsLossFlat()')
+    if isinstance(loss_func, ReadByLabels) and activation != 'identity' and 0 <= low <= high <= 1 and logits.numel() >= 64:
+        raise CatalogError(f'the model returns values from 0 to 1, as after a sigmoid, and a tagger would apply a {activation} to them: '
+                           'end the head in a linear layer, or use nn.BCELoss()')
 
 def learned_by(
     learn:Learner,     # Learner of fastai with pictures as inputs
@@ -346,11 +360,13 @@ def learned_by(
 )->tuple[Learner, LabelSpace, Prep, str]:  # The learner with the whole model, its labels, its `Prep`, its activation (`to_scores`)
     "What a tagger needs from `learn`; raise `CatalogError` if a tagger would give other scores than `get_preds`."
     if not isinstance(learn, Learner): raise CatalogError(f'{type(learn).__name__} is not a Learner of fastai')
+    if learn.lock.locked(): raise CatalogError('the learner is in validate or get_preds: a callback can only make a tagger after fit')
     cached, learn = learn, whole_learner(learn)
     dls = _catalog_dls(learn.dls, space, prep)
     dl, x = check_served(dls, dls.space, dls.prep)
     _check_labels(facts_of(learn).labels, dls.space)
     logits, activation = _logits(learn.model, x, len(dls.space.vocab)), find_activation(learn.loss_func, dls.space)
+    _check_scores(logits, learn.loss_func, activation)
     ours = to_scores(logits, dls.space, activation).cpu()
     with learn.no_bar(): check_answers(learn, dl, ours)
     if cached is not learn: _check_cached(cached, learn, ours)

@@ -18,7 +18,8 @@ from ..catalog.labels import LabelSpace
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'MOST_WEIGHT', 'LOSSES', 'OPTIMISERS', 'to_scores', 'BCE', 'pos_weights', 'Focal', 'Asymmetric',
-           'CrossEntropy', 'Grouped', 'ReadByLabels', 'AuxLoss', 'find_activation', 'find_loss', 'find_optimiser']
+           'CrossEntropy', 'Grouped', 'check_instances', 'ReadByLabels', 'AuxLoss', 'find_activation', 'find_loss',
+           'find_optimiser']
 
 # %% ../../nbs/train/03_losses.ipynb #d220abd0
 ACTIVATIONS = ('sigmoid', 'softmax', 'grouped', 'identity')
@@ -161,11 +162,20 @@ class _Wrapped(GetAttr):
     @reduction.setter
     def reduction(self, v): self.loss_func.reduction = v
 
+def check_instances(**args):
+    "Raise `CatalogError` if an argument is a class instead of an instance."
+    for name, o in args.items():
+        if isinstance(o, type): raise CatalogError(f'{name}={o.__name__} is a class; pass an instance, {o.__name__}(...)')
+
 class ReadByLabels(_Wrapped):
-    "`loss_func` with the activation that fits the labels: softmax if pictures have one label, else sigmoid."
-    def __init__(self, loss_func, space:LabelSpace): self.loss_func, self.single = loss_func, space.is_single
+    "`loss_func` with the activation that fits the labels: softmax if pictures have one label, else sigmoid; none for a loss on probabilities."
+    def __init__(self, loss_func, space:LabelSpace):
+        check_instances(loss_func=loss_func)
+        self.loss_func, self.single = loss_func, space.is_single
+        self.on_scores = isinstance(loss_func, nn.BCELoss) or loss_func is F.binary_cross_entropy
     def __call__(self, pred, targ, **kwargs): return self.loss_func(pred.as_subclass(Tensor), targ.as_subclass(Tensor), **kwargs)
-    def activation(self, logits:Tensor)->Tensor: return logits.softmax(1) if self.single else logits.sigmoid()
+    def activation(self, logits:Tensor)->Tensor:
+        return logits if self.on_scores else logits.softmax(1) if self.single else logits.sigmoid()
     def decodes(self, scores:Tensor)->Tensor: return scores.argmax(1) if self.single else scores > .5
 
 # %% ../../nbs/train/03_losses.ipynb #3187503e
@@ -182,13 +192,14 @@ def find_activation(
     space:LabelSpace,  # Labels of the model's outputs
 )->str:                # One of `ACTIVATIONS`
     "The activation with which `loss_func` turns logits into scores; raise `CatalogError` if a tagger does not support it."
+    check_instances(loss_func=loss_func)
     own, kind = getattr(loss_func, 'space', None), type(loss_func).__name__
     if own is not None and (own.vocab, own.exclusive) != (space.vocab, space.exclusive):
         raise CatalogError(f'the loss {kind} was made for the labels {own.vocab[:3]} …, the data has {space.vocab[:3]} …: '
                            "create a new one, learn.loss_func = find_loss(name, learn.dls.space, learn.dls.train.n)")
     read = getattr(loss_func, 'activation', None)
     if read is None:
-        raise CatalogError(f'the loss {kind} does not define how logits become scores, so get_preds returns logits: wrap it, '
+        raise CatalogError(f'the loss {kind} does not define how logits become scores, so get_preds returns what the model gives: wrap it, '
                            'learn.loss_func = ReadByLabels(learn.loss_func, space)')
     z = torch.randn(4, len(space.vocab), generator=torch.Generator().manual_seed(0))
     found = next((o for o in ACTIVATIONS if torch.allclose(to_scores(z, space, o), read(z.clone()).float(), atol=1e-5)), None)
