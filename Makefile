@@ -2,12 +2,13 @@
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 PY := .venv/bin/python
 
-.PHONY: help venv optional demo test notebooks tutorials docs clean
+.PHONY: help venv optional demo test notebook notebooks tutorials docs clean
 
 help:
 	@echo 'make demo       install into .venv, then train and tag the demo catalog into demo_run/'
 	@echo 'make test       install into .venv, then run every check: notebooks, exports, README, pytest'
 	@echo 'make optional   install what a few tests need besides: Ray, pyarrow, a vector database; without it they are skipped'
+	@echo 'make notebook NB=catalog/08_split  run one page, store its outputs and say what changed; then make notebooks'
 	@echo 'make notebooks  clean the notebooks, export the modules, write README.md'
 	@echo 'make tutorials  run the tutorials at full size and store their outputs; on real data where CATALOG_TAGGER_DATA names it'
 	@echo 'make docs       build the documentation site into _docs/'
@@ -35,6 +36,10 @@ demo: venv
 
 test: venv
 	@$(PY) scripts/check.py
+
+notebook: venv
+	@$(PY) scripts/notebook.py $(NB)
+	@$(MAKE) --no-print-directory notebooks
 
 notebooks: venv
 	$(PY) -c 'from nbdev.clean import nbdev_clean; nbdev_clean()'
