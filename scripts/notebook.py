@@ -60,10 +60,14 @@ def smaller(png, width=1024, limit=20_000):
     photo = encoded(im, 'JPEG', quality=60) if opaque else small
     return {'image/jpeg': photo} if len(photo) < .7*len(small) else {'image/png': small}
 
+def is_log(o): return o.get('name') == 'stderr' or 'text' in o and re.search(r'\r(?!\n)', ''.join(o['text']))   # or a progress bar
+
+def is_named(plain): return ''.join(plain).startswith('<IPython.core.display')   # says what type a value has, not what it shows
+
 def kept(o):
     "What stays of an output: no log, no progress bar, of a figure the figure alone; None if nothing does."
-    if o['output_type'] == 'stream': return o if o['name'] == 'stdout' else None
-    data = {k: v for k, v in o['data'].items() if k in shown}
+    if o['output_type'] == 'stream': return None if is_log(o) else o
+    data = {k: v for k, v in o['data'].items() if k in shown and not (k == 'text/plain' and is_named(v))}
     if 'image/png' in data: data = smaller(''.join(data['image/png']))
     return dict(o, data=data, metadata={}) if data else None
 
@@ -73,7 +77,11 @@ def is_picture(o): return any(k.startswith('image/') for k in o.get('data', {}))
 
 def words(outputs):
     "What outputs say: prints, and values that are no picture."
-    said = [o.get('text') or o.get('data', {}).get('text/plain', '') for o in outputs if o.get('name') != 'stderr' and not is_picture(o)]
+    said = []
+    for o in outputs:
+        if is_log(o) or is_picture(o): continue
+        data = o.get('data', {}); plain = data.get('text/plain', '')
+        said.append(o.get('text') or (data.get('text/markdown', '') if not plain or is_named(plain) else plain))
     return '\n'.join(''.join(o).strip('\n') for o in said)
 
 def near(a, b):
