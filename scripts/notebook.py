@@ -49,15 +49,16 @@ def encoded(im, *args, **kwargs):
     buf = io.BytesIO(); im.save(buf, *args, optimize=True, **kwargs)
     return base64.b64encode(buf.getvalue()).decode()
 
-def smaller(png, width=1024, limit=20_000):
-    "A picture by its type, at most `width` px wide: of so few colours that it keeps to `limit`, or a JPEG where that is much smaller."
+def narrow(im, width): return im if im.width <= width else im.resize((width, round(im.height*width/im.width)))
+
+def smaller(png, limit=20_000):
+    "A picture by its type: of so few colours, and at last so narrow, that it keeps to `limit`, or a JPEG where that is much smaller."
     im = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGBA')
     opaque = im.getextrema()[3][0] == 255   # else it lets a dark page through
     if opaque: im = im.convert('RGB')
-    if im.width > width: im = im.resize((width, round(im.height*width/im.width)))
-    for colours in (64, 32, 16):
-        if len(small := encoded(im.quantize(colours), 'PNG')) <= limit: break
-    photo = encoded(im, 'JPEG', quality=60) if opaque else small
+    for width, colours in ((1024, 64), (1024, 32), (1024, 16), (720, 16)):
+        if len(small := encoded(narrow(im, width).quantize(colours), 'PNG')) <= limit: break
+    photo = encoded(narrow(im, 1024), 'JPEG', quality=60) if opaque else small
     return {'image/jpeg': photo} if len(photo) < .7*len(small) else {'image/png': small}
 
 def is_log(o): return o.get('name') == 'stderr' or 'text' in o and re.search(r'\r(?!\n)', ''.join(o['text']))   # or a progress bar
