@@ -27,6 +27,7 @@ class Shell(CaptureShell):
     def run_all(self, nb, **kwargs):
         Shell.nb = nb   # nbdev's `test_nb`, through which pages are checked, does not return it
         pd.reset_option('^display')   # which an earlier page of this process may have set
+        pd.set_option('display.max_colwidth', 600)   # as fastai does, but only where no earlier page has imported it
         super().run_all(nb, **kwargs)
 
     def cell(self, cell, **kwargs):
