@@ -42,7 +42,7 @@ class Shell(CaptureShell):
 def left_out(cell):
     "Is it no code, or does nbdev's test leave it out?"
     flags = '|'.join(get_config(path=root).tst_flags.split())
-    return cell.cell_type != 'code' or re.search(rf'nbdev_export\(|^\s*#\s*\|\s*({flags})\b', cell.source, re.M)
+    return cell.cell_type != 'code' or re.search(rf'nbdev_export\(|^\s*#\s*\|\s*({flags}|eval:\s*false)\b', cell.source, re.M)
 
 def hidden(cell): return cell.source.lstrip().startswith(not_stored)
 
@@ -124,7 +124,7 @@ def store(path, full=False):
     with patch.dict(os.environ, {} if full else in_tests):
         if full: os.environ.pop('IN_TEST', None)
         try: shell.run_all(nb, exc_stop=True, preproc=left_out)
-        except Exception: sys.exit(shell.prettytb(fname=path))
+        except (Exception, SystemExit): sys.exit(shell.prettytb(fname=path))
     for c in nb.cells:
         if not left_out(c): c.outputs = [] if hidden(c) else [o for o in map(kept, c.outputs) if o]
     write_nb(nb, path)
