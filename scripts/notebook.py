@@ -57,10 +57,12 @@ def smaller(png, limit=20_000):
     im = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGBA')
     opaque = im.getextrema()[3][0] == 255   # else it lets a dark page through
     if opaque: im = im.convert('RGB')
+    photo = opaque and encoded(narrow(im, 1024), 'JPEG', quality=60)
     for width, colours in ((1024, 64), (1024, 32), (1024, 16), (720, 16)):
-        if len(small := encoded(narrow(im, width).quantize(colours), 'PNG')) <= limit: break
-    photo = encoded(narrow(im, 1024), 'JPEG', quality=60) if opaque else small
-    return {'image/jpeg': photo} if len(photo) < .7*len(small) else {'image/png': small}
+        small = encoded(narrow(im, width).quantize(colours), 'PNG')
+        if photo and len(photo) < .7*len(small): return {'image/jpeg': photo}
+        if len(small) <= limit: break
+    return {'image/png': small}
 
 def is_log(o): return o.get('name') == 'stderr' or 'text' in o and re.search(r'\r(?!\n)', ''.join(o['text']))   # or a progress bar
 
