@@ -50,12 +50,12 @@ def with_interval(func, n:int, times:int=200)->str:
     return f'{whole:.3f} ({max(low, 0):.3f} to {high:.3f})'
 
 def f1_table(d, space, decision)->pd.DataFrame:
-    "F1 of what is said: tag by tag at .5 and at fitted thresholds, decoded, and of always the commonest."
+    "F1 of what is said: tag by tag at .5 and at fitted thresholds, decoded, and of always the most frequent."
     raw, t = d['test_scores'], d['test_targs']; p = decision.calibration.apply(raw, space)
     share = d['valid_targs'].mean(0); common = np.zeros(len(share))
     tops = [max(cols, key=lambda i: share[i]) for cols in space.group_columns.values()] or [int(share.argmax())]
     common[tops] = 1
-    said = {'the commonest labels': np.tile(common, (len(t), 1)), 'tag by tag at 0.5': raw >= .5} | {
+    said = {'the most frequent labels': np.tile(common, (len(t), 1)), 'tag by tag at 0.5': raw >= .5} | {
         f'tag by tag, {m}': p >= np.array(decision.thresholds[m]) for m in MODES if MODES[m].k is None}
     said |= {'decoded at 0.5, uncalibrated': as_matrix(decode(raw, space, k=None, min_score=.5), space)} | {
         f'decided, {m}': as_matrix(decide(raw, space, decision, m), space) for m in ('balanced', 'high_precision')}

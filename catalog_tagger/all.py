@@ -42,7 +42,7 @@ from catalog_tagger.train.data import CatalogDLs, catalog_block, catalog_dls, la
 
 # Training
 from catalog_tagger.train.learner import FrozenStats, History, catalog_learner
-from catalog_tagger.train.losses import find_loss
+from catalog_tagger.train.losses import ReadByLabels, find_loss
 from catalog_tagger.train.checks import check_learner
 from catalog_tagger.train.activations import cached_learner, split_points
 from catalog_tagger.train.schedule import EMA, balance_sampling, fit_schedule, rarity_weights, suggest_rate

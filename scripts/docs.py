@@ -159,11 +159,12 @@ def outputs(cell, f, out):
 def title(cells): return re.match(r'# (.+)', text(cells[0 if cells[0]['cell_type'] == 'markdown' else 1]['source']))[1]
 
 def navigation(site):
-    "The index, the tutorials, the names that a notebook calls, then the pages of each package, in the order of their imports."
-    nav = {'Start': 'index.md', 'Tutorials': [], 'Names': 'api.md', **{o: [] for o in parts.values()},
+    "The index, the tutorials, the pages beside the index, then the pages of each package, in the order of their imports."
+    beside = {'Names': 'api', 'Results': 'results', 'Glossary': 'glossary', 'Architecture': 'architecture'}
+    nav = {'Start': 'index.md', 'Tutorials': [], **{k: f'{o}.md' for k, o in beside.items()}, **{o: [] for o in parts.values()},
            'Project': [{'Changes': 'CHANGELOG.md'}, {'Contributing': 'CONTRIBUTING.md'}]}
     for f in sorted(site.cells, key=lambda o: (Path(o).stem != 'own_catalog', o)):
-        if f in ('index.ipynb', 'api.ipynb'): continue
+        if Path(f).stem in ('index', *beside.values()): continue
         nav[parts.get(Path(f).parts[0], 'Tutorials')].append({title(site.cells[f]): f'{f[:-6]}.md'})
     return [{k: v} for k, v in nav.items() if v]
 

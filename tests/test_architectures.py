@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.train.data import catalog_dls
 from catalog_tagger.train.checks import check_learner
-from catalog_tagger.train.learner import FrozenStats, catalog_learner, count_parameters, road
+from catalog_tagger.train.learner import FrozenStats, catalog_learner, count_parameters, training_summary
 from catalog_tagger.train.losses import AuxLoss
 from catalog_tagger.train.backbones import BUNDLED, arch_prep, create_net, find_arch
 from catalog_tagger.train.weights import bundled_weights
@@ -79,13 +79,13 @@ def test_exported_and_loaded_it_answers_the_same(trained, catalog, tmp_path):
     scores = Predictor.from_learner(learn).scores(images)
     torch.testing.assert_close(torch.tensor(Predictor.from_learner(again).scores(images)), torch.tensor(scores), atol=1e-5, rtol=0)
     torch.testing.assert_close(learn.get_preds(dl=learn.dls.test_dl(images))[0], torch.tensor(scores), atol=1e-5, rtol=0)
-    assert again.facts.arch == learn.facts.arch and road(again) == road(learn)
+    assert again.facts.arch == learn.facts.arch and training_summary(again) == training_summary(learn)
 
 def test_body_and_head_stand_where_others_look(trained):
     learn, _, _ = trained
     assert len(learn.model) == 2 and next(learn.model[0].parameters()).is_contiguous(memory_format=torch.channels_last)
     n, learning = count_parameters(learn)
-    assert n == learning and road(learn).startswith('frozen, then unfrozen, with augmentation')
+    assert n == learning and training_summary(learn).startswith('frozen, then unfrozen, with augmentation')
 
 # Inception
 
@@ -140,18 +140,18 @@ def test_from_scratch_nothing_is_frozen_and_statistics_move(catalog):
         learn.fit(1, 1e-3)
         assert count_parameters(learn)[0] == count_parameters(learn)[1]
         assert not torch.equal(before['model.bn1.running_mean'], learn.model[0].model.bn1.running_mean)
-        assert road(learn).startswith('from scratch, with augmentation')
+        assert training_summary(learn).startswith('from scratch, with augmentation')
 
-def test_roads(catalog):
+def test_training_summary(catalog):
     set_seed(1); learn = make_learner(catalog, 'resnet18', weights=None); learn.facts.pretrained = True
-    assert road(learn).startswith('fine-tune')
-    learn.freeze_to(-2); assert road(learn).startswith('partly unfrozen')
+    assert training_summary(learn).startswith('fine-tune')
+    learn.freeze_to(-2); assert training_summary(learn).startswith('partly unfrozen')
     n, learning = count_parameters(learn); assert 0 < learning < n
-    learn.freeze(); learn.fit(1); assert road(learn).startswith('feature extraction')
+    learn.freeze(); learn.fit(1); assert training_summary(learn).startswith('feature extraction')
     learn.freeze_to(-2); learn.fit(1); learn.unfreeze(); learn.fit(1)
-    assert road(learn).startswith('frozen, then partly unfrozen, then unfrozen')
+    assert training_summary(learn).startswith('frozen, then partly unfrozen, then unfrozen')
     plain = catalog_learner(make_dls(catalog, item_tfms=[Resize(32)], batch_tfms=[]))
-    assert 'without augmentation' in road(plain)
+    assert 'without augmentation' in training_summary(plain)
 
 # Guards
 

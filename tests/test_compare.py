@@ -21,7 +21,7 @@ from catalog_tagger.report.plots import history_plot, rate_plot
 def score(x, low, high): return dict(score=x, low=low, high=high, nothing=0., commonest=.4)
 
 def leave_run(cfg, valid=.8, train=.9, stages=('frozen', 'unfrozen'), single=False, n_labels=3, seconds=12.5, floor=.4,
-              road='frozen, then unfrozen, with augmentation; 9 of 9 parameters learn'):
+              training='frozen, then unfrozen, with augmentation; 9 of 9 parameters learn'):
     "A folder as a run leaves it, as far as the comparison reads it."
     out = Path(cfg.out); out.mkdir(parents=True, exist_ok=True)
     vocab = [f'l{i}' for i in range(n_labels)]
@@ -29,7 +29,7 @@ def leave_run(cfg, valid=.8, train=.9, stages=('frozen', 'unfrozen'), single=Fal
     name = 'accuracy/kind' if single else 'recall@3'
     metrics = {fold: {name: score(x, x - .1, x + .1) | dict(commonest=floor)}
                for fold, x in [('train', train), ('valid', valid), ('test', .1)]}
-    write_json(out/'metrics.json', metrics | dict(pictures=dict(train=60, valid=20, test=20), seconds=seconds, road=road))
+    write_json(out/'metrics.json', metrics | dict(pictures=dict(train=60, valid=20, test=20), seconds=seconds, training=training))
     write_json(out/'config.json', asdict(cfg) | dict(source=str(Path(cfg.source).resolve()), out=str(out.resolve())))
     write_table(out/'history.csv', pd.DataFrame(dict(stage=stages, epoch=range(1, len(stages) + 1))))
     return out
@@ -41,8 +41,8 @@ def cfg(tmp_path): return RunConfig(str(tmp_path/'shop'), str(tmp_path/'runs'))
 
 def test_a_row_says_what_the_run_left(cfg):
     out = leave_run(replace(cfg, arch='resnet18', weights='none'), stages=['unfrozen']*3,
-                    road='from scratch, without augmentation; 9 of 9 parameters learn')
-    assert run_row(Run.open(out)) == dict(model='resnet18', road='from scratch', train_pictures=60, valid_pictures=20, n_labels=3,
+                    training='from scratch, without augmentation; 9 of 9 parameters learn')
+    assert run_row(Run.open(out)) == dict(model='resnet18', training='from scratch', train_pictures=60, valid_pictures=20, n_labels=3,
                                 metric='recall@3', train=.9, valid=.8, low=.8 - .1, high=.8 + .1, floor=.4,
                                 epochs=3, seconds=12.5)
 
@@ -82,7 +82,7 @@ def test_only_what_is_missing_is_trained(cfg, trained):
 
 def test_a_failed_run_is_a_row(cfg, trained):
     df = compare(cfg, ['resnet18', 'efficientnet_lite0'], say=lambda o: None)
-    assert df['model'].tolist() == ['floor: the commonest labels', 'resnet18', 'efficientnet_lite0']
+    assert df['model'].tolist() == ['floor: the most frequent labels', 'resnet18', 'efficientnet_lite0']
     assert df['failed'][1] == 'no weights of resnet18' and pd.isna(df['failed'][2])
     assert 'resnet18 failed: no weights of resnet18' in (Path(cfg.out)/'comparison.md').read_text()
     with pytest.raises(CatalogError, match='no run came to its end; the first, resnet18: no weights'):
@@ -106,7 +106,7 @@ def test_for_real(tmp_path):
     shop = demo_styles(tmp_path/'shop', n=80)
     cfg = RunConfig(str(shop), str(tmp_path/'runs'), size=32, bs=16, freeze_epochs=1, epochs=1)
     df = compare(cfg, ['efficientnet_lite0', 'resnet_18'], ['mobilenetv3_small_050'], say=lambda o: None)
-    assert df['road'][[1, 3]].tolist() == ['frozen, then unfrozen', 'from scratch'] and 'did you mean' in df['failed'][2]
+    assert df['training'][[1, 3]].tolist() == ['frozen, then unfrozen', 'from scratch'] and 'did you mean' in df['failed'][2]
     assert df['epochs'].dropna().tolist() == [2, 1] and df['train_pictures'].dropna().nunique() == 1
     history = pd.read_csv(tmp_path/'runs'/'efficientnet_lite0'/'history.csv')
     assert len(history_plot(history).axes) == 2

@@ -3,7 +3,7 @@ import os, signal, subprocess, sys
 from pathlib import Path
 
 import pytest
-from catalog_tagger.core.files import CatalogError, atomic_files, atomic_path, clear_for, finish_save, is_leftover, sweep, write_json
+from catalog_tagger.core.files import CatalogError, atomic_files, atomic_path, output_folder, finish_save, is_leftover, sweep, write_json
 from catalog_tagger.core.sealed import SUMS, read_sealed, seal
 
 OLD = {'a.json': 'old', 'b.json': 'old', 'c.json': 'old', 'extra.csv': 'old'}
@@ -74,7 +74,7 @@ def test_the_next_save_after_a_kill(folder, n):
 
 def test_a_kill_before_the_folder_had_any_file(tmp_path):
     killed_save(tmp_path/'run', 2, late=True)
-    assert clear_for(tmp_path/'run', 'c.json') == tmp_path/'run' and held(tmp_path/'run') == NEW
+    assert output_folder(tmp_path/'run', 'c.json') == tmp_path/'run' and held(tmp_path/'run') == NEW
 
 def test_a_process_id_that_repeats(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'getpid', lambda: 1)

@@ -1,23 +1,27 @@
 "What a learner scores on valid is what its tagger answers, or an error says why not: for what a fastai user may bring."
+import random
 from dataclasses import replace
 
 import numpy as np, pytest, torch
 from fastai.callback.mixup import CutMix, MixUp
-from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, ColReader, CrossEntropyLossFlat, DataBlock,
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, ColReader, CrossEntropyLossFlat, DataBlock, FocalLoss,
                                ImageDataLoaders, IndexSplitter, MultiCategoryBlock, Normalize, PILImage,
                                RandomResizedCrop, Resize, ResizeMethod, RocAucMulti,
                                Saturation, TensorImage, Transform, aug_transforms, camel2snake, load_learner, nn, set_seed, vision_learner)
+
+from PIL import Image
 
 from catalog_tagger.catalog.images import Prep
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.serve.fit import fit_tagger
 from catalog_tagger.serve.predictor import Predictor
 from catalog_tagger.serve.tagger import Tagger, save_bundle
-from catalog_tagger.testing.tiny import tiny_body, tiny_catalog
+from catalog_tagger.testing.tiny import TINY_ARCH, tiny_body, tiny_catalog
 from catalog_tagger.train.activations import cached_learner
 from catalog_tagger.train.backbones import arch_prep
 from catalog_tagger.train.data import catalog_dls, label_block, picture_block, source_pictures
-from catalog_tagger.train.learner import catalog_learner
+from catalog_tagger.train.learner import catalog_learner, whole_learner
+from catalog_tagger.train.losses import find_loss
 
 PREP = Prep((32, 24), (.5, .4, .3), (.25, .3, .2))
 
@@ -41,13 +45,13 @@ def learned(dls, **kwargs):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
     return learn
 
-def assert_law(learn, **kwargs):
+def assert_law(learn, by=(Predictor.from_learner, Tagger.from_learner, fit_tagger), **kwargs):
     "Predictor, Tagger and the fitted tagger score valid as `get_preds` does, under the same names."
-    joined = getattr(getattr(learn, 'facts', None), 'joined', None) or learn
+    joined = whole_learner(learn)
     with joined.no_bar(), joined.no_logging(): scores = joined.get_preds()[0].numpy()
     assert scores.std() > 1e-3      # the model tells pictures apart
     pictures = source_pictures(joined.dls.valid_ds)
-    for tagger in (Predictor.from_learner(learn, **kwargs), Tagger.from_learner(learn, **kwargs), fit_tagger(learn, **kwargs)):
+    for tagger in (f(learn, **kwargs) for f in by):
         np.testing.assert_allclose(tagger.scores(pictures), scores, atol=2e-5)
         assert tagger.space.vocab == list(joined.dls.vocab)
 
@@ -184,6 +188,8 @@ def test_a_callback_that_changes_valid_is_refused(shop, cb):
     "With its name; the learner's metrics, callbacks and records are as before. One that changes training alone is nobody's business."
     learn = learned(catalog_dls(*shop, PREP, bs=16), metrics=RocAucMulti())
     assert_law(learn)
+    seen = random.getstate(), torch.get_rng_state().tolist(); Tagger.from_learner(learn)
+    assert seen == (random.getstate(), torch.get_rng_state().tolist())
     values, log, cbs = learn.recorder.values, list(learn.recorder.log), [o.name for o in learn.cbs]
     learn.add_cb(cb())
     with pytest.raises(CatalogError, match=rf'other scores than the model alone.*in training only \(here: {camel2snake(cb.__name__)}\)'):
@@ -197,8 +203,53 @@ def test_half_precision_is_laid_aside_for_the_look(shop):
     Tagger.from_learner(learn); assert {type(o) for o in learn.cbs} == cbs
 
 def test_a_bundle_keeps_the_thresholds_of_its_tagger(shop, tmp_path):
-    df, _ = shop; prep = arch_prep('mobilenetv3_small_050', 32)
-    learn = catalog_learner(catalog_dls(*shop, prep, bs=16), 'mobilenetv3_small_050', weights=None)
+    df, _ = shop; prep = arch_prep(TINY_ARCH, 32)
+    learn = catalog_learner(catalog_dls(*shop, prep, bs=16), TINY_ARCH, weights=None)
     tagger = fit_tagger(learn); again = Tagger.load(save_bundle(tagger, tmp_path/'bundle'))
     assert again.decision.to_dict() == tagger.decision.to_dict() and again.predict(list(df['image'])) == tagger.predict(list(df['image']))
     assert Tagger.load(save_bundle(again, tmp_path/'copy', facts={'seed': 1})).facts == {'seed': 1}
+
+def test_what_follows_the_head_is_saved_or_refused(shop, tmp_path):
+    "A bundle holds a body and a head; whatever else answers with them is named, not left out."
+    df, space = shop; prep = arch_prep(TINY_ARCH, 32)
+    def learn(): return catalog_learner(catalog_dls(df, space, prep, bs=16), TINY_ARCH, weights=None)
+    third = learn(); third.model = nn.Sequential(*third.model, nn.Hardtanh(-.01, .01))
+    with pytest.raises(CatalogError, match='the model has 3 parts, a bundle holds two'): save_bundle(third, tmp_path/'b')
+    inside = learn(); inside.model[1].append(nn.Hardtanh(-.01, .01))
+    with pytest.raises(CatalogError, match='Hardtanh'): save_bundle(inside, tmp_path/'b')
+    hooked = learn(); hooked.model.register_forward_hook(lambda m, i, o: o/3)
+    for f in (lambda: save_bundle(hooked, tmp_path/'b'), lambda: fit_tagger(hooked)):
+        with pytest.raises(CatalogError, match='a plain nn.Sequential.body, head. without hooks'): f()
+    class Cooled(nn.Sequential):
+        def forward(self, x): return super().forward(x)/3
+    cooled = learn(); cooled.model = Cooled(*cooled.model); assert_law(cooled, [Predictor.from_learner])
+    with pytest.raises(CatalogError, match='the model is Cooled with 2 parts'): fit_tagger(cooled)
+    assert not (tmp_path/'b').exists()
+
+def test_one_odd_picture_of_valid_is_found_by_its_name(shop, tmp_path):
+    "fastai ignores the rotation that EXIF asks for; the picture is the last of valid."
+    df, space = shop; last = df.index[df['split'] == 'valid'][-1]; turned = tmp_path/'turned.jpg'
+    im = Image.open(df['image'][last]).convert('RGB'); exif = im.getexif(); exif[0x112] = 6; im.save(turned, exif=exif)
+    df = df.assign(image=df['image'].where(df.index != last, str(turned)), is_valid=df['split'] == 'valid')[df['split'] != 'test']
+    def dls(df): return ImageDataLoaders.from_df(df, '/', fn_col='image', label_col='labels', valid_col='is_valid', bs=8,
+                                                 y_block=label_block(space), item_tfms=Resize((32, 24), ResizeMethod.Squish),
+                                                 batch_tfms=Normalize.from_stats(PREP.mean, PREP.std))
+    with pytest.raises(CatalogError, match=r'valid picture \S*turned.jpg reaches the model otherwise'):
+        catalog_learner(dls(df), tiny_body(), weights=None, space=space, prep=PREP)
+
+@pytest.mark.parametrize('change', ['loss', 'layer', 'part', 'data'])
+def test_a_cached_learner_that_went_its_own_way_is_refused(shop, tmp_path, change):
+    df, space = shop; learn = learned(catalog_dls(df, space, PREP, bs=16)); cached = cached_learner(learn, folder=tmp_path)
+    assert_law(cached)
+    if change == 'loss': cached.loss_func = find_loss('grouped', space, len(learn.dls.train_ds))
+    if change == 'layer': cached.model[-1][-1] = nn.Linear(16, len(space.vocab))
+    if change == 'part': cached.model = nn.Sequential(*cached.model, nn.Hardtanh(-.01, .01))
+    if change == 'data': learn.dls = catalog_dls(df, space, replace(PREP, size=(48, 40)), bs=16)
+    with pytest.raises(CatalogError, match='the cached learner and the one that it was made from .facts.joined. answer differently'):
+        Tagger.from_learner(cached)
+
+@pytest.mark.parametrize('loss', [nn.BCEWithLogitsLoss(), FocalLoss()])
+def test_losses_of_torch_are_reduced_as_asked(shop, loss):
+    learn = learned(catalog_dls(*shop, PREP, bs=16), loss_func=loss)
+    with learn.no_bar(): *_, losses = learn.get_preds(with_loss=True)
+    assert losses.numel() and loss.reduction == 'mean'

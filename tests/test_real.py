@@ -11,7 +11,7 @@ from catalog_tagger.runs.train import train_run
 
 @pytest.fixture(scope='module')
 def fashion(data_root, tmp_path_factory):
-    "Three hundred products of the eight commonest article types, and the one empty file."
+    "Three hundred products of the eight most frequent article types, and the one empty file."
     src, dst = data_root/'fashion-product-images', tmp_path_factory.mktemp('fashion')
     df = pd.read_csv(src/'styles.csv', dtype=str, keep_default_na=False)
     common = df[df['articleType'].isin(df['articleType'].value_counts().index[:8])].sample(299, random_state=0)

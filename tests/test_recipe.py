@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.config import RunConfig
 from catalog_tagger.catalog.labels import LabelSpace, fit_labels
-from catalog_tagger.catalog.prepare import split_spelt
+from catalog_tagger.catalog.prepare import split_by_config
 from catalog_tagger.catalog.steps import STEPS as KINDS, Option, Step, check_steps, normalise, spell
 from catalog_tagger.catalog.recipe import Recipe, fit_recipe
 from catalog_tagger.catalog.suggest import suggest_groups
@@ -118,7 +118,7 @@ def test_a_new_step_is_one_entry(df, monkeypatch):
     assert recipe.provenance['soups'] == dict(label='sou', count=recipe.provenance['soups']['count'], rule='cut short')
     assert 'sou' in space.vocab
     assert space.encode(['SOUPLESS']) == ['sou'] and spell('SOUPLESS', steps) == 'sou'
-    assert 'sou' in set(split_spelt(df.drop(columns='split'), RunConfig('shop', 'run'), steps)[1]['tag'])
+    assert 'sou' in set(split_by_config(df.drop(columns='split'), RunConfig('shop', 'run'), steps)[1]['tag'])
     for bad, why in ((dict(n='3'), "n='3', expected a whole number"), (dict(m=3), "unexpected keyword argument 'm'"),
                      (dict(keep='soup'), "keep='soup', expected a list of tags")):
         with pytest.raises(CatalogError, match=why): check_steps([dict(step='cut', **bad)])
@@ -135,7 +135,7 @@ def test_a_new_step_that_counts(df, monkeypatch):
 
 def test_the_split_spells_behind_a_protect():
     rows = [['Vegan', 'KALE'], ['vegan', '#soup'], ['VEGAN', 'kale'], ['soup', 'KALE']]*8
-    def tags(*steps): return set(split_spelt(posts(rows).drop(columns='split'), RunConfig('shop', 'run'), [*steps])[1]['tag'])
+    def tags(*steps): return set(split_by_config(posts(rows).drop(columns='split'), RunConfig('shop', 'run'), [*steps])[1]['tag'])
     protect, spelling, later = dict(step='protect', tags=['KALE']), dict(step='normalise'), dict(step='alias', to={'broth': ['soup']})
     assert tags(spelling, later) == {'vegan', 'kale', 'soup'}
     assert tags(protect, spelling, later) == {'vegan', 'kale', 'KALE', 'soup'}

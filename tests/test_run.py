@@ -204,7 +204,7 @@ def test_what_the_weights_do_not_depend_on_may_change_when_a_run_is_resumed(tmp_
     import catalog_tagger.runs.train as room
     cfg, lines = RunConfig(str(demo_styles(tmp_path/'c', n=90)), str(tmp_path/'r'), size=32, bs=16, freeze_epochs=1, epochs=1), []
     def stop(line):
-        if line.startswith('road'): raise KeyboardInterrupt
+        if line.startswith('training:'): raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): train_run(cfg, stop)
     with monkeypatch.context() as m:
         m.setattr(room, 'prepare_catalog', lambda cfg: pytest.fail('the catalog was read'))
@@ -235,7 +235,7 @@ def test_divergence_ends_with_code_3(tmp_path, capsys, monkeypatch):
 def readme_steps()->list[str]:
     "The code of the README's part on notebooks, cell by cell."
     readme = (Path(__file__).resolve().parents[1]/'README.md').read_text(encoding='utf-8')
-    return re.findall(r'```python\n(.*?)\n```', readme.split('## In a notebook')[1].split('\n## ')[0], re.S)
+    return re.findall(r'```python\n(.*?)\n```', readme.split('## As a library, in a notebook')[1].split('\n## ')[0], re.S)
 
 def test_the_steps_of_the_readme_give_the_weights_of_the_command(tmp_path):
     steps, settings = [], dict(size=32, bs=16, freeze_epochs=2, epochs=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd
 
-from ..core.files import atomic_files, clear_for, write_json
+from ..core.files import atomic_files, output_folder, write_json
 from ..core.table import first_few, json_rows, write_table
 from ..core.config import RunConfig
 from ..catalog.split import near_duplicates, split_summary
@@ -77,7 +77,7 @@ def tell_facts(
     "The facts of a catalog in one screen."
     say(f'layout {facts["layout"]}: {facts["pictures"]} pictures; {sum(facts["rejected"].values())} rejected')
     for reason, n in list(facts['rejected'].items())[:8]: say(f'  {n} x {reason}')
-    if len(facts['rejected']) > 8: say(f'  … {len(facts["rejected"]) - 8} more reasons; --json or --out tells all')
+    if len(facts['rejected']) > 8: say(f'  … {len(facts["rejected"]) - 8} more reasons; --json or --out shows all')
     for o in facts['notes']: say(f'  {o}')
     _tell_split(facts['split'], say)
     _tell_labels(facts, say)
@@ -105,7 +105,7 @@ def save_check(
     facts:dict,           # From `catalog_facts`
 )->Path:
     "Write `facts.json`, tables of labels, split, rejected and near copies, and plots of them."
-    out, df = clear_for(out, 'facts.json', source=cfg.source), ready.catalog.df
+    out, df = output_folder(out, 'facts.json', source=cfg.source), ready.catalog.df
     near = near_duplicates(df, 4 if cfg.near is None else cfg.near)
     tables = dict(labels=provenance_table(ready.space.provenance), audit=ready.audit, rejected=ready.catalog.rejected, near=near)
     with atomic_files(out, ('near.png',)) as d:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 
 from fastcore.docments import docments
 
-from ..core.files import CatalogError, check_target, clear_for, write_json
+from ..core.files import CatalogError, check_target, output_folder, write_json
 from ..core.config import ANSWERS, EmbedSettings, find_preset, GROUPS, IndexSettings, PRESETS, RunConfig
 from ..catalog import readers
 from ..serve.modes import MODES
@@ -50,7 +50,7 @@ def check(
     from catalog_tagger.apps.check import catalog_facts, find_groups, save_check, tell_facts
     from catalog_tagger.catalog.prepare import prepare_catalog
     cfg = _config(source, out or '', settings)
-    if out is not None: clear_for(out, 'facts.json', source=source)
+    if out is not None: output_folder(out, 'facts.json', source=source)
     facts = catalog_facts(cfg, ready := prepare_catalog(cfg))
     if suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
     print(dumps(facts, indent=1, ensure_ascii=False)) if json else tell_facts(facts)
@@ -119,7 +119,7 @@ def tag(
     k:int=None,               # Most tags of a picture, parents included; as many as the mode gives, or 3 without thresholds, if not given
     mode:_Mode=None,          # How to decide; the first if not given
     engine:Literal['local', 'ray']='local',  # Where to work: in this process, or on a Ray cluster
-    resume:bool=True,         # Resume a file that was begun
+    resume:bool=True,         # Resume an interrupted file
     review:str=None,          # CSV file for the pictures that a person should look at, the most worthwhile first
     min_score:float=0.,       # Smallest score of a free tag where the model has no thresholds
 ):
@@ -131,7 +131,7 @@ def tag(
 # %% ../../nbs/apps/03_cli.ipynb #553b0e68
 def issues(
     run:str,              # Folder of a run
-    *, out:str,           # CSV file for the issues, the surest first
+    *, out:str,           # CSV file for the issues, the most likely first
     trust:bool=False,     # Load learner.pkl where a run has no bundle: it is a pickle, and loading it runs any code in it
     grid:str=None,        # PNG file for the first of them as pictures
     whole:bool=False,     # Judge the train fold too, by probes fitted on other folds
@@ -183,8 +183,8 @@ def app(
     host:str='127.0.0.1',     # Address to listen at; 0.0.0.0 lets everybody on the network in
 ):
     "Serve a web page on which pictures are dropped, tagged, corrected and downloaded as CSV."
-    from catalog_tagger.core.extras import need
-    for o in ('fasthtml', 'uvicorn'): need(o, 'the web page')
+    from catalog_tagger.core.extras import import_optional
+    for o in ('fasthtml', 'uvicorn'): import_optional(o, 'the web page')
     from catalog_tagger.apps.web import serve_app
     serve_app(run, index=index, host=host, port=port)
 

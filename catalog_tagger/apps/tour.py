@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..core.files import clear_for
+from ..core.files import output_folder
 from ..core.table import write_table
 from ..core.config import RunConfig
 from ..catalog.readers.styles import LABEL_COLUMNS
@@ -33,7 +33,7 @@ def demo_run(
     say=print,                # Takes each line of the account
 )->dict:                      # What stands in `metrics.json`
     "The whole way on the embedded demo catalog: draw, audit, split, train, score, save, tag pictures it has not seen, index and report."
-    out = clear_for(out, 'run')
+    out = output_folder(out, 'run')
     say(f'drawing {n} products …')
     shop = demo_styles(out/'catalog', n=n, seed=seed, faults=('empty', 'truncated', 'html', 'rgba', 'exif6'))
     new = demo_styles(out/'new', n=24, seed=seed + 1, noise=0.)

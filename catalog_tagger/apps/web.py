@@ -84,7 +84,7 @@ def _flag(look:dict|None)->tuple[str, str]:
 
 # %% ../../nbs/apps/01_web.ipynb #f6b2cfc5
 def _group_field(i:int, group:str, said:list[tuple[str, float]]):
-    "Where the right label of a group is told, if the one that was said is wrong."
+    "Where to enter the right label of a group if the answer is wrong."
     tag, score = said[0] if said and said[0][0] != UNSURE + group else ('', '')
     return Label(group, Input(list=f'labels-{i}', placeholder=tag or 'unsure', data_group=group, data_said=tag, data_score=score,
                               autocomplete='off'))

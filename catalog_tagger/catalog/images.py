@@ -23,13 +23,13 @@ from ..core.records import Record
 from ..core.config import choices, RunConfig
 
 # %% auto #0
-__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'ImageError', 'open_image', 'open_named',
-           'audit_images', 'hash_images', 'fit_image', 'as_size', 'Prep']
+__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'ImageError', 'open_image', 'item_name',
+           'open_named', 'audit_images', 'hash_images', 'fit_image', 'as_size', 'Prep']
 
 # %% ../../nbs/catalog/05_images.ipynb #ae27afae
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')  # What Pillow may decode here, whatever the file's name says
-MAX_PIXELS = 50_000_000                                  # Larger pictures are an error, told before they are decoded
-# Larger files are an error, told before they are read; 16-bit RGBA has 8 bytes a pixel
+MAX_PIXELS = 50_000_000                                  # Larger pictures are an error, reported before they are decoded
+# Larger files are an error, reported before they are read; 16-bit RGBA has 8 bytes a pixel
 MAX_BYTES = 8*MAX_PIXELS
 # Raised whenever the same file gives other pixels: what was decoded before is void then
 OPENING_VERSION = 1
@@ -74,7 +74,10 @@ def _from_array(x)->Image.Image:
     if x.ndim == 3 and x.shape[0] in (1, 3, 4) and x.shape[2] not in (1, 3, 4): x = x.transpose(1, 2, 0)
     if x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] not in (1, 3, 4):
         raise ImageError(f'not a picture: an array of shape {x.shape}, expected (height, width), or with 1, 3 or 4 colours')
-    if tensor and np.issubdtype(x.dtype, np.floating):
+    if np.issubdtype(x.dtype, np.floating):
+        if not tensor:
+            raise ImageError(f'not a picture: an array of {x.dtype}, and which value is white is unknown; give uint8, '
+                             'or a tensor from 0 to 1')
         if not (x.size and 0 <= x.min() and x.max() <= 1):
             raise ImageError(f'not a picture: numbers from {x.min():.3g} to {x.max():.3g}, expected 0 to 1, or whole ones to 255; '
                              'is it normalised?')
@@ -86,6 +89,7 @@ def _lazy(item)->Image.Image:
     if isinstance(item, Image.Image): return item
     if isinstance(item, np.ndarray) or hasattr(item, 'detach'): return _from_array(item)
     if isinstance(item, (str, Path)): item = _picture_bytes(item)
+    if hasattr(item, 'read'): item = item.read()
     if not isinstance(item, (bytes, bytearray, memoryview)):
         raise ImageError(f'not a picture: {type(item).__name__}, expected a path, bytes, a PIL image, an array or a tensor')
     if not item: raise ImageError('empty file')
@@ -110,7 +114,7 @@ def _load_image(item, max_pixels:int, draft:tuple[int, int]|None)->Image.Image:
 
 # %% ../../nbs/catalog/05_images.ipynb #62572f51
 def open_image(
-    # A path, a file's bytes, a PIL image, an array or tensor: (h, w), (h, w, colours), (colours, h, w); uint8, a tensor also from 0 to 1
+    # A path, a file or its bytes, a PIL image, an array or tensor: (h, w), (h, w, colours), (colours, h, w); uint8, a tensor also 0 to 1
     item,
     *, max_pixels:int=MAX_PIXELS,                # Most pixels a picture may have
     draft:tuple[int, int]|None=None,             # Height and width that it will have: a large JPEG is decoded no larger; None decodes all
@@ -123,6 +127,10 @@ def open_image(
     except Exception as e: raise ImageError(f'damaged or truncated: {e}') from None  # damage may raise anything in a decoder
 
 # %% ../../nbs/catalog/05_images.ipynb #9fd03b52
+def item_name(item, place:int=None)->str:
+    "A path as it is; of anything else what it is, and at which `place` it stands."
+    return str(item) if isinstance(item, (str, Path)) else type(item).__name__ + ('' if place is None else f' {place}')
+
 def open_named(
     item,                       # As for `open_image`
     open:Callable=open_image,   # Opens it
@@ -130,9 +138,7 @@ def open_named(
 ):
     "`open(item)`, with the file's name in the error, or what `item` is and where it stands."
     try: return open(item)
-    except ImageError as e:
-        name = item if isinstance(item, (str, Path)) else f'{type(item).__name__}' + (f' {place}' if place is not None else '')
-        raise ImageError(f'{name}: {e}') from None
+    except ImageError as e: raise ImageError(f'{item_name(item, place)}: {e}') from None
 
 # %% ../../nbs/catalog/05_images.ipynb #10aebb4f
 def _image_name(data:bytes)->str:

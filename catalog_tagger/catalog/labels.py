@@ -22,13 +22,13 @@ from .steps import check_steps, spell
 __all__ = ['NESTED', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels']
 
 # %% ../../nbs/catalog/11_labels.ipynb #bc5831ce
-class _Fate(TypedDict):
+class _Outcome(TypedDict):
     "What became of a raw tag."
     label:str|None   # None: dropped
     count:Count      # Pictures of train that have it
     rule:str         # By which it became that
 
-class Origin(_Fate, total=False):
+class Origin(_Outcome, total=False):
     "And what there is to say of some."
     via:list[str]                   # Names in between
     parents_seen:dict[str, Count]   # How often each parent was seen, where the data gives several
@@ -177,8 +177,8 @@ def _rule(folds:Counter, there:list[str], n_groups:int, min_count:int)->str:
     if folds['train'] < min_count: return f'dropped: {folds["train"]} pictures in train, fewer than min_count={min_count}'
     return 'kept'
 
-def _fates(df:pd.DataFrame, min_count:int)->dict[str, dict]:
-    "Each raw tag → `count` in train and `rule`, commonest first."
+def _outcomes(df:pd.DataFrame, min_count:int)->dict[str, dict]:
+    "Each raw tag → `count` in train and `rule`, most frequent first."
     group = df['group'].where(df['group'].notna(), df.index) if 'group' in df else df.index
     long = pd.DataFrame({'tag': df['tags'], 'split': df['split'], 'group': group}).explode('tag').dropna(subset='tag')
     folds = long.groupby('tag')['split'].agg(Counter); n_groups = long.groupby('tag')['group'].nunique()
@@ -195,7 +195,7 @@ def _short_names(tags:Iterable[str], columns:Iterable)->dict[str, str]:
 
 # %% ../../nbs/catalog/11_labels.ipynb #06b6ebfe
 def _nesting(pairs:pd.DataFrame)->float:
-    "How surely `child` tells `parent`, above guessing the commonest: Goodman and Kruskal's lambda, from 0 to 1."
+    "How surely `child` tells `parent`, above guessing the most frequent: Goodman and Kruskal's lambda, from 0 to 1."
     if pairs['parent'].nunique() < 2: return 0.
     told = pairs.groupby('child')['parent'].agg(lambda o: o.value_counts().iloc[0]).sum()
     guessed = pairs['parent'].value_counts().iloc[0]
@@ -230,7 +230,7 @@ def _check_parents(
     parents:dict[str, str],  # Child → parent, as labels or raw tags
     space:LabelSpace,        # Without them
 )->dict[str, str]:           # The pairs whose child is a label; the parent is None when it is not
-    "Parents of labels that were told and not found."
+    "Parents of labels that were given, not found in the data."
     label = {l: l if l in space.vocab else next(iter(space.encode([l])), None) for o in parents.items() for l in o}
     told = {label[c]: label[p] for c, p in parents.items() if label[c] and label[c] != label[p]}
     if parents and not told:
@@ -243,7 +243,7 @@ def _check_parents(
 
 # %% ../../nbs/catalog/11_labels.ipynb #e2d556f1
 def _rule_chain(*rules:str)->str:
-    "Rules in the order in which they were applied; one that changed nothing is not told."
+    "Rules in the order in which they were applied; one that changed nothing is left out."
     return ', '.join(o for o in rules if o != 'kept') or 'kept'
 
 def _history(tag:str, recipe, origin:dict[str, dict])->dict:
@@ -270,7 +270,7 @@ def fit_labels(
     "Learn the label space of a split catalog, its counts and parents on train alone."
     df = check_columns(df, 'tags', 'split')
     if recipe is not None: return _fit_after(df, recipe, min_count, parents)
-    fates = _fates(df, min_count)
+    fates = _outcomes(df, min_count)
     kept = [t for t, o in fates.items() if o['rule'] == 'kept']
     if not kept: raise CatalogError(f'no label is left: none of {len(fates)} stands in every fold with min_count={min_count}')
     columns = source_columns(df)

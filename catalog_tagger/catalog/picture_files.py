@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.files import CatalogError, located
+from ..core.files import CatalogError, inside_or_reason
 from ..core.table import check_columns
 from .readers.base import SUFFIXES
 from .images import ImageError, Prep
@@ -33,7 +33,7 @@ def _named_pictures(path:Path)->Iterator[tuple[str, str|None]]:
     path = path.absolute()
     root, files = (path, _pictures_below(str(path))) if path.is_dir() else ('/', [str(path)])
     for o in files:
-        name, why = located(root, o)
+        name, why = inside_or_reason(root, o)
         yield (name if why else o), why
 
 # %% ../../nbs/catalog/06_picture_files.ipynb #8078c0c7

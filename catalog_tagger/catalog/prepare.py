@@ -21,7 +21,7 @@ from .recipe import Recipe, fit_recipe
 from .readers.base import all_layouts
 
 # %% auto #0
-__all__ = ['read_audited', 'recipe_steps', 'split_spelt', 'Prepared', 'prepare_catalog']
+__all__ = ['read_audited', 'recipe_steps', 'split_by_config', 'Prepared', 'prepare_catalog']
 
 # %% ../../nbs/catalog/14_prepare.ipynb #af576d76
 def _reader_options(cfg:RunConfig, layout:str)->dict:
@@ -60,7 +60,7 @@ def _value(s:str|None):
     try: return None if s is None else float(s)
     except ValueError: return s
 
-def split_spelt(
+def split_by_config(
     df:pd.DataFrame,    # From `read_audited`
     cfg:RunConfig,
     steps:list[dict],   # Of the recipe; those of `spelling_first` are taken: nothing has been learned by now
@@ -91,7 +91,7 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     if cfg.words: df = df.assign(tags=[[] for _ in range(len(df))])
     elif not df['tags'].map(len).any():
         raise CatalogError('no picture has a tag; to make tags from the column text give its language: --words en or --words de')
-    df, audit = split_spelt(df, cfg, steps)
+    df, audit = split_by_config(df, cfg, steps)
     if cfg.words: df, words = tag_texts(df, lang=cfg.words); audit = split_audit(df)
     recipe = fit_recipe(df, steps)
     space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents)

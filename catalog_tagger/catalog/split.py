@@ -55,7 +55,7 @@ def _first_rows(codes)->np.ndarray:
     _, first, back = np.unique(codes, return_index=True, return_inverse=True)
     return first[back]
 
-def _stars(pairs)->dict:
+def _star_centres(pairs)->dict:
     "The picture that each one of `pairs` goes with, itself or a near one; those with the most near pictures come first."
     both = pd.concat([pairs, pairs.rename(columns={'image_a': 'image_b', 'image_b': 'image_a'})]).sort_values('distance', kind='stable')
     near, centre = both.groupby('image_a')['image_b'].agg(list), {}
@@ -70,7 +70,7 @@ def group_duplicates(
 )->pd.DataFrame:                    # A copy whose `group` holds together what any of them holds together
     "Make one group of rows that share a group, a file or all pixels; `pairs` join a picture to one near it, never to a chain."
     df = check_columns(df)
-    centre = {} if pairs is None else _stars(pairs)
+    centre = {} if pairs is None else _star_centres(pairs)
     known = df.assign(centre=df['image'].map(lambda o: centre.get(o, o)))
     links = [_first_rows(_group_numbers(known, c)) for c in ('group', 'centre', 'image', 'pixels')]
     edges = np.ones(len(df)*len(links)), (np.tile(np.arange(len(df)), len(links)), np.concatenate(links))
@@ -117,7 +117,7 @@ def split_audit(
     df:pd.DataFrame,     # A catalog with a `split`
     by:str='tags',       # Column of lists to count
     column:str='split',  # Column that names the folds; `fold` after `cross_folds`
-)->pd.DataFrame:         # Columns `tag`, `pictures`, `groups`, counts and shares of the folds, `worst` in points, `note`; commonest first
+)->pd.DataFrame:         # Columns `tag`, `pictures`, `groups`, counts and shares of the folds, `worst` (points), `note`; frequent first
     "Where each tag stands, how far its shares are from those of all pictures, and what cannot be helped."
     df = check_columns(df, by, column)
     long, names = _long(df, by), _fold_names(df, column)
@@ -132,7 +132,7 @@ def split_audit(
     return res.rename_axis(columns=None).reset_index().sort_values(['pictures', 'tag'], ascending=[False, True], ignore_index=True)
 
 # %% ../../nbs/catalog/08_split.ipynb #46e5e6f3
-def _torn(fold, keys)->int:
+def _groups_across(fold, keys)->int:
     "How many sets of rows with equal `keys` stand in more than one fold."
     return int(fold.groupby(keys).nunique().gt(1).sum())
 
@@ -150,7 +150,7 @@ def split_summary(
         pictures=each(fold.value_counts()), groups=each(groups.groupby(fold).nunique()),
         tags=len(audit), tags_in_every_fold=int(there.sum()), tags_that_lack_one=int((~there).sum()),
         tags_rescued=int(audit['note'].str.startswith('rescued').sum()), worst=dict(zip(worst['tag'], worst['worst'].round(2))),
-        groups_across=_torn(fold, groups), duplicates_across=_torn(fold, df['pixels' if 'pixels' in df else 'image']))
+        groups_across=_groups_across(fold, groups), duplicates_across=_groups_across(fold, df['pixels' if 'pixels' in df else 'image']))
 
 # %% ../../nbs/catalog/08_split.ipynb #b139f7e7
 def _movable(y, folds, have, t, f)->np.ndarray:
@@ -201,7 +201,7 @@ def _respected(df)->pd.DataFrame:
         raise CatalogError(f'split has {", ".join(sorted(have)) or "no rows"} but no train: name the fold to learn from, '
                            'or drop the column')
     if len(have) == 2: df = df.assign(split=df['split'].where(df['split'] == 'train', 'test'))
-    if torn := _torn(df['split'], _group_numbers(df)):
+    if torn := _groups_across(df['split'], _group_numbers(df)):
         warnings.warn(f'the split of the source tears {_plural(torn, "group")} apart: scores will be too good')
     return df
 
@@ -217,7 +217,7 @@ def split_catalog(
     *, fractions:Sequence[float]=_FRACTIONS,  # Shares of train, valid and test
     seed:int=RunConfig.seed,                  # The same seed gives the same folds
     by:str='tags',                            # Column of lists to stratify over
-)->tuple[pd.DataFrame, pd.DataFrame]:         # A copy with `split`, and its `split_audit`, which also tells the rescues
+)->tuple[pd.DataFrame, pd.DataFrame]:         # A copy with `split`, and its `split_audit`, which also lists the rescues
     "Deal whole groups out to train, valid and test so that each tag keeps its share, and is in every fold if it is in three groups."
     if len(fractions) != 3 or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
         raise CatalogError(f'fractions are {tuple(fractions)}, expected three positive numbers that sum to 1')

@@ -71,7 +71,7 @@ _TEMPLATE = Option('a text with {} where the name goes', _is_template)
 # %% ../../nbs/catalog/10_steps.ipynb #ece3d3b5
 @dataclass(frozen=True)
 class Step:
-    "What there is to know of a kind of step."
+    "A kind of step: its function, its options, and how it is explained."
     func:Callable            # Tag → spelling if it `respells`, else counts → {name: new name or None}; its keywords are the options
     text:str                 # What it does, in a few words
     rule:str                 # What provenance says of a tag that it changed; `{count}` (its pictures) and options are filled in

@@ -19,7 +19,7 @@ __all__ = ['suggest_groups']
 
 # %% ../../nbs/catalog/13_suggest.ipynb #f10aa761
 def _tag_rows(df:pd.DataFrame)->tuple[list[str], np.ndarray]:
-    "Names, commonest first, and which row has which."
+    "Names, most frequent first, and which row has which."
     n = Counter(t for o in df['tags'] for t in set(o))
     tags = sorted(n, key=lambda t: (-n[t], t)); at = {t: i for i, t in enumerate(tags)}
     y = np.zeros((len(df), len(tags)), np.float32)
@@ -60,7 +60,7 @@ def _by_pictures(tags:list[str], y:np.ndarray, x:np.ndarray, same:np.ndarray, n:
 
 # %% ../../nbs/catalog/13_suggest.ipynb #e2c0ca77
 def _hypernyms(wn, tag:str, up:int=2, depth:int=6)->dict:
-    "What the commonest meaning of `tag` is a kind of → steps up to it; what lies less than `depth` below *entity* says nothing."
+    "What the most frequent meaning of `tag` is a kind of → steps up to it; what lies less than `depth` below *entity* says nothing."
     found = wn.synsets(tag.replace(' ', '_'), 'n')[:1]
     return {h: d for s in found for h, d in sorted(s.hypernym_distances(), key=lambda o: -o[1]) if d <= up and h.min_depth() >= depth}
 

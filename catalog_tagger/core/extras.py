@@ -10,7 +10,7 @@ from types import ModuleType
 from .files import CatalogError
 
 # %% auto #0
-__all__ = ['OPTIONAL', 'need']
+__all__ = ['OPTIONAL', 'import_optional']
 
 # %% ../../nbs/core/09_extras.ipynb #7e492d3f
 OPTIONAL = {   # Module: name of its package, and the extra that installs it; None where there is no such extra
@@ -19,7 +19,7 @@ OPTIONAL = {   # Module: name of its package, and the extra that installs it; No
     'onnx': ('onnx', 'onnx'), 'onnxruntime': ('onnxruntime', 'onnx'), 'onnxscript': ('onnxscript', 'onnx'),
     'ray': ('Ray', 'ray'), 'pyarrow': ('pyarrow', None), 'umap': ('umap-learn', None)}
 
-def need(
+def import_optional(
     module:str,      # A module of `OPTIONAL`, or one inside it such as `cleanlab.filter`
     what:str,        # What needs it, as the message begins
     instead:str='',  # What works without it

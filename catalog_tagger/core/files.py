@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['CatalogError', 'inside', 'located', 'is_leftover', 'sweep', 'atomic_path', 'finish_save', 'atomic_files', 'clear_for',
-           'check_target', 'write_json', 'read_json', 'strict_json', 'file_stamp']
+__all__ = ['CatalogError', 'inside', 'inside_or_reason', 'is_leftover', 'sweep', 'atomic_path', 'finish_save', 'atomic_files',
+           'output_folder', 'check_target', 'write_json', 'read_json', 'strict_json', 'file_stamp']
 
 # %% ../../nbs/core/00_files.ipynb #a593092c
 class CatalogError(ValueError):
@@ -30,7 +30,7 @@ def inside(
     return res
 
 # %% ../../nbs/core/00_files.ipynb #40401c86
-def located(
+def inside_or_reason(
     root:str|Path,           # Folder that must hold the path
     path:str|Path,           # As it stands in the data
 )->tuple[str, str|None]:     # The resolved path and None, or the path as it came and the reason against it
@@ -106,7 +106,7 @@ def atomic_files(
     finish_save(folder)
 
 # %% ../../nbs/core/00_files.ipynb #807dd3dc
-def clear_for(
+def output_folder(
     out:str|Path,          # Folder to write to; made if it is not there
     *marks:str,            # Files or folders of which any one says that it is ours
     source:str|Path=None,  # Folder that is only read: nothing is written below it
@@ -164,7 +164,7 @@ def strict_json(data:bytes):
 
 # %% ../../nbs/core/00_files.ipynb #1c2156cf
 def file_stamp(path:str|Path)->tuple[str, int, int]:  # Absolute path, bytes, time of the last change in ns
-    "What tells without opening a file whether it is still the same."
+    "Size and times of a file, by which a changed file is recognised without opening it."
     try: o = os.stat(path)
     except (OSError, ValueError) as e: raise CatalogError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}') from None
     return os.path.abspath(path), o.st_size, o.st_mtime_ns

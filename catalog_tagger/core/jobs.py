@@ -20,11 +20,11 @@ from .process import progress
 from .records import as_type
 
 # %% auto #0
-__all__ = ['PARTS_VERSION', 'ahead', 'share_threads', 'part_facts', 'part_path', 'write_part', 'remove_parts', 'begin_parts',
+__all__ = ['PARTS_VERSION', 'prefetch', 'share_threads', 'part_facts', 'part_path', 'write_part', 'remove_parts', 'begin_parts',
            'missing_parts', 'map_parts', 'check_counts', 'run_job']
 
 # %% ../../nbs/core/06_jobs.ipynb #98122fdd
-def ahead(
+def prefetch(
     f:Callable, items:Iterable,
     workers:int=1,     # Threads
 )->Iterator:
@@ -112,7 +112,7 @@ def begin_parts(
     if resume and any(parts.glob('[0-9]*')):
         changed = [k for k in {**facts, **old} if old.get(k) != facts.get(k)]
         other = [f'{k} has changed' if k in ('source', 'model') else f'{k} was {old.get(k)}, is {facts.get(k)}' for k in changed]
-        raise CatalogError(f'{parts} was begun otherwise: {"; ".join(other)}. Give the same as then, or start anew by resume=False')
+        raise CatalogError(f'{parts} has other settings: {"; ".join(other)}. Give the same as then, or start anew by resume=False')
     if made: remove_parts(parts)
     write_json(f, facts)
 
@@ -137,7 +137,7 @@ def map_parts(
     pack:Callable=list,             # From what `f` made of the batches of a part to its files, suffix → content
 )->Iterator[tuple]:                 # Number of the part and what `pack` made
     "Work on part after part, `workers` batches at a time; a batch never reaches over the end of a part."
-    done = ahead(f, progress([o[i:i+bs] for o in parts.values() for i in range(0, len(o), bs)], desc), workers)
+    done = prefetch(f, progress([o[i:i+bs] for o in parts.values() for i in range(0, len(o), bs)], desc), workers)
     for n, o in parts.items(): yield n, pack([next(done) for _ in range(0, len(o), bs)])
 
 # %% ../../nbs/core/06_jobs.ipynb #bffaab64

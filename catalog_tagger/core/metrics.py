@@ -220,7 +220,7 @@ METRICS = {
     'recall@k': Metric('true labels among the first k answers, over how many there could be; mean over pictures',
                        recall_at_k, options=['k'], pictures=_recalls),
     'precision@k': Metric('true labels among the first k answers, over k', precision_at_k, options=['k']),
-    'dominant_recall': Metric('the two commonest true labels, parents aside, among the first answers',
+    'dominant_recall': Metric('the two most frequent true labels, parents aside, among the first answers',
                               dominant_recall, options=['weights', 'parents', 'k']),
     'f1_micro': Metric('F1 over all answers together; frequent labels weigh most', partial(f1, average='micro'), 'pred'),
     'f1_macro': Metric('mean of the F1 of each label; rare ones weigh as much as frequent ones', partial(f1, average='macro'), 'pred'),
@@ -252,8 +252,8 @@ def floor_scores(
     n:int,       # Number of pictures
     counts,      # Pictures of each label in train, shape (n_labels,)
     k:int=3,     # Labels answered; 0 is the model that predicts nothing
-)->np.ndarray:   # Shape (n, n_labels): the count for the `k` commonest labels, `-inf` elsewhere
-    "What a model says that never looks: the `k` commonest labels of train, for every picture."
+)->np.ndarray:   # Shape (n, n_labels): the count for the `k` most frequent labels, `-inf` elsewhere
+    "An image-blind baseline: the `k` most frequent labels of train, for every picture."
     counts = _arr(counts).astype(float)
     row = np.full(len(counts), -np.inf)
     common = np.argsort(-counts, kind='stable')[:k]
@@ -274,7 +274,7 @@ def _all_scores(scores, pred, targs, **facts)->dict:
     return {name: m.func(given[m.takes], targs, **options) for name, m, options in _metric_rows(**facts)}
 
 def _common_answer(counts, groups:Mapping[str,Sequence[int]], k:int)->np.ndarray:
-    "What a picture is answered that nobody looks at: the commonest label of each group, or without groups the `k` commonest."
+    "The answer of an image-blind baseline: the most frequent label of each group, or without groups the `k` most frequent."
     common = floor_scores(1, counts, k)[0] > -np.inf
     if groups: common[:] = False
     for cols in groups.values(): common[cols[np.argmax(counts[list(cols)])]] = True

@@ -15,7 +15,7 @@ import numpy as np
 from .files import CatalogError, finish_save, is_leftover
 
 # %% auto #0
-__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'told_of', 'read_array']
+__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'load_errors', 'read_array']
 
 # %% ../../nbs/core/04_sealed.ipynb #6ca4d255
 SUMS = 'SHA256SUMS'   # The file of sums, as `sha256sum -c` reads it
@@ -68,7 +68,7 @@ def read_sealed(
 
 # %% ../../nbs/core/04_sealed.ipynb #dd77567c
 @contextmanager
-def told_of(
+def load_errors(
     path:str|Path,      # Named in the message
     error:type=CatalogError,
 )->Iterator[None]:

@@ -22,7 +22,7 @@ __all__ = ['label_bars', 'recipe_report', 'label_count_plot', 'cooccurrence', 'c
 
 # %% ../../nbs/report/01_data_plots.ipynb #a00586b2
 def _tag_counts(counts:dict[str, int])->pd.DataFrame:
-    "A column of pictures, the commonest tag first."
+    "A column of pictures, the most frequent tag first."
     return pd.DataFrame(dict(pictures=pd.Series(counts, dtype=int))).rename_axis('tag').reset_index().sort_values(
         ['pictures', 'tag'], ascending=[False, True]).set_index('tag')
 
@@ -64,7 +64,7 @@ def label_count_plot(
 # %% ../../nbs/report/01_data_plots.ipynb #9e77730f
 def cooccurrence(
     labels:Iterable[Iterable[str]],  # Labels of each picture
-)->pd.DataFrame:                     # Pictures that have the label of the row and that of the column; the commonest first
+)->pd.DataFrame:                     # Pictures that have the label of the row and that of the column; the most frequent first
     "How often each two labels stand on one picture; on the diagonal how often each stands at all."
     rows = [sorted(set(o)) for o in labels]
     n = Counter(l for o in rows for l in o); names = sorted(n, key=lambda l: (-n[l], l)); at = {l: i for i, l in enumerate(names)}
@@ -74,12 +74,12 @@ def cooccurrence(
 
 def cooccurrence_plot(
     table:pd.DataFrame,   # From `cooccurrence`
-    n:int=45,             # Most labels shown, the commonest; at 10 inches more of them have letters too small to read
+    n:int=45,             # Most labels shown, the most frequent; at 10 inches more of them have letters too small to read
 )->plt.Figure:
     "Of the pictures with the label of the row, the share that has that of the column too."
     if n < 1: raise CatalogError(f'n={n}, expected 1 or more')
     share = (table/np.diag(table)[:, None]).iloc[:n, :n].mask(np.eye(min(n, len(table)), dtype=bool))
-    title = f'the {n} commonest of {len(table)} labels' if len(table) > n else ''
+    title = f'the {n} most frequent of {len(table)} labels' if len(table) > n else ''
     return matrix_plot(share, 'share of the row\'s pictures', rows='of those with', columns='also have', title=title)
 
 # %% ../../nbs/report/01_data_plots.ipynb #c97369df

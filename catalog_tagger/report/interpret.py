@@ -15,7 +15,7 @@ from torch import nn, Tensor
 from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import progress
-from ..core.extras import need
+from ..core.extras import import_optional
 from ..core.render import heat_overlay
 from ..catalog.images import open_image
 from ..catalog.labels import LabelSpace
@@ -104,8 +104,8 @@ def confused_pairs(
     scores:np.ndarray,    # As in `group_confusion`
     space:LabelSpace,
     *, k:int=20,          # Most pairs
-)->pd.DataFrame:          # `group`, `true`, `said`, `n`, `share` of the true label's pictures, `images`: the surest mistakes first
-    "Which label is taken for which other of its group, the commonest mistake first."
+)->pd.DataFrame:          # `group`, `true`, `said`, `n`, `share` of the true label's pictures, `images`: the most confident mistakes first
+    "Which label is confused with which other of its group, the most frequent mistake first."
     scores, targs = _numbers_and_truth(df, scores, space, 'scores'); count = dict(zip(space.vocab, targs.sum(0)))
     one = pd.concat([pd.DataFrame(columns=['group', 'true', 'said', 'score', 'image']),
                      *(_confusions(df, scores, targs, space, g) for g in space.exclusive)])
@@ -160,7 +160,7 @@ def instead_table(
     space:LabelSpace,
     *, k:int=20,          # Most pairs
 )->pd.DataFrame:          # As of `confused_pairs`, `group` '' for free tags, `share` of the times that the true label was missed
-    "Which label was said where another was missed: pairs of one group, or of free tags, the commonest first."
+    "Which label was said where another was missed: pairs of one group, or of free tags, the most frequent first."
     pred, targs = _numbers_and_truth(df, pred, space, 'pred'); known, images = scored_cells(targs, space), df['image'].to_numpy()
     missed, wrong, rows = targs & (pred == 0), (pred > 0) & ~targs & known, []
     for g, cols in zip([*space.exclusive, ''], _alternatives(space)):
@@ -302,7 +302,7 @@ def find_layer(model:nn.Module, name:str)->nn.Module:
         raise CatalogError(
             f'layer {name!r} is unknown; '
             f'did you mean {" or ".join(difflib.get_close_matches(name, layers, 3, .3)) or next(iter(layers))}? named_layers(model) '
-            'tells all')
+            'shows all')
     return layers[name]
 
 # %% ../../nbs/report/02_interpret.ipynb #de66e3bf
@@ -406,7 +406,7 @@ def heat_maps(
     bs:int=16,            # Picture and tag at a time
 )->list[dict[str, np.ndarray]]:  # For each picture a map for each tag, of the input's height and width, from 0 to 1
     "Grad-CAM: where in each picture the model sees what speaks for each tag."
-    attr = need('captum.attr', 'a heat map'); model = predictor.model; pairs = _picture_tags(tags, len(images), predictor.space)
+    attr = import_optional('captum.attr', 'a heat map'); model = predictor.model; pairs = _picture_tags(tags, len(images), predictor.space)
     m = _last_maps(model) if layer is None else find_layer(model, layer)
     x, maps, res = _inputs(predictor, images), _maps_of(model, m), [{} for _ in images]
     for i in range(0, len(pairs), bs):

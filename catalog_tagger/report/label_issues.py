@@ -16,7 +16,7 @@ from sklearn.preprocessing import Normalizer
 from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import progress
-from ..core.extras import need
+from ..core.extras import import_optional
 from ..catalog.split import cross_folds
 from ..catalog.labels import LabelSpace
 from ..runs.folder import Run
@@ -68,7 +68,7 @@ def out_of_fold_scores(
     return res
 
 # %% ../../nbs/report/03_label_issues.ipynb #cdd5785d
-def _cleanlab(module:str)->ModuleType: return need(f'cleanlab.{module}', 'finding label issues')
+def _cleanlab(module:str)->ModuleType: return import_optional(f'cleanlab.{module}', 'finding label issues')
 
 _ISSUE_COLUMNS = ['row', 'kind', 'tag', 'instead', 'score']
 
@@ -97,7 +97,7 @@ def label_issues(
     scores:np.ndarray,    # Probabilities by a model that was not trained on these pictures, shape (pictures, labels)
     space:LabelSpace,
     *, k:int=None,        # Most issues; None for all
-)->pd.DataFrame:          # `image`, `kind`, `tag`, `instead`, `score`, `labels`: what is surest to be at fault first
+)->pd.DataFrame:          # `image`, `kind`, `tag`, `instead`, `score`, `labels`: the most likely errors first
     "Labels that are wrong, that are missing, and that are in doubt."
     df = check_columns(df, 'labels')
     scores, targs, names = np.asarray(scores, float), space.one_hot(df['labels']).astype(bool), np.array(space.vocab, object)

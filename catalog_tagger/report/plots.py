@@ -16,7 +16,7 @@ from sklearn.preprocessing import Normalizer
 
 from ..core.files import CatalogError, atomic_path
 from ..core.metrics import find_metric
-from ..core.extras import need
+from ..core.extras import import_optional
 from ..catalog.images import open_image
 from ..runs.folder import Run
 
@@ -131,7 +131,7 @@ def neighbour_sheet(
 # %% ../../nbs/report/00_plots.ipynb #28f97eb4
 def _umap(x:np.ndarray, seed:int)->np.ndarray:
     "Two coordinates by UMAP, where it is installed."
-    UMAP = need('umap', "method='umap'", "take method='pca'").UMAP
+    UMAP = import_optional('umap', "method='umap'", "take method='pca'").UMAP
     return UMAP(metric='cosine', random_state=seed, n_jobs=1).fit_transform(x)
 
 def flat_map(
@@ -165,7 +165,7 @@ def _fit_field(xy:np.ndarray, height:float)->np.ndarray:
     return (xy - low)/np.where(high > low, high - low, 1)*(1, height)
 
 def _rows_by_label(labels:Sequence[str]|None, n:int)->dict[str, np.ndarray]:
-    "Rows of each of the five commonest labels, and of the others; with no labels all rows, without a name."
+    "Rows of each of the five most frequent labels, and of the others; with no labels all rows, without a name."
     if labels is None: return {'': np.arange(n)}
     common = [o for o, _ in Counter(labels).most_common(len(_MARKS) - 1)]
     named = np.array([o if o in common else 'others' for o in labels], object)
@@ -180,7 +180,7 @@ def embedding_map(
     *, most:int=120,             # Most pictures that are shown
     side:float=10.,              # Width of the figure, inches
 )->plt.Figure:
-    "Pictures where their embeddings lie: as many as have room, and a mark for each, of a shape for each of the commonest labels."
+    "Pictures where their embeddings lie: as many as have room, and a mark for each, of a shape for each of the most frequent labels."
     xy = _fit_field(np.asarray(points, float), .7); gap = .05
     fig, ax = plt.subplots(figsize=(side, .78*side), layout='constrained')
     shown = _apart(xy, gap, most) if images is not None else []

@@ -141,12 +141,12 @@ def _option(name:str, value)->list[str]:
 def repeat_command(
     cfg:RunConfig,
 )->str:  # For a POSIX shell
-    "The command that trains a run of these settings, those that are not the defaults told, and all quoted."
+    "The command that trains a run of these settings, with the settings that are not defaults, all quoted."
     return shlex.join(['catalog_tagger', 'train', cfg.source, '--out', cfg.out, *(w for o in _changed(cfg).items() for w in _option(*o))])
 
 # %% ../../nbs/report/04_report.ipynb #dad815ef
 def _value_counts(values, what:str)->pd.DataFrame:
-    "How often each value stands there, the commonest first."
+    "How often each value stands there, the most frequent first."
     return pd.DataFrame(Counter(values).most_common(), columns=[what, 'n'])
 
 def _data(run:Run)->list:
@@ -204,9 +204,9 @@ def _speed(history:pd.DataFrame)->pd.DataFrame:
         {o: int for o in ('pictures', 'seconds', 'pictures/s')})
 
 def _training(run:Run)->list:
-    "The road taken and its curves."
+    "How the run was trained, and its curves."
     m, cfg, curve = run.metrics, run.config, run.lr_find
-    return [P(f'{cfg.arch} at {cfg.size} px, {m["road"]}; rate {m["lr"]:.2g}, {len(run.history)} epochs.'),
+    return [P(f'{cfg.arch} at {cfg.size} px, {m["training"]}; rate {m["lr"]:.2g}, {len(run.history)} epochs.'),
             _plot(history_plot(run.history), 'losses and scores over the epochs'),
             _plot(rate_plot(curve, m['lr']), 'the search for a learning rate') if curve is not None else None,
             Details(Summary('Every epoch'), _html_table(run.history, 'Losses and scores of each epoch'))]
@@ -222,10 +222,10 @@ def _scores(run:Run)->list:
     "Scores of the three folds, of test with floors and intervals; the levels one by one."
     m, test = run.metrics, run.metrics['test']
     rows = [{'score': k, 'test (95 %)': _Sorted(_between(o['score'], o['low'], o['high']), o['score']), 'predict nothing': o['nothing'],
-             'the commonest': o['commonest'],
+             'most frequent': o['commonest'],
              'valid': m['valid'][k]['score'], 'train': m['train'][k]['score']} for k, o in test.items()]
     return [P('Each score of test stands beside what a model would get that never looks: one that says nothing, '
-              'and one that always says the commonest labels. '
+              'and one that always predicts the most frequent labels. '
               'Where one level is nested in another, the upper ones come almost free: read the levels one by one.'),
             _html_table(pd.DataFrame(rows), f'Scores on {m["pictures"]["test"]:,} pictures of test, with floors; '
                                        'of train on as many as valid has'), _words(list(test))]
@@ -297,7 +297,7 @@ def _confusion(j:Judged, most:int=120)->list:
 
 # %% ../../nbs/report/04_report.ipynb #e04582c7
 def _worst(j:Judged, k:int=10)->list:
-    "The pictures whose truth costs most."
+    "The pictures with the highest loss."
     losses = top_losses(j.df, j.p, j.space, k=k); at = {o: i for i, o in enumerate(j.df['image'])}
     cards = [_picture_card(o.image, Div(f'loss {o.loss:.2f}', cls='about'), *_marked(j.answers[at[o.image]], o.labels))
              for o in losses.itertuples()]
@@ -313,7 +313,7 @@ def _doubtful(j:Judged, k:int=10)->list:
     cards = [_picture_card(o.image, Div(question(o), cls='about'), Div(_text(truth[o.image]))) for o in queue.head(k).itertuples()]
     return [P(f'{len(queue):,} of {len(j.df):,} pictures of test would go to a person, {int(queue["outside"].sum()):,} of them as unlike '
               'anything in the catalog. '
-              'Where a look pays most: the question that ', Code('tag --review'), ' would put, and below it what is true.'),
+              'The most useful questions first: the question that ', Code('tag --review'), ' would put, and below it what is true.'),
             Div(*cards, cls='cards')]
 
 # %% ../../nbs/report/04_report.ipynb #1d3c01bc
@@ -378,7 +378,7 @@ def _repeat(run:Run)->list:
     settings = pd.DataFrame([(k, str(v) if isinstance(v, (int, float)) else _text(v), k in changed) for k, v in asdict(run.config).items()],
                             columns=['setting', 'value', 'changed'])
     again = f'from catalog_tagger.all import *\ntrain_run(Run.open({str(run.folder.resolve())!r}).config)'
-    return [Pre(Code(repeat_command(run.config))), P('The same in Python, every setting told:'), Pre(Code(again)),
+    return [Pre(Code(repeat_command(run.config))), P('The same in Python, with every setting:'), Pre(Code(again)),
             Details(Summary('Every setting'), _html_table(settings, 'The settings of the run'))]
 
 def _versions(versions:dict)->FT:
@@ -416,7 +416,7 @@ def _runs_side_by_side(runs:dict[str, Run], fold:str)->pd.DataFrame:
     (_, a), *others = runs.items(); rows = []
     for name, o in a.metrics[fold].items():
         if any(r.metrics[fold].get(name, {}).get('score') is None for r in runs.values()): continue
-        row = {'score': name, 'the commonest': o['commonest']}
+        row = {'score': name, 'most frequent': o['commonest']}
         for k, r in runs.items(): s = r.metrics[fold][name]; row[k] = _Sorted(_between(s['score'], s['low'], s['high']), s['score'])
         for k, r in others:
             more, how = _against(o, r.metrics[fold][name]); row |= {f'{k}: more': _Sorted(f'{more:+.3f}', more), f'{k}: intervals': how}
@@ -443,7 +443,7 @@ def _run_table(runs:dict[str, Run])->pd.DataFrame:
     valid = [_Sorted(_between(o.valid, o.low, o.high), o.valid) for o in df.itertuples()]
     df = df.assign(run=[*[None]*(len(df) - len(runs)), *runs], valid=valid,
                    seconds=df['seconds'].round().astype('Int64')).rename(columns={'n_labels': 'labels', 'metric': 'score'})
-    return df[['run', 'model', 'settings', 'road', 'labels', 'score', 'valid', 'train', 'epochs', 'seconds']]
+    return df[['run', 'model', 'settings', 'training', 'labels', 'score', 'valid', 'train', 'epochs', 'seconds']]
 
 def _each(runs:dict[str, Run], f)->list: return [x for k, r in runs.items() for x in (H3(k), f(r))]
 

@@ -50,11 +50,11 @@ def main_score(
 
 def run_row(
     run:Run,
-)->dict:           # `model`, `road`, numbers of pictures and labels, `metric`, `train`, `valid`, `low`, `high`, `floor`, `seconds` …
+)->dict:           # `model`, `training`, numbers of pictures and labels, `metric`, `train`, `valid`, `low`, `high`, `floor`, `seconds` …
     "What a run left, as a row of the comparison."
     cfg, metrics, space = run.config, run.metrics, run.labels; metric = main_score(space)
     valid = metrics['valid'][metric]
-    return dict(model=cfg.arch, road=metrics['road'].split(', with')[0], train_pictures=metrics['pictures']['train'],
+    return dict(model=cfg.arch, training=metrics['training'].split(', with')[0], train_pictures=metrics['pictures']['train'],
                 valid_pictures=metrics['pictures']['valid'], n_labels=len(space.vocab),
                 metric=metric, train=metrics.get('train', {}).get(metric, {}).get('score'), valid=valid['score'], low=valid.get('low'),
                 high=valid.get('high'),
@@ -87,12 +87,12 @@ def _differing_fields(cfgs:list[RunConfig])->list[str]:
     return [', '.join(f'{k}={o[k]}' for k in differ) for o in rows]
 
 def _floor_row(row:dict)->dict:
-    "What the comparison's first row says: the score of whoever knows only how common labels are."
+    "The comparison's first row: an image-blind baseline."
     return {k: row[k] for k in ('train_pictures', 'valid_pictures', 'n_labels', 'metric')} | dict(
-        model='floor: the commonest labels', valid=row['floor'])
+        model='floor: the most frequent labels', valid=row['floor'])
 
-_COMPARED_COLUMNS = ['model', 'settings', 'road', 'train_pictures', 'valid_pictures', 'n_labels', 'metric', 'train', 'valid', 'low', 'high',
-            'epochs', 'seconds', 'failed']
+_COMPARED_COLUMNS = ['model', 'settings', 'training', 'train_pictures', 'valid_pictures', 'n_labels', 'metric', 'train', 'valid',
+                     'low', 'high', 'epochs', 'seconds', 'failed']
 
 def compare_runs(
     runs:Sequence[RunConfig|str|Path],  # Configs, trained if they are not there yet, and folders of runs
@@ -113,7 +113,7 @@ def _format_number(x, digits:int=3)->str: return '–' if pd.isna(x) else f'{x:,
 def _shown_row(o)->dict:
     "A row of the comparison in words."
     between = f' ({o.low:.3f}–{o.high:.3f})' if pd.notna(o.low) else ''
-    return {'model': o.model, 'settings': o.settings, 'road': o.road,
+    return {'model': o.model, 'settings': o.settings, 'training': o.training,
             'pictures, train / valid': f'{_format_number(o.train_pictures, 0)} / {_format_number(o.valid_pictures, 0)}',
             'labels': _format_number(o.n_labels, 0), 'score': o.metric, 'train': _format_number(o.train),
             'valid': _format_number(o.valid) + between, 'epochs': _format_number(o.epochs, 0), 'seconds': _format_number(o.seconds, 0)}

@@ -33,7 +33,7 @@ def review_pictures(
     *, bs:int=RunConfig.bs,             # Pictures at a time
     say=print,                          # Takes a line for each picture that cannot be used, the first twenty of them
 )->pd.DataFrame:                        # As of `review_queue`
-    "The pictures that cannot be published unseen, in the order in which a person's look pays."
+    "The pictures that cannot be published unseen, in order of priority for a person."
     check_reviewable(tagger)
     found, queues, unusable = list(find_pictures(paths).items()), [], {}
     for i in progress(range(0, len(found), bs), 'review'):

@@ -55,6 +55,7 @@ class RunMetrics(TypedDict):
 def _metrics(path:Path)->dict:
     "The scores at `path`, at least those of valid and test."
     d = read_json(path, strict_json); as_type(d, RunMetrics, path)
+    if 'road' in d: d['training'] = d.pop('road')    # its older name
     return d
 
 def _read_if_there(read:Callable, path:Path): return read(path) if path.is_file() else None

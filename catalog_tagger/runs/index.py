@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.files import CatalogError, clear_for
+from ..core.files import CatalogError, output_folder
 from ..core.table import Catalog, none_usable, rejected_table, tell_reasons
 from ..core.config import EmbedSettings, IndexSettings, RunConfig
 from ..catalog.query import choose_rows
@@ -76,7 +76,7 @@ def index_catalog(
 )->SimilarIndex:
     "Embed the products of `source`, build their index and save it in `out`."
     if kind not in (None, *KINDS): raise CatalogError(f'kind={kind!r}, expected one of {", ".join(KINDS)}')
-    out = clear_for(out, 'index.json', 'embedder.json', source=source)
+    out = output_folder(out, 'index.json', 'embedder.json', source=source)
     embedder, tagger = load_embedder(model, layer, size=size, weights=weights, trust=trust)
     cfg = Run.open(model).config if is_run(model) else None
     catalog = read_products(source, cfg, tagger and tagger.space, where=where)

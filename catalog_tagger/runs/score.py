@@ -10,7 +10,7 @@ from fastai.learner import Learner
 from ..core.table import SPLITS, json_rows
 from ..core.process import package_versions
 from ..core.metrics import add_intervals, label_table, picture_scores, score_table
-from ..train.learner import road
+from ..train.learner import training_summary
 from ..serve.answers import as_matrix, decode
 from ..serve.decide import decide
 from ..serve.tagger import Tagger
@@ -44,4 +44,4 @@ def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
         table, labels = score_pictures(tagger, rows.reset_index(drop=True))
         res[fold] = json_rows(table, 'index')
     return dict(res, labels=json_rows(labels), pictures=df['split'].value_counts().to_dict(),
-                parameters=sum(o.numel() for o in learn.model.parameters()), road=road(learn), versions=package_versions())
+                parameters=sum(o.numel() for o in learn.model.parameters()), training=training_summary(learn), versions=package_versions())

@@ -15,7 +15,7 @@ from fastai.torch_core import set_seed
 from fastcore.basics import noop
 from fastcore.foundation import L
 
-from ..core.files import CatalogError, clear_for
+from ..core.files import CatalogError, output_folder
 from ..core.process import interactive, reuse_memory
 from ..core.config import RunConfig, training_settings
 from ..catalog.picture_cache import cache_folder
@@ -24,7 +24,7 @@ from ..catalog.labels import LabelSpace
 from ..catalog.prepare import prepare_catalog
 from ..train.backbones import arch_prep, find_arch
 from ..train.data import catalog_dls, train_tfms
-from ..train.learner import catalog_learner, road
+from ..train.learner import catalog_learner, training_summary
 from ..train.checks import check_learner
 from ..train.checkpoint import KeepBest, StopOnNaN, check_resume, clear_checkpoints, fit_stage
 from ..train.activations import cached_learner
@@ -83,7 +83,7 @@ def fit_learner(
     learn:Learner,        # From `build_learner`
     cfg:RunConfig,
     checkpoints:str|Path=None,  # Folder for the checkpoints of each stage, and to resume from; None writes none
-    *, pictures:str='',   # What tells the pictures apart; a checkpoint of others is refused
+    *, pictures:str='',   # What identifies the pictures; a checkpoint of others is refused
     say=noop,             # Takes a line on what a resumed run skips
 )->float:                 # The learning rate used
     "Train the head with a frozen body, then the body; from scratch there is nothing worth freezing."
@@ -124,7 +124,7 @@ def train_run(
 )->dict:                 # What stands in `metrics.json`
     "The main job: from the catalog `cfg.source` to the folder `cfg.out`."
     find_arch(cfg.arch)   # its name is checked before the catalog is read
-    unfinished = clear_for(cfg.out, 'config.json', UNFINISHED, source=cfg.source)/UNFINISHED
+    unfinished = output_folder(cfg.out, 'config.json', UNFINISHED, source=cfg.source)/UNFINISHED
     if not resume: clear_checkpoints(unfinished)
     elif unfinished.is_dir(): check_resume(unfinished, training_settings(cfg))
     else: say(f'nothing to go on from in {cfg.out}: it starts with the first epoch')
@@ -140,17 +140,18 @@ def train_run(
     check_learner(learn)
     lr = fit_learner(learn, cfg, unfinished, pictures=_tell_apart(df), say=say)
     last = learn.history.rows[-1]
-    say(f'road: {road(learn)}')
+    say(f'training: {training_summary(learn)}')
     say(f'{len(learn.history.rows)} epochs of {cfg.arch} at {cfg.size} px, rate {lr:.2g}: valid loss {last["valid_loss"]:.4f}')
     tagger = fit_tagger(learn)
     metrics = run_metrics(learn, tagger, df) | dict(split=split_summary(df, ready.audit), lr=lr,
                                                     seconds=round(time.perf_counter() - start, 1))
     save_run(cfg, learn, ready, metrics)
-    facts = dict(catalog=Path(cfg.source).name, pictures=len(df), training=metrics['road'], epochs=len(learn.history.rows), seed=cfg.seed)
+    facts = dict(catalog=Path(cfg.source).name, pictures=len(df), training=metrics['training'],
+                 epochs=len(learn.history.rows), seed=cfg.seed)
     try: save_bundle(tagger, Path(cfg.out)/'tagger', facts=facts, metrics=metrics['test'], words=ready.words)
     except CatalogError as e: say(f'no bundle was saved, learner.pkl is whole: {e}')
     clear_checkpoints(unfinished)
-    say('\nOn the test fold, beside the floors of predicting nothing and of always giving the commonest labels:')
+    say('\nOn the test fold, beside the baselines: predicting nothing, and always predicting the most frequent labels:')
     report_scores(pd.DataFrame(metrics['test']).T, say)
     say(f'\nsaved in {cfg.out} after {metrics["seconds"]:.0f} s')
     return metrics

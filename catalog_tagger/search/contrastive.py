@@ -21,7 +21,7 @@ from fastai.vision.all import *
 from ..core.files import CatalogError, atomic_path
 from ..core.table import check_columns
 from ..core.process import rng
-from ..core.extras import need
+from ..core.extras import import_optional
 from ..core.config import RunConfig
 from ..catalog.images import Prep
 from ..catalog.picture_cache import cache_pictures
@@ -42,7 +42,7 @@ def nt_xent(
     temperature:float=.2,  # Similarities are divided by it; the smaller, the more the nearest strangers count
 )->nn.Module:              # Takes embeddings, shape (2n, features), and which picture each is a view of, shape (2n,)
     "The normalised, temperature-scaled cross-entropy of SimCLR."
-    losses, reducers = [need(f'pytorch_metric_learning.{o}', 'contrastive learning') for o in ('losses', 'reducers')]
+    losses, reducers = [import_optional(f'pytorch_metric_learning.{o}', 'contrastive learning') for o in ('losses', 'reducers')]
     if not temperature > 0: raise CatalogError(f'temperature={temperature}, expected more than 0')
     return losses.SupConLoss(temperature=temperature, reducer=reducers.MeanReducer())
 

@@ -16,11 +16,11 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core.files import CatalogError, atomic_files, clear_for, strict_json, sweep, write_json
+from ..core.files import CatalogError, atomic_files, output_folder, strict_json, sweep, write_json
 from ..core.table import none_usable, read_table, rejected_table, write_table
 from ..core.process import progress, rng
 from ..core.records import Record
-from ..core.sealed import SUMS, read_sealed, seal, told_of
+from ..core.sealed import SUMS, read_sealed, seal, load_errors
 from ..core.jobs import check_counts, map_parts, part_facts, run_job
 from ..core.config import EmbedSettings, RunConfig
 from ..catalog.images import Prep
@@ -245,7 +245,7 @@ def embed_catalog(
     "Give every picture of `source` its vector and write them to `out`."
     if dtype not in ('float32', 'float16'): raise CatalogError(f'dtype={dtype!r}, expected float32 or float16')
     check_counts(bs=bs, chunk=chunk, dims=1 if dims is None else dims)
-    out, found = clear_for(out, 'embedder.json'), find_pictures(source)
+    out, found = output_folder(out, 'embedder.json'), find_pictures(source)
     facts = part_facts(embedder, found, dict(head=json.dumps(describe_layers(embedder.model[1])), bs=bs, chunk=chunk))
     fast = replace(embedder, model=serving_model(embedder.model, embedder.prep))
     def make(todo, workers): return map_parts(partial(_embed_batch, fast), todo, bs, workers, 'embed', _pack_vectors)
@@ -255,7 +255,7 @@ def embed_catalog(
 # %% ../../nbs/search/04_embed.ipynb #5a6d7b1a
 def load_embeddings(folder:str|Path)->Embeddings:
     "What `embed_catalog` wrote; whatever is wrong with it ends in `EmbeddingsError`, and no code in it is run."
-    with told_of(folder, EmbeddingsError):
+    with load_errors(folder, EmbeddingsError):
         files = read_sealed(folder, EMBEDDING_FILES, 'a folder of embeddings')
         vectors, ids = read_vectors(files)
         return Embeddings(vectors, ids, read_embedder(files, vectors.shape[1]), read_rejected(files))

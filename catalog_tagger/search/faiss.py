@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.files import CatalogError
 from ..core.process import rng
-from ..core.extras import need
+from ..core.extras import import_optional
 
 # %% auto #0
 __all__ = ['KINDS', 'start_settings', 'vector_blocks', 'make_structure', 'set_effort']
@@ -47,7 +47,7 @@ def make_structure(kind:str, settings:Mapping[str, int], vectors, centroids=None
     if kind == 'exact': return None
     if kind == 'ivf_pq' and len(vectors) < 256:
         raise CatalogError(f'ivf_pq learns 256 codes and there are {len(vectors)} vectors; use exact')
-    faiss = need('faiss', kind, "build the index with kind='exact'")
+    faiss = import_optional('faiss', kind, "build the index with kind='exact'")
     structure = faiss.index_factory(vectors.shape[1], _recipe(kind, settings), faiss.METRIC_INNER_PRODUCT)
     threads = faiss.omp_get_max_threads()
     if 'cells' in settings: _train(structure, vectors, centroids, settings['cells'], seed)

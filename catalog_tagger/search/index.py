@@ -14,12 +14,12 @@ from typing import Literal
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, atomic_files, clear_for, strict_json, write_json
+from ..core.files import CatalogError, atomic_files, output_folder, strict_json, write_json
 from ..core.table import check_columns, check_table, json_rows, read_table, rejected_table, write_table
 from ..core.config import ANSWERS, IndexSettings, RunConfig
 from ..core.process import rng
 from ..core.records import Finite, Positive, Record, Share, as_type, check_format
-from ..core.sealed import SUMS, read_array, read_sealed, seal, told_of
+from ..core.sealed import SUMS, read_array, read_sealed, seal, load_errors
 from ..catalog.query import choose_rows
 from .vectors import EmbeddingsError, check_ids, read_vectors, unit_vectors
 from .retrieval import group_codes, row_numbers, top_columns
@@ -324,7 +324,7 @@ def save(
     folder:str|Path,   # Where it shall stand
 )->Path:
     "Write the index as arrays and JSON; the structure of FAISS is made again when it is loaded."
-    folder = clear_for(folder, 'index.json', 'embedder.json'); columns = _plain_columns(self.table)
+    folder = output_folder(folder, 'index.json', 'embedder.json'); columns = _plain_columns(self.table)
     with atomic_files(folder, INDEX_FILES) as d:
         np.save(d/'vectors.npy', self.vectors, allow_pickle=False); write_json(d/'ids.json', self.table['image'].tolist())
         IndexFacts(INDEX_FORMAT, self.kind, self.settings, self.recall, columns).save(d/'index.json')
@@ -393,7 +393,7 @@ def _read_embedder(files:Mapping[str, bytes], d:int):
 @patch(cls_method=True)
 def load(cls:SimilarIndex, folder:str|Path)->SimilarIndex:
     "The index that `save` left in `folder`; whatever is wrong with it ends in `EmbeddingsError`, and no code in it is run."
-    with told_of(folder, EmbeddingsError):
+    with load_errors(folder, EmbeddingsError):
         files = read_sealed(folder, INDEX_FILES, 'an index', ('centroids.npy', 'embedder.json', 'model.safetensors'))
         vectors, ids = read_vectors(files)
         facts = _read_facts(files['index.json']); centroids = _read_centroids(files, facts.settings, vectors.shape[1])

@@ -15,7 +15,7 @@ import numpy as np, torch
 from fastai.vision.all import *
 
 from ..core.files import CatalogError
-from ..core.extras import need
+from ..core.extras import import_optional
 from ..core.config import RunConfig
 from ..train.backbones import find_arch, main_head
 from ..train.heads import UnitLength
@@ -66,7 +66,7 @@ class SharedRule:
         return shared.new_tensor(torch.nan).where((shared > 0) & (shared < least[:, None]), (shared > 0).float())
 
 # %% ../../nbs/search/06_triplets.ipynb #a545ec12
-def _metric(module:str)->ModuleType: return need(f'pytorch_metric_learning.{module}', 'metric learning')
+def _metric(module:str)->ModuleType: return import_optional(f'pytorch_metric_learning.{module}', 'metric learning')
 
 def _distances(emb:Tensor, distance=None)->Tensor:
     "Distances within a batch by pytorch-metric-learning, None is Euclidean on vectors of length 1; a similarity counts as its negative."

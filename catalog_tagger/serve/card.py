@@ -23,7 +23,7 @@ def _label_rows(space:LabelSpace):
 
 # %% ../../nbs/serve/08_card.ipynb #06e42704
 _SCORES = ('score', 'low', 'high', 'nothing', 'commonest')
-_SCORE_HEAD = ('on test', 'score', 'from', 'to', 'predict nothing', 'the commonest', 'what it is')
+_SCORE_HEAD = ('on test', 'score', 'from', 'to', 'predict nothing', 'most frequent', 'what it is')
 _LIMITS = '''- It answers with these labels and no other. A picture of something else gets them too.
 - The scores are of the test fold of the catalog that it was trained on. Another shop, camera or season brings lower ones:
   score it there before you rely on it.
@@ -51,7 +51,7 @@ pictures at {h}x{w} px in, a score for each of {len(space.vocab)} labels out.
 ## Scores
 
 On pictures that it has not seen, with a 95 % bootstrap interval where there is one, beside a model that predicts nothing
-and one that always predicts the commonest labels.
+and one that always predicts the most frequent labels.
 
 {_card_table(_SCORE_HEAD, [_score_row(*o) for o in d["metrics"].items()])}
 ## Labels, with their train pictures
@@ -65,7 +65,7 @@ tagger = Tagger.load('path/of/this/folder')
 tagger.predict('picture.jpg')
 ```
 
-No code of this folder is run. `sha256sum -c SHA256SUMS` tells whether it is whole.
+No code of this folder is run. `sha256sum -c SHA256SUMS` tells whether it is complete.
 
 ## Limits
 

@@ -79,7 +79,7 @@ def published(
     *, of:str=None,         # As in `coverage_curve`
     min_score=.5,           # Likewise
 )->tuple[int, int, float]:  # How many are right, how many there are, and their share of those of which something is said
-    "What becomes of a promise: the pictures published at `limit`, and how many of them are right."
+    "What a promise is worth on other pictures: the pictures published at `limit`, and how many of them are right."
     sure, right = _judged(scores, targs, space, min_score, of)
     out = sure >= (np.inf if limit is None else limit)
     return int((out & right).sum()), int(out.sum()), out.sum()/max(len(sure), 1)

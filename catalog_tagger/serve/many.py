@@ -16,7 +16,7 @@ from ..core.files import CatalogError, atomic_path, check_target
 from ..core.table import rejected_table
 from ..core.process import progress
 from ..core.jobs import check_counts, map_parts, part_facts, run_job
-from ..core.extras import need
+from ..core.extras import import_optional
 from ..core.config import RunConfig
 from ..catalog.picture_files import find_pictures, open_pictures
 from .review import QUEUE_COLUMNS, review_queue
@@ -78,7 +78,7 @@ def _read_part_rows(path:Path)->pd.DataFrame:
 # %% ../../nbs/serve/13_many.ipynb #807163fe
 def _arrow():
     "pyarrow and its part for Parquet."
-    return [need(o, 'Parquet', 'give a name that ends in .csv') for o in ('pyarrow', 'pyarrow.parquet')]
+    return [import_optional(o, 'Parquet', 'give a name that ends in .csv') for o in ('pyarrow', 'pyarrow.parquet')]
 
 def _column_names(path:Path)->list[str]:
     "Names of the columns of the table at `path`, none if it is no table."
@@ -212,7 +212,7 @@ def tag_many_ray(
     **options,                           # What else `predict` takes
 )->tuple[int, pd.DataFrame]:             # As from `tag_many`
     "`tag_many` on a Ray cluster: the one that is connected, the one that RAY_ADDRESS names, else one on this machine."
-    need('ray.data', 'tagging on a cluster'); import ray
+    import_optional('ray.data', 'tagging on a cluster'); import ray
     def make(options, review):
         def tag_parts(todo, workers):
             if not todo: return

@@ -83,10 +83,10 @@ class Mode:
 # %% ../../nbs/serve/02a_modes.ipynb #384550f1
 MODES = {
     'balanced': Mode('best F1 of each tag', each_tag(f1_cut)),
-    'high_precision': Mode('rather unsure than wrong', each_tag(precision_cut), limit=precision_cut),
-    'high_recall': Mode('rather a tag too many', each_tag(recall_cut)),
+    'high_precision': Mode('unsure rather than wrong', each_tag(precision_cut), limit=precision_cut),
+    'high_recall': Mode('a tag too many rather than one missed', each_tag(recall_cut)),
     'micro_f1': Mode('one threshold for all tags', all_tags(f1_cut)),
-    'macro_f1': Mode('one threshold, rare tags weigh alike', macro_cut),
+    'macro_f1': Mode('one threshold, every tag counts alike', macro_cut),
     'top_k': Mode('the best tags, whatever their score', lambda *_, **__: 0., k=3)}
 
 DEFAULT_MODE = 'balanced'   # Of `decide`, and of what is promised

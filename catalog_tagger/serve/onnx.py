@@ -12,7 +12,7 @@ import numpy as np, pandas as pd, torch
 
 from ..core.files import CatalogError, atomic_files, atomic_path, write_json
 from ..core.table import write_table
-from ..core.extras import need
+from ..core.extras import import_optional
 from ..catalog.images import OPENING_VERSION
 from .modes import DEFAULT_MODE
 from .tagger import Tagger
@@ -74,7 +74,7 @@ def export_onnx(
 )->float|None:        # The largest gap to torch's scores on noise, below 1e-4; None where onnxruntime is not installed
     "Write the model as an ONNX graph from prepared pictures to scores, with the rules of its input and its labels; all or nothing."
     path = Path(path)
-    for o in ('onnx', 'onnxscript'): need(o, 'ONNX')
+    for o in ('onnx', 'onnxscript'): import_optional(o, 'ONNX')
     if path.suffix != '.onnx': raise CatalogError(f'{str(path)!r}: expected a file that ends in .onnx')
     graph, x = _Graph(tagger).eval(), torch.randn(3, 3, *tagger.prep.size, generator=torch.Generator().manual_seed(0))
     program = torch.onnx.export(graph, (x,), dynamo=True, opset_version=ONNX_OPSET, input_names=['picture'], output_names=['scores'],
@@ -102,7 +102,7 @@ def quantise_onnx(
 )->Path:                 # `<name>.int8.onnx` beside `path`
     "Write the graph with weights and activations of 8 bits, scaled for each channel: smaller and faster, with scores of its own."
     path = Path(path); out = path.with_suffix('.int8.onnx')
-    onnx, q, shapes = [need(o, 'ONNX') for o in ('onnx', 'onnxruntime.quantization', 'onnxruntime.quantization.shape_inference')]
+    onnx, q, shapes = [import_optional(o, 'ONNX') for o in ('onnx', 'onnxruntime.quantization', 'onnxruntime.quantization.shape_inference')]
     if not path.is_file(): raise CatalogError(f'{path} is not there; write it by export_onnx')
     if not len(pictures): raise CatalogError('no pictures to calibrate on; give some 64 of the train fold')
     with tempfile.TemporaryDirectory() as d, atomic_path(out) as tmp:

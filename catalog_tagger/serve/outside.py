@@ -24,13 +24,13 @@ def _directions(features)->np.ndarray:
 
 @dataclass(frozen=True)
 class Outside:
-    "How much of a picture the model has no notion of."
+    "An out-of-distribution score on pooled features (ViM residual)."
     mean:np.ndarray     # Of the features of train, each brought to length 1; shape (features,)
     weight:np.ndarray   # Main directions around it, shape (≤ 64, features)
     limit:float         # More than this is outside
 
     def distance(self, features:np.ndarray)->np.ndarray:  # Shape (pictures,)
-        "What is left of each row of `features` beside the main directions of train."
+        "Length of each row of `features` outside the main directions of train."
         x = _directions(features)
         if x.shape[1:] != self.mean.shape: raise CatalogError(f'features have shape {x.shape}, expected (pictures, {len(self.mean)})')
         x = x - self.mean

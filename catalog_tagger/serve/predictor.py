@@ -45,7 +45,8 @@ def as_pictures(
     if isinstance(items, pd.Series) and 'image' in items.index: return [items['image']], False
     if hasattr(items, '_fields') and hasattr(items, 'image'): return [items.image], False    # a row of `itertuples`
     if isinstance(items, np.ndarray) or hasattr(items, 'detach'): return (list(items), True) if items.ndim == 4 else ([items], False)
-    if isinstance(items, (str, bytes, Path, Image.Image)) or not isinstance(items, Iterable): return [items], False
+    alone = isinstance(items, (str, bytes, Path, Image.Image)) or hasattr(items, 'read') or not isinstance(items, Iterable)
+    if alone: return [items], False
     return list(items), True
 
 # %% ../../nbs/serve/01_predictor.ipynb #9fbbc853
@@ -75,10 +76,10 @@ class Predictor(ShowsFacts):
         *, space:LabelSpace=None,  # Labels of its outputs; None takes those of `learn.dls`
         prep:Prep=None,          # How pictures came to its model; None takes that of `learn.dls`
     )->Predictor:
-        "The predictor of a learner, whose scores are those of its `get_preds`, or `CatalogError` says why they cannot be."
-        from catalog_tagger.train.learner import learned_by    # brings fastai, which a learner has brought before
+        "The predictor of a learner: with `tta=1` its scores are those of `get_preds`, or `CatalogError` says why they cannot be."
+        from catalog_tagger.train.learner import facts_of, learned_by    # brings fastai, which a learner has brought before
         learn, space, prep, activation = learned_by(learn, space, prep)
-        return cls(learn.model, space, prep, activation, getattr(getattr(learn, 'facts', None), 'tta', 1))
+        return cls(learn.model, space, prep, activation, facts_of(learn).tta)
 
     def _facts(self)->dict[str, str]:
         n = sum(o.numel() for o in self.model.parameters())

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from ..core.files import CatalogError, atomic_files, finish_save, strict_json, write_json
 from ..core.process import package_versions
 from ..core.records import Finite, Record, check_format
-from ..core.sealed import SUMS, read_sealed, seal, told_of
+from ..core.sealed import SUMS, read_sealed, seal, load_errors
 from ..core.config import RunConfig
 from ..core.table import first_few
 from ..catalog.images import Prep
@@ -54,13 +54,14 @@ class Tagger(Predictor):
     @classmethod
     def from_learner(cls, learn, *, space:LabelSpace=None, prep:Prep=None)->Tagger:   # As in `Predictor.from_learner`
         "The tagger of a learner, without a decision."
-        return replace(super().from_learner(learn, space=space, prep=prep), arch=getattr(getattr(learn, 'facts', None), 'arch', None))
+        from catalog_tagger.train.learner import facts_of    # brings fastai, which a learner has brought before
+        return replace(super().from_learner(learn, space=space, prep=prep), arch=facts_of(learn).arch)
 
     def _facts(self)->dict[str, str]:
         scores = {k: f'{o["score"]:.3f}' for k, o in self.metrics.items() if o['score'] is not None}
         return dict(backbone=self.arch or 'of your own') | super()._facts() | dict(
             modes='none: the best tags, without thresholds' if self.decision is None else ', '.join(self.decision.modes),
-            trained=first_few(self.facts) or 'not told', test=first_few(scores, 3) or 'not scored')
+            trained=first_few(self.facts) or 'not recorded', test=first_few(scores, 3) or 'not scored')
 
     def answers(
         self,
@@ -95,6 +96,13 @@ def check_reviewable(predictor:Predictor):
 # %% ../../nbs/serve/10_tagger.ipynb #19012bc0
 def _pool_features(x:torch.Tensor)->torch.Tensor: return x.mean((2, 3)) if x.ndim == 4 else x
 
+def _body_and_head(model:torch.nn.Module)->tuple[torch.nn.Module, torch.nn.Sequential]:
+    "The body of `model` and what follows; raise `CatalogError` where they are not all of it."
+    if type(model) is not torch.nn.Sequential or len(model) < 2 or model._forward_hooks or model._forward_pre_hooks:
+        raise CatalogError(f'the model is {type(model).__name__} with {len(list(model.children()))} parts, expected a plain '
+                           'nn.Sequential(body, head) without hooks of its own')
+    return model[0], model[1:]
+
 @patch
 @torch.inference_mode()
 def features(
@@ -103,13 +111,14 @@ def features(
     bs:int=RunConfig.bs,  # Pictures at a time
 )->np.ndarray:            # Shape (pictures, features)
     "What the body sees in each picture, averaged over its surface: what `fit_outside` measures distances in."
-    return np.concatenate([_pool_features(self.model[0](x)).cpu().numpy() for x in self.batches(items, bs, 'features')])
+    body, _ = _body_and_head(self.model)
+    return np.concatenate([_pool_features(body(x)).cpu().numpy() for x in self.batches(items, bs, 'features')])
 
 @patch
 @torch.inference_mode()
 def scores_and_features(self:Tagger, items, bs:int=RunConfig.bs)->tuple[np.ndarray, np.ndarray]:
     "`scores` and `features` in one pass: each picture is opened once and goes through the body once for each view."
-    body, head = self.model[0], self.model[1:]
+    body, head = _body_and_head(self.model)
     scores, features = [], []
     for x in self.batches(items, bs):
         seen = [body(o) for o in tta_views(x, self.tta)]    # the first view is the plain one
@@ -150,7 +159,10 @@ def save_bundle(
     t = learn if isinstance(learn, Tagger) else Tagger.from_learner(learn)
     t = replace(t, **{k: o for k, o in given.items() if o is not None})
     if t.arch is None: raise CatalogError('the backbone is not known: save the learner itself, or a Tagger with `arch`')
-    model = torch.nn.Sequential(t.model[0], main_head(t.model[1]))
+    body, head = _body_and_head(t.model)
+    if len(head) > 1:
+        raise CatalogError(f'the model has {1 + len(head)} parts, a bundle holds two: let the head have all that follows the body')
+    model = torch.nn.Sequential(body, main_head(head[0]))
     d = _manifest(t, describe_layers(model[1]))
     outside = t.decision.outside if isinstance(t.decision, Decision) else None
     arrays = t.arrays | ({} if outside is None else outside.arrays())
@@ -161,7 +173,7 @@ def save_bundle(
         write_json(tmp/'tagger.json', d)
         (tmp/'README.md').write_text(model_card(d, t.space), encoding='utf-8')
         seal(tmp, BUNDLE_FILES)
-        _check_alike(Tagger.load(tmp).model, model, t.prep.size)
+        _check_alike(Tagger.load(tmp).model, t.model, t.prep.size)
     return Path(folder)
 
 # %% ../../nbs/serve/10_tagger.ipynb #250de26e
@@ -200,7 +212,7 @@ def find_bundle(run:str|Path)->Path|None:
 @patch(cls_method=True)
 def load(cls:Tagger, path:str|Path)->Tagger:
     "The tagger that `save_bundle` left in the folder `path`; whatever is wrong with it ends in `BundleError`, and no code in it is run."
-    with told_of(path, BundleError):
+    with load_errors(path, BundleError):
         files = read_sealed(path, BUNDLE_FILES, 'a bundle'); m = _read_manifest(files['tagger.json'])
         model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab))
         decision = m.decision and replace(m.decision, outside=outside_from_arrays(arrays))

@@ -12,7 +12,6 @@ from itertools import takewhile
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch
-from fastai.callback.fp16 import NonNativeMixedPrecision
 from fastai.vision.all import *
 
 from ..core.files import CatalogError, atomic_path, file_stamp
@@ -21,7 +20,7 @@ from ..core.config import RunConfig
 from ..catalog.picture_cache import cache_folder
 from .backbones import body_children, main_head
 from .data import CatalogDLs, source_targets
-from .learner import FrozenStats, History, MetricsAgree
+from .learner import FrozenStats, History, MetricsAgree, half_precision
 
 # %% auto #0
 __all__ = ['split_points', 'split_at', 'Activations', 'ActivationDL', 'ActivationDLs', 'check_precision', 'cached_learner']
@@ -115,7 +114,7 @@ def _net_digest(net:nn.Module)->str:
     return h.hexdigest()
 
 def _pictures(items)->list:
-    "What tells the pictures apart: the digests of their audit, else the stamp of each file."
+    "What identifies the pictures: the digests of their audit, else the stamp of each file."
     if isinstance(items, pd.DataFrame) and 'digest' in items: return list(items['digest'])
     paths = items['image'] if isinstance(items, pd.DataFrame) else items
     return list(map(file_stamp, paths))
@@ -172,8 +171,7 @@ class ActivationDLs(CatalogDLs):
 # %% ../../nbs/train/08_activations.ipynb #a9b89954
 def check_precision(learn:Learner)->None:
     "Raise `CatalogError` if `learn` is to train in half precision on a CPU."
-    half = L(learn.cbs).filter(lambda o: isinstance(o, (MixedPrecision, NonNativeMixedPrecision)))
-    if half and learn.dls.device.type == 'cpu':
+    if half_precision(learn) and learn.dls.device.type == 'cpu':
         raise CatalogError('half precision is refused on a CPU: float16 does nothing there, '
                            'and bfloat16 without hardware for it is tens of times slower; call learn.to_fp32()')
 

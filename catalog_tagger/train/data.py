@@ -14,14 +14,14 @@ from fastai.vision.all import *
 from ..core.files import CatalogError
 from ..core.table import ShowsFacts, check_columns
 from ..core.config import RunConfig
-from ..catalog.images import Prep, fit_image, open_image, open_named
+from ..catalog.images import Prep, fit_image, item_name, open_image, open_named
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
 
 # %% auto #0
 __all__ = ['CatalogImage', 'OpenImage', 'FitImage', 'train_tfms', 'CatalogDLs', 'picture_block', 'label_block', 'crop_size',
            'CatalogBlock', 'catalog_block', 'source_pictures', 'source_targets', 'PictureCacheDL', 'random_crops',
-           'catalog_dls', 'first_valid', 'check_served']
+           'catalog_dls', 'some_rows', 'one_batch_dl', 'check_served']
 
 # %% ../../nbs/train/04_data.ipynb #750015a9
 class CatalogImage(PILImage):
@@ -164,14 +164,14 @@ def _opening(tl:TfmdLists)->list:
 
 def source_pictures(
     ds:Datasets,   # Of fastai, such as `dls.valid_ds`, with pictures as inputs
-    n:int=None,    # How many; None for all
+    idxs:Iterable[int]=None,  # Which; None for all
 )->list:           # Paths, bytes, arrays or PIL pictures
-    "What the first `n` pictures of `ds` are opened from."
+    "What the pictures of `ds` are opened from."
     if not isinstance(ds, Datasets):
         raise CatalogError(f'{type(ds).__name__} is no Datasets of fastai: build the DataLoaders with a DataBlock')
     tl = ds.tls[0]
     before = _opening(tl) if len(tl) else []
-    return [compose_tfms(L.__getitem__(tl, i), before) for i in range(len(tl) if n is None else min(n, len(tl)))]
+    return [compose_tfms(L.__getitem__(tl, i), before) for i in (range(len(tl)) if idxs is None else idxs)]
 
 def source_targets(
     ds:Datasets,  # With one target
@@ -249,44 +249,53 @@ def catalog_dls(
 )->CatalogDLs:                              # `train` and `valid`, with `space` and `prep` as attributes
     "The `DataLoaders` of a labelled and split catalog; `dls.test_dl(df, with_labels=True)` opens any other table the same way."
     df = check_columns(df, *([] if get_y else ['labels']), *(['split'] if splitter is _train_valid_rows else []))
-    n = [len(o) for o in splitter(df)]
+    folds = splitter(df); n = [len(o) for o in folds]
     if n[0] < 2 or n[1] < 1: raise CatalogError(f'train has {n[0]} pictures and valid {n[1]}, expected at least 2 and 1')
-    if space.is_single and len(space.vocab) < 2: raise CatalogError(f'{space.vocab[0]!r} is the only label: there is nothing to tell apart')
+    if space.is_single and len(space.vocab) < 2: raise CatalogError(f'{space.vocab[0]!r} is the only label: there is nothing to learn')
     unknown = sorted({l for o in df['labels'] for l in o} - set(space.vocab)) if get_y is None else []
     if unknown: raise CatalogError(f'labels {unknown[:3]} are not in the label space; call apply_labels(df, space) first')
-    block = catalog_block(space, prep, splitter=splitter, get_y=get_y, **kwargs)
+    block = catalog_block(space, prep, splitter=lambda _: folds, get_y=get_y, **kwargs)
     dls = block.dataloaders(df, bs=min(bs, n[0]), num_workers=num_workers, device=device)
     return dls if cache is None else _cached(dls, cache, **kwargs)
 
 # %% ../../nbs/train/04_data.ipynb #c9b1e057
-def first_valid(
-    dls:DataLoaders,  # Of fastai, with pictures as inputs
-    n:int=4,          # Pictures at most
-)->tuple[list, TfmdDL]:
-    "What the first pictures of valid are opened from, and one batch of them; of an exported learner, which has none, a picture of noise."
-    some = source_pictures(dls.valid_ds, n)
-    if not some: return [_noise()], dls.test_dl([_noise()], bs=1)
-    return some, dls.valid.new(n=len(some), bs=len(some), shuffle=False, drop_last=False, num_workers=0)
+def some_rows(n:int, most:int=16)->list[int]:
+    "At most `most` of `n` rows, evenly spaced from the first to the last."
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int)).tolist()
+
+def one_batch_dl(dl:DataLoader, idxs:list[int])->DataLoader:
+    "`dl` for these rows alone, in one batch."
+    return dl.new(n=len(idxs), get_idxs=lambda: idxs, bs=len(idxs), shuffle=False, drop_last=False, num_workers=0)
+
+def _some_valid(dls:DataLoaders)->tuple[list, TfmdDL]:
+    "What pictures from all over valid are opened from, and a batch of them; of an exported learner, which has none, a picture of noise."
+    idxs = some_rows(len(dls.valid_ds))
+    if not idxs: return [_noise()], dls.test_dl([_noise()], bs=1)
+    return source_pictures(dls.valid_ds, idxs), one_batch_dl(dls.valid, idxs)
 
 def check_served(
     dls:DataLoaders,   # Of fastai, with pictures as inputs
     space:LabelSpace,  # The labels that a tagger would give
     prep:Prep,         # How a tagger would bring a picture to the model
-):
-    "Raise `CatalogError` unless `dls` has the labels of `space`, and its first valid pictures reach the model as `prep` brings them there."
+)->tuple[TfmdDL, Tensor]:   # A batch of valid, and its pictures as `prep` makes them
+    "Raise `CatalogError` unless `dls` has the labels of `space`, and pictures from all over valid reach the model as by `prep`."
     if (vocab := list(getattr(dls, 'vocab', space.vocab))) != space.vocab:
         raise CatalogError(f'the labels of the DataLoaders begin with {vocab[:3]}, those of the label space with {space.vocab[:3]}: '
                            'both need the same labels in the same order, as label_block(space) brings them')
-    some, dl = first_valid(dls)
-    theirs, ours = dl.one_batch()[0], torch.from_numpy(np.stack([prep(o) for o in some]))
+    with no_random():
+        some, dl = _some_valid(dls)
+        theirs, ours = dl.one_batch()[0], torch.from_numpy(np.stack([prep(o) for o in some]))
     if theirs.shape != ours.shape:
         raise CatalogError(f'valid pictures reach the model as {tuple(theirs.shape[1:])}, those of a tagger as {tuple(ours.shape[1:])}: '
                            f'give a Prep of that size, or resize valid pictures to {prep.size}')
     gap = (theirs.as_subclass(Tensor).cpu() - ours).abs().flatten(1).max(1).values
     if gap.max() > 1e-3:
         tfms = [o.name.split()[0] for o in [*dls.valid.after_item, *dls.valid.after_batch] if o.split_idx != 0]
-        raise CatalogError(f'valid picture {gap.argmax()} reaches the model otherwise than it would from {prep}, by up to {gap.max():.2g}: '
+        i = gap.argmax().item()
+        raise CatalogError(f'valid picture {item_name(some[i], i)} reaches the model otherwise than it would from {prep}, '
+                           f'by up to {gap.max():.2g}: '
                            f'valid goes through {", ".join(tfms)}; give what is for training alone a split_idx of 0, and open pictures '
                            'with picture_block(prep)')
+    return dl, ours
 
 def _noise()->Image.Image: return Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 48, 3), dtype=np.uint8))

@@ -43,7 +43,7 @@ def _describe(m:nn.Module)->dict:
     known = type(m) in (ConcatPool, UnitLength) or type(m).__module__.split('.')[0] in ('torch', 'timm', 'fastai') and name in _LAYERS
     size = getattr(m, 'size' if name == 'ConcatPool' else 'output_size', 1)
     if not known or size not in (1, (1, 1)) or getattr(m, 'full', False):
-        raise CatalogError(f'the head holds {m!r:.80}, which cannot be told in a list of layers; known are {", ".join(_LAYERS)}, '
+        raise CatalogError(f'the head holds {m!r:.80}, which cannot be described as a list of layers; known are {", ".join(_LAYERS)}, '
                            'pools to 1x1, in nn.Sequential')
     return dict(layer=name) | {k: m.bias is not None if k == 'bias' else getattr(m, k) for k in _LAYERS[name][1]}
 

@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np, pandas as pd, torch, torchvision
+import pandas as pd, torch, torchvision
 from fastai.callback.fp16 import NonNativeMixedPrecision
 from fastai.vision.all import *
 
@@ -22,12 +22,12 @@ from .backbones import (
 from .weights import read_weights
 from .losses import AuxLoss, ReadByLabels, find_activation, find_loss, find_optimiser, to_scores
 from .fastai_metrics import DominantRecall, RecallAtK, check_metrics
-from .data import CatalogDLs, check_served, first_valid
+from .data import CatalogDLs, check_served, one_batch_dl, some_rows
 
 # %% auto #0
 __all__ = ['stage_name', 'is_training', 'is_skipped', 'History', 'FrozenStats', 'catalog_model', 'own_model', 'TrainFacts',
-           'check_stats', 'MetricsAgree', 'body_learner', 'catalog_learner', 'whole_learner', 'learned_by',
-           'count_parameters', 'road']
+           'facts_of', 'check_stats', 'MetricsAgree', 'body_learner', 'catalog_learner', 'whole_learner',
+           'half_precision', 'learned_by', 'count_parameters', 'training_summary']
 
 # %% ../../nbs/train/05_learner.ipynb #15e65561
 def stage_name(learn:Learner)->str:
@@ -145,6 +145,10 @@ class TrainFacts:
     rate_curve:pd.DataFrame|None=None  # Of the search for a rate, from `suggest_rate`, where there was one
     joined:Learner|None=None           # Of a cached learner: the learner whose upper part it trains
 
+def facts_of(learn:Learner)->TrainFacts:
+    "What is known of a learner; of one that fastai made, nothing."
+    return getattr(learn, 'facts', None) or TrainFacts(None, False)
+
 # %% ../../nbs/train/05_learner.ipynb #f1f2900d
 def _default_metrics(space)->list:
     "Scores that do not mislead: accuracy where a picture has one label, recall@3 and dominant-label recall where it has many."
@@ -171,7 +175,6 @@ def _catalog_dls(dls:DataLoaders, space:LabelSpace|None, prep:Prep|None)->Catalo
     if space is None or prep is None:
         raise CatalogError('these DataLoaders do not say their labels and how pictures come in: give space= (LabelSpace) and prep= '
                            '(arch_prep(arch, size)), or build them with catalog_dls')
-    check_served(dls, space, prep)
     return dls if isinstance(dls, CatalogDLs) and (dls.space, dls.prep) == (space, prep) else \
         CatalogDLs(*dls.loaders, space=space, prep=prep, path=dls.path, device=dls.device)
 
@@ -245,6 +248,7 @@ def catalog_learner(
     "A fastai `Learner` on a catalog, its body frozen with its statistics when pretrained."
     _check_names(kwargs)
     dls = _catalog_dls(dls, space, prep); space, prep = dls.space, dls.prep
+    check_served(dls, space, prep)
     pretrained = pretrained and weights not in (None, 'none'); head = ifnone(custom_head, head)
     if isinstance(arch, nn.Module): name, model = None, own_model(arch, len(space.vocab), prep.size, head=head, dropout=dropout)
     else:
@@ -262,29 +266,41 @@ def catalog_learner(
 # %% ../../nbs/train/05_learner.ipynb #40b8c6d1
 def whole_learner(learn:Learner)->Learner:
     "The learner that has the whole model and its pictures: `learn`, or the one that a cached learner was made from."
-    return getattr(getattr(learn, 'facts', None), 'joined', None) or learn
+    return facts_of(learn).joined or learn
+
+def half_precision(learn:Learner)->L:
+    "The callbacks of `learn` that train in half precision."
+    return L(learn.cbs).filter(lambda o: isinstance(o, (MixedPrecision, NonNativeMixedPrecision)))
 
 @contextmanager
 def _unnoticed(learn:Learner):
-    "What `learn` is asked in the block leaves no trace: no bar, no metric, no half precision, and its recorder as it was."
-    metrics, recorded, half = learn.metrics, dict(vars(learn.recorder)), L(learn.cbs).filter(_is_half)
+    "What `learn` is asked in the block leaves no trace: no bar, no metric, no half precision, its recorder and random numbers as before."
+    metrics, recorded = learn.metrics, dict(vars(learn.recorder))
     learn.metrics = []
     try:
-        with learn.no_bar(), learn.removed_cbs(half): yield
+        with learn.no_bar(), no_random(), learn.removed_cbs(half_precision(learn)): yield
     finally: learn.metrics = metrics; vars(learn.recorder).update(recorded)
 
-def _is_half(cb:Callback)->bool: return isinstance(cb, (MixedPrecision, NonNativeMixedPrecision))
-
-def _check_answers(learn:Learner, space:LabelSpace, prep:Prep, activation:str):
-    "Raise `CatalogError` unless `get_preds` gives what the model alone makes of the first valid pictures."
-    pictures, dl = first_valid(learn.dls)
+def _check_answers(learn:Learner, dl:DataLoader, ours:Tensor, eps:float=1e-3):
+    "Raise `CatalogError` unless `get_preds` gives for `dl` the scores `ours`, which the model alone makes of its pictures."
     with _unnoticed(learn): theirs = learn.get_preds(dl=dl)[0]
-    x = torch.from_numpy(np.stack([prep(o) for o in pictures])).to(next(learn.model.parameters()).device)
-    with torch.inference_mode(): ours = to_scores(learn.model.eval()(x), space, activation).cpu()
-    if (gap := (theirs - ours).abs().max()) > 1e-3:
-        own = [o.name for o in learn.cbs if type(o) not in (*defaults.callbacks, History, FrozenStats, MetricsAgree, ProgressCallback)]
-        raise CatalogError(f'get_preds gives other scores than the model alone, by up to {gap:.2g}, and a tagger has the model alone: '
-                           f'let callbacks change pictures and answers in training only (here: {", ".join(own) or "none"})')
+    same = theirs.shape == ours.shape
+    if same and (gap := (theirs - ours).abs().max()) <= eps: return
+    why = f'by up to {gap:.2g}' if same else f'{tuple(theirs.shape)} and not {tuple(ours.shape)}'
+    own = [o.name for o in learn.cbs if type(o) not in (*defaults.callbacks, History, FrozenStats, MetricsAgree, ProgressCallback)]
+    raise CatalogError(f'get_preds gives other scores than the model alone, {why}, and a tagger has the model alone: '
+                       f'let callbacks change pictures and answers in training only (here: {", ".join(own) or "none"})')
+
+def _check_cached(cached:Learner, learn:Learner, ours:Tensor):
+    "Raise `CatalogError` unless a learner on cached activations answers as the one that it was made from does."
+    n = len(cached.dls.valid.dataset)
+    try:
+        if n != len(learn.dls.valid_ds): raise CatalogError(f'it has {n} valid pictures, the other {len(learn.dls.valid_ds)}')
+        with no_random(): dl = one_batch_dl(cached.dls.valid, some_rows(n))
+        _check_answers(cached, dl, ours, 1e-2)    # activations are kept in half precision
+    except CatalogError as e:
+        raise CatalogError(f'the cached learner and the one that it was made from (facts.joined) answer differently: {e}. '
+                           'Change model, loss and data of the latter, then call cached_learner again') from None
 
 def learned_by(
     learn:Learner,     # Of fastai, with pictures as inputs
@@ -293,15 +309,17 @@ def learned_by(
 )->tuple[Learner, LabelSpace, Prep, str]:  # The learner that has the whole model, its labels, its `Prep`, its activation (`to_scores`)
     "What a tagger needs of `learn`; raise `CatalogError` where a tagger would give other scores than `get_preds`."
     if not isinstance(learn, Learner): raise CatalogError(f'{type(learn).__name__} is no learner of fastai')
-    learn = whole_learner(learn)
+    cached, learn = learn, whole_learner(learn)
     dls = _catalog_dls(learn.dls, space, prep)
-    device, x = next(learn.model.parameters()).device, torch.zeros(1, 3, *dls.prep.size)
-    with torch.inference_mode(): out = learn.model.eval()(x.to(device))
-    if out.shape != (1, len(dls.space.vocab)):
-        raise CatalogError(f'the model gives {tuple(out.shape[1:])} numbers a picture, expected one for each of '
+    dl, x = check_served(dls, dls.space, dls.prep)
+    with torch.inference_mode(): logits = learn.model.eval()(x.to(next(learn.model.parameters()).device))
+    if logits.shape != (len(x), len(dls.space.vocab)):
+        raise CatalogError(f'the model gives {tuple(logits.shape[1:])} numbers a picture, expected one for each of '
                            f'{len(dls.space.vocab)} labels')
     activation = find_activation(learn.loss_func, dls.space)
-    _check_answers(learn, dls.space, dls.prep, activation)
+    with torch.inference_mode(): ours = to_scores(logits, dls.space, activation).cpu()
+    _check_answers(learn, dl, ours)
+    if cached is not learn: _check_cached(cached, learn, ours)
     return learn, dls.space, dls.prep, activation
 
 # %% ../../nbs/train/05_learner.ipynb #679b0ae4
@@ -313,7 +331,7 @@ def count_parameters(learn:Learner)->tuple[int, int]:  # All, and those that lea
 def _augmented(dl:DataLoader)->bool:
     return any(isinstance(o, RandTransform) and type(o) is not Resize for o in [*dl.after_item, *dl.after_batch])
 
-def road(learn:Learner)->str:
+def training_summary(learn:Learner)->str:
     "One sentence on how `learn` was or will be trained: from scratch, feature extraction, fine-tune, frozen then (partly) unfrozen."
     stages = tuple(dict.fromkeys(o['stage'] for o in learn.history.rows)) or (stage_name(learn),)
     kind = {('frozen',): 'feature extraction',

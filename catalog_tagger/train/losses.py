@@ -153,26 +153,28 @@ class Grouped(_CellLoss):
         return res
 
 # %% ../../nbs/train/03_losses.ipynb #6e1d94a7
-class ReadByLabels(GetAttr):
-    "`loss_func`, with logits read as the labels have it: by a softmax where a picture has one label, else by a sigmoid each."
+class _Wrapped(GetAttr):
+    "A loss around `loss_func`, whose reduction is that of the latter."
     _default = 'loss_func'
+    @property
+    def reduction(self): return self.loss_func.reduction
+    @reduction.setter
+    def reduction(self, v): self.loss_func.reduction = v
+
+class ReadByLabels(_Wrapped):
+    "`loss_func`, with logits read as the labels have it: by a softmax where a picture has one label, else by a sigmoid each."
     def __init__(self, loss_func, space:LabelSpace): self.loss_func, self.single = loss_func, space.is_single
     def __call__(self, pred, targ, **kwargs): return self.loss_func(pred.as_subclass(Tensor), targ.as_subclass(Tensor), **kwargs)
     def activation(self, logits:Tensor)->Tensor: return logits.softmax(1) if self.single else logits.sigmoid()
     def decodes(self, scores:Tensor)->Tensor: return scores.argmax(1) if self.single else scores > .5
 
 # %% ../../nbs/train/03_losses.ipynb #3187503e
-class AuxLoss(GetAttr):
+class AuxLoss(_Wrapped):
     "`loss_func`, and where there is an auxiliary output beside the main one, `weight` times its loss added."
-    _default = 'loss_func'
     def __init__(self, loss_func, weight:float=.4): self.loss_func, self.weight = loss_func, weight
     def __call__(self, pred, *targ, **kwargs):
         if not isinstance(pred, tuple): return self.loss_func(pred, *targ, **kwargs)
         return self.loss_func(pred[0], *targ, **kwargs) + self.weight*self.loss_func(pred[1], *targ, **kwargs)
-    @property
-    def reduction(self): return self.loss_func.reduction
-    @reduction.setter
-    def reduction(self, v): self.loss_func.reduction = v
 
 # %% ../../nbs/train/03_losses.ipynb #d7c25e18
 def find_activation(

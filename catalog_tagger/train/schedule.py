@@ -89,7 +89,7 @@ def rarity_weights(
     *, how:str='rarest',             # A picture is as rare as its `rarest` label, or as the `mean` of its labels
     cap:float=10.,                   # No picture weighs more than this many times the lightest
 )->np.ndarray:                       # A weight for each picture, from 1 to `cap`
-    "How rare each picture is: one over the count of its rarest label, relative to the commonest picture."
+    "How rare each picture is: one over the count of its rarest label, relative to the most frequent picture."
     if how not in _HOW: raise CatalogError(f'how={how!r}, expected {" or ".join(_HOW)}')
     if not cap >= 1: raise CatalogError(f'cap={cap}, expected 1 or more')
     bare = next((i for i, o in enumerate(labels) if not len(o)), None)

@@ -15,7 +15,7 @@ from pkgutil import iter_modules
 import pandas as pd
 
 from .. import readers
-from ...core.files import CatalogError, inside, located, read_json
+from ...core.files import CatalogError, inside, inside_or_reason, read_json
 from ...core.table import Catalog, check_table, rejected_table, source_columns
 from ..query import choose_rows
 from ..csv_tables import (
@@ -47,12 +47,12 @@ def drop_rare(
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff')
 
 def _place(root:Path, name)->tuple[str, str|None]:
-    "`located` for what a table calls `name`: a path from `root`, or a file or an id in its folder `images`, if it has one."
+    "`inside_or_reason` for what a table calls `name`: a path from `root`, or a file or an id in its folder `images`, if it has one."
     name = str(name).strip() if isinstance(name, (str, int)) else ''
     if not name: return '', 'the row names no picture'
     if not name.lower().endswith(SUFFIXES): name += '.jpg'
     if '/' not in name and (root/'images').is_dir(): name = f'images/{name}'
-    return located(root, name)
+    return inside_or_reason(root, name)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #77a33293
 NO_TAGS = 'no tags'  # How the reason of a row begins that has nothing but no tags against it
@@ -172,7 +172,7 @@ def _json_columns(file:Path)->list[str]:
 def list_tables(root:str|Path)->dict[Path, list[str]]:
     "Each table that stands in `root` itself → its columns."
     files = sorted(o for o in Path(root).iterdir() if o.suffix.lower() in ('.csv', '.tsv', '.json') and not o.name.startswith('.'))
-    return {o: _columns_of(o) for o in files if located(root, o.name)[1] is None and o.is_file()}
+    return {o: _columns_of(o) for o in files if inside_or_reason(root, o.name)[1] is None and o.is_file()}
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a87aee54
 def pick_table(path:str|Path, layout:str, table:str|None)->Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...core.files import CatalogError, located
+from ...core.files import CatalogError, inside_or_reason
 from ...core.table import Catalog
 from ...core.config import RunConfig
 from ..query import choose_rows
@@ -49,7 +49,7 @@ def _folder_row(root:Path, file:Path, has_splits:bool)->dict:
     if file.is_dir(): return row | dict(why='a link to a folder, which is not followed')
     if file.suffix.lower() not in SUFFIXES: return row | dict(why=f'suffix {file.suffix!r} is none of {" ".join(SUFFIXES)}')
     if not row['category']: return row | dict(why='lies in no class folder')
-    return row | dict(zip(('image', 'why'), located(root, file)))
+    return row | dict(zip(('image', 'why'), inside_or_reason(root, file)))
 
 # %% ../../../nbs/catalog/readers/02_folders.ipynb #e38d9ef6
 def read_folders(
