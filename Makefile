@@ -2,11 +2,12 @@
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 PY := .venv/bin/python
 
-.PHONY: help venv optional demo test notebook notebooks tutorials docs clean
+.PHONY: help venv optional demo test test-fast notebook notebooks tutorials docs clean
 
 help:
 	@echo 'make demo       install into .venv, then train and tag the demo catalog into demo_run/'
 	@echo 'make test       install into .venv, then run every check: notebooks, exports, README, pytest'
+	@echo 'make test-fast  run what a change since main touches: its pages, then tests by their imports, the nearest first; under two minutes'
 	@echo 'make optional   install what a few tests need besides: Ray, pyarrow, a vector database; without it they are skipped'
 	@echo 'make notebook NB=catalog/08_split  run one page, store its outputs and say what changed; then make notebooks'
 	@echo 'make notebooks  clean the notebooks, export the modules, write README.md'
@@ -36,6 +37,9 @@ demo: venv
 
 test: venv
 	@$(PY) scripts/check.py
+
+test-fast: notebooks
+	@$(PY) scripts/fast.py
 
 notebook: venv
 	@$(PY) scripts/notebook.py $(NB)

@@ -103,11 +103,13 @@ def lines(tmp):
     tell(not faults, 'lines', '\n'.join(faults))
 
 def imported(path):
-    "Modules that the module at `path` imports, at its top or in a function."
+    "What the module at `path` imports, by its full name, at its top or in a function."
     here = path.relative_to(root).parts[:-1]
     for o in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(o, ast.Import): yield from (a.name for a in o.names)
-        if isinstance(o, ast.ImportFrom): yield '.'.join((*here[:len(here) + 1 - o.level], o.module or '')) if o.level else o.module
+        if isinstance(o, ast.ImportFrom):
+            parts = [*here[:len(here) + 1 - o.level], o.module] if o.level else [o.module]
+            yield from ('.'.join(filter(None, [*parts, a.name])) for a in o.names)
 
 def imports(tmp):
     "A package imports only those to its left; `testing` may import all of them, and only `apps` imports it."
@@ -154,17 +156,19 @@ def timed(fn, **kwargs):
     with open(os.environ['CHECK_LOG'], 'a', encoding='utf-8') as f: f.write(json.dumps([str(fn), ok, secs, differs]) + '\n')
     return ok, secs
 
-def nbdev_test():
+def nbdev_test(paths):
     "nbdev's own command with `timed` in its workers: it tells neither times when one fails nor what it left out."
     import nbdev.test as t
-    parallel = t.parallel
+    parallel, t.nbglob = t.parallel, lambda *args, **kwargs: list(map(Path, paths))
     t.parallel = lambda f, *args, **kwargs: parallel(timed, *args, **kwargs)
     t.nbdev_test(n_workers=2)
 
-def notebooks(tmp):
-    found, log = nb_files(), tmp/'log'
-    log.touch()
-    rc, out = run('-c', 'import sys; sys.path.insert(0, "scripts"); import check; check.nbdev_test()', CHECK_LOG=str(log), **in_tests)
+def notebooks(tmp, pages=None):
+    "Run all pages, or those named by their path in the repository."
+    found, log = {f: p for f,p in nb_files().items() if not pages or f'nbs/{f}' in pages}, tmp/'log'
+    log.write_text('')
+    rc, out = run('-c', 'import sys; sys.path.insert(0, "scripts"); import check; check.nbdev_test(sys.argv[1:])', *found.values(),
+                  CHECK_LOG=str(log), **in_tests)
     done = {fn: res for fn,*res in map(json.loads, log.read_text(encoding='utf-8').splitlines())}
     res = {f: done.get(str(p), (False, 0, None)) for f,p in found.items()}
     for f,(ok,secs,differs) in res.items():
