@@ -5,12 +5,11 @@ from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
 
-from notebook import Shell, in_tests, read_nb, root, stale
+from notebook import Shell, in_tests, largest, read_nb, root, stale
 
 written = ('all.py', '*.css', '*.js')          # What no notebook exports: one module, style sheets and scripts
 packages = ('core', 'catalog', 'train', 'serve', 'search', 'runs', 'report', 'apps')   # In the order of their imports
 longest = 140                                  # Characters of a line of code
-largest = 200_000                              # Bytes of a notebook
 longest_run = 10                               # Seconds of the processor that a page takes whose outputs are compared
 no_text = {'image/png', 'image/jpeg'}          # Outputs in which a path would be chance
 late_export = re.compile(r'^(?!\s*#\s*\|)[^\S\n]*\S(?:.*\n)+?#\s*\|\s*export', re.M)    # There nbdev overlooks it

@@ -13,6 +13,7 @@ from PIL import Image
 
 root = Path(__file__).resolve().parents[1]
 nbs = root/'nbs'
+largest = 200_000                              # Bytes of a notebook
 shown = ('text/plain', 'text/html', 'text/markdown', 'image/png')
 not_stored = ('#| hide', '# not stored')   # So begins a cell whose outputs stay out of the repository
 in_tests = dict(IN_TEST='1', CATALOG_TAGGER_DATA='', OMP_NUM_THREADS='1', COLUMNS='80')   # Short forms, on drawn catalogs; tables as wide
@@ -52,13 +53,13 @@ def encoded(im, *args, **kwargs):
 
 def narrow(im, width): return im if im.width <= width else im.resize((width, round(im.height*width/im.width)))
 
-def smaller(png, limit=20_000):
+def smaller(png, limit):
     "A picture by its type: of so few colours, and at last so narrow, that it keeps to `limit`, or a JPEG where that is much smaller."
     im = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGBA')
     opaque = im.getextrema()[3][0] == 255   # else it lets a dark page through
     if opaque: im = im.convert('RGB')
     photo = opaque and encoded(narrow(im, 1024), 'JPEG', quality=60)
-    for width, colours in ((1024, 64), (1024, 32), (1024, 16), (720, 16)):
+    for width, colours in ((1024, 256), (1024, 64), (720, 256), (720, 64), (720, 32)):
         small = encoded(narrow(im, width).quantize(colours), 'PNG')
         if photo and len(photo) < .7*len(small): return {'image/jpeg': photo}
         if len(small) <= limit: break
@@ -68,11 +69,11 @@ def is_log(o): return o.get('name') == 'stderr' or 'text' in o and re.search(r'\
 
 def is_named(plain): return ''.join(plain).startswith('<IPython.core.display')   # says what type a value has, not what it shows
 
-def kept(o):
+def kept(o, limit):
     "What stays of an output: no log, no progress bar, of a figure the figure alone; None if nothing does."
     if o['output_type'] == 'stream': return None if is_log(o) else o
     data = {k: v for k, v in o['data'].items() if k in shown and not (k == 'text/plain' and is_named(v))}
-    if 'image/png' in data: data = smaller(''.join(data['image/png']))
+    if 'image/png' in data: data = smaller(''.join(data['image/png']), limit)
     return dict(o, data=data, metadata={}) if data else None
 
 # -- what differs from what is stored
@@ -127,10 +128,13 @@ def store(path, full=False):
         if full: os.environ.pop('IN_TEST', None)
         try: shell.run_all(nb, exc_stop=True, preproc=left_out)
         except (Exception, SystemExit): sys.exit(shell.prettytb(fname=path))
-    for c in nb.cells:
-        if not left_out(c): c.outputs = [] if hidden(c) else [o for o in map(kept, c.outputs) if o]
-    write_nb(nb, path)
-    nbdev_clean(path)
+    found = {c.id: [] if hidden(c) else c.outputs for c in nb.cells if not left_out(c)}
+    for limit in range(60_000, 10_000, -5_000):   # of a picture, until the page keeps to its own
+        for c in nb.cells:
+            if c.id in found: c.outputs = [res for o in found[c.id] if (res := kept(o, limit))]
+        write_nb(nb, path)
+        nbdev_clean(path)
+        if path.stat().st_size <= largest: break
     print(f'{path.name}: {time.time() - start:.0f} s, {path.stat().st_size/1000:.0f} kB')
     for a,b in zip(old.cells, read_nb(path).cells):
         if a.get('outputs') != b.get('outputs'): print(f'    {b.id}: {told(a.outputs)} → {told(b.outputs)}', flush=True)

@@ -39,15 +39,15 @@ def test_logs_and_bars_are_no_words(nb):
     said = [dict(output_type='stream', name=n, text=[s]) for n, s in [('stderr', 'log'), ('stdout', '█\r\repoch'), ('stdout', 'a,b\r\n')]]
     value = dict(output_type='execute_result', data={'text/plain': ['<IPython.core.display.Markdown object>'], 'text/markdown': ['# Seen']})
     assert nb.words([*said, value]).split() == ['a,b', '#', 'Seen']
-    assert [nb.kept(o) is None for o in said] == [True, True, False]
-    assert list(nb.kept(dict(value, metadata={}))['data']) == ['text/markdown']
+    assert [nb.kept(o, 1000) is None for o in said] == [True, True, False]
+    assert list(nb.kept(dict(value, metadata={}), 1000)['data']) == ['text/markdown']
 
 def test_photos_become_jpeg_and_drawings_stay_sharp(nb):
     def png(im): buf = io.BytesIO(); im.save(buf, 'PNG'); return base64.b64encode(buf.getvalue()).decode()
     photo = Image.merge('RGB', [Image.effect_noise((100, 25), 90).resize((2000, 500)) for _ in range(3)])
-    (kind, small), = nb.smaller(png(photo)).items()
+    (kind, small), = nb.smaller(png(photo), 60_000).items()
     assert kind == 'image/jpeg' and Image.open(io.BytesIO(base64.b64decode(small))).width == 1024
-    assert list(nb.smaller(png(Image.new('RGB', (300, 200), 'white')))) == ['image/png']
+    assert list(nb.smaller(png(Image.new('RGB', (300, 200), 'white')), 60_000)) == ['image/png']
 
 def test_wrong_name_ends_in_one_line():
     r = subprocess.run([sys.executable, root/'scripts'/'notebook.py', 'catalog/08_splt'], text=True, stdout=subprocess.PIPE,
