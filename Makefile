@@ -41,7 +41,7 @@ test: venv
 test-fast: notebooks
 	@$(PY) scripts/fast.py
 
-notebook: venv
+notebook: notebooks   # before too, for a page may read the module that it exports
 	@$(PY) scripts/notebook.py $(NB)
 	@$(MAKE) --no-print-directory notebooks
 

@@ -70,8 +70,8 @@ def run_tests(tests, xml):
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(root/'scripts'), os.environ.get('PYTHONPATH', '')]))
     args = '-q -rf --disable-warnings -n2 --maxschedchunk=2 -p fast --junitxml'.split()
     rc = subprocess.run([sys.executable, '-m', 'pytest', *tests, *args, xml], cwd=root, env=env).returncode
-    late = [o.get('classname').split('.')[1] for o in ET.parse(xml).iter('testcase') if any('time is over' in s.get('message', '') for s in o)]
-    return rc, Counter(late)
+    late = [o for o in ET.parse(xml).iter('testcase') if any('time is over' in s.get('message', '') for s in o)]
+    return rc, Counter(o.get('classname').split('.')[1] for o in late)
 
 def main():
     changed, start = changed_files(), time.time()

@@ -59,7 +59,7 @@ def smaller(png, limit):
     opaque = im.getextrema()[3][0] == 255   # else it lets a dark page through
     if opaque: im = im.convert('RGB')
     photo = opaque and encoded(narrow(im, 1024), 'JPEG', quality=60)
-    for width, colours in ((1024, 256), (1024, 64), (720, 256), (720, 64), (720, 32)):
+    for width, colours in ((1024, 256), (1024, 64), (720, 256), (720, 64), (720, 32), (560, 32)):
         small = encoded(narrow(im, width).quantize(colours), 'PNG')
         if photo and len(photo) < .7*len(small): return {'image/jpeg': photo}
         if len(small) <= limit: break
@@ -129,7 +129,7 @@ def store(path, full=False):
         try: shell.run_all(nb, exc_stop=True, preproc=left_out)
         except (Exception, SystemExit): sys.exit(shell.prettytb(fname=path))
     found = {c.id: [] if hidden(c) else c.outputs for c in nb.cells if not left_out(c)}
-    for limit in range(60_000, 10_000, -5_000):   # of a picture, until the page keeps to its own
+    for limit in range(60_000, 5_000, -5_000):   # of a picture, until the page keeps to its own
         for c in nb.cells:
             if c.id in found: c.outputs = [res for o in found[c.id] if (res := kept(o, limit))]
         write_nb(nb, path)
