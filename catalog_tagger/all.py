@@ -18,7 +18,7 @@ from catalog_tagger.catalog.readers.imaterialist import read_garments, read_imat
 from catalog_tagger.catalog.readers.feidegger import read_feidegger
 from catalog_tagger.catalog.query import choose_rows
 from catalog_tagger.catalog.prepare import prepare_catalog
-from catalog_tagger.apps.check import catalog_facts, tell_facts
+from catalog_tagger.apps.check import catalog_facts, report_facts
 
 # Pictures
 from catalog_tagger.catalog.images import ImageError, Prep, audit_images, open_image

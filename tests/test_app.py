@@ -74,7 +74,7 @@ def test_without_a_decision(tagger, pictures):
     web = client(replace(tagger, decision=None))
     assert len(tags_of(web.post('/tag', content=pictures[0].read_bytes()))) == 3
     page = web.get('/').text
-    assert 'name="mode"' not in page and 'has no thresholds' in page
+    assert 'name="mode"' not in page and 'has no decision thresholds' in page
 
 def test_modes_are_those_of_the_model(tagger, pictures, monkeypatch):
     "The page lists the modes that the model was fitted for, a new one after it was fitted again; another is refused."
@@ -110,7 +110,7 @@ def test_heat(tagger, pictures):
     pytest.importorskip('catalog_tagger.report.interpret')
     web = client(tagger); r = web.post('/heat', params=dict(tag=tagger.space.vocab[0]), content=pictures[0].read_bytes())
     assert r.status_code == 200 and Image.open(BytesIO(r.content)).size == Image.open(pictures[0]).size
-    assert 'is no label' in web.post('/heat?tag=Sofas', content=pictures[0].read_bytes()).text
+    assert 'is not a label' in web.post('/heat?tag=Sofas', content=pictures[0].read_bytes()).text
 
 # What it refuses
 
@@ -202,7 +202,7 @@ def start(place, *argv):
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     line = p.stdout.readline()
     if not line: raise AssertionError(p.communicate()[1])
-    return p, re.match(r'(http://127\.0\.0\.1:\d+/) shows the page; Ctrl-C ends it\n', line)[1]
+    return p, re.match(r'(http://127\.0\.0\.1:\d+/) shows the page; press Ctrl-C to stop\n', line)[1]
 
 def stop(p):
     p.send_signal(signal.SIGINT)
@@ -220,15 +220,15 @@ def test_the_command_serves_and_ends(place, pictures, capsys):
             s.sendall(b'POST /tag HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/octet-stream\r\nContent-Length: '
                       b'99999\r\n\r\nhalf')
         assert main(['app', str(place/'run'), '--port', str(c.port)]) == 2
-        err = capsys.readouterr().err; assert f'cannot listen at 127.0.0.1:{c.port}' in err and err.count('\n') == 1
+        err = capsys.readouterr().err; assert f'cannot listen on 127.0.0.1:{c.port}' in err and err.count('\n') == 1
         c.close(); c.request('GET', '/'); assert c.getresponse().status == 200
     finally: ended = stop(p)
     assert ended == (0, '', '') and '.sesskey' not in os.listdir(place)
 
 @pytest.mark.parametrize('argv, says',
-                         [(['gone'], 'gone cannot be loaded: it is no folder'), (['run', '--index', 'gone'], 'gone'),
-                          (['run', '--port', '99999'], 'cannot listen at 127.0.0.1:99999'),
-                          (['run', '--host', '203.0.113.1'], 'cannot listen at 203.0.113.1:8000')])
+                         [(['gone'], 'gone cannot be loaded: it is not a folder'), (['run', '--index', 'gone'], 'gone'),
+                          (['run', '--port', '99999'], 'cannot listen on 127.0.0.1:99999'),
+                          (['run', '--host', '203.0.113.1'], 'cannot listen on 203.0.113.1:8000')])
 def test_a_wrong_call_is_one_line(place, argv, says, capsys, monkeypatch):
     if '--index' in argv: pytest.importorskip('catalog_tagger.search.index')
     monkeypatch.chdir(place)
@@ -256,7 +256,7 @@ def drop(page, files):
     page.set_input_files('#pictures', files)
     page.wait_for_selector('.card:not(.waiting)'); page.wait_for_selector('.waiting', state='detached', timeout=60_000)
 
-def told(page): return page.inner_text('#told')
+def told(page): return page.inner_text('#status')
 
 def saved(page, button):
     "The rows of the table that a button downloads."
@@ -273,7 +273,7 @@ def test_a_person_tags_corrects_and_saves(page, served, pictures, tagger):
     assert list(tags) == ['image', 'rank', 'tag', 'score', 'reason', 'review'] and set(tags['image']) == {o.name for o in pictures[:3]}
     assert {o.tag: pytest.approx(float(o.score), abs=2e-4) for o in tags[tags['image'] == pictures[0].name].itertuples()} == want
     group = max(tagger.space.exclusive, key=lambda g: max(len(tagger.space.lineage(l)) for l in tagger.space.exclusive[g]))
-    said = first.locator(f'[data-group="{group}"]').get_attribute('data-said')
+    said = first.locator(f'[data-group="{group}"]').get_attribute('data-predicted')
     other = next(l for l in tagger.space.exclusive[group] if tagger.space.parents[l] != tagger.space.parents[said])
     first.get_by_text('Correct', exact=True).click(); first.get_by_label(group).fill(other); first.get_by_label(group).press('Tab')
     rows = saved(page, 'Download corrections').values.tolist()
@@ -285,11 +285,11 @@ def test_a_person_tags_corrects_and_saves(page, served, pictures, tagger):
 def test_a_child_that_no_longer_fits_is_told(page, served, pictures, tagger):
     page.goto(served); drop(page, pictures[:1]); space = tagger.space
     child = max(space.exclusive, key=lambda g: max(len(space.lineage(l)) for l in space.exclusive[g]))
-    said = page.locator(f'[data-group="{child}"]').get_attribute('data-said')
+    said = page.locator(f'[data-group="{child}"]').get_attribute('data-predicted')
     parent = next(g for g, o in space.exclusive.items() if space.parents[said] in o)
     other = next(l for l in space.exclusive[parent] if l != space.parents[said])
     page.get_by_text('Correct', exact=True).click(); page.get_by_label(parent).fill(other); page.get_by_label(parent).press('Tab')
-    assert page.inner_text('.odd[role=alert] >> nth=-1') == f'{said} goes with {space.parents[said]}, not with {other}.'
+    assert page.inner_text('.odd[role=alert] >> nth=-1') == f'{said} belongs to {space.parents[said]}, not to {other}.'
 
 def test_by_keyboard(page, served, pictures):
     page.goto(served); page.keyboard.press('Tab')
@@ -305,7 +305,7 @@ def test_by_keyboard(page, served, pictures):
     page.keyboard.press('Enter'); page.keyboard.press('Tab'); assert page.evaluate('!!document.activeElement.dataset.group')
 
 def test_mode_and_number(page, served, pictures, tagger):
-    page.goto(served); drop(page, pictures[:2]); page.get_by_label('Most tags').fill('1'); page.get_by_label('Most tags').press('Tab')
+    page.goto(served); drop(page, pictures[:2]); field = page.get_by_label('Maximum number of tags'); field.fill('1'); field.press('Tab')
     page.wait_for_selector('.waiting', state='detached')
     assert page.locator('.card').first.locator('dd').count() == len(tagger.predict(pictures[0], mode='balanced', k=1))
     page.get_by_label('Mode').select_option('top_k'); page.wait_for_selector('.waiting', state='detached')
@@ -336,15 +336,15 @@ def test_bad_files_and_many(browser, served, pictures, tmp_path):
     for o in (page, other): o.set_input_files('#pictures', many)
     for o, n in ((page, 204), (other, 200)):
         o.wait_for_selector('.waiting', state='detached', timeout=120_000); assert told(o).startswith(f'{n} of {n} pictures')
-    page.get_by_label('only those to look at').check(); assert page.locator('.failed:visible').count() == 0
+    page.get_by_label('only pictures that need review').check(); assert page.locator('.failed:visible').count() == 0
     page.get_by_role('button', name='Remove all').click(); assert page.locator('.card').count() == 0
     page.close(); other.close()
 
 def test_a_server_that_has_gone(browser, tagger, pictures):
     page = browser.new_page()
     with serving(make_app(tagger)) as url: page.goto(url); drop(page, pictures[:1])
-    drop(page, pictures[1:2]); assert 'the server has ended' in page.inner_text('.failed')
-    page.locator('[data-tag]').first.click(); page.wait_for_selector('figcaption:has-text("the server has ended")')
+    drop(page, pictures[1:2]); assert 'the server was stopped' in page.inner_text('.failed')
+    page.locator('[data-tag]').first.click(); page.wait_for_selector('figcaption:has-text("the server was stopped")')
     page.close()
 
 def test_free_tags_and_rude_ones(page, tagger, pictures):
@@ -353,12 +353,13 @@ def test_free_tags_and_rude_ones(page, tagger, pictures):
     labels = ['<img src=x onerror=alert(1)>', "' onfocus='alert(2)", '=1+1']; n = len(tagger.space.vocab)
     rude = replace(tagger, space=LabelSpace([*labels, *(f'label {i}' for i in range(n - 3))], {}, {}, {}), decision=None)
     with serving(make_app(rude, name='<script>alert(3)</script>')) as url:
-        page.goto(url); page.get_by_label('Most tags').fill(str(n)); page.get_by_label('Most tags').press('Tab'); drop(page, pictures[:1])
+        page.goto(url)
+        field = page.get_by_label('Maximum number of tags'); field.fill(str(n)); field.press('Tab'); drop(page, pictures[:1])
         page.get_by_text('Correct', exact=True).click()
         for o in labels[::2]: page.locator('.box', has_text=o).locator('input').uncheck()
-        page.get_by_label('one more').fill('</label><script>alert(4)</script>'); page.get_by_label('one more').press('Enter')
+        page.get_by_label('add a tag').fill('</label><script>alert(4)</script>'); page.get_by_label('add a tag').press('Enter')
         rows = saved(page, 'Download corrections')
-    assert rows[['said', 'correct']].values.tolist() == [[labels[0], ''], ["'=1+1", ''], ['', '</label><script>alert(4)</script>']]
+    assert rows[['predicted', 'correct']].values.tolist() == [[labels[0], ''], ["'=1+1", ''], ['', '</label><script>alert(4)</script>']]
 
 def test_similar_products_and_heat_for_a_person(page, tagger, pictures):
     table = pd.DataFrame({'image': [str(o) for o in pictures[:12]], 'labels': [['Tops']]*12})

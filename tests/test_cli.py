@@ -53,7 +53,7 @@ def test_export_and_issues(place):
         r = call('issues', 'run', '--out', 'issues.csv', '--grid', 'issues.png', '--whole', '--source', 'catalog', cwd=p)
         assert r.returncode == 0 and list(pd.read_csv(p/'issues.csv')) == ['image', 'kind', 'tag', 'instead', 'score', 'labels'], r.stderr
         r = call('issues', 'run', '--out', 'issues.csv', cwd=p)
-        assert r.returncode == 2 and 'name the folder where its catalog stands now' in r.stderr
+        assert r.returncode == 2 and 'give the folder where its catalog is now' in r.stderr
     finally: p.rename(old)
 
 def test_help_lists_every_mode():
@@ -95,14 +95,14 @@ def test_a_preset_and_what_wins_over_it(capsys):
     cfg = _config(args.pop('source'), args.pop('out'), args)
     assert cfg.max_rotate == PRESETS['study5']['max_rotate'] and cfg.min_scale == .7 and cfg.flip == .5
     assert main(['train', 'shop', '--out', 'r', '--preset', 'study6']) == 2
-    assert "preset 'study6' is unknown; there are study5" in capsys.readouterr().err
+    assert "preset 'study6' is unknown; choose one of study5" in capsys.readouterr().err
 
 @pytest.mark.parametrize('argv, says', [
     (['tag', 'pickled', 'catalog', '--out', 't.csv'], '--trust'),
     (['tag', 'run', 'catalog', '--mode', 'bold', '--out', 't.csv'], "mode='bold', expected one of"),
     (['tag', 'pickled', 'catalog', '--trust', '--engine', 'ray', '--out', 't.csv'], 'needs a bundle'),
     (['tag', 'run', 'catalog', '--review', 'q.txt', '--out', 't.csv'], "--review 'q.txt': expected a file that ends in .csv"),
-    (['tag', 'catalog', 'catalog', '--trust', '--out', 't.csv'], 'no folder of a run'),
+    (['tag', 'catalog', 'catalog', '--trust', '--out', 't.csv'], 'not the folder of a run'),
     (['tag', 'run', 'gone.jpg', '--trust', '--out', 't.csv'], 'gone.jpg'),
     (['tag', 'run', 'catalog', '--trust', '--k', '0', '--out', 't.csv'], 'k=0, expected 1 or more'),
     (['tag', 'run', 'catalog', '--trust', '--out', 'catalog/images'], "expected a file that ends in .csv"),
@@ -111,38 +111,38 @@ def test_a_preset_and_what_wins_over_it(capsys):
     (['tag', 'run', 'catalog', '--trust', '--min-score', 'nan', '--out', 't.csv'], 'min_score=nan, expected 0 to 1'),
     (['tag', 'run', 'catalog/styles.csv', '--trust', '--out', 't.csv'], 'none of 1 pictures could be used'),
     (['evaluate', 'run', 'catalog', '--out', 'run/learner.pkl'], "expected a file that ends in .json"),
-    (['train', 'catalog', '--out', 'catalog/run'], 'lies in the catalog'),
+    (['train', 'catalog', '--out', 'catalog/run'], 'is inside the catalog'),
     (['train', 'catalog', '--out', ''], 'out is empty'),
     (['train', 'catalog', '--out', 'r', '--where', "year.to_csv('stolen.csv') == 1"], 'is not allowed'),
-    (['train', 'catalog', '--out', 'r', '--where', '1'], 'does not say yes or no'),
+    (['train', 'catalog', '--out', 'r', '--where', '1'], 'not true or false for each row'),
     (['train', 'catalog', '--out', 'r', '--weights', 'none', '--epochs', '0'], 'nothing would be trained'),
-    (['train', 'gone', '--out', 'r'], 'gone is no folder'),
+    (['train', 'gone', '--out', 'r'], 'gone is not a folder'),
     (['train', 'catalog'], 'required: --out'),
     (['train', 'catalog', '--out', 'r', '--layout', 'coco'], 'choose one of feidegger, folders, imaterialist, onehot, styles, tags'),
     (['train', 'catalog', '--out', 'r', '--label-columns', 'articletype'], "did you mean 'articleType'"),
-    (['train', 'catalog', '--out', 'r', '--where', 'price < 5'], 'no condition on the columns'),
+    (['train', 'catalog', '--out', 'r', '--where', 'price < 5'], 'not a valid condition on the columns'),
     (['train', 'catalog', '--out', 'r', '--min-count', '10000'], 'min_count=10000 leaves none'),
     (['train', 'catalog', '--out', 'r', '--test-fraction', '0.9'], 'leave nothing to train on'),
     (['train', 'catalog', '--out', 'r', '--arch', 'resnet'], 'did you mean'),
-    (['check', 'catalog', '--out', 'catalog/images'], 'lies in the catalog'),
+    (['check', 'catalog', '--out', 'catalog/images'], 'is inside the catalog'),
     (['check', 'catalog', '--split-by', 'price', '--test-from', '5'], "price"),
-    (['check', 'catalog', '--split-by', 'year', '--test-from', '3000'], "has nothing from 3000"),
+    (['check', 'catalog', '--split-by', 'year', '--test-from', '3000'], "has no value from 3000"),
     (['check', 'catalog', '--split-by', 'year'], 'split_by needs test_from'),
     (['check', 'catalog', '--delim', ';'], 'delim is an option of the layout tags'),
-    (['train', 'catalog', '--out', '.'], 'holds files but no'),
-    (['evaluate', 'run', 'gone', '--trust'], 'gone is no folder'),
-    (['demo', '--out', 'catalog/images'], 'holds files but no'),
+    (['train', 'catalog', '--out', '.'], 'contains files but no'),
+    (['evaluate', 'run', 'gone', '--trust'], 'gone is not a folder'),
+    (['demo', '--out', 'catalog/images'], 'contains files but no'),
     (['demo', '--pictures', '2', '--out', 'd'], 'expected at least 2 and 1'),
-    (['embed', 'run', 'gone', '--out', 'e'], 'gone is not there'),
+    (['embed', 'run', 'gone', '--out', 'e'], 'gone does not exist'),
     (['embed', 'run', 'catalog/images', '--layer', 'middle', '--out', 'e'], "layer='middle', expected one of avg, concat"),
     (['embed', 'run', 'catalog/images', '--dtype', 'int8', '--out', 'e'], "dtype='int8'"),
     (['embed', 'resnet', 'catalog/images', '--out', 'e'], 'did you mean'),
     (['embed', 'pickled', 'catalog/images', '--out', 'e'], '--trust'),
-    (['index', 'run', 'catalog', '--out', 'catalog/i'], 'lies in the catalog'),
+    (['index', 'run', 'catalog', '--out', 'catalog/i'], 'is inside the catalog'),
     (['index', 'run', 'catalog', '--kind', 'annoy', '--out', 'i'], "kind='annoy', expected one of exact"),
-    (['index', 'run', 'catalog', '--where', 'price < 5', '--out', 'i'], 'no condition on the columns'),
+    (['index', 'run', 'catalog', '--where', 'price < 5', '--out', 'i'], 'not a valid condition on the columns'),
     (['similar', 'run', 'a.jpg'], 'cannot be loaded'),
-    (['similar', 'gone', 'a.jpg'], 'it is no folder'),
+    (['similar', 'gone', 'a.jpg'], 'it is not a folder'),
     (['similar', 'run'], 'give a picture, --tags or both, or --duplicates alone'),
     (['similar', 'run', 'a.jpg', '--duplicates', '.9'], 'or --duplicates alone'),
     (['similar', 'run', 'a.jpg', '--out', 'a.txt'], 'expected a file that ends in .csv'),
@@ -198,4 +198,4 @@ def test_index_and_similar(place, capsys, monkeypatch):
 def test_one_error_from_outside(place):
     p, _ = place
     r = call('train', 'gone', '--out', 'r', cwd=p)
-    assert (r.returncode, r.stderr) == (2, 'catalog_tagger: gone is no folder\n')
+    assert (r.returncode, r.stderr) == (2, 'catalog_tagger: gone is not a folder\n')

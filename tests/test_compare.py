@@ -43,17 +43,17 @@ def test_a_row_says_what_the_run_left(cfg):
     out = leave_run(replace(cfg, arch='resnet18', weights='none'), stages=['unfrozen']*3,
                     training='from scratch, without augmentation; 9 of 9 parameters learn')
     assert run_row(Run.open(out)) == dict(model='resnet18', training='from scratch', train_pictures=60, valid_pictures=20, n_labels=3,
-                                metric='recall@3', train=.9, valid=.8, low=.8 - .1, high=.8 + .1, floor=.4,
+                                metric='recall@3', train=.9, valid=.8, low=.8 - .1, high=.8 + .1, baseline=.4,
                                 epochs=3, seconds=12.5)
 
 def test_one_label_is_compared_by_accuracy(cfg):
     assert run_row(Run.open(leave_run(cfg, single=True)))['metric'] == 'accuracy/kind'
 
-def test_the_floor_stands_first_once_for_each_task(cfg):
+def test_the_baseline_is_first_once_for_each_task(cfg):
     runs = [leave_run(replace(cfg, out=f'{cfg.out}/{i}', seed=i), valid=v, n_labels=n, floor=f)
             for i, v, n, f in [(0, .8, 3, .4), (1, .7, 3, .4), (2, .6, 5, .2)]]
     df = compare_runs(runs, say=lambda o: None)
-    assert df['model'].str.startswith('floor').tolist() == [True, True, False, False, False]
+    assert df['model'].str.startswith('baseline').tolist() == [True, True, False, False, False]
     assert df['valid'].tolist() == [.4, .2, .8, .7, .6] and df['n_labels'].tolist() == [3, 5, 3, 3, 5]
     assert df['settings'][2:].tolist() == ['seed=0', 'seed=1', 'seed=2'] and df['train'][:2].isna().all()
 
@@ -82,10 +82,10 @@ def test_only_what_is_missing_is_trained(cfg, trained):
 
 def test_a_failed_run_is_a_row(cfg, trained):
     df = compare(cfg, ['resnet18', 'efficientnet_lite0'], say=lambda o: None)
-    assert df['model'].tolist() == ['floor: the most frequent labels', 'resnet18', 'efficientnet_lite0']
+    assert df['model'].tolist() == ['baseline: most frequent labels', 'resnet18', 'efficientnet_lite0']
     assert df['failed'][1] == 'no weights of resnet18' and pd.isna(df['failed'][2])
     assert 'resnet18 failed: no weights of resnet18' in (Path(cfg.out)/'comparison.md').read_text()
-    with pytest.raises(CatalogError, match='no run came to its end; the first, resnet18: no weights'):
+    with pytest.raises(CatalogError, match='every run failed; the first, resnet18: no weights'):
         compare(replace(cfg, out=cfg.out + '2'), ['resnet18'], say=lambda o: None)
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, ZeroDivisionError])
@@ -99,7 +99,7 @@ def test_names_of_folders(cfg):
     assert [Path(o.out).parent for o in grid] == [Path(cfg.out)]*2
     assert [Path(o.out).name for o in grid] == ['hf_hub_timm_a_b-recipe=.._x.json', 'hf_hub_timm_a_b-recipe=None']
     for wrong, says in [(dict(out=['x']), 'out cannot be varied'), (dict(sice=[1]), 'sice cannot be varied'),
-                        (dict(bs=[1]), 'bs=1, expected 2 or more'), (dict(recipe=['a b', 'a_b']), 'two runs would go to')]:
+                        (dict(bs=[1]), 'bs=1, expected 2 or more'), (dict(recipe=['a b', 'a_b']), 'two runs would be saved in')]:
         with pytest.raises(CatalogError, match=says): run_grid(cfg, **wrong)
 
 def test_for_real(tmp_path):
@@ -175,7 +175,7 @@ def test_scores_of_pictures_against_a_plain_loop():
 def test_a_new_metric_is_one_entry(monkeypatch):
     "In the table of scores with its floors and interval, in the report, in the model card, and on its side of the plot."
     from fastcore.xml import to_xml
-    from catalog_tagger.report.report import _words
+    from catalog_tagger.report.report import _score_definitions
     from catalog_tagger.serve.card import model_card
     def misses(scores, targs, k): return (~np.take_along_axis(targs, np.argsort(-scores, axis=1)[:, :k], 1)).mean(1)
     miss = Metric('wrong labels among the first k', lambda scores, targs, k: misses(scores, np.asarray(targs, bool), k).mean(),
@@ -188,7 +188,7 @@ def test_a_new_metric_is_one_entry(monkeypatch):
     assert np.isclose(table['score']['miss@2'], 1 - before['score']['precision@2'])
     assert table['low']['miss@2'] < table['score']['miss@2'] < table['high']['miss@2']
     assert table['nothing'].notna()['miss@2'] and find_metric('miss@2') is miss
-    assert 'wrong labels among the first k' in to_xml(_words(['miss@2', 'not_in_the_table']))
+    assert 'wrong labels among the first k' in to_xml(_score_definitions(['miss@2', 'not_in_the_table']))
     facts = dict(arch='net', versions=dict(catalog_tagger='1'), facts={}, prep=dict(size=[8, 8]),
                  metrics=table.astype(object).to_dict('index'))
     assert 'wrong labels among the first k |' in model_card(facts, LabelSpace(list('abcdef'), {}, {}, {}))

@@ -107,7 +107,8 @@ def test_a_batch_is_no_larger_than_train(plain):
     dls = contrastive_dls(plain[:3], plain[3:], PREP)
     assert len(dls.train) == 1 and len(dls.one_batch()[0]) == 3
 
-@pytest.mark.parametrize('train,valid,bs,told', [(1, 2, 8, '1 pictures to learn from'), (3, 0, 8, '0 to watch'), (3, 2, 1, '1 a batch')])
+@pytest.mark.parametrize('train,valid,bs,told', [(1, 2, 8, '1 training pictures'), (3, 0, 8, '0 for validation'),
+                                                     (3, 2, 1, 'batches of 1')])
 def test_too_few_pictures_are_told(plain, train, valid, bs, told):
     with pytest.raises(CatalogError, match=told): contrastive_dls(plain[:train], plain[:valid], PREP, bs=bs)
 
@@ -165,7 +166,7 @@ def test_looking_for_a_rate_leaves_no_history(plain, tmp_path):
     assert learn.history.rows == []
 
 def test_a_net_of_two_outputs_is_refused(plain):
-    with pytest.raises(CatalogError, match='inception_v3 gives two outputs'):
+    with pytest.raises(CatalogError, match='inception_v3 has two outputs'):
         learner(plain, 'inception_v3', prep=arch_prep('inception_v3', 75))
 
 @pytest.fixture(scope='module')

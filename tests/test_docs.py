@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-pytest.importorskip('material', reason='needs mkdocs-material, of the developers\' extra')
+pytestmark = pytest.mark.nbdev
 root = Path(__file__).resolve().parents[1]
 
 class Page(HTMLParser):

@@ -149,7 +149,7 @@ def test_a_picture_without_a_vector_is_a_row(shop, tmp_path):
         def embed_opened(self, pictures): v = super().embed_opened(pictures); v[0] = 0; return v
     made = make()
     e = embed_catalog(Blind(made.model, made.prep, made.arch), shop, tmp_path/'e', bs=64, chunk=64)
-    assert len(e.ids) == 40 and 'its vector has no length' in e.rejected['reason'][0] and e.rejected['image'][0].endswith('000.png')
+    assert len(e.ids) == 40 and 'its vector is zero' in e.rejected['reason'][0] and e.rejected['image'][0].endswith('000.png')
 
 def test_index_with_its_model_answers_the_same(shop, tmp_path):
     e = embed_catalog(make('concat'), shop, tmp_path/'i', dims=8, **HOW)
@@ -191,8 +191,8 @@ def test_nothing_usable_and_nothing_ours(shop, embedder, tmp_path):
     (tmp_path/'bad').mkdir(); (tmp_path/'bad'/'a.jpg').touch()
     with pytest.raises(CatalogError, match='none of 1 pictures could be used; the first: .*a.jpg: empty file'):
         embed_catalog(embedder, tmp_path/'bad', tmp_path/'e')
-    with pytest.raises(CatalogError, match='not ours'): embed_catalog(embedder, shop, shop)
-    with pytest.raises(EmbeddingsError, match='cannot be loaded: it is no folder'): load_embeddings(tmp_path/'gone')
+    with pytest.raises(CatalogError, match='did not write them'): embed_catalog(embedder, shop, shop)
+    with pytest.raises(EmbeddingsError, match='cannot be loaded: it is not a folder'): load_embeddings(tmp_path/'gone')
     with pytest.raises(CatalogError, match='no pictures to embed'): embedder([])
 
 def test_a_head_of_ones_own_is_an_embedder(shop, tmp_path):

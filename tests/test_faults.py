@@ -47,7 +47,7 @@ def test_a_stray_folder_beside_the_folds_is_told(tmp_path):
     "`train` and `validation` would be taken for classes."
     root = demo_folders(tmp_path/'c', n=60)
     (root/'docs').mkdir(); (root/'docs'/'logo.jpg').touch()
-    with pytest.raises(CatalogError, match='train/ beside docs/'): read_catalog(root)
+    with pytest.raises(CatalogError, match='train/ and docs/'): read_catalog(root)
 
 def test_a_linked_class_folder_is_told(tmp_path):
     root = demo_folders(tmp_path/'c', n=60, validation=0.)
@@ -59,4 +59,4 @@ def test_an_open_quote_swallows_no_rows(tmp_path):
     root = demo_styles(tmp_path/'c', n=60)
     lines = (root/'styles.csv').read_text().splitlines()
     (root/'styles.csv').write_text('\n'.join(lines[:20] + [lines[20].rsplit(',', 1)[0] + ',"never closed'] + lines[21:]) + '\n')
-    with pytest.raises(CatalogError, match='row 19 holds a line break'): read_catalog(root)
+    with pytest.raises(CatalogError, match='row 19 contains a line break'): read_catalog(root)

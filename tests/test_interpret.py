@@ -54,7 +54,7 @@ def test_what_was_left_open_is_no_answer():
     assert 'unsure' not in group_confusion(df, pred, SPACE, 'kind')
     pred[:, :4][:25] = 0
     got = group_confusion(df, pred, SPACE, 'kind')
-    assert got['unsure'].sum() == 25 and got.values.sum() == 300 and 'unsure' not in confused_pairs(df, pred, SPACE)['said'].tolist()
+    assert got['unsure'].sum() == 25 and got.values.sum() == 300 and 'unsure' not in confused_pairs(df, pred, SPACE)['predicted'].tolist()
     assert 'unsure' in [o.get_text() for o in confusion_plot(df, pred, SPACE, 'kind').axes[0].get_xticklabels()]
 
 def test_two_by_two_of_each_label_against_a_plain_loop():
@@ -86,10 +86,10 @@ def test_predicted_instead_of_by_hand():
 def test_labels_of_different_groups_never_stand_for_each_other():
     df, scores = catalog(); got = instead_table(df, scores > .5, SPACE, k=None)
     group = {l: g for g, o in SPACE.exclusive.items() for l in o}
-    assert len(got) and all(group.get(a, '') == group.get(b, '') == g for g, a, b in zip(got['group'], got['true'], got['said']))
+    assert len(got) and all(group.get(a, '') == group.get(b, '') == g for g, a, b in zip(got['group'], got['true'], got['predicted']))
     for row in got.itertuples():
-        a, b = SPACE.vocab.index(row.true), SPACE.vocab.index(row.said); known = set(SPACE.exclusive.get(row.group, ()))
-        want = [im for im, o, s in zip(df['image'], df['labels'], scores) if row.true in o and s[a] <= .5 and row.said not in o
+        a, b = SPACE.vocab.index(row.true), SPACE.vocab.index(row.predicted); known = set(SPACE.exclusive.get(row.group, ()))
+        want = [im for im, o, s in zip(df['image'], df['labels'], scores) if row.true in o and s[a] <= .5 and row.predicted not in o
                 and s[b] > .5 and (not known or known & set(o))]
         assert row.images == want and row.n == len(want)
 
@@ -97,22 +97,22 @@ def test_most_confused_pairs_are_counted_and_their_surest_picture_comes_first():
     df, scores = catalog(); got = confused_pairs(df, scores, SPACE, k=None)
     assert got['n'].is_monotonic_decreasing and confused_pairs(df, scores, SPACE, k=2).equals(got[:2])
     for row in got.itertuples():
-        assert row.n == len(row.images) == group_confusion(df, scores, SPACE, row.group).loc[row.true, row.said]
-        said = [scores[int(o.removesuffix('.jpg')), SPACE.vocab.index(row.said)] for o in row.images]
+        assert row.n == len(row.images) == group_confusion(df, scores, SPACE, row.group).loc[row.true, row.predicted]
+        said = [scores[int(o.removesuffix('.jpg')), SPACE.vocab.index(row.predicted)] for o in row.images]
         assert said == sorted(said, reverse=True) and np.isclose(row.share, row.n/sum(row.true in o for o in df['labels']))
     perfect = SPACE.one_hot(df['labels']).astype(float)
     assert len(confused_pairs(df, perfect, SPACE)) == 0 and len(instead_table(df, perfect, SPACE)) == 0
     assert not wrong_pictures(df, perfect, SPACE).any()
 
 @pytest.mark.parametrize('call, says', [
-    (lambda df, s: group_confusion(df, s, SPACE, 'gender'), "'gender' is no exclusive group; there are kind, colour"),
+    (lambda df, s: group_confusion(df, s, SPACE, 'gender'), "'gender' is not an exclusive group; there are kind, colour"),
     (lambda df, s: group_confusion(df, s, SPACE, 'kind', normalise='row'), "normalise='row', expected true, pred, all or None"),
-    (lambda df, s: group_confusion(df, s - 9, SPACE, 'kind'), 'give probabilities, not logits'),
-    (lambda df, s: group_confusion(df, s*np.nan, SPACE, 'kind'), 'not from 0 to 1'),
+    (lambda df, s: group_confusion(df, s - 9, SPACE, 'kind'), 'pass probabilities, not logits'),
+    (lambda df, s: group_confusion(df, s*np.nan, SPACE, 'kind'), 'must be from 0 to 1'),
     (lambda df, s: group_confusion(df.assign(labels=[[]]*300), s, SPACE, 'kind'), 'no picture has a label of kind'),
     (lambda df, s: label_confusion(df, s[:9], SPACE), r'pred of shape \(9, 9\), expected \(300, 9\)'),
-    (lambda df, s: top_losses(df, s, SPACE, label='green'), "'green' is no label"),
-    (lambda df, s: share_bars('x', s[0][:3], SPACE), 'those of one picture'),
+    (lambda df, s: top_losses(df, s, SPACE, label='green'), "'green' is not a label"),
+    (lambda df, s: share_bars('x', s[0][:3], SPACE), 'the scores of one picture'),
     (lambda df, s: confused_grid(confused_pairs(df, SPACE.one_hot(df['labels']), SPACE)), 'no picture to show')])
 def test_faults_of_the_caller_are_told(call, says):
     with pytest.raises(CatalogError, match=says): call(*catalog())
@@ -256,7 +256,7 @@ def test_each_picture_may_have_tags_of_its_own(halves):
     assert [list(o) for o in found] == [['left', 'right'], [], ['right']]
     fig = heat_grid(halves, [spot(2), spot(10), spot(2)], [['left', 'right'], [], ['right']])
     assert [bool(o.images) for o in fig.axes] == [True]*3 + [True, False, False] + [True, True, False]
-    with pytest.raises(CatalogError, match="'up' is no label"): heat_maps(halves, [spot(2)], [['up']])
+    with pytest.raises(CatalogError, match="'up' is not a label"): heat_maps(halves, [spot(2)], [['up']])
     with pytest.raises(CatalogError, match='1 lists of tags for 2 pictures'): heat_maps(halves, [spot(2)]*2, [['left']])
 
 def test_looking_leaves_a_learners_gradients_alone(halves):
@@ -268,7 +268,7 @@ def test_a_layer_without_maps_is_told(halves):
     class Flat(nn.Module):
         def forward(self, x): return x.mean((2, 3))
     p = Predictor(nn.Sequential(nn.Sequential(nn.Conv2d(3, 2, 1), Flat()), nn.Linear(2, 2)), halves.space, halves.prep)
-    with pytest.raises(CatalogError, match='gives shape .1, 2., which is no map'): activations(p, spot(2), list(named_layers(p.model))[1])
+    with pytest.raises(CatalogError, match='has shape .1, 2., which is not a map'): activations(p, spot(2), list(named_layers(p.model))[1])
 
 def test_heat_maps_without_captum_say_what_to_install(monkeypatch):
     import sys

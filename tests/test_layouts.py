@@ -72,7 +72,7 @@ def test_a_new_layout_is_one_file(lines):
         prepare_catalog(RunConfig(str(lines), 'run', garments='both'))
     with pytest.raises(CatalogError, match="'rows' is unknown; choose one of feidegger, folders, imaterialist, lines,"):
         read_catalog(lines, 'rows')
-    with pytest.raises(CatalogError, match='labels is no option of the layout lines, which takes sep, where, min_count'):
+    with pytest.raises(CatalogError, match='labels is not an option of the layout lines; its options are sep, where, min_count'):
         read_catalog(lines, labels='both')
 
 def test_a_layout_is_named_after_its_module():
@@ -92,7 +92,7 @@ def test_a_file_name_decides_alone(tmp_path):
 @pytest.mark.parametrize('rows', ['1,"red;big, tall"\n2,"new;old, dark"\n', '1,"red;big"\n2,"new,old"\n'])
 def test_delimiters_in_a_tie_are_a_question(rows, tmp_path):
     (tmp_path/'tags.csv').write_text('id,tags\n' + rows)
-    with pytest.raises(CatalogError, match='say which as delim='): read_catalog(tmp_path)
+    with pytest.raises(CatalogError, match='give it as delim='): read_catalog(tmp_path)
     assert read_catalog(tmp_path, delim=';').df['tags'][0][0] == 'red'
 
 def test_a_header_with_two_delimiters_is_a_question(tmp_path):

@@ -13,7 +13,7 @@ from catalog_tagger.core.render import COLOURS
 
 root = Path(__file__).resolve().parents[1]
 lib = root/'catalog_tagger'
-developers = {'nbdev', 'execnb', 'ghapi', 'pytest'}
+developers, testers = {'nbdev', 'execnb', 'ghapi'}, {'pytest', 'pytest-xdist', 'hypothesis', 'nbclient', 'playwright'}
 
 @pytest.fixture(scope='module')
 def settings():
@@ -39,10 +39,17 @@ def names(requirements): return {re.match(r'[\w-]+', o)[0].lower() for o in requ
 def test_requirements(metadata, settings):
     reqs = metadata.get_all('Requires-Dist')
     always = [o for o in reqs if 'extra ==' not in o]
-    assert names(always) == names(settings['requirements'].split()) and not names(always) & developers
+    assert names(always) == names(settings['requirements'].split()) and not names(always) & (developers | testers)
     extras = {k.removesuffix('_requirements'): names(v.split()) for k, v in settings.items() if k.endswith('_requirements')}
     assert {k: names(o for o in reqs if re.search(f'extra == .{k}.', o)) for k in metadata.get_all('Provides-Extra')} == extras
-    assert developers <= extras['dev']
+    assert developers <= extras['dev'] and testers <= extras['test'] and not extras['dev'] & extras['test']
+
+def test_developers_alone_have_caps(settings):
+    "What a user or a test environment installs may be the newest release; what the tests need of the extras is in theirs."
+    lists = {k: v.split() for k, v in settings.items() if k == 'requirements' or k.endswith('_requirements')}
+    assert {k for k, v in lists.items() if any(re.search('[<~!]|==', o) for o in v)} == {'dev_requirements'}
+    optional = {o for extra in ('app', 'cleanlab', 'faiss', 'interpret', 'metric', 'onnx') for o in lists[f'{extra}_requirements']}
+    assert optional <= {*lists['test_requirements']}
 
 def test_wheel_holds_the_library_alone(wheel):
     held = {o for o in wheel.namelist() if '.dist-info/' not in o}

@@ -147,9 +147,9 @@ def test_the_command_writes_the_same_file(place, report):
     assert (place/'again.html').read_bytes() == report.read_bytes()
 
 @pytest.mark.parametrize('argv, says',
-                         [(['shop'], 'config.json is not there'), (['run', '--out', 'r.pdf'], 'expected a file that ends in .html'),
-                          (['run', 'run'], 'name two runs or more, each once'),
-                          (['run', 'other', '--source', 'shop'], 'belongs to the report of one run'), ([], 'required: RUN')])
+                         [(['shop'], 'config.json does not exist'), (['run', '--out', 'r.pdf'], 'expected a file that ends in .html'),
+                          (['run', 'run'], 'give two or more different runs'),
+                          (['run', 'other', '--source', 'shop'], 'can only be given for the report of one run'), ([], 'required: RUN')])
 def test_a_wrong_call_ends_in_one_line(place, argv, says, capsys, monkeypatch):
     from catalog_tagger.apps.cli import main
     monkeypatch.chdir(place)
@@ -171,13 +171,13 @@ def test_a_catalog_that_is_gone_is_told(place, tmp_path):
     config = run/'config.json'
     config.write_text(config.read_text(encoding='utf-8').replace(str(place/'shop'), str(tmp_path/'gone')), encoding='utf-8')
     page = run_page(Run.open(run))
-    assert 'pictures of' in page and 'are not there' in page and 'image/jpeg' not in page and 'id="each-label"' in page
+    assert 'pictures of' in page and 'are missing' in page and 'image/jpeg' not in page and 'id="each-label"' in page
     assert 'id="confusion"' not in page
     assert 'id="confusion"' in run_page(Run.open(run, moved))
 
 def test_a_bundle_that_is_damaged_is_told(place, tmp_path):
     run = shutil.copytree(place/'run', tmp_path/'run'); (run/'tagger'/'tagger.json').write_text('{')
-    assert 'Confusion, pictures and what can be published are left out' in run_page(Run.open(run))
+    assert 'Confusion, pictures and coverage are left out' in run_page(Run.open(run))
 
 def test_a_picture_that_is_damaged_is_told(place, tmp_path):
     shop = shutil.copytree(place/'shop', tmp_path/'shop')
@@ -206,7 +206,7 @@ def test_runs_on_other_pictures_are_told_apart(place, tmp_path):
 
 def test_nothing_is_trained_to_be_compared(place, tmp_path):
     run = shutil.copytree(place/'run', tmp_path/'run'); (run/'metrics.json').unlink()
-    with pytest.raises(CatalogError, match='metrics.json is not there'): compare_page([Run.open(place/'other'), Run.open(run)])
+    with pytest.raises(CatalogError, match='metrics.json does not exist'): compare_page([Run.open(place/'other'), Run.open(run)])
 
 # ---- every kind of catalog
 
@@ -222,4 +222,4 @@ def test_every_kind_of_catalog_has_its_report(make, words, says, tmp_path, page)
     if make is demo_tags:   # a model that says nothing
         j = judge_test(Run.open(cfg.out)); none = np.zeros_like(j.p)
         mute = j._replace(scores=none, p=none, pred=none, answers=[[]]*len(j.df))
-        assert 'Nothing is said of any picture.' in str(_curve(mute, None)) and 'nothing is said' in str(_doubtful(mute)[1])
+        assert 'No picture has an answer.' in str(_curve(mute, None)) and 'no answer' in str(_doubtful(mute)[1])

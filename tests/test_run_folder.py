@@ -34,7 +34,7 @@ def test_a_file_that_is_gone_is_missed_when_it_is_needed(run):
     for o in ('audit.csv', 'history.csv', 'labels.json', 'metrics.json'): (run.folder/o).unlink()
     assert run.tagger().predict(run.pictures('test')['image'].tolist()) and 'unfinished' in repr(run)
     for o, file in dict(audit='audit.csv', history='history.csv', labels='labels.json', metrics='metrics.json').items():
-        with pytest.raises(CatalogError, match=f'{file} is not there'): getattr(run, o)
+        with pytest.raises(CatalogError, match=f'{file} does not exist'): getattr(run, o)
 
 @pytest.mark.parametrize('file, text',
                          [('config.json', '{'), ('config.json', '[]'), ('labels.json', '{"vocab": 1}'), ('metrics.json', '[1]'),
@@ -56,7 +56,7 @@ def test_it_is_shown_in_a_few_lines(place):
 
 def test_what_is_no_run_is_refused(place):
     for o in (place, place/'shop', place/'nowhere', place/'run'/'tagger'):
-        with pytest.raises(CatalogError, match='is no folder of a run'): Run.open(o)
+        with pytest.raises(CatalogError, match='is not the folder of a run'): Run.open(o)
 
 # ---- its pictures
 
@@ -66,7 +66,7 @@ def test_pictures_of_a_fold_and_of_a_catalog_that_moved(place, tmp_path):
     moved = Run.open(place/'run', shutil.copytree(place/'shop', tmp_path/'moved'))
     assert moved.pictures('test')['image'].str.startswith(str(tmp_path)).all()
     with pytest.raises(CatalogError, match="fold='tset', expected one of train, valid, test"): run.pictures('tset')
-    with pytest.raises(CatalogError, match='name the folder where its catalog stands now'): Run.open(place/'run', tmp_path).pictures('test')
+    with pytest.raises(CatalogError, match='give the folder where its catalog is now'): Run.open(place/'run', tmp_path).pictures('test')
 
 def test_a_picture_outside_of_the_catalog_is_not_opened(run):
     df = run.split.assign(image='../../etc/passwd')
@@ -78,7 +78,7 @@ def test_a_picture_outside_of_the_catalog_is_not_opened(run):
 def test_a_tagger_is_what_one_gets(run):
     with_bundle = run.tagger(); images = run.pictures('test')['image'].tolist()
     shutil.rmtree(run.folder/'tagger')
-    with pytest.raises(CatalogError, match=r'say trust=True \(--trust\)'): run.tagger()
+    with pytest.raises(CatalogError, match=r'pass trust=True \(--trust\)'): run.tagger()
     pickled, learned = run.tagger(trust=True), Tagger.from_learner(run.learner(trust=True))
     assert {type(o) for o in (with_bundle, pickled, learned)} == {Tagger} and with_bundle.decision is not None
     assert pickled.decision is learned.decision is None

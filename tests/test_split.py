@@ -166,7 +166,7 @@ def test_summary_and_audit_by_plain_loops(seed):
 
 def test_errors_name_the_way_out():
     df = catalog(0, 30)
-    with pytest.raises(CatalogError, match="no '1999'; it has: 2010, 2011"): split_by(df, 'year', test=1999)
+    with pytest.raises(CatalogError, match="no '1999'; its values are: 2010, 2011"): split_by(df, 'year', test=1999)
     with pytest.raises(CatalogError, match="no 'x'"): split_by(df, 'year', test=2010, valid='x')
     with pytest.raises(CatalogError, match='no train'): split_by(df, 'year', test_from=2000)
     with pytest.raises(CatalogError, match='expected at least 2'): cross_folds(df, 0)

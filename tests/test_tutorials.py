@@ -42,6 +42,7 @@ def store(path):
     return subprocess.run([sys.executable, root/'scripts'/'tutorials.py', path.with_suffix('')], env=env, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
 
+@pytest.mark.nbdev
 def test_script_stores_what_is_worth_seeing(tmp_path):
     page = notebook(tmp_path/'page.ipynb', "#| hide\nimport os, sys; print('hidden')",
                     "print('IN_TEST' in os.environ); print('log', file=sys.stderr)",
@@ -53,6 +54,7 @@ def test_script_stores_what_is_worth_seeing(tmp_path):
     assert [''.join(o['text']) for o in said['outputs']] == ['False\n']   # the full run, and no log
     assert [list(o['data']) for o in figure['outputs']] == [['image/png']] and len(json.dumps(figure)) < 40_000
 
+@pytest.mark.nbdev
 def test_script_writes_nothing_where_a_cell_fails(tmp_path):
     page = notebook(tmp_path/'page.ipynb', "print('seen')", '1/0')
     before = page.read_bytes()

@@ -219,7 +219,7 @@ def test_looking_at_transforms_changes_no_training(dls):
     import torch
     state, torch_state, own = random.getstate(), torch.get_rng_state(), dls['usual'].train.rng.getstate()
     fig = transform_grid(dls['usual'], 1, 5)
-    assert len([o for o in fig.axes if o.images]) == 6 and fig.axes[0].get_title(loc='left') == 'as it is'
+    assert len([o for o in fig.axes if o.images]) == 6 and fig.axes[0].get_title(loc='left') == 'original'
     assert random.getstate() == state and torch.equal(torch.get_rng_state(), torch_state) and dls['usual'].train.rng.getstate() == own
     assert (transformed(dls['usual'], 1) == transformed(dls['usual'], 1)).all()
     assert len(np.unique(transformed(dls['usual'], 1).reshape(11, -1), axis=0)) > 1

@@ -6,12 +6,12 @@ const page = JSON.parse($('main').dataset.page), files = new WeakMap(), todo = [
 const built = html => { const t = document.createElement('template'); t.innerHTML = html; return t.content.firstElementChild }
 const put = (card, file) => { files.set(card, file); $('h2', card).textContent = file.name; return card }
 
-async function post(path, asked, body) {
-  const how = {method: 'POST', body, headers: {'content-type': 'application/octet-stream'}}
-  const r = await fetch(path + '?' + new URLSearchParams(asked), how)
-    .catch(() => { throw Error('could not be sent: the file has gone, or the server has ended') })
-  if (r.status == 503) throw Error('too many people are asking: try again in a moment')
-  if (!r.ok) throw Error(r.status < 500 ? await r.text() : 'the server failed here; its terminal says why')
+async function post(path, query, body) {
+  const options = {method: 'POST', body, headers: {'content-type': 'application/octet-stream'}}
+  const r = await fetch(path + '?' + new URLSearchParams(query), options)
+    .catch(() => { throw Error('could not be sent: the file was removed, or the server was stopped') })
+  if (r.status == 503) throw Error('the server is busy: try again in a moment')
+  if (!r.ok) throw Error(r.status < 500 ? await r.text() : 'server error; its terminal shows the reason')
   return r
 }
 
@@ -24,29 +24,29 @@ function failed(why) {
 
 async function tag(card) {
   const file = files.get(card)
-  const asked = () => post('/tag', new FormData($('#how')), file).then(r => r.text()).then(built).catch(e => failed(e.message))
-  const fresh = file.size > page.bytes ? failed(page.too_large) : await asked()
+  const request = () => post('/tag', new FormData($('#how')), file).then(r => r.text()).then(built).catch(e => failed(e.message))
+  const fresh = file.size > page.bytes ? failed(page.too_large) : await request()
   if (card.isConnected) card.replaceWith(put(fresh, file))
 }
 
 async function work() {
-  for (let card; card = todo.shift(); tell()) if (card.isConnected) await tag(card)
+  for (let card; card = todo.shift(); updateStatus()) if (card.isConnected) await tag(card)
 }
 
 function add(chosen) {
   const fit = chosen.slice(0, Math.max(0, page.files - $$('.card').length))
   const cards = fit.map(o => put(built('<article class="card waiting"><div><h2></h2><p>Waiting …</p></div></article>'), o))
   const left = chosen.length - fit.length
-  const more = `${left} were left out: this page takes ${page.files} pictures. For more there is the command catalog_tagger tag.`
+  const more = `${left} pictures were left out: the limit of this page is ${page.files}. For more use the command catalog_tagger tag.`
   $('#note').textContent = left ? more : ''
   $('#cards').prepend(...cards); start(cards)
 }
 
-function start(cards) { todo.push(...cards); tell(); for (let i = 0; i < 2; i++) work() }
+function start(cards) { todo.push(...cards); updateStatus(); for (let i = 0; i < 2; i++) work() }
 
-// ---- Asking for heat maps and similar products
+// ---- Heat maps and similar products
 
-const shown = new WeakMap()    // image → the picture without heat
+const shown = new WeakMap()    // image → source and caption without heat map
 
 async function showHeat(card, button) {
   const img = $('img', card), text = $('figcaption', card), on = button.ariaPressed != 'true'
@@ -55,9 +55,9 @@ async function showHeat(card, button) {
   let [src, words] = shown.get(img)
   if (on) try {
     const heat = await post('/heat', {tag: button.dataset.tag}, files.get(card)).then(r => r.blob())
-    if (button.ariaPressed != 'true') return    // pressed again meanwhile, or another tag
+    if (button.ariaPressed != 'true') return    // meanwhile pressed again, or another tag
     src = URL.createObjectURL(heat)
-    words = `Yellow: what speaks for ${button.textContent}. Press it again for the picture.`
+    words = `Yellow raises the score of ${button.textContent}. Click it again to see the picture.`
   } catch (e) { words = e.message; button.ariaPressed = false }
   img.src = src; text.textContent = words
 }
@@ -69,15 +69,15 @@ async function showSimilar(card, at) {
 
 // ---- Correcting
 
-const fields = card => $$('[data-group]', card), now = o => o.value.trim() || o.dataset.said
+const fields = card => $$('[data-group]', card), now = o => o.value.trim() || o.dataset.predicted
 const fieldOf = (card, label) => fields(card)[page.group[label]]
 const name = card => files.get(card).name
 
 function corrections(card) {
-  const row = (o, group, correct) => [name(card), group, o.dataset.said, o.dataset.score, correct]
-  const changed = fields(card).filter(o => now(o) != o.dataset.said).map(o => row(o, o.dataset.group, now(o)))
-  const struck = $$('[data-said]:not(:checked)[type=checkbox]', card).map(o => row(o, '', ''))
-  return [...changed, ...struck, ...$$('[data-new]:checked', card).map(o => [name(card), '', '', '', o.dataset.new])]
+  const row = (o, group, correct) => [name(card), group, o.dataset.predicted, o.dataset.score, correct]
+  const changed = fields(card).filter(o => now(o) != o.dataset.predicted).map(o => row(o, o.dataset.group, now(o)))
+  const removed = $$('[data-predicted]:not(:checked)[type=checkbox]', card).map(o => row(o, '', ''))
+  return [...changed, ...removed, ...$$('[data-new]:checked', card).map(o => [name(card), '', '', '', o.dataset.new])]
 }
 
 function correct(card, field) {
@@ -88,26 +88,26 @@ function correct(card, field) {
   }
   for (let p = page.parents[word]; p; p = page.parents[p]) {
     const o = fieldOf(card, p)
-    if (o) o.value = p == o.dataset.said ? '' : p
+    if (o) o.value = p == o.dataset.predicted ? '' : p
   }
-  const amiss = ([o, p]) => p && fieldOf(card, p) && ![p, ''].includes(now(fieldOf(card, p)))
-  const odd = fields(card).map(o => [o, page.parents[now(o)]]).filter(amiss)
+  const conflicts = ([o, p]) => p && fieldOf(card, p) && ![p, ''].includes(now(fieldOf(card, p)))
+  const odd = fields(card).map(o => [o, page.parents[now(o)]]).filter(conflicts)
   fields(card).forEach(o => o.ariaInvalid = odd.some(([q]) => q == o))
   const n = corrections(card).length
   $('.correct summary', card).textContent = n ? `Corrected (${n})` : 'Correct'
-  $('.odd', card).textContent = odd.map(([o, p]) => `${now(o)} goes with ${p}, not with ${now(fieldOf(card, p))}.`).join(' ')
+  $('.odd', card).textContent = odd.map(([o, p]) => `${now(o)} belongs to ${p}, not to ${now(fieldOf(card, p))}.`).join(' ')
 }
 
-// ---- Keeping count, and files to take away
+// ---- Status and downloads
 
-let kept = true    // have all corrections been downloaded?
+let saved = true    // have all corrections been downloaded?
 
-function tell() {
+function updateStatus() {
   const count = kind => $$('.card' + kind).length, all = count(''), wait = count('.waiting')
   const fixed = $$('.card').flatMap(corrections).length
-  const told = [[count('.look') + count('.outside'), 'to look at'], [count('.failed'), 'could not be used'],
-                [fixed, fixed == 1 ? 'correction' : 'corrections']]
-  $('#told').textContent = all ? [`${all - wait} of ${all} pictures`, ...told.filter(o => o[0]).map(o => o.join(' '))].join(', ') : ''
+  const parts = [[count('.look') + count('.outside'), 'to review'], [count('.failed'), 'could not be used'],
+                 [fixed, fixed == 1 ? 'correction' : 'corrections']]
+  $('#status').textContent = all ? [`${all - wait} of ${all} pictures`, ...parts.filter(o => o[0]).map(o => o.join(' '))].join(', ') : ''
   Object.assign($('progress'), {max: all, value: all - wait, hidden: !wait})
   $('#tools').hidden = !all; $('#tags').disabled = wait > 0; $('#corrections').disabled = !fixed
 }
@@ -116,7 +116,7 @@ async function download(kind, rows) {
   try {
     const blob = await post('/csv', {kind}, JSON.stringify(rows)).then(r => r.blob())
     Object.assign(document.createElement('a'), {href: URL.createObjectURL(blob), download: kind + '.csv'}).click()
-    if (kind == 'corrections') kept = true
+    if (kind == 'corrections') saved = true
   } catch (e) { $('#note').textContent = e.message }
 }
 
@@ -124,8 +124,8 @@ const press = (id, f) => $(id).addEventListener('click', f)
 press('#tags', () => download('tags', $$('.card').flatMap(o => JSON.parse(o.dataset.rows).map(r => [name(o), ...r]))))
 press('#corrections', () => download('corrections', $$('.card').flatMap(corrections)))
 press('#clear', () => {
-  if (!kept && !confirm('There are corrections that were not downloaded. Remove all?')) return
-  $('#cards').replaceChildren(); kept = true; tell()
+  if (!saved && !confirm('Some corrections were not downloaded. Remove all?')) return
+  $('#cards').replaceChildren(); saved = true; updateStatus()
 })
 $('#pictures').addEventListener('change', e => { add([...e.target.files]); e.target.value = '' })
 $('#how').addEventListener('change', () => {
@@ -137,8 +137,8 @@ $('#cards').addEventListener('click', e => { if (e.target.dataset.tag) showHeat(
 $('#cards').addEventListener('toggle', e => {
   if (e.target.open && e.target.matches('.similar')) showSimilar(e.target.closest('.card'), $('div', e.target))
 }, true)
-$('#cards').addEventListener('change', e => { correct(e.target.closest('.card'), e.target); kept = false; tell() })
-addEventListener('beforeunload', e => { if (!kept) e.preventDefault() })
+$('#cards').addEventListener('change', e => { correct(e.target.closest('.card'), e.target); saved = false; updateStatus() })
+addEventListener('beforeunload', e => { if (!saved) e.preventDefault() })
 for (const [kind, on] of [['dragenter', true], ['dragover', true], ['dragleave', false], ['drop', false]])
   $('.drop').addEventListener(kind, () => $('.drop').classList.toggle('over', on))
-tell()
+updateStatus()

@@ -1,4 +1,4 @@
-// A button in the head of a column sorts its table
+// A button in a column header sorts the table
 for (const button of document.querySelectorAll('th button')) button.onclick = () => {
   const th = button.parentElement, body = th.closest('table').tBodies[0], sign = th.ariaSort == 'ascending' ? -1 : 1
   const key = row => { const o = row.cells[th.cellIndex]; return 'value' in o.dataset ? +o.dataset.value : o.textContent }

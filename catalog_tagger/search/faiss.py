@@ -16,18 +16,18 @@ from ..core.extras import import_optional
 __all__ = ['KINDS', 'start_settings', 'vector_blocks', 'make_structure', 'set_effort']
 
 # %% ../../nbs/search/03_faiss.ipynb #198a9b07
-KINDS = ('exact', 'flat', 'hnsw', 'ivf_sq8', 'ivf_pq')   # Structures of an index: numpy, and four of FAISS
+KINDS = ('exact', 'flat', 'hnsw', 'ivf_sq8', 'ivf_pq')   # Kinds of index: numpy, and four FAISS structures
 
 def start_settings(kind:str, n:int, d:int)->dict[str, int]:
-    "How a structure for `n` vectors of `d` numbers is made, and the least effort of a search in it."
+    "Settings of a structure for `n` vectors of `d` numbers, with the lowest effort of a search."
     if kind == 'hnsw': return dict(m=32, effort=16)
     if kind not in ('ivf_sq8', 'ivf_pq'): return {}
     cells = dict(cells=max(1, min(2**round(np.log2(4*np.sqrt(n))), n//39)), effort=1)
     if kind == 'ivf_sq8': return cells | dict(refine=4)
     return cells | dict(refine=20, m=next(o for o in range(min(64, max(1, d//4)), 0, -1) if d % o == 0))
 
-def _recipe(kind:str, settings:Mapping[str, int])->str:
-    "The name that FAISS has for it."
+def _factory_string(kind:str, settings:Mapping[str, int])->str:
+    "The FAISS factory string of a structure."
     return dict(flat='Flat', hnsw='HNSW{m},Flat', ivf_sq8='IVF{cells},SQ8', ivf_pq='IVF{cells},PQ{m}np')[kind].format(**settings)
 
 # %% ../../nbs/search/03_faiss.ipynb #157f90a0
@@ -35,7 +35,7 @@ def vector_blocks(vectors, block:int=1 << 15)->Iterator[np.ndarray]:
     return (np.ascontiguousarray(vectors[i:i+block], np.float32) for i in range(0, len(vectors), block))
 
 def _train(structure, vectors, centroids, cells:int, seed:int):
-    "Partition the space by k-means on some of the vectors, or as `centroids` say, and learn the codes."
+    "Partition the space by k-means on a sample of the vectors, or by given `centroids`, and train the codes."
     rows = np.sort(rng(seed, 'cells').choice(len(vectors), min(len(vectors), max(40*cells, 16384)), replace=False))
     structure.cp.max_points_per_centroid, structure.cp.min_points_per_centroid = 64, 1
     if hasattr(structure, 'pq'): structure.pq.cp.min_points_per_centroid = 1
@@ -43,15 +43,15 @@ def _train(structure, vectors, centroids, cells:int, seed:int):
     structure.train(np.ascontiguousarray(vectors[rows], np.float32))
 
 def make_structure(kind:str, settings:Mapping[str, int], vectors, centroids=None, seed:int=42):
-    "The structure of FAISS over `vectors`; None for `exact`. The same vectors and centroids make the same one."
+    "The FAISS structure over `vectors`; None for `exact`. The same vectors and centroids give the same structure."
     if kind == 'exact': return None
     if kind == 'ivf_pq' and len(vectors) < 256:
-        raise CatalogError(f'ivf_pq learns 256 codes and there are {len(vectors)} vectors; use exact')
+        raise CatalogError(f'ivf_pq needs at least 256 vectors to train its codes, got {len(vectors)}; use exact')
     faiss = import_optional('faiss', kind, "build the index with kind='exact'")
-    structure = faiss.index_factory(vectors.shape[1], _recipe(kind, settings), faiss.METRIC_INNER_PRODUCT)
+    structure = faiss.index_factory(vectors.shape[1], _factory_string(kind, settings), faiss.METRIC_INNER_PRODUCT)
     threads = faiss.omp_get_max_threads()
     if 'cells' in settings: _train(structure, vectors, centroids, settings['cells'], seed)
-    if kind == 'hnsw': faiss.omp_set_num_threads(1)    # several threads would link the nodes in the order of their chance
+    if kind == 'hnsw': faiss.omp_set_num_threads(1)    # with several threads the graph would depend on their timing
     try:
         for o in vector_blocks(vectors): structure.add(o)
     finally: faiss.omp_set_num_threads(threads)

@@ -20,10 +20,10 @@ class EmbeddingsError(CatalogError): "Embeddings or an index that cannot be load
 
 def unit_vectors(
     vectors,            # Shape (n, dimensions), each of length 1
-    eps:float=.01,      # How far a length may be from 1
+    eps:float=.01,      # Tolerance of the length
     block:int=1 << 14,
-)->np.ndarray:          # float16 as it came, anything else as float32
-    "`vectors` as an array, if each has length 1."
+)->np.ndarray:          # float16 is kept, anything else becomes float32
+    "`vectors` as an array; raise `CatalogError` unless each has length 1."
     v = np.asarray(vectors); v = v if v.dtype == np.float16 else v.astype(np.float32, copy=False)
     if v.ndim != 2 or not v.size: raise CatalogError(f'vectors have shape {v.shape}, expected (pictures, dimensions)')
     for i in range(0, len(v), block):
@@ -33,12 +33,12 @@ def unit_vectors(
     return v
 
 def check_ids(ids, n:int)->list[str]:
-    "`ids` if they are `n` different texts."
+    "`ids`; raise `CatalogError` unless they are `n` different texts."
     if len(as_type(ids, list[Text], 'the list of ids')) != n: raise CatalogError(f'ids are not {n} texts, one for each vector')
-    if len(set(ids)) < n: raise CatalogError('an id stands twice')
+    if len(set(ids)) < n: raise CatalogError('an id occurs twice')
     return ids
 
 def read_vectors(files:Mapping[str, bytes])->tuple[np.ndarray, list[str]]:
-    "The vectors of `vectors.npy` and the id of each from `ids.json`."
+    "The vectors of `vectors.npy`, and the id of each from `ids.json`."
     vectors = unit_vectors(read_array(files['vectors.npy']))
     return vectors, check_ids(strict_json(files['ids.json']), len(vectors))
