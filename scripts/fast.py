@@ -1,5 +1,5 @@
 """Run what a change since main touches: its pages, then the tests that import a changed module, the nearest first. After 90 seconds no
-page and no test is begun; what is left out is told."""
+page or test is started; those left out are listed."""
 import os, re, signal, subprocess, sys, tempfile, time
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from check import counts, files, imported, notebooks, root
 
-longest = 90                            # Seconds after which nothing is begun
+longest = 90                            # Seconds after which nothing is started
 made = {'catalog_tagger/_modidx.py'}    # nbdev writes it for every page
 
 # -- what is touched
@@ -51,9 +51,9 @@ def nearest(graph, changed):
 # -- a run
 
 def pytest_runtest_setup(item):
-    "Before each test, for this file is a plugin of its run: the test is left out, or later broken off, when time is over."
+    "Before each test (this file is a pytest plugin): skip the test if time is up, and interrupt it when time is up."
     import pytest
-    def end(*args): pytest.skip('time is over')
+    def end(*args): pytest.skip('out of time')
     signal.signal(signal.SIGALRM, end)
     left = float(os.environ['FAST_UNTIL']) - time.time()
     if left <= 0: end()
@@ -63,14 +63,14 @@ def pytest_runtest_teardown(item): signal.setitimer(signal.ITIMER_REAL, 0)
 
 def pytest_report_teststatus(report):
     "No letter for each test that was left out."
-    if report.skipped and 'time is over' in str(report.longrepr): return 'left out', '', ''
+    if report.skipped and 'out of time' in str(report.longrepr): return 'left out', '', ''
 
 def run_tests(tests, xml):
     "Run test files in their order; returns the exit code of pytest, and for each file how many tests there was no time for."
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(root/'scripts'), os.environ.get('PYTHONPATH', '')]))
     args = '-q -rf --disable-warnings -n2 --maxschedchunk=2 -p fast --junitxml'.split()
     rc = subprocess.run([sys.executable, '-m', 'pytest', *tests, *args, xml], cwd=root, env=env).returncode
-    late = [o for o in ET.parse(xml).iter('testcase') if any('time is over' in s.get('message', '') for s in o)]
+    late = [o for o in ET.parse(xml).iter('testcase') if any('out of time' in s.get('message', '') for s in o)]
     return rc, Counter(o.get('classname').split('.')[1] for o in late)
 
 def main():
@@ -87,9 +87,9 @@ def main():
             del pages[:2]
         if tests: rc, late = run_tests(tests, Path(tmp, 'pytest.xml'))
     alone = [o for o in sorted(changed) if not o.endswith('.ipynb') and not nearest(graph, {o})]
-    if left := pages + [f'{n} of {o}' for o,n in late.items()]: print('left out, as time was over:', ', '.join(left))
+    if left := pages + [f'{n} of {o}' for o,n in late.items()]: print('not run, out of time:', ', '.join(left))
     if alone: print('no test imports or names:', ', '.join(alone))
-    print(f'{time.time() - start:.0f} s. The whole: make test')
+    print(f'{time.time() - start:.0f} s. All checks: make test')
     sys.exit(bool(rc or counts['failed']))
 
 if __name__ == '__main__': main()
