@@ -15,18 +15,19 @@ from ..core.files import CatalogError
 __all__ = ['error_table']
 
 # %% ../../nbs/testing/04_errors.ipynb #2d84be6f
-def _message(f:Callable, x)->str:
-    "The message of the `CatalogError` that `f(x)` raises."
+def _message(f:Callable, x, exc:type)->str:
+    "The message of the `exc` that `f(x)` raises."
     try: f(x)
-    except CatalogError as e: return str(e)
-    raise AssertionError(f'{x!r} raises no CatalogError')
+    except exc as e: return str(e)
+    raise AssertionError(f'{x!r} raises no {exc.__name__}')
 
 def error_table(
     f:Callable,              # Called with each input
     cases:Iterable[tuple],   # Input, and a part of the message that it must raise
-    folder:str|Path='',      # Temporary folder, which is left out of the messages
+    folder:str|Path=None,    # Temporary folder, which is left out of the messages
+    exc:type=CatalogError,   # Type of the errors
 )->pd.DataFrame:             # Columns `input` and `error`
-    "Check that `f` raises a `CatalogError` with the expected message for each input; return the messages."
-    rows = [(x, _message(f, x), part) for x, part in cases]
+    "Check that `f` raises an error with the expected message for each input; return the messages."
+    rows = [(x, _message(f, x, exc), part) for x, part in cases]
     for x, error, part in rows: assert part in error, f'{part!r} is not in the message for {x!r}: {error}'
-    return pd.DataFrame([(x, error.replace(f'{folder}/', '')) for x, error, _ in rows], columns=['input', 'error'])
+    return pd.DataFrame([(x, error.replace(f'{folder}/', '') if folder else error) for x, error, _ in rows], columns=['input', 'error'])
