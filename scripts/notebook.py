@@ -16,7 +16,7 @@ nbs = root/'nbs'
 largest = 200_000                              # Bytes of a notebook
 shown = ('text/plain', 'text/html', 'text/markdown', 'image/png')
 not_stored = ('#| hide', '# not stored')   # So begins a cell whose outputs stay out of the repository
-in_tests = dict(IN_TEST='1', CATALOG_TAGGER_DATA='', OMP_NUM_THREADS='1', COLUMNS='80')   # Short forms, on drawn catalogs; tables as wide
+in_tests = dict(IN_TEST='1', CATALOG_TAGGER_DATA='', NLTK_DATA='', OMP_NUM_THREADS='1', COLUMNS='80')   # Short forms, on drawn catalogs
 number = re.compile(r'(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]\d+)?%?')
 
 # -- what a cell shows
