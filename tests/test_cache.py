@@ -156,7 +156,7 @@ def test_files_are_found_again(shop, tmp_path):
 def test_a_part_that_has_learned_since_is_told(shop, tmp_path):
     learn = learner(shop, tmp_path); cached = cached_learner(learn, folder=tmp_path/'cache')
     learn.unfreeze(); learn.fit(1, 1e-3)
-    with pytest.raises(CatalogError, match='has learned since its activations were cached'): cached.fit(1)
+    with pytest.raises(CatalogError, match='was trained after its activations were cached'): cached.fit(1)
     cached_learner(learn, folder=tmp_path/'cache').fit(1)
 
 def test_other_labels_need_no_other_activations(shop, tmp_path):
@@ -208,7 +208,7 @@ def test_no_room_on_the_disk(shop, tmp_path):
     learn, before = learner(shop, tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(CatalogError, match='activations cannot be written to .*; make room or give another folder'):
+        with pytest.raises(CatalogError, match='activations cannot be written to .*; free disk space or use another folder'):
             cached_learner(learn, folder=tmp_path/'cache')
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not files(tmp_path/'cache')

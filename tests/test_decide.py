@@ -305,7 +305,7 @@ def test_hostile_json_ends_in_one_error(decision, value):
 
 def test_a_decision_for_other_labels_is_refused(decision):
     other = LabelSpace(space.vocab[:-1], space.exclusive, space.parents, {})
-    with pytest.raises(CatalogError, match='no decision for these labels'): decision_from_dict(decision.to_dict(), other)
+    with pytest.raises(CatalogError, match='this decision does not fit these labels'): decision_from_dict(decision.to_dict(), other)
     for key in decision.to_dict():
         with pytest.raises(CatalogError): decision_from_dict({k: v for k, v in decision.to_dict().items() if k != key}, space)
 
