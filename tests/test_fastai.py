@@ -122,7 +122,7 @@ WRONG = {
     'F1Score': (lambda o: catalog_learner(dls_of(o), ARCH, weights=None, metrics=F1Score()), 'f1_score is for pictures with one label'),
     'cache=True': (lambda o: dls_of(o, cache=True), 'cache=True, expected a folder, such as cache_folder'),
     'text for item_tfms': (lambda o: dls_of(o, item_tfms='flip'), "item_tfms='flip' is not a transform or a function"),
-    'number for size': (lambda o: replace(PREP, size=32), 'size=32, expected height and width'),
+    'number for size': (lambda o: replace(PREP, size=32), 'size=32, expected .height, width.'),
     'list for space': (lambda o: catalog_learner(dls_of(o), ARCH, weights=None, space=['a']), 'space is a list, expected a LabelSpace'),
     'loaders of torch': (lambda o: catalog_learner(torch.utils.data.DataLoader([1]), ARCH), 'DataLoader contains no DataLoader of fastai'),
     'size for prep': (lambda o: catalog_dls(*o, 224), r'prep=224, expected a Prep, such as arch_prep\(arch, 224\)'),

@@ -181,3 +181,21 @@ def test_a_large_catalog():
     cross_folds(df)
     assert len(audit) == 141
     assert split_summary(res, audit)['duplicates_across'] == 0
+
+# Groups and rescues
+
+def test_groups_and_tags_of_a_small_table():
+    df = pd.DataFrame({'image': list('abcde'), 'group': ['shirt', '', 'shirt', None, ''],
+                       'tags': [['Shirt'], ['Shoe'], ['Shirt', 'Red'], ['Shoe', 'Red'], []]})
+    assert split._group_numbers(df).tolist() == [0, 1, 0, 2, 3]
+    y, tags = split._group_tags(df, 'tags', least=2)
+    assert tags == ['Red', 'Shoe']    # Shirt occurs in only one group
+    assert y[:, :-1].tolist() == [[True, False], [False, True], [True, True], [False, False]]
+
+@pytest.mark.parametrize('y, folds, after', [   # the last column means "any picture"
+    ([[1, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1], [0, 1, 1]], [0, 0, 1, 0, 2], [2, 0, 1, 0, 2]),   # tag 0: train can spare group 0 or 1
+    ([[1, 1], [1, 1], [1, 0], [0, 1], [0, 1]], [0, 0, 1, 2, 1], [2, 0, 1, 2, 1])])
+def test_a_rescue_moves_a_group_that_its_fold_can_spare(y, folds, after):
+    folds = np.array(folds)
+    assert split._rescue(np.array(y, bool), folds, 3) == [(0, 0, 2)]
+    assert folds.tolist() == after

@@ -150,7 +150,7 @@ def test_what_cannot_be_saved_says_so_and_leaves_what_was_there(tmp_path):
     refused('is not a resnet18 with its head', body(), 'resnet18')
     broken = body(); broken[1][2].bias.data[0] = torch.nan
     refused('head.2.bias contains NaN', broken)
-    refused('expected 6 numbers', build_model(find_arch(ARCH), linear(288, 5))[0])
+    refused('expected 6 logits', build_model(find_arch(ARCH), linear(288, 5))[0])
     hooked = body(); hooked[1].register_forward_hook(lambda m, x, y: y + 1)
     refused('differ from those of the one in memory', hooked)
     with pytest.raises(ValueError): save(make_tagger(), d, metrics={'a': dict(score=float('nan'))})

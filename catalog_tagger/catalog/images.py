@@ -221,7 +221,7 @@ class Prep(Record):
     opening:int = field(default=OPENING_VERSION, repr=False)   # Version of the code that opens pictures
 
     def __post_init__(self):
-        if not isinstance(self.size, (tuple, list)): raise CatalogError(f'size={self.size!r}, expected height and width, such as (224, 224)')
+        if not isinstance(self.size, (tuple, list)): raise CatalogError(f'size={self.size!r}, expected (height, width)')
         if self.opening != OPENING_VERSION:
             raise CatalogError(f'the model was trained on pictures opened with version {self.opening} of the rules, '
                                f'this version of catalog_tagger has version {OPENING_VERSION}; '

@@ -173,8 +173,9 @@ def save_bundle(
     given = dict(facts=facts, metrics=metrics, decision=decision, words=words, arrays=arrays)
     t = learn if isinstance(learn, Tagger) else Tagger.from_learner(learn)
     t = replace(t, **{k: o for k, o in given.items() if o is not None})
-    if t.arch is None: raise CatalogError('the backbone is unknown: a bundle stores its name, so create the learner with a named architecture, '
-                                           'or set `arch` of the Tagger')
+    if t.arch is None:
+        raise CatalogError('the backbone is unknown: a bundle stores its name, so create the learner with a named architecture, '
+                           'or set `arch` of the Tagger')
     body, head = _body_and_head(t.model)
     if len(head) > 1:
         raise CatalogError(f'the model has {1 + len(head)} parts, a bundle stores two: put everything after the body into the head')

@@ -328,7 +328,8 @@ def check_served(
     "Raise `CatalogError` unless `dls` has the labels of `space`, and pictures from all parts of valid are preprocessed as by `prep`."
     if (vocab := list(getattr(dls, 'vocab', space.vocab))) != space.vocab:
         raise CatalogError(f'the labels of the DataLoaders begin with {vocab[:3]}, those of the label space with {space.vocab[:3]}: '
-                           'both need the same labels in the same order, as label_block(space) in a DataBlock, or y_block=label_block(space) of ImageDataLoaders, gives them')
+                           'both need the same labels in the same order: use label_block(space) in a DataBlock, '
+                           'or y_block=label_block(space) in ImageDataLoaders')
     with no_random():
         some, dl = _some_valid(dls)
         theirs, ours = dl.one_batch()[0], torch.from_numpy(np.stack([prep(o) for o in some]))
@@ -339,7 +340,8 @@ def check_served(
     if gap.max() > 1e-3:
         i = gap.argmax().item()
         raise CatalogError(f'valid picture {item_name(some[i], i)} is not preprocessed as by {prep}: '
-                           f'values differ by up to {gap.max():.2g}; transforms of valid are {", ".join(valid_tfms(dls.valid))}{_cache_hint(dls.valid)}. '
+                           f'values differ by up to {gap.max():.2g}; '
+                           f'transforms of valid are {", ".join(valid_tfms(dls.valid))}{_cache_hint(dls.valid)}. '
                            'Set split_idx=0 on transforms for training only, and open and resize pictures with picture_block(prep): '
                            "of the methods of fastai's Resize only squish gives the same pixels")
     if len(dls.valid_ds) and isinstance(rows := dls.valid_ds.items, pd.DataFrame): check_rows(rows.iloc[some_rows(len(rows))], some, prep)

@@ -72,9 +72,11 @@ def check_metrics(
     "Raise `CatalogError` if a metric makes other scores of the logits than the loss does."
     for o in metrics:
         func = getattr(o, 'func', o)
-        if getattr(func, '__name__', '')[:1].isupper(): raise CatalogError(f'metrics={func.__name__} is not a metric; pass {func.__name__}(...)')
+        if getattr(func, '__name__', '')[:1].isupper():
+            raise CatalogError(f'metrics={func.__name__} is not a metric; pass {func.__name__}(...)')
         if not space.is_single and (func in _ONE_LABEL or _takes_argmax(o)):
-            raise CatalogError(f'the metric {o.name} is for pictures with one label; use RecallAtK, DominantRecall, accuracy_multi or F1ScoreMulti')
+            raise CatalogError(f'the metric {o.name} is for pictures with one label; '
+                               'use RecallAtK, DominantRecall, accuracy_multi or F1ScoreMulti')
         if (by := _activation_of(o)) and by != (own := find_activation(loss_func, space)):
             does = 'takes the logits as scores' if by == 'identity' else f'applies a {by} to the logits'
             raise CatalogError(f'the metric {o.name} {does}, but the loss uses {own!r}: it would not score what the model predicts; '

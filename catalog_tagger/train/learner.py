@@ -318,7 +318,8 @@ def _check_cached(cached:Learner, learn:Learner, ours:Tensor):
         with no_random(): dl = one_batch_dl(cached.dls.valid, some_rows(n))
         with cached.no_bar(): check_answers(cached, dl, ours, 1e-2)    # activations are kept in half precision
     except CatalogError as e:
-        raise CatalogError(f'the cached learner and its original (facts.joined) give different predictions: {str(e).rsplit(chr(10), 1)[-1].strip()}. '
+        why = str(e).rsplit('\n', 1)[-1].strip()    # fastai puts the name of a callback before it
+        raise CatalogError(f'the cached learner and its original (facts.joined) give different predictions: {why}. '
                            'Change model, loss and data of the original, then call cached_learner again') from None
 
 def _check_labels(learned:list[str]|None, space:LabelSpace):

@@ -168,7 +168,7 @@ def check_instances(**args):
         if isinstance(o, type): raise CatalogError(f'{name}={o.__name__} is a class; pass an instance, {o.__name__}(...)')
 
 class ReadByLabels(_Wrapped):
-    "`loss_func` with the activation that fits the labels: softmax if pictures have one label, else sigmoid; none for a loss on probabilities."
+    "`loss_func` with the activation that fits the labels: softmax for single labels, else sigmoid; none for a loss on probabilities."
     def __init__(self, loss_func, space:LabelSpace):
         check_instances(loss_func=loss_func)
         self.loss_func, self.single = loss_func, space.is_single
