@@ -204,6 +204,12 @@ def test_names_that_csv_must_quote(predictor, tmp_path):
     assert tag_many(predictor, pd.DataFrame({'image': [os.fsdecode(b'\xff.png'), None, 7]}),
                     tmp_path/'t.csv')[1]['reason'].tolist() == ['missing: no such file']*3
 
+def test_the_rows_of_a_part_are_read_back(tmp_path):
+    rows = [('a,"b".jpg', 1, 'NA', .1 + .2, None), ('new\nline.jpg', None, None, None, 'empty file')]
+    (tmp_path/'part.csv').write_bytes(many._pack_rows([[rows]])[many._TAGS])
+    back = many._read_part_rows(tmp_path/'part.csv')
+    assert back['image'].tolist() == [o[0] for o in rows] and (back['tag'][0], back['score'][0]) == ('NA', .1 + .2)
+
 def test_csv_and_parquet_alike(shop, predictor, tmp_path):
     pytest.importorskip('pyarrow', reason='Parquet needs pyarrow')
     for f in ('t.csv', 't.parquet'): tag_many(predictor, shop, tmp_path/f, **HOW)

@@ -7,6 +7,7 @@ from fastai.vision.all import SGD, PILImage, Rotate, TimmBody, Transform, create
 from PIL import Image
 
 from catalog_tagger.train.activations import *
+from catalog_tagger.train.activations import _build_rows, _read_rows
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.catalog.images import fit_image
 from catalog_tagger.train.data import catalog_dls
@@ -195,6 +196,14 @@ def test_a_truncated_file_is_made_anew(shop, tmp_path, left):
     want = cached_learner(learn, folder=tmp_path).dls.valid.one_batch()[0]
     for f in tmp_path.glob('*.npy'): os.truncate(f, left)
     assert torch.equal(cached_learner(learn, folder=tmp_path).dls.valid.one_batch()[0], want)
+
+def test_rows_that_overflow_half_precision_are_written_in_full(tmp_path):
+    f = tmp_path/'rows.npy'
+    _build_rows(f, lambda: [torch.ones(2, 3), torch.ones(1, 3)], 3)
+    assert _read_rows(f, 3).dtype == np.float16 and _read_rows(f, 3).shape == (3, 3) and _read_rows(f, 4) is None
+    _build_rows(f, lambda: [torch.full((1, 3), 1e6)], 1)
+    assert _read_rows(f, 1).dtype == np.float32
+    with pytest.raises(CatalogError, match='weights are damaged'): _build_rows(f, lambda: [torch.full((1, 3), torch.nan)], 1)
 
 def test_a_killed_build_leaves_nothing(shop, tmp_path):
     learn = learner(shop, tmp_path)
