@@ -12,14 +12,18 @@ import pandas as pd
 from ..core.files import CatalogError
 
 # %% auto #0
-__all__ = ['error_table']
+__all__ = ['message', 'error_table']
 
 # %% ../../nbs/testing/04_errors.ipynb #2d84be6f
-def _message(f:Callable, x, exc:type)->str:
-    "The message of the `exc` that `f(x)` raises."
-    try: f(x)
+def message(
+    f:Callable, *args,
+    exc:type=Exception,   # Type of the error
+    **kwargs
+)->str:
+    "The message of the error that `f(*args, **kwargs)` raises."
+    try: f(*args, **kwargs)
     except exc as e: return str(e)
-    raise AssertionError(f'{x!r} raises no {exc.__name__}')
+    raise AssertionError(f'{args!r} raises no {exc.__name__}')
 
 def error_table(
     f:Callable,              # Called with each input
@@ -28,6 +32,6 @@ def error_table(
     exc:type=CatalogError,   # Type of the errors
 )->pd.DataFrame:             # Columns `input` and `error`
     "Check that `f` raises an error with the expected message for each input; return the messages."
-    rows = [(x, _message(f, x, exc), part) for x, part in cases]
+    rows = [(x, message(f, x, exc=exc), part) for x, part in cases]
     for x, error, part in rows: assert part in error, f'{part!r} is not in the message for {x!r}: {error}'
     return pd.DataFrame([(x, error.replace(f'{folder}/', '') if folder else error) for x, error, _ in rows], columns=['input', 'error'])
