@@ -14,7 +14,7 @@ from catalog_tagger.train.backbones import arch_prep, find_arch
 from catalog_tagger.train.heads import build_model
 from catalog_tagger.serve.predictor import Predictor
 from catalog_tagger.serve.onnx import export_onnx, quantise_onnx, tag_rows
-from catalog_tagger.serve.tagger import BUNDLE_FILES, BundleError, Tagger, _read_manifest, save_bundle
+from catalog_tagger.serve.tagger import BUNDLE_FILES, BundleError, Tagger, _parse_manifest, save_bundle
 from catalog_tagger.testing.tiny import tiny_catalog
 
 ARCH, LABELS = 'mobilenetv3_small_050', ['Apparel', 'Shoes', 'Red', 'Blue', 'new', 'a|b\nc']
@@ -161,7 +161,7 @@ def test_what_cannot_be_saved_says_so_and_leaves_what_was_there(tmp_path):
     (b'{"format": 2}', 'the format of tagger.json is 2, this version of catalog_tagger reads 1'),
     (b'{"format": 1, "format": 1}', 'duplicate key')])
 def test_a_manifest_that_is_not_of_this_format(data, says):
-    with pytest.raises(CatalogError, match=says): _read_manifest(data)
+    with pytest.raises(CatalogError, match=says): _parse_manifest(data)
 
 def test_words_come_back(tmp_path):
     words = dict(lang='de', engine='hanta', k=3, phrases=[], names=dict(noun={}, adj={}), idf={'kleid': 1.}, nouns=['kleid'], adjs=[])

@@ -14,12 +14,12 @@ from typing import Literal
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, atomic_files, output_folder, strict_json, write_json
+from ..core.files import CatalogError, atomic_files, output_folder, parse_json, write_json
 from ..core.table import check_columns, check_table, json_rows, read_table, rejected_table, write_table
 from ..core.config import ANSWERS, IndexSettings, RunConfig
 from ..core.process import rng
 from ..core.records import Finite, Positive, Record, Share, as_type, check_format
-from ..core.sealed import SUMS, read_array, read_sealed, seal, load_errors
+from ..core.sealed import SUMS, parse_array, read_sealed, seal, load_errors
 from ..catalog.query import choose_rows
 from .vectors import EmbeddingsError, check_ids, read_vectors, unit_vectors
 from .retrieval import group_codes, row_numbers, top_columns
@@ -362,7 +362,7 @@ class IndexFacts(Record):
 
 def _read_facts(data:bytes)->IndexFacts:
     "The validated contents of `index.json`."
-    d = strict_json(data)
+    d = parse_json(data)
     check_format(d, INDEX_FORMAT, 'index.json')
     return IndexFacts.from_dict(d, 'index.json')
 
@@ -376,7 +376,7 @@ def _read_centroids(files:Mapping[str, bytes], settings:dict, d:int)->np.ndarray
     "The centroids of an index with cells, else None."
     if ('centroids.npy' in files) != ('cells' in settings): raise CatalogError('centroids.npy and cells belong together')
     if 'cells' not in settings: return None
-    res = read_array(files['centroids.npy'])
+    res = parse_array(files['centroids.npy'])
     if res.dtype != np.float32 or res.shape != (settings['cells'], d) or not np.isfinite(res).all():
         raise CatalogError(f'centroids.npy has {res.dtype} of shape {res.shape}, expected finite float32 of ({settings["cells"]}, {d})')
     return res

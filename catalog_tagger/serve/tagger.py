@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from msgspec import Meta
 from safetensors.torch import save_file
 
-from ..core.files import CatalogError, atomic_files, finish_save, strict_json, write_json
+from ..core.files import CatalogError, atomic_files, finish_save, parse_json, write_json
 from ..core.process import package_versions
 from ..core.records import Finite, Record, check_format
 from ..core.sealed import SUMS, read_sealed, seal, load_errors
@@ -214,9 +214,9 @@ class Manifest(Record):
     def __post_init__(self):
         if self.decision is not None: self.decision.check_space(self.space)
 
-def _read_manifest(data:bytes)->Manifest:
+def _parse_manifest(data:bytes)->Manifest:
     "Read `tagger.json` and check it."
-    d = strict_json(data)
+    d = parse_json(data)
     check_format(d, BUNDLE_FORMAT, 'tagger.json')
     return Manifest.from_dict(d, 'tagger.json')
 
@@ -231,7 +231,7 @@ def find_bundle(run:str|Path)->Path|None:
 def load(cls:Tagger, path:str|Path)->Tagger:
     "Load the tagger that `save_bundle` wrote to `path`; an invalid bundle raises `BundleError`, and no code from it is run."
     with load_errors(path, BundleError):
-        files = read_sealed(path, BUNDLE_FILES, 'a bundle'); m = _read_manifest(files['tagger.json'])
+        files = read_sealed(path, BUNDLE_FILES, 'a bundle'); m = _parse_manifest(files['tagger.json'])
         model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab))
         decision = m.decision and replace(m.decision, outside=outside_from_arrays(arrays))
         card = files['README.md'].decode('utf-8')
