@@ -113,6 +113,11 @@ def check_space(
     return self
 
 # %% ../../nbs/serve/06_decide.ipynb #8ae00d26
+@patch
+def calibrated(self:Decision, scores:np.ndarray, space:LabelSpace)->np.ndarray:   # Shape of `scores`
+    "`scores` after calibration; those of no pictures are unchanged."
+    return self.calibration.apply(scores, space) if len(scores) else scores
+
 def decide(
     scores:np.ndarray,      # Uncalibrated scores, shape (pictures, labels)
     space:LabelSpace,
@@ -123,5 +128,4 @@ def decide(
     "Consistent answers in a decision mode: each group has one answer, or is `unsure:` if its score is below the limit of the mode."
     most = MODES[decision.check_mode(mode)].k
     limits = decision.limits[mode] if most is None else None   # the best k may leave a group out without being unsure
-    p = decision.calibration.apply(scores, space) if len(scores) else scores
-    return decode(p, space, k=most if k is None else k, min_score=decision.thresholds[mode], limits=limits)
+    return decode(decision.calibrated(scores, space), space, k=most if k is None else k, min_score=decision.thresholds[mode], limits=limits)

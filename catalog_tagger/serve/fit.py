@@ -27,7 +27,7 @@ def fit_tagger(
     learn:Learner,     # Trained learner
     *, space:LabelSpace=None,  # As in `Predictor.from_learner`
     prep:Prep=None,    # Likewise
-)->Tagger:             # With a copy of the model: training `learn` further does not change it
+)->Tagger:             # As from `Tagger.from_learner`, with a decision
     "The tagger of a trained learner: thresholds, calibration and the out-of-distribution score are fitted on its valid pictures."
     tagger, learn = Tagger.from_learner(learn, space=space, prep=prep), whole_learner(learn)
     if not len(learn.dls.valid_ds): raise CatalogError('this learner has no valid pictures to fit thresholds on, as after load_learner: '

@@ -82,7 +82,7 @@ class Predictor(ShowsFacts):
         cls, learn,              # A learner of fastai; for a cached learner the one from which it was created is used
         *, space:LabelSpace=None,  # Labels of its outputs; None takes those of `learn.dls`
         prep:Prep=None,          # Preprocessing of its pictures; None takes that of `learn.dls`
-    )->Predictor:
+    )->Predictor:             # With a copy of the model: training `learn` further does not change it
         "The predictor of a learner: with `tta=1` its scores are those of `get_preds`, or a `CatalogError` says why not."
         from catalog_tagger.train.learner import facts_of, learned_by    # imports fastai, which a learner has already imported
         learn, space, prep, activation = learned_by(learn, space, prep)

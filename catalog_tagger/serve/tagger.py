@@ -66,7 +66,7 @@ class Tagger(Predictor):
 
     def calibrated(self, scores:np.ndarray)->np.ndarray:   # Shape of `scores`
         "`scores` as `predict` returns them: calibrated if there is a decision."
-        return scores if self.decision is None or not len(scores) else self.decision.calibration.apply(scores, self.space)
+        return scores if self.decision is None else self.decision.calibrated(scores, self.space)
 
     def answers(
         self,
