@@ -30,14 +30,14 @@ def _tag_spread(ready:Prepared)->dict[str, dict]:
 def catalog_facts(
     cfg:RunConfig,
     ready:Prepared=None,  # From `prepare_catalog`; None to prepare the catalog
-)->dict:  # `layout`, `notes`, `pictures`, `rejected`, `split`, `labels`, `merged`, `dropped`, `suspicious`, `balance` and more; all JSON
+)->dict:  # `layout`, `notes`, `pictures`, `rejected`, `rejected_rows`, `split`, `labels`, `merged`, `dropped`, `suspicious`, `balance` and more; all JSON
     "The facts of a catalog, and the result of split and recipe, without training."
     ready = ready or prepare_catalog(cfg)
     catalog, space = ready.catalog, ready.space
     table = provenance_table(space.provenance)
     merged = table[(table['label'] != '') & (table['rule'] != 'kept')]
     return dict(layout=catalog.layout, notes=list(catalog.notes), pictures=len(catalog.df),
-                rejected=catalog.rejected['reason'].value_counts().to_dict(),
+                rejected=catalog.rejected['reason'].value_counts().to_dict(), rejected_rows=json_rows(catalog.rejected),
                 split=split_summary(catalog.df, ready.audit), labels=dict(zip(space.vocab, space.counts.tolist())),
                 exclusive=space.exclusive, parents=space.parents,
                 raw_tags=int((table['count'] > 0).sum()), merged=json_rows(merged[['raw', 'label', 'count', 'rule']]),

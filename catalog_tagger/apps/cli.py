@@ -4,7 +4,7 @@
 
 # %% ../../nbs/apps/03_cli.ipynb #9192c80b
 from __future__ import annotations
-import argparse, sys, warnings
+import argparse, re, sys, warnings
 from collections.abc import Callable
 from dataclasses import fields, MISSING
 from inspect import Parameter, signature
@@ -22,7 +22,7 @@ from ..serve.modes import MODES
 
 # %% auto #0
 __all__ = ['COMMANDS', 'demo', 'check', 'train', 'compare', 'models', 'evaluate', 'tag', 'issues', 'export', 'report', 'app',
-           'embed', 'index', 'similar', 'make_parser', 'main']
+           'embed', 'index', 'similar', 'make_parser', 'as_flags', 'main']
 
 # %% ../../nbs/apps/03_cli.ipynb #283138e2
 def _config(source:str, out:str, settings:dict)->RunConfig:
@@ -333,6 +333,23 @@ def make_parser()->argparse.ArgumentParser:
     return parser
 
 # %% ../../nbs/apps/03_cli.ipynb #44c57d32
+def _option_names()->list[str]:
+    "The names of all options in Python, the longest first."
+    names = {f.name for o in (RunConfig, IndexSettings) for f in fields(o)}
+    names |= {k for o in COMMANDS for k, p in signature(o).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    return sorted(names, key=len, reverse=True)
+
+def as_flags(
+    message:str,   # An error of the library
+)->str:            # With `--min-count 4` instead of `min_count=4`
+    "Name the options in `message` as on the command line; what is quoted stays."
+    names = _option_names(); words = '|'.join(o for o in names if '_' in o)
+    pattern = rf"""(?<!\w)'(?:[^'\\]|\\.)*'|"[^"]*"|(?<![\w.$`-])(?:({'|'.join(names)})=(?=([^\s,;:.)])?)|({words})(?!\w))"""
+    def flag(m):
+        name = m[1] or m[3]
+        return f'--{name.replace("_", "-")}{" " if m[2] else ""}' if name else m[0]
+    return re.sub(pattern, flag, message)
+
 def main(argv:list[str]=None)->int:  # Exit code: 0, 2 for invalid input, 3 when training diverged, 130 when interrupted
     "The entry point of the command; `argv` is for calls from Python."
     warnings.filterwarnings('ignore', category=FutureWarning); warnings.filterwarnings('ignore', category=DeprecationWarning)
@@ -341,7 +358,7 @@ def main(argv:list[str]=None)->int:  # Exit code: 0, 2 for invalid input, 3 when
         args = vars(make_parser().parse_args(argv))
         args.pop('func')(**args)
     except (CatalogError, OSError) as e:
-        print(f'catalog_tagger: {" ".join(str(e).split())}', file=sys.stderr)
+        print(f'catalog_tagger: {as_flags(" ".join(str(e).split()))}', file=sys.stderr)
         return getattr(e, 'exit_code', 2)
     except KeyboardInterrupt as e:
         print(f'catalog_tagger: {e if e.args else "stopped; nothing was written"}', file=sys.stderr)

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #ccfe5df6
 from __future__ import annotations
-import csv, re
+import codecs, csv, difflib, json, re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -13,11 +13,12 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError, read_json
-from ..core.table import set_aside, source_columns, source_name
+from ..core.table import first_few, set_aside, source_columns, source_name
 
 # %% auto #0
-__all__ = ['IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_rows', 'replace_surrogates', 'read_rows',
-           'find_column', 'list_columns', 'require_column', 'take_column', 'numeric_column', 'split_names']
+__all__ = ['JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_rows', 'replace_surrogates',
+           'read_objects', 'read_rows', 'find_column', 'list_columns', 'named_column', 'require_column', 'take_column',
+           'split_names']
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #fe786dd9
 def _no_nul(lines:Iterable[str])->Iterator[str]:
@@ -26,73 +27,156 @@ def _no_nul(lines:Iterable[str])->Iterator[str]:
         yield o
 
 def _csv_delimiter(first:str)->str:
-    "The most frequent of comma, semicolon and tab outside quotes in the first line of a CSV."
-    n = Counter({d: re.sub('"[^"]*"', '', first).count(d) for d in ',;\t'})
-    (best, most), (rival, claims), _ = n.most_common()
+    "The most frequent of comma, semicolon, tab and bar outside quotes in the first line of a CSV."
+    n = Counter({d: re.sub('"[^"]*"', '', first).count(d) for d in ',;\t|'})
+    (best, most), (rival, claims), *_ = n.most_common()
     if most and most == claims: raise ValueError(f'its first line has as many {best!r} as {rival!r}, so the delimiter is ambiguous')
     return best
 
+_MARKS = {codecs.BOM_UTF8: 'utf-8-sig', codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}   # First bytes → encoding
+
+def _text_encoding(start:bytes, given:str=None)->str:
+    "The encoding `given`, or the one that the first bytes of a file show: UTF-16 with its mark, else UTF-8."
+    if given is None: return next((o for mark, o in _MARKS.items() if start.startswith(mark)), 'utf-8')
+    try: return codecs.lookup(given).name
+    except LookupError: raise CatalogError(f'encoding={given!r} is unknown; common ones are utf-8, utf-16, cp1252 and latin-1') from None
+
+def _decode_hint(e:UnicodeDecodeError)->str:
+    "What the undecodable bytes would be in the encoding of Excel for Windows."
+    text = e.object[max(0, e.start - 12):e.start + 12].decode('cp1252', 'replace').split('\n')
+    return f', or give its encoding: with encoding=cp1252 it reads {max(text, key=len).strip()!r}'
+
 def csv_rows(
-    path:str|Path,            # UTF-8, with or without a BOM; the delimiter (comma, semicolon or tab) is detected in the first line
+    path:str|Path,            # The delimiter (comma, semicolon, tab or bar) is detected in the first line, or given there as `sep=;`
     *, max_cell:int=131_072,  # Largest number of characters in a cell
-    strict:bool=True,         # Is an unclosed or misplaced quote an error?
+    encoding:str=None,        # None: UTF-16 if the file begins with its mark, else UTF-8
 )->Iterator[list[str]]:       # Rows, the header first, without empty lines
     "The rows of a CSV, one at a time; raise `CatalogError` if it is not a valid CSV."
-    old = csv.field_size_limit(max_cell)
+    old, hint, reader = csv.field_size_limit(max_cell), '', None
     try:
-        with open(path, newline='', encoding='utf-8-sig') as f:
+        with open(path, 'rb') as f: kind = _text_encoding(f.read(4), encoding)
+        with open(path, newline='', encoding=kind) as f:
             first = f.readline()
-            yield from filter(None, csv.reader(_no_nul(chain([first], f)), delimiter=_csv_delimiter(first), strict=strict))
+            sep = re.fullmatch('"?sep=(.)"?', first.strip('\r\n'), re.I)   # Excel's own first line
+            if sep: first = f.readline()
+            reader = csv.reader(_no_nul(chain([first], f)), delimiter=sep[1] if sep else _csv_delimiter(first), strict=True)
+            yield from filter(None, reader)
     except FileNotFoundError: raise CatalogError(f'{path} does not exist') from None
     except (ValueError, csv.Error, OSError) as e:
-        raise CatalogError(f'{path} cannot be read as a CSV in UTF-8 with a header; save it as one ({e})') from None
+        if isinstance(e, CatalogError): raise
+        if isinstance(e, UnicodeDecodeError): hint = _decode_hint(e)
+        if isinstance(e, csv.Error): e = f'line {reader.line_num}: {e}'
+        raise CatalogError(f'{path} cannot be read as a CSV in UTF-8 with a header; save it as one{hint} ({e})') from None
     finally: csv.field_size_limit(old)
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #eebc1bca
-def _csv_table(path)->tuple[pd.DataFrame, list]:
-    "The cells of a CSV, and for each row the reason why it is rejected, or None."
-    head, *rows = list(csv_rows(path)) or [[]]
-    head = [o.strip() for o in head]; n = len(head)
-    if len(set(head)) < n: raise CatalogError(f'{path}: duplicate column in {",".join(head)}')
+def _column_names(head:list[str], rows:list[list[str]])->list[str|None]:
+    "The names of the columns; an unnamed column has the name `column 3`, or None if its cells are empty."
+    return [o or (f'column {i + 1}' if any(len(r) > i and r[i] for r in rows) else None) for i, o in enumerate(head)]
+
+def _csv_table(path, encoding)->tuple[pd.DataFrame, list, list, list[str]]:
+    "The cells of a CSV, for each row the reason why it is rejected, or None, and its number, and notes."
+    same = {}.setdefault    # equal cells share their memory
+    rows = [[same(c, c) for c in o] for o in csv_rows(path, encoding=encoding)] or [[]]
+    head = [o.strip() for o in rows.pop(0)]; n = len(head)
+    names = _column_names(head, rows); kept = [o for o in names if o is not None]
+    if len(set(kept)) < len(kept): raise CatalogError(f'{path}: duplicate column in {",".join(head)}')
+    full = [i for i, o in enumerate(rows) if any(o)]
+    rows, empty = [rows[i] if len(rows[i]) <= n or any(rows[i][n:]) else rows[i][:n] for i in full], len(rows) - len(full)
     why = [None if len(o) == n else f'{len(o)} cells under {n} columns; a cell that contains commas must be quoted' for o in rows]
-    return pd.DataFrame([(o + ['']*n)[:n] for o in rows], columns=head, dtype=object), why
+    cells = [o + ['']*(n - len(o)) if len(o) <= n else o[:n-1] + [','.join(o[n-1:])] for o in rows]
+    df = pd.DataFrame(cells, columns=range(n), dtype=object)[[i for i, o in enumerate(names) if o is not None]].set_axis(kept, axis=1)
+    notes = [f'{empty} empty rows are left out'] if empty else []
+    if n > len(kept): notes.append(f'{n - len(kept)} columns without a name and cells are left out')
+    return df, why, full, notes
 
 def replace_surrogates(o):
     "Replace surrogates in a text, which UTF-8 cannot encode, by question marks; return other values unchanged."
     return o.encode('utf-8', 'replace').decode() if isinstance(o, str) else o
 
-def _json_table(path)->tuple[pd.DataFrame, list]:
-    rows = read_json(path)
+# %% ../../nbs/catalog/02_csv_tables.ipynb #b8d3c2a1
+def _json_text(o):
+    "A JSON value as the text of a cell: true as `true`, nothing as ''; lists and objects as they are."
+    if isinstance(o, list): return [_json_text(v) for v in o]
+    return '' if o is None else str(o).lower() if isinstance(o, bool) else o
+
+def _parse_objects(data:bytes)->list[dict]:
+    "The objects in a JSON list, or one in each line; numbers stay the text that is written there."
+    def parse(text): return json.loads(text, parse_int=str, parse_float=str, parse_constant=lambda o: None)
+    text = data.decode(_text_encoding(data[:4]))
+    try: return parse(text)
+    except ValueError as e:
+        lines = [o for o in text.splitlines() if o.strip()]
+        if len(lines) < 2: raise
+        try: return [parse(o) for o in lines]
+        except ValueError: raise e from None
+
+def read_objects(path:str|Path)->list[dict]:
+    "The rows of a JSON table: a list of objects, or an object in each line."
+    rows = read_json(path, _parse_objects)
+    if isinstance(rows, dict): raise CatalogError(f'{path} must be a list of objects, one per picture, not one object with {first_few(rows, 4)}')
     if not isinstance(rows, list) or not all(isinstance(o, dict) for o in rows):
         raise CatalogError(f'{path} must be a list of objects, one per picture')
-    return pd.DataFrame(rows, dtype=object).map(replace_surrogates), [None]*len(rows)
+    return rows
+
+def _json_table(path)->tuple[pd.DataFrame, list, range, list[str]]:
+    rows = [{k: replace_surrogates(_json_text(v)) for k, v in o.items()} for o in read_objects(path)]
+    df = pd.DataFrame(rows, dtype=object)
+    return df.where(df.notna(), ''), [None]*len(df), range(len(df)), []
+
+JSON_SUFFIXES = ('.json', '.jsonl', '.ndjson')
 
 def read_rows(
-    path:str|Path,  # CSV as for `csv_rows`, or JSON with a list of objects
-)->pd.DataFrame:    # Cells as text, reserved columns renamed; `row` from 0, and `why`, the reason why a row is rejected
+    path:str|Path,       # CSV as for `csv_rows`, or JSON as for `read_objects`
+    encoding:str=None,   # Of a CSV, as in `csv_rows`
+)->tuple[pd.DataFrame, list[str]]:   # Cells as text, reserved columns renamed; `row` from 0, and `why`, the reason why a row is rejected; and notes
     "Read a table without guessing the types of its cells."
-    df, why = (_json_table if Path(path).suffix.lower() == '.json' else _csv_table)(path)
+    is_json = Path(path).suffix.lower() in JSON_SUFFIXES
+    df, why, rows, notes = _json_table(path) if is_json else _csv_table(path, encoding)
     if df.empty: raise CatalogError(f'{path} has no rows')
-    return set_aside(df).assign(why=pd.Series(why, dtype=object), row=range(len(df)))
+    return set_aside(df).assign(why=pd.Series(why, dtype=object), row=rows), notes
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #b7b0ca22
-IMAGE_COLUMNS = ('image', 'picture', 'photo', 'file', 'filename', 'fname', 'path', 'image_path', 'image_name', 'image_id', 'id')
+IMAGE_COLUMNS = ('image', 'picture', 'photo', 'img', 'file', 'filename', 'fname', 'path', 'image_path', 'image_file', 'image_name', 'image_id', 'id')
 TAG_COLUMNS   = ('tags', 'hashtags', 'labels', 'keywords', 'tag', 'label')
 TEXT_COLUMNS  = ('text', 'caption', 'title', 'description', 'productDisplayName')
 
+def _plain_name(name)->str:
+    "A name of a column without case and punctuation."
+    return re.sub(r'[\W_]', '', str(name).lower())
+
 def find_column(columns:Iterable, names:Iterable[str])->str|None:
-    "The first of `names` that is in `columns`, ignoring case."
-    there = {str(o).lower(): o for o in columns}
-    return next((there[o.lower()] for o in names if o.lower() in there), None)
+    "The first of `names` that is in `columns`, ignoring case and punctuation."
+    there = {_plain_name(o): o for o in reversed(list(columns))}
+    return next((there[o] for o in map(_plain_name, names) if o in there), None)
 
 def list_columns(df:pd.DataFrame)->str: return ', '.join(source_columns(df))
 
-def require_column(df:pd.DataFrame, given:str|None, names:Sequence[str], what:str)->str:
-    "The column of `df` with the source name `given` or one of `names`; raise an error that lists the columns if there is none."
-    names, own = (given,) if given else names, source_columns(df)
-    if (c := find_column(own, names)) is None:
-        raise CatalogError(f'the table has no column of {what}: looked for {", ".join(names)}; its columns are: {list_columns(df)}')
-    return own[c]
+def named_column(
+    df:pd.DataFrame,   # Table of a source, reserved columns renamed
+    name:str,          # Name of a column in the source
+    option:str,        # Option that gave it, for the error
+)->str:                # Its name in the table
+    "The column that an option names; raise an error with the nearest name if there is none."
+    own = source_columns(df)
+    if name in own: return own[name]
+    near = find_column(own, [name]) or next(iter(difflib.get_close_matches(name, own, 1)), None)
+    raise CatalogError(f'the table has no column {name!r}{f", did you mean {near!r}?" if near else ""} (given as {option}=); '
+                       f'its columns are: {list_columns(df)}')
+
+def require_column(
+    df:pd.DataFrame,      # As in `named_column`
+    given:str|None,       # Name that the option gave, None if it was not given
+    names:Sequence[str],  # Usual names
+    what:str,             # What it contains, for the error
+    option:str,           # As in `named_column`
+)->str:                   # As of `named_column`
+    "The column that an option names, or the first of the usual names that has a cell with text; raise an error that lists the columns."
+    if given is not None: return named_column(df, given, option)
+    own = source_columns(df); found = [c for o in names if (c := find_column(own, [o]))]
+    if not found:
+        raise CatalogError(f'the table has no column of {what}: looked for {", ".join(names)}; give it as {option}=; its columns are: {list_columns(df)}')
+    return own[next((c for c in found if any(o != '' for o in df[own[c]])), found[0])]
 
 def take_column(
     df:pd.DataFrame,  # Table of a source, reserved columns renamed
@@ -104,17 +188,10 @@ def take_column(
     return df.rename(columns={column: name} if source_name(column) == name else {}).assign(**{name: values})
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #fc86dd80
-_NUMBER = re.compile(r'-?(0|[1-9]\d{0,14})(\.\d+)?')
-
-def numeric_column(s:pd.Series)->pd.Series:
-    "`s` as numbers if every cell is empty or a plain number without leading zeros, otherwise unchanged."
-    full = s[s != '']
-    return pd.to_numeric(s.where(s != '', None)) if len(full) and all(isinstance(o, str) and _NUMBER.fullmatch(o) for o in full) else s
-
 FOLD_NAMES = dict(train='train', training='train', valid='valid', validation='valid', val='valid', dev='valid', test='test', testing='test')
 
-def split_names(s:pd.Series)->pd.Series:
+def split_names(s:pd.Series)->pd.Series:  # Empty cells stay empty
     "Convert the names that sources use for folds to train, valid and test."
-    res = s.astype(str).str.strip().str.lower().map(FOLD_NAMES)
+    res = s.astype(str).str.strip().str.lower().map(FOLD_NAMES | {'': ''})
     if res.isna().any(): raise CatalogError(f'split {s[res.isna()].iloc[0]!r} is unknown; expected one of {", ".join(FOLD_NAMES)}')
     return res

@@ -49,17 +49,19 @@ def _in_cycle(label:str, parents:dict)->bool:
 class LabelSpace(ShowsFacts, Record):
     "The labels of a model with their groups, parents and provenance."
     vocab:Texts                     # Labels, in the order of the model's outputs
-    exclusive:dict[str, Texts]      # Name of a group → its labels, of which a picture has exactly one
+    exclusive:dict[str, Texts]      # Name of a group → its labels, of which a picture has one, or none below one of `ends`
     parents:dict[str, str]          # Child → parent
     provenance:dict[str, Origin]    # Raw tag → its `label` (None: dropped), its `count` in train, the `rule`
     recipe:dict[str, list[dict]] = field(default_factory=dict)  # Column, or '' for free tags → steps applied to its raw tags
     pictures:dict[str, Count] = field(default_factory=dict)     # Label → train pictures, if a recipe merged several raw tags into it
+    ends:list[str] = field(default_factory=list)   # Labels of a group below which a picture usually has no label of a finer group
 
     def __post_init__(self):
         grouped, known = [l for o in self.exclusive.values() for l in o], {*self.vocab, None}
         if l := _duplicate(self.vocab): raise CatalogError(f'{l!r} is in vocab twice')
         if l := _duplicate(grouped): raise CatalogError(f'{l!r} is in two exclusive groups, or twice in one')
         named = dict(exclusive=grouped, parents=[*self.parents, *self.parents.values()])
+        named['ends'] = self.ends
         named['provenance'] = [o['label'] for o in self.provenance.values()]
         for name, labels in named.items():
             if odd := set(labels) - known: raise CatalogError(f'{name} has {min(odd)!r}, which is not in vocab')
@@ -261,27 +263,25 @@ def _group_table(df:pd.DataFrame, name:dict[str, str], groups:Iterable[str])->pd
     return pd.DataFrame(rows, columns=list(groups), dtype=object)
 
 # %% ../../nbs/catalog/11_labels.ipynb #4d05d019
-def fit_labels(
-    df:pd.DataFrame,              # A catalog with `tags` and `split`, and `unit` where pictures belong together
-    *, min_count:int=RunConfig.label_min_count,  # Smallest number of train pictures of a label
-    recipe=None,                  # Result of `fit_recipe` on the same table
-    parents:dict[str, str]=None,  # Child → parent of free tags, as labels or raw tags
-)->LabelSpace:
-    "Fit the label space of a split catalog; counts and parents are computed on train only."
-    df = check_columns(df, 'tags', 'split')
-    if recipe is not None: return _fit_after(df, recipe, min_count, parents)
+def _fit_names(df:pd.DataFrame, min_count:int, groups:list[str])->LabelSpace:
+    "The label space of names that are final: which are kept, their groups, and the parents that the data shows."
     outcomes = _outcomes(df, min_count)
     kept = [t for t, o in outcomes.items() if o['rule'] == 'kept']
     if not kept: raise CatalogError(f'no label is left: none of {len(outcomes)} tags is in every fold with min_count={min_count}')
-    columns = source_columns(df)
-    groups = [c for c in dict.fromkeys(column_of(t, columns) for t in kept) if c]
+    groups = [c for c in dict.fromkeys(column_of(t, groups) for t in kept) if c]
     name = _short_names(kept, groups)
     exclusive = {g: [name[t] for t in kept if column_of(t, groups) == g] for g in groups}
     found, conflicts = _find_parents(_group_table(df[df['split'] == 'train'], name, groups))
     origin = {t: dict(label=name.get(t), **o) for t, o in outcomes.items()}
     for t, l in name.items():
         if l in conflicts: origin[t]['parents_seen'] = conflicts[l]
-    return _with_parents(LabelSpace([name[t] for t in kept], exclusive, found, origin), parents or {})
+    return LabelSpace([name[t] for t in kept], exclusive, found, origin)
+
+def _with_history(space:LabelSpace, df:pd.DataFrame, recipe)->LabelSpace:
+    "`space`, fitted on the names of `recipe`, with the provenance of the raw tags of `df`."
+    raw = [*recipe.provenance, *sorted({t for o in df['tags'] for t in o} - recipe.provenance.keys())]
+    return replace(space, provenance={t: _history(t, recipe, space.provenance) for t in raw}, recipe=recipe.steps,
+                   pictures={o['label']: o['count'] for o in space.provenance.values() if o['label']})
 
 def _with_parents(space:LabelSpace, parents:dict[str, str])->LabelSpace:
     given = _check_parents(parents, space)
@@ -289,14 +289,30 @@ def _with_parents(space:LabelSpace, parents:dict[str, str])->LabelSpace:
         if o['label'] in given and given[o['label']] is None: o['parent'] = 'left out: not a label'
     return replace(space, parents=space.parents | {c: p for c, p in given.items() if p})
 
-def _fit_after(df:pd.DataFrame, recipe, min_count:int, parents:dict|None)->LabelSpace:
-    "`fit_labels` on the names of `recipe`, with the provenance of the raw tags."
-    named = recipe.apply(df)
-    space = fit_labels(named, min_count=min_count)
-    raw = [*recipe.provenance, *sorted({t for o in df['tags'] for t in o} - recipe.provenance.keys())]
-    whole = replace(space, provenance={t: _history(t, recipe, space.provenance) for t in raw}, recipe=recipe.steps,
-                    pictures={o['label']: o['count'] for o in space.provenance.values() if o['label']})
-    return _with_parents(whole, parents or {})
+def _find_ends(df:pd.DataFrame, space:LabelSpace, groups:list[str])->list[str]:
+    "The labels of which most train pictures have no tag of a finer group, although their group has one."
+    finer = {}   # group → the groups of its children
+    for c, p in space.parents.items(): finer.setdefault(space.group_of(p), set()).add(space.group_of(c))
+    n, ended = Counter(), Counter()
+    for tags in df['tags'][df['split'] == 'train']:
+        there = {column_of(t, groups) for t in tags}
+        for l in space.encode(tags):
+            n[l] += 1; ended[l] += not finer.get(space.group_of(l), set()) & there
+    return [l for g in finer if g for l in space.exclusive[g] if ended[l] > n[l]/2]
+
+def fit_labels(
+    df:pd.DataFrame,              # A catalog with `tags` and `split`, and `unit` where pictures belong together
+    *, min_count:int=RunConfig.label_min_count,  # Smallest number of train pictures of a label
+    recipe=None,                  # Result of `fit_recipe` on the same table
+    parents:dict[str, str]=None,  # Child → parent that the source gives, as labels or raw tags
+    groups:Iterable[str]=None,    # The label columns of the catalog; None: any column of the source
+)->LabelSpace:
+    "Fit the label space of a split catalog; counts and parents are computed on train only."
+    df = check_columns(df, 'tags', 'split'); groups = list(source_columns(df) if groups is None else groups)
+    space = _fit_names(df if recipe is None else recipe.apply(df), min_count, groups)
+    if recipe is not None: space = _with_history(space, df, recipe)
+    space = _with_parents(space, parents or {})
+    return replace(space, ends=_find_ends(df, space, groups))
 
 # %% ../../nbs/catalog/11_labels.ipynb #89d41048
 def apply_labels(

@@ -4,34 +4,42 @@
 
 # %% ../../nbs/catalog/14_prepare.ipynb #ba692f06
 from __future__ import annotations
+import os, re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.files import CatalogError, read_json
-from ..core.table import Catalog, source_columns
+from ..core.files import CatalogError, catalog_root, read_json
+from ..core.table import Catalog
 from ..core.config import RunConfig
 from .read import find_layout, read_catalog
 from .images import audit_images
 from .split import join_units, near_duplicates, split_audit, split_by, split_catalog
 from .text import TextTags, tag_texts
-from .steps import check_steps, spell, spelling_first
+from .steps import check_steps, spell, spelling_first, step_applies
 from .labels import LabelSpace, apply_labels, column_of, fit_labels
 from .recipe import Recipe, fit_recipe
 from .readers.base import all_layouts
+from .readers.folders import find_files
+from .readers.styles import LABEL_COLUMNS
 
 # %% auto #0
 __all__ = ['read_audited', 'recipe_steps', 'split_by_config', 'Prepared', 'prepare_catalog']
 
 # %% ../../nbs/catalog/14_prepare.ipynb #af576d76
+_EARLIER = dict(label_columns=[LABEL_COLUMNS])   # Defaults that configs of earlier versions store for every layout
+
 def _reader_options(cfg:RunConfig, layout:str)->dict:
     "The options in `cfg` for the reader of `layout`; an option for another layout is an error."
     known = all_layouts()
     mine = known[layout].options if layout in known else {}
     for name, o in known.items():
         for option in set(o.options) - set(mine):
-            if getattr(cfg, option) != getattr(RunConfig, option):
-                raise CatalogError(f'{option} is an option of the layout {name}, but {cfg.source} has the layout {layout}')
+            if getattr(cfg, option) not in (getattr(RunConfig, option), *_EARLIER.get(option, ())):
+                raise CatalogError(f'{option}= is an option of the layout {name}, but {cfg.source} has the layout {layout}')
     return {to: getattr(cfg, option) for option, to in mine.items() if getattr(cfg, option) is not None}
 
 def _usable(catalog:Catalog)->Catalog:
@@ -39,21 +47,47 @@ def _usable(catalog:Catalog)->Catalog:
     if len(catalog.df): return catalog
     reasons = catalog.rejected['reason'].value_counts()
     if reasons.empty: raise CatalogError('the catalog is empty')
-    raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times)')
+    raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times)' + ''.join(f'; {o}' for o in catalog.notes if 'missing pictures' in o))
 
 # %% ../../nbs/catalog/14_prepare.ipynb #6cdd4956
+def _detection(cfg:RunConfig)->dict:
+    "The options in `cfg` that help to detect a layout."
+    return {o: getattr(cfg, o) for o in ('label_columns', 'tags_column', 'image_column', 'encoding') if getattr(cfg, o) not in (None, LABEL_COLUMNS)}
+
+def _missing_hint(root:Path, rejected:pd.DataFrame)->list[str]:
+    "A note on missing pictures that are there under a similar name: another case or suffix, or an id that a spreadsheet changed."
+    def plain(name): return re.sub(r"^'|\.0$|[,=\"]", '', os.path.splitext(os.path.basename(name))[0].lower())
+    missing = rejected['image'][rejected['reason'].str.startswith('missing')]
+    there = {plain(o): str(o.relative_to(root)) for o in find_files(root)} if len(missing) else {}
+    near = [(o, there[plain(o)]) for o in missing if plain(o) in there]
+    return [f'{len(near)} of {len(missing)} missing pictures are there under another name, such as {os.path.basename(near[0][0])!r}: {near[0][1]}'] if near else []
+
+def _copies_note(df:pd.DataFrame, groups:Iterable[str])->list[str]:
+    "A note on copies of a picture with different labels of an exclusive group."
+    copies, clash = df[df.duplicated('pixels', keep=False)], []
+    for c in groups:
+        value = copies['tags'].map(lambda o: next((t for t in o if column_of(t, [c])), None))
+        several = value.groupby(copies['pixels']).transform('nunique') > 1
+        clash += list(zip(copies['image'][several], value[several]))
+    return [f'{len(dict(clash))} pictures are copies of pictures with another label, such as {clash[0][0]} ({clash[0][1]})'] if clash else []
+
 def read_audited(cfg:RunConfig)->Catalog:  # With `unit`
-    "Read and audit the catalog of `cfg`; the pictures of a product and copies of a picture, with `cfg.near` also near copies, form a unit that is never split."
-    layout = cfg.layout or find_layout(cfg.source)
+    "Read and audit the catalog of `cfg`; the pictures of a product and copies of a picture, with `cfg.near` also near copies, are a unit."
+    layout = cfg.layout or find_layout(cfg.source, **_detection(cfg))
     catalog = read_catalog(cfg.source, layout, where=cfg.where, min_count=cfg.min_count, **_reader_options(cfg, layout))
-    catalog = _usable(catalog.keep(*audit_images(catalog.df)))
-    near = near_duplicates(catalog.df, cfg.near) if cfg.near is not None else None
-    return catalog.keep(join_units(catalog.df, near))
+    catalog = catalog.keep(*audit_images(catalog.df))
+    catalog = replace(catalog, notes=(*catalog.notes, *_missing_hint(catalog_root(cfg.source).resolve(), catalog.rejected)))
+    df = join_units(_usable(catalog).df, near_duplicates(catalog.df, cfg.near) if cfg.near is not None else None)
+    return replace(catalog, df=df, notes=(*catalog.notes, *_copies_note(df, catalog.groups or ())))
 
 # %% ../../nbs/catalog/14_prepare.ipynb #9ca77617
-def recipe_steps(cfg:RunConfig)->list[dict]:
-    "The recipe steps for free tags: those of `cfg.recipe`, or only `normalise`."
-    return check_steps(read_json(cfg.recipe)) if cfg.recipe else [dict(step='normalise')]
+def recipe_steps(
+    cfg:RunConfig,
+    groups:Iterable[str]=(),   # The label columns of the catalog
+)->list[dict]:
+    "The recipe steps: spellings are joined in every column and among the free tags, then come the steps of `cfg.recipe`."
+    steps = check_steps(read_json(cfg.recipe)) if cfg.recipe else []
+    return [*([] if steps and steps[0]['step'] == 'join' else [dict(step='join', columns=['', *groups])]), *steps]
 
 def _value(s:str|None):
     "`s` as a number if it is one, so that years are compared as numbers."
@@ -64,12 +98,16 @@ def split_by_config(
     df:pd.DataFrame,    # From `read_audited`
     cfg:RunConfig,
     steps:list[dict],   # Steps of the recipe; only those of `spelling_first` are applied, because nothing is learned before the split
+    groups:Iterable[str]=(),   # The label columns of the catalog
 )->tuple[pd.DataFrame, pd.DataFrame]:  # The table with `split`, and the audit
     "Split with the settings of `cfg`, stratified over the tags after the spelling steps of the recipe."
     valid, test = cfg.valid_fraction, cfg.test_fraction
-    first, columns = spelling_first(steps), source_columns(df)
-    spelt = [[t if column_of(t, columns) else spell(t, first) for t in o] for o in df['tags']]
-    df = df.assign(spelt=[[t for t in o if t] for o in spelt])
+    first = {c: spelling_first([s for s in steps if step_applies(s, c)]) for c in ('', *groups)}
+    def spelt(tag):
+        head = f'{c}=' if (c := column_of(tag, groups)) else ''
+        return head + value if (value := spell(tag.removeprefix(head), first[c or ''])) else ''
+    key = {t: spelt(t) for t in {t for o in df['tags'] for t in o}}
+    df = df.assign(spelt=[[key[t] for t in o if key[t]] for o in df['tags']])
     kw = dict(fractions=(1 - valid - test, valid, test), seed=cfg.seed, by='spelt')
     if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=_value(cfg.test_from), **kw)
     else: df, audit = split_catalog(df, **kw)
@@ -86,13 +124,15 @@ class Prepared(NamedTuple):
 
 def prepare_catalog(cfg:RunConfig)->Prepared:
     "Read, audit, split and label the catalog of `cfg`; everything about tags is learned on train."
-    catalog, steps, words = read_audited(cfg), recipe_steps(cfg), None
-    df = catalog.df
+    catalog, words = read_audited(cfg), None
+    df, groups = catalog.df, () if cfg.words else catalog.groups or ()
+    steps = recipe_steps(cfg, groups)
     if cfg.words: df = df.assign(tags=[[] for _ in range(len(df))])
     elif not df['tags'].map(len).any():
         raise CatalogError('no picture has a tag; to make tags from the column text, give its language: --words en or --words de')
-    df, audit = split_by_config(df, cfg, steps)
+    df, audit = split_by_config(df, cfg, steps, groups)
     if cfg.words: df, words = tag_texts(df, lang=cfg.words); audit = split_audit(df)
-    recipe = fit_recipe(df, steps)
-    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents)
+    recipe = fit_recipe(df, steps, groups=groups)
+    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, groups=groups)
+    catalog = replace(catalog, notes=(*catalog.notes, *recipe.unmet))
     return Prepared(catalog.keep(*apply_labels(df, space)), space, audit, recipe, words)

@@ -7,43 +7,72 @@ from __future__ import annotations
 from inspect import signature
 from pathlib import Path
 
+import pandas as pd
+
 from ..core.files import CatalogError
-from ..core.table import Catalog
+from ..core.table import Catalog, source_columns
 from ..core.config import RunConfig
-from .readers.base import all_layouts, layouts_of, list_tables
+from .csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column, read_rows
+from .readers.base import all_layouts, layouts_of, list_tables, locate_pictures, one_picture_per_row
 from .readers.folders import subfolders
 
 # %% auto #0
-__all__ = ['find_layout', 'known_layout', 'read_catalog']
+__all__ = ['UnknownLayout', 'find_layout', 'known_layout', 'read_catalog']
 
 # %% ../../nbs/catalog/04_read.ipynb #28d04005
 def _found_files(root:Path, tables:dict[Path, list[str]])->str:
     "The contents of `root`, for an error."
     what = [f'{f.name} ({", ".join(map(str, columns[:8])) or "not a table"})' for f, columns in tables.items()]
     known = '; '.join(f'{name}: {o.files}' for name, o in all_layouts().items())
-    return f'looked for {known}. Found {", ".join(what + [f"{o.name}/" for o in subfolders(root)[:8]]) or "nothing"}. Choose by layout='
+    there = [f'{o.name}/' for o in subfolders(root)[:8]] if root.is_dir() else []
+    return f'looked for {known}. Found {", ".join(what + there) or "nothing"}. Choose by layout='
+
+def _names_pictures(root:Path, file:Path)->str|None:
+    "The column of a table whose cells name pictures that are there, judged by its first rows."
+    try: df = read_rows(file)[0].head(50)
+    except CatalogError: return None
+    for name, c in source_columns(df).items():
+        rows = one_picture_per_row(root, df[[c]], c)[0]
+        places = locate_pictures(root, rows.assign(why=None), rows[c])
+        if any(Path(o).is_file() for o in places['image'][places['why'].isna()]): return name
+
+def _check_not_understood(root:Path, tables:dict[Path, list[str]])->None:
+    "Raise `CatalogError` if one of `tables`, which no layout fits, names pictures of `root`: its folders are then no classes."
+    for file, columns in tables.items():
+        if (c := _names_pictures(root, file)) is None: continue
+        image = '' if find_column(columns, IMAGE_COLUMNS) == c else f' with image_column={c!r}'
+        raise CatalogError(f'{file} names pictures in its column {c!r}, but which of its columns are labels is not known: looked for {", ".join(TAG_COLUMNS)}. '
+                           f'Name them with label_columns= or tags_column={" and" if image else ""}{image}; its columns are: {", ".join(columns)}. '
+                           'To take folders for classes instead: layout=folders')
 
 # %% ../../nbs/catalog/04_read.ipynb #91c254db
+class UnknownLayout(CatalogError):
+    "The files of a folder are not those of a catalog."
+
 def find_layout(
-    path:str|Path,  # Folder of a catalog
+    path:str|Path,  # Folder of a catalog, or its table
+    **options,      # Options of the reader: columns that are named help to detect a table
 )->str:             # A name of `LAYOUTS`
     "Detect the layout of a catalog from its files; if it is unknown or ambiguous, the error lists what was looked for and what was found."
     path = Path(path)
-    if not path.is_dir(): raise CatalogError(f'{path} is not a folder')
-    tables = list_tables(path)
-    fit = [name for f, columns in tables.items() for name in layouts_of(f.name, columns)]
-    fit = fit or [name for name, o in all_layouts().items() if o.folder and o.folder(path, tables)]
+    if not path.exists(): raise CatalogError(f'{path} is not a folder or a table: it does not exist')
+    tables = list_tables(path, options.get('encoding'))
+    fit = [name for f, columns in tables.items() for name in layouts_of(f.name, columns, **options)]
+    if not fit:
+        _check_not_understood(path if path.is_dir() else path.parent, tables)
+        fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]
     if len(fit) == 1: return fit[0]
-    if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found_files(path, tables)}')
-    raise CatalogError(f'{path} has no known layout: {_found_files(path, tables)}')
+    if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found_files(path, tables)}, or give a table instead of its folder')
+    raise UnknownLayout(f'{path} has no known layout: {_found_files(path, tables)}')
 
 # %% ../../nbs/catalog/04_read.ipynb #b4f0932a
 def known_layout(
-    path:str|Path,  # Any folder
+    path:str|Path,  # Any folder or table
+    **options,      # As in `find_layout`
 )->str|None:
-    "The layout of the catalog at `path`, or None if it is unknown or ambiguous."
-    try: return find_layout(path)
-    except CatalogError: return None
+    "The layout of the catalog at `path`, or None if it is not one; a catalog that is not understood is an error."
+    try: return find_layout(path, **options)
+    except UnknownLayout: return None
 
 # %% ../../nbs/catalog/04_read.ipynb #02b526c9
 def _check_options(layout:str, options:dict):
@@ -54,14 +83,14 @@ def _check_options(layout:str, options:dict):
         raise CatalogError(f'{wrong[0]} is not an option of the layout {layout}; its options are {", ".join(takes)}')
 
 def read_catalog(
-    path:str|Path,                      # Folder of the catalog
+    path:str|Path,                      # Folder of the catalog, or its table
     layout:str=None,                    # A name of `LAYOUTS`; None detects it
     *, where:str=None,                  # Condition that selects rows, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Smallest number of pictures of a label, as in `drop_rare`
-    **options,                          # Options of the reader: `label_columns` of 'styles', `delim` of 'tags', …
+    **options,                          # Options of the reader: `label_columns`, `delim`, `product`, …
 )->Catalog:
     "Read a catalog with the reader of its layout."
-    layout = layout or find_layout(path)
+    layout = layout or find_layout(path, **options)
     _check_options(layout, options)
-    if not Path(path).is_dir(): raise CatalogError(f'{path} is not a folder')
+    if not Path(path).exists(): raise CatalogError(f'{path} is not a folder or a table: it does not exist')
     return all_layouts()[layout].read(path, where=where, min_count=min_count, **options)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict
 
 import numpy as np, pandas as pd
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..core.files import CatalogError
 from ..core.table import check_columns, source_columns
 from ..core.records import Count, Finite, Record
-from .steps import STEPS, check_steps, lemmatise, spell, step_moves, step_options, step_tags
+from .steps import STEPS, check_steps, lemmatise, spell, spelling_key, step_applies, step_moves, step_options
 from .labels import Origin, column_of, find_origin
 
 # %% auto #0
@@ -116,6 +116,7 @@ class Recipe(Record):
     pictures:dict[str, Count]       # Label → train pictures
     merges:list[Merge]              # Merges by spelling steps; `why` is the reason if a merge was not made
     balance:list[Evenness]           # Balance of the raw tags and after each step
+    unmet:list[str] = field(default_factory=list)   # Steps that changed nothing
 
     def __post_init__(self):
         for o in self.steps.values(): check_steps(o)
@@ -150,11 +151,14 @@ def _merges(s:dict, moves:dict, why:dict, counts:Counter)->list[dict]:
     met = [(t, new) for t, (new, _) in sorted(moves.items()) if counts[t] and new and (t in why or counts[new] or into[new] > 1)]
     return [dict(step=s['step'], tag=t, to=o, pictures=counts[t], to_pictures=counts[o], why=why.get(t, '')) for t, o in met]
 
-def _check_reachable(s:dict, before:list[dict])->None:
-    "Raise `CatalogError` if a step names a tag that the earlier steps always change."
-    for t in [*step_tags(s), *(s.get('to', ()) if STEPS[s['step']].respells else ())]:
-        if (o := spell(t, before)) != t:
-            raise CatalogError(f'{s["step"]} names {t!r}, but the earlier steps change it to {o!r}: write {o!r}')
+def _as_spelt(s:dict, before:list[dict])->dict:
+    "`s` with its tags as the earlier steps spell them; raise `CatalogError` if these change more than case and white space."
+    def spelt(t):
+        if spelling_key(o := spell(t, before)) == spelling_key(t): return o
+        raise CatalogError(f'{s["step"]} names {t!r}, but the earlier steps change it to {o!r}: write {o!r}')
+    def each(tags): return list(dict.fromkeys(map(spelt, tags)))
+    s = s | {k: each(s[k]) for k in ('tags', 'keep', 'allow') if k in s}
+    return s | dict(to={spelt(k) if STEPS[s['step']].respells else k: each(o) for k, o in s['to'].items()}) if 'to' in s else s
 
 def _check_stable(tags:Iterable[str], steps:list[dict])->None:
     "Raise `CatalogError` if applying the spelling steps twice differs from applying them once."
@@ -165,59 +169,69 @@ def _check_stable(tags:Iterable[str], steps:list[dict])->None:
 
 # %% ../../nbs/catalog/12_recipe.ipynb #dd09f146
 def _fit_steps(rows:list[list[str]], steps:list[dict])->tuple:
-    "Apply `steps` to tags: the fitted steps, the final name and the `(name, rule)` path of each tag, merges, evenness."
+    "Apply `steps` to tags: the fitted steps, the final name and the `(name, rule)` path of each tag, merges, evenness, unmet steps."
     name = {t: t for t in sorted({t for o in rows for t in o})}
-    path, safe, fitted, merges = defaultdict(list), set(), [], []
+    path, safe, fitted, merges, unmet = defaultdict(list), set(), [], [], []
     table = [dict(step='raw', **evenness(_count_names(rows, name).values()))]
     for s in steps:
-        _check_reachable(s, fitted)
-        if STEPS[s['step']].protects: safe |= set(s['tags'])
         counts = _count_names(rows, name)
+        s = _as_spelt(s, fitted); s = STEPS[s['step']].learn(counts) | s
+        if STEPS[s['step']].protects: safe |= set(s['tags'])
         moves, why = _take_moves(s, counts, lambda: _cooccurrences(rows, name), safe)
         merges += _merges(s, moves, why, counts) if STEPS[s['step']].respells else []
         keep = sorted({*why, *safe, *s.get('keep', ())})
         fitted.append(s | (dict(keep=keep) if keep else {}))
-        for t, old in name.items():
-            if old in moves and old not in why: path[t].append(moves[old]); name[t] = moves[old][0]
+        met = [t for t, old in name.items() if old in moves and old not in why]
+        if not met and not safe & name.keys() and s['step'] != 'join': unmet.append(s['step'])
+        for t in met: path[t].append(moves[name[t]]); name[t] = moves[name[t]][0]
         name |= {o: o for o in sorted({*name.values()} - {*name, None})}
         table.append(dict(step=s['step'], **evenness(_count_names(rows, name).values())))
     _check_stable(name, fitted)
-    return fitted, name, path, merges, table
+    return fitted, name, path, merges, table, unmet
 
 def _origin(name:str|None, count:int, path:list)->dict:
     via = [o for o, _ in path if o not in (name, None)]
     return dict(label=name, count=count, rule=', '.join(o for _, o in path) or 'kept') | (dict(via=via) if via else {})
 
 # %% ../../nbs/catalog/12_recipe.ipynb #ec53a018
-def _tags_by_column(df:pd.DataFrame, columns:Iterable[str])->dict[str|None, list[list[str]]]:
+def _tags_by_column(df:pd.DataFrame, columns:Iterable[str], groups:Iterable[str])->dict[str|None, list[list[str]]]:
     "Column, '' for free tags, None for columns that are not changed → its tags of each train picture, without the column's name."
-    tags_of, own = {c: [] for c in (None, '', *columns)}, source_columns(df)
+    tags_of = {c: [] for c in (None, '', *columns)}
     for tags in df['tags'][df['split'] == 'train']:
         for o in tags_of.values(): o.append([])
         for t in tags:
-            c = column_of(t, own) or ''
+            c = column_of(t, groups) or ''
             if c in tags_of: tags_of[c][-1].append(t.removeprefix(f'{c}=' if c else ''))
             else: tags_of[None][-1].append(t)
     return tags_of
 
+def _unmet(step:str, column:str, columns:Iterable[str])->str:
+    "A sentence on a step that changed nothing."
+    other = f'; label columns are {", ".join(columns)}: name them as columns of the step' if columns and not column else ''
+    return f'step {step} of the recipe changes no {f"label of {column}" if column else "free tag"}{other}'
+
 def fit_recipe(
     df:pd.DataFrame,              # A catalog with `tags` and `split`; only train is used
-    steps:list[dict],             # Name of each step, as `step`, and its options
-    *, columns:Iterable[str]=(),  # Label columns to which the steps are applied too, each separately, besides the free tags
+    steps:list[dict],             # Name of each step, as `step`, and its options; `columns` names what it is applied to, '' for free tags
+    *, columns:Iterable[str]=(),  # Label columns to which the other steps are applied too, each separately, besides the free tags
+    groups:Iterable[str]=None,    # The label columns of the catalog; None: any column of the source
 )->Recipe:
     "Fit the steps of a recipe to the raw tags of train."
     df = check_columns(df, 'tags', 'split'); check_steps(steps)
-    if missing := [c for c in columns if c not in source_columns(df)]:
-        raise CatalogError(f'columns has {missing[0]!r}, which is not a column of the catalog')
+    groups = list(source_columns(df) if groups is None else groups)
+    used = dict.fromkeys([*columns, *(c for s in steps for c in s.get('columns', ()) if c)])
+    if missing := [c for c in used if c not in groups]:
+        raise CatalogError(f'columns has {missing[0]!r}, which is not a label column of the catalog: {", ".join(groups) or "it has none"}')
     res = Recipe({}, {}, {}, [], [])
-    for c, rows in _tags_by_column(df, columns).items():
-        fitted, name, path, merges, table = _fit_steps(rows, steps if c is not None else [])
+    for c, rows in _tags_by_column(df, used, groups).items():
+        fitted, name, path, merges, table, unmet = _fit_steps(rows, [s for s in steps if step_applies(s, c, columns)])
         raw, total, head = Counter(t for o in rows for t in set(o)), _count_names(rows, name), f'{c}=' if c else ''
         for t, o in name.items(): res.provenance[head + t] = _origin(o, raw[t], path[t]) | dict(label=o and head + o)
         res.pictures.update({head + t: n for t, n in sorted(total.items())})
         if c is None: continue
         res.steps[c] = fitted
         res.merges.extend(dict(column=c, **o) for o in merges); res.balance.extend(dict(column=c, **o) for o in table)
+        res.unmet.extend(_unmet(o, c, used) for o in unmet)
     return res
 
 @patch

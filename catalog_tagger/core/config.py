@@ -14,9 +14,9 @@ from .files import CatalogError
 from .records import check_fields, Record
 
 # %% auto #0
-__all__ = ['GROUPS', 'ANSWERS', 'PRESETS', 'whole', 'number', 'CatalogSettings', 'SplitSettings', 'PictureSettings',
-           'ModelSettings', 'TrainingSettings', 'JobSettings', 'RunConfig', 'choices', 'training_settings',
-           'EmbedSettings', 'IndexSettings', 'find_preset']
+__all__ = ['EMPTY_CELLS', 'CLEAN_RULES', 'GROUPS', 'ANSWERS', 'PRESETS', 'whole', 'number', 'CatalogSettings', 'SplitSettings',
+           'PictureSettings', 'ModelSettings', 'TrainingSettings', 'JobSettings', 'RunConfig', 'choices',
+           'training_settings', 'EmbedSettings', 'IndexSettings', 'find_preset']
 
 # %% ../../nbs/core/05_config.ipynb #a341e995
 def whole(
@@ -34,17 +34,26 @@ def number(
     return Annotated[float, Meta(ge=low, le=high)]
 
 # %% ../../nbs/core/05_config.ipynb #872c9eaf
+EMPTY_CELLS = ('NA', 'N/A', 'n/a', 'NaN', 'nan', 'None', 'null', 'NULL', '<NA>', '#N/A')   # How exports write a missing value
+CLEAN_RULES = ('entities', 'invisible')   # `CELL_RULES` that are applied if no others are given
+
 @dataclass(frozen=True)
 class CatalogSettings:
     "Catalog and labels"
-    source:str                             # Folder of the catalog
+    source:str                             # Folder of the catalog, or its table
     out:str                                # Folder of the run
     layout:str|None = None                 # Layout of the catalog; detected if not given
-    label_columns:tuple[str, ...] = ('masterCategory', 'subCategory', 'articleType')  # styles: columns of labels, coarse to fine
+    label_columns:tuple[str, ...]|None = None  # Columns of labels, coarse to fine, or none; three of them for styles.csv, if not given
+    tags_column:str|None = None            # Column of free tags, or none; tags, hashtags, labels, keywords, tag or label if not given
+    image_column:str|None = None           # Column of pictures, as file names or ids; image, file, id or similar if not given
+    product:str|None = None                # Column whose value all pictures of a product share, or none; sku, handle or similar if not given
     where:str|None = None                  # Select rows by a condition on the columns, such as "masterCategory in ['Apparel', 'Footwear']"
     min_count:whole(1) = 1                 # Leave out the rows of labels with fewer rows than this
     label_min_count:whole(1) = 1           # Drop labels with fewer training pictures than this; their pictures keep their other labels
-    recipe:str|None = None                 # JSON file with the steps that turn free tags into labels; only the step normalise if not given
+    empty:tuple[str, ...] = EMPTY_CELLS    # Words that mean an empty cell; none: only cells without text are empty
+    clean:tuple[str, ...] = CLEAN_RULES    # Rules for the text of cells of labels and tags: entities, invisible, or none
+    encoding:str|None = None               # Encoding of a CSV, such as cp1252; UTF-8, or UTF-16 with its mark, if not given
+    recipe:str|None = None                 # JSON file with the steps that turn tags into labels; spellings are always joined
     words:Literal['en', 'de']|None = None  # Make tags from the column text, which is in this language
     delim:str|None = None                  # tags: delimiter within a cell of tags; detected if not given
     garments:Literal['categories', 'attributes', 'both']|None = None  # imaterialist: which labels to use; both if not given
@@ -54,6 +63,7 @@ class CatalogSettings:
 class SplitSettings:
     "Split"
     near:whole(0, 64)|None = None        # Keep near copies in one fold: hashes that differ in at most this many of 64 bits
+    split_column:str|None = None         # Column with the names of folds, or none to split anew; the column split if not given
     split_by:str|None = None             # Column to split by, such as year or season, instead of at random
     test_from:str|None = None            # Smallest value of that column that goes to test; all larger ones go there too
     test_values:tuple[str, ...] = ()     # The values that go to test, instead of test_from
@@ -129,7 +139,7 @@ def _check_together(cfg:RunConfig):
     if bool(cfg.split_by) != bool(cfg.test_from or cfg.test_values):
         raise CatalogError('split_by needs test_from or test_values, and these need split_by')
     if cfg.patience and not cfg.monitor: raise CatalogError(f'patience={cfg.patience} needs a monitor, such as valid_loss')
-    if not cfg.label_columns: raise CatalogError('label_columns is empty; name at least one column')
+    if cfg.label_columns == (): raise CatalogError('label_columns is empty; name at least one column, or none')
 
 # %% ../../nbs/core/05_config.ipynb #eb782300
 GROUPS = (CatalogSettings, SplitSettings, PictureSettings, ModelSettings, TrainingSettings, JobSettings)

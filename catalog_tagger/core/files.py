@@ -10,12 +10,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['CatalogError', 'inside', 'inside_or_reason', 'is_leftover', 'sweep', 'atomic_path', 'finish_save', 'atomic_files',
-           'output_folder', 'check_target', 'write_json', 'read_json', 'parse_json', 'file_stamp']
+__all__ = ['CatalogError', 'catalog_root', 'inside', 'inside_or_reason', 'is_leftover', 'sweep', 'atomic_path', 'finish_save',
+           'atomic_files', 'output_folder', 'check_target', 'write_json', 'read_json', 'parse_json', 'file_stamp']
 
 # %% ../../nbs/core/00_files.ipynb #a593092c
 class CatalogError(ValueError):
     "Invalid input that the user can fix; the message names the value, what was expected and how to fix it."
+
+# %% ../../nbs/core/00_files.ipynb #c1a4d0e7
+def catalog_root(
+    source:str|Path,  # Folder of a catalog, or its table
+)->Path:              # The folder
+    "The folder that contains a catalog; a table stands for its folder."
+    return Path(source).parent if Path(source).is_file() else Path(source)
 
 # %% ../../nbs/core/00_files.ipynb #f19dcd25
 def inside(
@@ -109,13 +116,13 @@ def atomic_files(
 def output_folder(
     out:str|Path,          # Folder to write to; created if it does not exist
     *marks:str,            # Files or folders that identify a folder written earlier; one of them is enough
-    source:str|Path=None,  # Folder of the input; nothing may be written inside it
+    source:str|Path=None,  # Folder of the input, or its table; nothing may be written inside it
 )->Path:
     "`out` if files may be written there; raise `CatalogError` if it contains other files."
     if not str(out).strip(): raise CatalogError('out is empty; give a folder with --out')
     out = Path(out)
-    if source is not None and out.resolve().is_relative_to(Path(source).resolve()):
-        raise CatalogError(f'{out} is inside the catalog {source}; give a folder outside it with --out')
+    if source is not None and out.resolve().is_relative_to(catalog_root(source).resolve()):
+        raise CatalogError(f'{out} is inside the catalog {catalog_root(source)}; give a folder outside it with --out')
     if out.exists() and not out.is_dir(): raise CatalogError(f'{out} is a file; give another folder with --out')
     out.mkdir(parents=True, exist_ok=True); finish_save(out)
     if not all(is_leftover(o.name) for o in out.iterdir()) and not any((out/o).exists() for o in marks):

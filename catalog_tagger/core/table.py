@@ -77,7 +77,7 @@ def check_table(
     return df
 
 # %% ../../nbs/core/01_table.ipynb #0ce97787
-RESERVED = ('image', 'row', 'why', 'tags', 'text', 'labels', 'split', 'group', 'product', 'unit',
+RESERVED = ('image', 'row', 'why', 'tags', 'text', 'labels', 'split', 'product', 'unit',
             'width', 'height', 'digest', 'pixels', 'score', 'fold', 'spelt')   # Columns with a meaning in the library
 _PREFIX = 'source.'
 
@@ -130,7 +130,9 @@ class Catalog(ShowsFacts):
     layout:str|None = None          # The detected layout; None for pictures without a table
     parents:dict[str, str] = field(default_factory=dict)           # Tag → parent, if the source has parents
     source:str = ''                 # Folder or file that was read
-    notes:tuple[str, ...] = ()      # Columns that the reader used as folds or groups, and columns that it renamed
+    notes:tuple[str, ...] = ()      # How the reader understood the source: columns used, cells changed, files not read
+    groups:tuple[str, ...]|None = None   # Columns of labels, by their names in the source; None if any column may be one
+    unlabelled:pd.DataFrame|None = None  # Rows of the pictures that are rejected only because they have no label
 
     def keep(
         self,

@@ -15,7 +15,7 @@ from typing import TypedDict
 import pandas as pd, torch
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, atomic_files, finish_save, inside, read_json, parse_json, write_json
+from ..core.files import CatalogError, atomic_files, catalog_root, finish_save, inside, parse_json, read_json, write_json
 from ..core.table import SPLITS, as_numbers, ShowsFacts, read_table, write_table
 from ..core.records import Count, Finite, as_type
 from ..core.config import RunConfig
@@ -117,7 +117,7 @@ def pictures(
 )->pd.DataFrame:          # As `split`, with `image` resolved
     "The pictures that the run used, with their folds and labels; raise `CatalogError` if one is missing."
     if fold not in (None, *SPLITS): raise CatalogError(f'fold={fold!r}, expected one of {", ".join(SPLITS)}')
-    root, df = Path(self.source or self.config.source), self.split
+    root, df = catalog_root(self.source or self.config.source), self.split
     if fold: df = df[df['split'] == fold].reset_index(drop=True)
     df = df.assign(image=[str(inside(root, o)) for o in df['image']])
     missing = [o for o in df['image'] if not Path(o).is_file()]
@@ -187,13 +187,13 @@ def save_run(
     metrics:dict,    # From `run_metrics`, with `split`, `lr` and `seconds`
 )->Run:
     "Write the files that `Run` reads, and `learner.pkl` by `learn.export`; either all of them or none."
-    root, df, rejected, facts = Path(cfg.source).resolve(), ready.catalog.df, ready.catalog.rejected, learn.facts
+    root, df, rejected, facts = catalog_root(cfg.source).resolve(), ready.catalog.df, ready.catalog.rejected, learn.facts
     def rel(s): return s.map(lambda o: os.path.relpath(o, root) if os.path.isabs(o) else o)
     with atomic_files(cfg.out, ('lr_find.csv', 'words.json')) as d:
         learn.export(d.resolve()/'learner.pkl')
         learn.dls.space.save(d/'labels.json')
         write_json(d/'metrics.json', metrics)
-        replace(cfg, source=str(root), out=str(Path(cfg.out).resolve())).save(d/'config.json')
+        replace(cfg, source=str(Path(cfg.source).resolve()), out=str(Path(cfg.out).resolve())).save(d/'config.json')
         write_table(d/'history.csv', learn.history.table())
         if facts.rate_curve is not None: write_table(d/'lr_find.csv', facts.rate_curve)
         write_table(d/'split.csv', df[['image', 'row', 'split', 'digest', 'tags', 'labels']].assign(image=rel(df['image'])))

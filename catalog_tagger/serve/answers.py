@@ -27,24 +27,30 @@ def _finest_first(space:LabelSpace)->list[str]:
     return sorted(depth, key=lambda g: -depth[g])
 
 # %% ../../nbs/serve/00_answers.ipynb #5066d7d9
-def _group_answers(path:dict[str, float], space:LabelSpace, order:list[str])->list[str]:
-    "One label of each exclusive group, consistent with its ancestors."
+def _endings(space:LabelSpace)->dict[str, list[str]]:
+    "Group → the labels of coarser groups at which a picture may end without a label in it."
+    above = {g: {space.group_of(a) for l in o for a in space.lineage(l)[:-1]} for g, o in space.exclusive.items()}
+    return {g: [l for l in space.ends if space.group_of(l) in o] for g, o in above.items()}
+
+def _group_answers(path:dict[str, float], space:LabelSpace, order:list[str], endings:dict[str, list[str]])->list[str]:
+    "One label of each exclusive group, or none below a label of `endings`, consistent with its ancestors."
     answer = {}
     def fits(l): return all(answer.get(space.group_of(o), o) == o for o in space.lineage(l))
     for g in order:
         if g in answer: continue
-        best = max(filter(fits, space.exclusive[g]), key=path.get, default=None)
+        best = max(filter(fits, space.exclusive[g] + endings[g]), key=path.get, default=None)
         if best is not None: answer |= {space.group_of(o): o for o in space.lineage(best) if o in space.grouped}
     return list(answer.values())
 
 # %% ../../nbs/serve/00_answers.ipynb #1f27325e
 UNSURE = 'unsure:'  # Prefix of an answer such as `unsure:articleType`
 
-def _confident_labels(best:list[str], score:dict[str, float], space:LabelSpace,
-                      limits:Mapping[str, float])->tuple[list[str], list[tuple[str, float]]]:
+def _confident_labels(best:list[str], score:dict[str, float], space:LabelSpace, limits:Mapping[str, float],
+                      endings:dict[str, list[str]])->tuple[list[str], list[tuple[str, float]]]:
     "The `best` labels that reach the limit of their group, with ancestors; the other groups are unsure, with their best score."
     sure = {o for l in best if score[l] >= limits.get(space.group_of(l), 0) for o in space.lineage(l)}
-    answered, doubtful = {space.group_of(l) for l in sure}, {space.group_of(l): score[l] for l in best}
+    groups, doubtful = {space.group_of(l) for l in best}, {space.group_of(l): score[l] for l in best}
+    answered = {space.group_of(l) for l in sure} | {g for g, o in endings.items() if g not in groups and sure & set(o)}
     return [l for l in best if l in sure], [(UNSURE + g, doubtful.get(g, 0.)) for g in space.exclusive if g not in answered]
 
 # %% ../../nbs/serve/00_answers.ipynb #9d3ebb98
@@ -55,10 +61,10 @@ def _take_labels(labels:Iterable[str], space:LabelSpace, k:int|None)->list[str]:
     return res[:k]
 
 def _decode_one(p:np.ndarray, path:np.ndarray, space:LabelSpace, order:list[str], k:int|None, least:np.ndarray,
-                limits:Mapping[str, float]|None)->list[tuple[str, float]]:
+                limits:Mapping[str, float]|None, endings:dict[str, list[str]])->list[tuple[str, float]]:
     "Tags of one picture from its scores and path scores."
-    score = dict(zip(space.vocab, p.tolist())); best = _group_answers(dict(zip(space.vocab, path)), space, order)
-    answers, unsure = (best, []) if limits is None else _confident_labels(best, score, space, limits)
+    score = dict(zip(space.vocab, p.tolist())); best = _group_answers(dict(zip(space.vocab, path)), space, order, endings)
+    answers, unsure = (best, []) if limits is None else _confident_labels(best, score, space, limits, endings)
     def fits(l): return all(o in answers or o not in space.grouped for o in space.lineage(l))
     free = [l for l, at in zip(space.vocab, least) if l not in space.grouped and score[l] >= at and fits(l)]
     return [(l, score[l]) for l in _take_labels(sorted(answers + free, key=score.get, reverse=True), space, k)] + unsure
@@ -90,8 +96,8 @@ def decode(
     if not np.isfinite(scores).all():
         raise CatalogError(f'scores of picture {int((~np.isfinite(scores)).any(1).argmax())} are not finite; the model is damaged')
     _check_k(k)
-    path, order, least = _path_scores(scores, space), _finest_first(space), _min_scores(min_score, space)
-    return [_decode_one(p, q, space, order, k, least, limits) for p, q in zip(scores, path)]
+    path, order, least, endings = _path_scores(scores, space), _finest_first(space), _min_scores(min_score, space), _endings(space)
+    return [_decode_one(p, q, space, order, k, least, limits, endings) for p, q in zip(scores, path)]
 
 # %% ../../nbs/serve/00_answers.ipynb #99a789ed
 def as_matrix(answers:list[list[tuple[str, float]]], space:LabelSpace)->np.ndarray:

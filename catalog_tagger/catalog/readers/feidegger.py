@@ -12,7 +12,7 @@ import pandas as pd
 from ...core.table import Catalog, is_tags
 from ...core.config import RunConfig
 from ..query import choose_rows
-from ..csv_tables import read_rows, replace_surrogates, require_column, take_column
+from ..csv_tables import named_column, read_rows, replace_surrogates, take_column
 from .base import LAYOUTS, Layout, add_reasons, finish_reading, locate_pictures, pick_table
 
 # %% auto #0
@@ -32,17 +32,18 @@ def read_feidegger(
     min_count:int=RunConfig.min_count,  # Without effect, because there are no tags
 )->Catalog:                             # With `text`, `descriptions`, `split` and empty `tags`
     "Read the layout of FEIDEGGER 1.2: descriptions of each picture, in ten parts, of which eight are train."
-    df = read_rows(pick_table(path, 'feidegger', table))
-    url, texts, tenth = (require_column(df, o, (), o) for o in ('url', 'descriptions', 'split'))
+    file = pick_table(path, 'feidegger', table)
+    df, notes = read_rows(file)
+    url, texts, tenth = (named_column(df, o, o) for o in ('url', 'descriptions', 'split'))
     df = take_column(df, tenth, 'split', df[tenth].astype(str).map(_TENTHS)).assign(tags=pd.Series([[] for _ in df.index], dtype=object))
     df = add_reasons(df, [None if is_tags(o) and o else 'descriptions must be a list of texts' for o in df[texts]])
     df = add_reasons(df, df['split'].map(lambda o: None if isinstance(o, str) else 'split must be 0 to 9'))
     df['text'] = [replace_surrogates('\n'.join(o)) if is_tags(o) else '' for o in df[texts]]
     df = choose_rows(df, where).reset_index(drop=True)
-    df = locate_pictures(Path(path), df, df[url].map(_last_part))
+    df = locate_pictures(file.parent, df, df[url].map(_last_part))
     df = add_reasons(df, df.duplicated('image').map({True: 'the same picture as an earlier row', False: None}))
-    return finish_reading(df, 'feidegger', path, min_count)
+    return finish_reading(df, 'feidegger', path, min_count, notes=notes)
 
 # %% ../../../nbs/catalog/readers/06_feidegger.ipynb #94444b23
 LAYOUTS['feidegger'] = Layout('a JSON with url and descriptions', read_feidegger,
-                              columns=lambda columns: {'url', 'descriptions'} <= set(columns))
+                              columns=lambda columns, **_: {'url', 'descriptions'} <= set(columns))

@@ -18,7 +18,7 @@ from ...core.table import Catalog
 from ...core.config import RunConfig
 from ..query import choose_rows
 from ..cells import clean_tag
-from ..csv_tables import csv_rows, numeric_column
+from ..csv_tables import csv_rows
 from .base import LAYOUTS, Layout, finish_reading, locate_pictures, merge_rows
 
 # %% auto #0
@@ -101,14 +101,14 @@ def read_imaterialist(
     if not rows: raise CatalogError(f'{root/"train.csv"} has no rows')
     df = pd.DataFrame(rows, columns=['image', 'row', 'tags', 'why', 'Height', 'Width']).astype({'why': object})
     df = merge_rows(df)
-    df = df.assign(ImageId=df['image'], Height=numeric_column(df['Height']), Width=numeric_column(df['Width']))
+    df = df.assign(ImageId=df['image'])
     df = choose_rows(df, where).reset_index(drop=True)
     df = locate_pictures(root, df, 'train/' + df['image'])
     return finish_reading(df, 'imaterialist', path, min_count, parents=_parents(names, labels))
 
 # %% ../../../nbs/catalog/readers/05_imaterialist.ipynb #63743fd0
 LAYOUTS['imaterialist'] = Layout(f'train.csv with {", ".join(GARMENT_COLUMNS)}', read_imaterialist,
-                                 columns=lambda columns: set(GARMENT_COLUMNS) <= set(columns), options=dict(garments='labels'))
+                                 columns=lambda columns, **_: set(GARMENT_COLUMNS) <= set(columns), options=dict(garments='labels'))
 
 # %% ../../../nbs/catalog/readers/05_imaterialist.ipynb #44c5800d
 def read_garments(

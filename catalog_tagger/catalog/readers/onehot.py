@@ -13,7 +13,7 @@ from ...core.table import Catalog
 from ...core.config import RunConfig
 from ..cells import clean_tag
 from ..csv_tables import IMAGE_COLUMNS, list_columns, read_rows, require_column
-from .base import LAYOUTS, Layout, add_reasons, pick_table, read_picture_table
+from .base import LAYOUTS, Layout, TABLE_OPTIONS, add_reasons, pick_table, read_picture_table, unread_note
 
 # %% auto #0
 __all__ = ['read_onehot']
@@ -36,18 +36,23 @@ def read_onehot(
     prefix:str='tag_',                  # Prefix of the tag columns; the rest of the name is the tag
     *, table:str=None,                  # Name of the CSV; None uses the one with such columns
     image_column:str=None,              # As in `read_tags`
+    product:str=None, split_column:str=None,   # As in `take_roles`
+    encoding:str=None,                  # As in `csv_rows`
     where:str=None,                     # Condition on the other columns, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Smallest number of pictures of a tag, as in `drop_rare`
 )->Catalog:                             # Its table does not include the tag columns
     "Read a table with a column of 0 and 1 for each tag."
-    df = read_rows(pick_table(path, 'onehot', table))
+    file = pick_table(path, 'onehot', table, encoding=encoding)
+    df, notes = read_rows(file, encoding)
     tags = {c: clean_tag(c.removeprefix(prefix)) for c in df if c.startswith(prefix)}
     if not all(tags.values()) or not tags:
         raise CatalogError(f'the table needs columns {prefix}<tag> of 0 and 1; its columns are: {list_columns(df)}')
-    image = require_column(df, image_column, IMAGE_COLUMNS, 'pictures')
+    image = require_column(df, image_column, IMAGE_COLUMNS, 'pictures', 'image_column')
     hot, why = _hot_tags(df, tags)
     df = add_reasons(df.drop(columns=list(tags)).assign(tags=pd.Series(hot, dtype=object)), why)
-    return read_picture_table(path, df, 'onehot', image, where, min_count)
+    notes = [f'tags: {len(tags)} columns {prefix}*', *notes, *unread_note(file.parent, file)]
+    return read_picture_table(path, df, 'onehot', image, where, min_count, product=product, split_column=split_column, notes=notes)
 
 # %% ../../../nbs/catalog/readers/04_onehot.ipynb #1c3c722a
-LAYOUTS['onehot'] = Layout('a CSV with columns tag_*', read_onehot, columns=lambda columns: any(str(o).startswith('tag_') for o in columns))
+LAYOUTS['onehot'] = Layout('a CSV with columns tag_*', read_onehot, options=TABLE_OPTIONS,
+                           columns=lambda columns, **_: any(str(o).startswith('tag_') for o in columns))

@@ -4,74 +4,102 @@
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #10ab6d82
 from __future__ import annotations
-import csv, difflib
-from collections.abc import Sequence
-from io import StringIO
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from ...core.files import CatalogError, inside
-from ...core.table import Catalog, set_aside
-from ...core.config import RunConfig
-from ..query import choose_rows
-from ..csv_tables import csv_rows, take_column
-from .base import LAYOUTS, Layout, NO_TAGS, add_reasons, finish_reading, locate_pictures
+from ...core.files import CatalogError
+from ...core.table import Catalog, source_columns, source_name
+from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
+from ..cells import clean_cells, clean_tag, find_delim, parse_tags
+from ..csv_tables import named_column, read_rows, require_column
+from .base import LABEL_OPTIONS, LAYOUTS, Layout, NO_TAGS, add_reasons, pick_table, read_picture_table, unread_note
 
 # %% auto #0
-__all__ = ['LABEL_COLUMNS', 'read_styles_csv', 'column_tags', 'read_styles']
-
-# %% ../../../nbs/catalog/readers/01_styles.ipynb #2444fde8
-def read_styles_csv(
-    path:str|Path,  # CSV file with a header, UTF-8
-)->pd.DataFrame:    # Its rows; `id` as text, columns of numbers as numbers, empty cells as NaN
-    "Read a CSV whose last column may contain unquoted commas."
-    head, *rows = list(csv_rows(path, strict=False)) or [[]]
-    if not rows: raise CatalogError(f'{path} has no rows')
-    if len(set(head)) < len(head): raise CatalogError(f'{path}: duplicate column in {",".join(head)}')
-    broken = next((i for i, o in enumerate(rows) if any('\n' in c for c in o)), None)
-    if broken is not None:
-        raise CatalogError(f'{path}: a cell of row {broken} contains a line break, probably because of an unclosed quote; fix it, '
-                           'because it would swallow the rows below')
-    whole = StringIO(); n = len(head)
-    csv.writer(whole).writerows([head] + [o[:n-1] + [','.join(o[n-1:])] for o in rows])
-    try: return pd.read_csv(StringIO(whole.getvalue()), dtype={'id': str})
-    except ValueError as e: raise CatalogError(f'{path} cannot be read as a CSV with a header: {e}') from None
+__all__ = ['LABEL_COLUMNS', 'none_or', 'column_tags', 'label_tags', 'read_styles']
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #1f2b29f9
-LABEL_COLUMNS = RunConfig.label_columns  # Label columns of Fashion Product Images, coarse to fine
+def none_or(names:Sequence[str]|str|None)->tuple[str, ...]:
+    "`names`, or nothing for the word none."
+    names = (names,) if isinstance(names, str) else tuple(names or ())
+    return () if names == ('none',) else names
 
-def column_tags(df:pd.DataFrame, columns:Sequence[str])->list[list[str]]:
-    "The tags `column=value` of each row, for all columns that have a value."
-    return [[f'{c}={v}' for c, v in zip(columns, map(str.strip, map(str, o))) if v and v != 'nan'] for o in df[list(columns)].values]
+def _parsed(cells:Iterable, parse:Callable)->tuple[list[list[str]], list]:
+    "The tags of each cell, and the reason if a cell cannot be parsed."
+    tags, why = [], []
+    for o in cells:
+        try: tags.append(parse(o)); why.append(None)
+        except CatalogError as e: tags.append([]); why.append(str(e))
+    return tags, why
 
-# %% ../../../nbs/catalog/readers/01_styles.ipynb #d13e7496
-def _check_columns(df:pd.DataFrame, columns:Sequence[str]):
-    for c in ('id', *columns):
-        if c not in df:
-            near = difflib.get_close_matches(c, df.columns, 1)
-            raise CatalogError(f'styles.csv has no column {c!r}{f", did you mean {near[0]!r}?" if near else ""}; its columns are: '
-                               f'{", ".join(df.columns)}')
+def column_tags(column:str, cell)->list[str]:
+    "The tag `column=value` of a cell; none if it is empty."
+    if not isinstance(cell, str): raise CatalogError(f'{column} is {cell!r:.40}, expected one label as text')
+    return [f'{column}={value}'] if (value := clean_tag(cell)) else []
+
+# %% ../../../nbs/catalog/readers/01_styles.ipynb #a7a353d7
+_SINGULAR = ('tag', 'label')  # Columns of free tags in which each cell is one tag
+
+def _free_tags(cells:pd.Series, name:str, delim:str|None)->tuple[list[list[str]], list, list[str]]:
+    "The free tags of each cell, reasons, and a note on the delimiter. In a column with a singular name each cell is one tag."
+    single = delim is None and name.lower() in _SINGULAR
+    delim = delim or (None if single else find_delim(cells))
+    parse = (lambda o: parse_tags([o] if isinstance(o, str) else o)) if single else (lambda o: parse_tags(o, delim or ','))
+    return *_parsed(cells, parse), [f'tags: column {name}, {"one tag in a cell" if single else f"delimiter {delim!r}" if delim else "no delimiter found"}']
+
+def label_tags(
+    df:pd.DataFrame,          # From `read_rows`
+    label_columns:Iterable[str],  # Columns of labels, by their names in the source
+    tags_column:str|None=None,    # Column of free tags in `df`
+    *, delim:str=None,        # Delimiter of the free tags in a cell, as in `parse_tags`; None detects it with `find_delim`
+    clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `clean_cells`, or none
+)->tuple[pd.DataFrame, list[str]]:  # With `tags`: the labels of the columns, then the free tags; and notes
+    "Make the tags of each row; a cell that cannot be parsed gets its row a reason."
+    notes, rows = [], [[] for _ in df.index]
+    if label_columns: notes.append(f'labels: columns {", ".join(label_columns)}')
+    columns = [(o, named_column(df, o, 'label_columns')) for o in label_columns]
+    for name, c in [*columns, *([(None, tags_column)] if tags_column else [])]:
+        cells, told = clean_cells(df[c].rename(source_name(c)), none_or(clean), none_or(empty))
+        if name: tags, why = _parsed(cells, lambda o: column_tags(name, o))
+        else: tags, why, more = _free_tags(cells, source_name(c), delim); notes += more
+        notes += told; df = add_reasons(df, why)
+        for row, o in zip(rows, tags): row += o
+    return df.assign(tags=pd.Series(rows, df.index, dtype=object)), notes
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #2a5fb982
+LABEL_COLUMNS = ('masterCategory', 'subCategory', 'articleType')  # Label columns of Fashion Product Images, coarse to fine
+
+def _join_titles(df:pd.DataFrame, groups:Sequence[str])->tuple[pd.DataFrame, list[str]]:
+    "Accept rows with too many cells if their labels occur in other rows: only the last column, a title, has unquoted commas."
+    n, last = df['why'].astype(str).str.extract(r'^(\d+) cells under (\d+)').astype(float), list(source_columns(df).values())[-1]
+    long, columns = n[0] > n[1], [named_column(df, o, 'label_columns') for o in groups]
+    known = {c: set(df[c][~long]) for c in columns}
+    fits = [i for i in df.index[long] if all(df[c][i] in o for c, o in known.items())]
+    notes = [f'{len(fits)} rows have unquoted commas in the last column, such as {df[last][fits[0]]!r:.60}'] if fits else []
+    return df.assign(why=df['why'].mask(df.index.isin(fits), None)), notes
+
 def read_styles(
-    path:str|Path,                              # Folder with `styles.csv` and `images/<id>.jpg`
+    path:str|Path,                              # Folder with `styles.csv` and `images/<id>.jpg`, or the file
     label_columns:Sequence[str]=LABEL_COLUMNS,  # Columns of labels, coarse to fine; each is an exclusive group
-    *, where:str=None,                          # Condition that selects rows, as in `choose_rows`
+    *, tags_column:str='none',                  # Column of free tags besides
+    image_column:str='id',                      # Column of paths, file names or ids
+    delim:str=None, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `label_tags`
+    product:str=None, split_column:str=None,    # As in `take_roles`
+    encoding:str=None,                          # As in `csv_rows`
+    where:str=None,                             # Condition that selects rows, as in `choose_rows`
     min_count:int=RunConfig.min_count,          # Smallest number of rows of a label, as in `drop_rare`
 )->Catalog:
     "Read the layout of Fashion Product Images."
-    root = Path(path)
-    df = read_styles_csv(inside(root, 'styles.csv'))
-    _check_columns(df, label_columns)
-    tags = pd.Series(column_tags(df, label_columns), dtype=object)
-    df = choose_rows(set_aside(df).assign(tags=tags, row=range(len(df)), why=None), where).reset_index(drop=True)
-    df = locate_pictures(root, df, df['id'])
-    text = next((c for c in ('productDisplayName', 'source.text') if c in df), None)
-    if text: df = take_column(df, text, 'text', df[text].fillna(''))
-    df = add_reasons(df, df['tags'].map(lambda o: None if o else f'{NO_TAGS} in {", ".join(label_columns)}'))
-    df = add_reasons(df, df.duplicated('image').map({True: 'the same picture as an earlier row', False: None}))
-    return finish_reading(df, 'styles', path, min_count, labels=label_columns)
+    file, groups = pick_table(path, 'styles', 'styles.csv' if Path(path).is_dir() else None), none_or(label_columns)
+    df, notes = read_rows(file, encoding)
+    image = named_column(df, image_column, 'image_column')
+    df, joined = _join_titles(df, groups)
+    df, more = label_tags(df, groups, require_column(df, tags_column, (), 'tags', 'tags_column') if tags_column != 'none' else None,
+                          delim=delim, clean=clean, empty=empty)
+    df = add_reasons(df, df['tags'].map(lambda o: None if o else f'{NO_TAGS} in {", ".join(groups)}'))
+    return read_picture_table(path, df, 'styles', image, where, min_count, groups=groups, product=product, split_column=split_column,
+                              notes=[*notes, *joined, *more, *unread_note(file.parent, file)])
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #e955d6d0
-LAYOUTS['styles'] = Layout('styles.csv with images/', read_styles, file='styles.csv', options=dict(label_columns='label_columns'))
+LAYOUTS['styles'] = Layout('styles.csv with images/', read_styles, file='styles.csv', options=LABEL_OPTIONS)
