@@ -77,8 +77,8 @@ def test_a_new_layout_is_one_file(lines):
     catalog = read_catalog(lines, sep='/')
     assert (catalog.layout, len(catalog.df), len(catalog.rejected), catalog.parents) == ('lines', 40, 0, {'Tshirts': 'Topwear'})
     facts = catalog_facts(RunConfig(str(lines), 'run', delim='/'))
-    assert (facts['layout'], facts['labels'].keys()) == ('lines', {'tshirts', 'jeans'})
-    with pytest.raises(CatalogError, match='garments is an option of the layout imaterialist, but'):
+    assert (facts['layout'], facts['labels'].keys()) == ('lines', {'Tshirts', 'Jeans'})
+    with pytest.raises(CatalogError, match='garments= is an option of the layout imaterialist, but'):
         prepare_catalog(RunConfig(str(lines), 'run', garments='both'))
     with pytest.raises(CatalogError, match="'rows' is unknown; choose one of feidegger, folders, imaterialist, lines,"):
         read_catalog(lines, 'rows')

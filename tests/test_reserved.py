@@ -12,7 +12,7 @@ from catalog_tagger.search.index import SimilarIndex
 from catalog_tagger.testing.demo import demo_onehot, demo_styles, demo_tags
 
 TABLES = dict(styles=(demo_styles, 'styles.csv'), tags=(demo_tags, 'tags.csv'), onehot=(demo_onehot, 'tags.csv'))
-KEPT = ('labels', 'row', 'why', 'score', 'product', 'unit', 'width', 'height', 'digest', 'pixels', 'fold', 'spelt', 'split')   # Not `group`
+KEPT = ('labels', 'row', 'why', 'score', 'product', 'unit', 'width', 'height', 'digest', 'pixels', 'fold', 'spelt', 'split', 'group')
 
 @pytest.fixture(scope='module')
 def shops(tmp_path_factory):
@@ -42,8 +42,8 @@ def test_another_column_changes_nothing(layout, name, shops, with_column):
     for c in ('image', 'row', 'tags', 'labels', 'split', 'unit', 'width', 'digest'):
         assert ready.catalog.df[c].tolist() == plain.catalog.df[c].tolist(), c
     assert ready.space == plain.space and len(ready.catalog.rejected) == len(plain.catalog.rejected)
-    assert ready.catalog.df[f'source.{name}'].tolist() == cells(60) or layout == 'styles'   # where an empty cell is NaN
-    assert any(f'source.{name}' in o for o in ready.catalog.notes) and not plain.catalog.notes
+    assert source_view(ready.catalog.df)[name].tolist() == cells(60)
+    assert any(f'source.{name}' in o for o in ready.catalog.notes) == (name in RESERVED) and not any('source.' in o for o in plain.catalog.notes)
 
 @pytest.mark.parametrize('name', ['labels', 'group', 'row', 'why', 'score', 'split', 'tags', 'text', 'image'])
 def test_a_condition_means_the_source(name, with_column):
@@ -65,11 +65,13 @@ def test_a_free_tag_meets_no_column_of_ours(tmp_path, with_column):
     assert ready.space.exclusive == {} and set(ready.space.vocab) == {'row=3', 'split=hair', 'why=not'}
 
 @pytest.mark.parametrize('layout', TABLES)
-def test_folds_and_groups_are_taken_and_noted(layout, with_column):
-    root = with_column(layout, split=['Training', 'train', 'val', 'test']*15, group=[f'p{i//4}' for i in range(60)])
+def test_folds_and_products_are_taken_and_noted(layout, with_column):
+    root = with_column(layout, split=['Training', 'train', 'val', 'test']*15, sku=[f'p{i//4}' for i in range(60)])
     catalog = read_catalog(root)
     assert catalog.df['split'].tolist() == ['train', 'train', 'valid', 'test']*15 and catalog.df['product'].nunique() == 15
-    assert 'folds are taken from the column split' in catalog.notes and any('column group' in o for o in catalog.notes)
+    assert {'folds are taken from the column split', 'product: column sku, 15 products with 4 to 4 pictures'} <= set(catalog.notes)
+    plain = read_catalog(root, product='none', split_column='none').df
+    assert not {'split', 'product'} & set(plain) and source_view(plain)['split'].tolist()[:3] == ['Training', 'train', 'val']
     assert catalog_facts(RunConfig(str(with_column(layout, split=['train', 'val', 'test']*20)), 'run'))['notes']
 
 def test_one_word_too_many_among_the_folds(with_column):
@@ -94,7 +96,7 @@ def test_answers_beside_a_score_of_the_shop(with_column):
     df = read_catalog(with_column('styles', score=[str(i % 5) for i in range(60)])).df
     index = SimilarIndex.build(np.eye(60, dtype=np.float32), df)
     found = index.search(df['image'][0], k=5, where='score == 3')
-    assert set(found['source.score']) == {3} and found['score'].between(-1, 1).all()
+    assert set(found['source.score']) == {'3'} and found['score'].between(-1, 1).all()
     with pytest.raises(CatalogError, match='column score'): SimilarIndex.build(np.eye(60, dtype=np.float32), source_view(df))
 
 def test_a_name_that_looks_set_aside(with_column):

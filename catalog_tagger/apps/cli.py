@@ -53,6 +53,7 @@ def check(
     if out is not None: output_folder(out, 'facts.json', source=source)
     facts = catalog_facts(cfg, ready := prepare_catalog(cfg))
     if suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
+    facts['notes'] = list(map(as_flags, facts['notes']))
     print(dumps(facts, indent=1, ensure_ascii=False)) if json else report_facts(facts)
     if out is not None: print(f'plots and tables: {save_check(out, cfg, ready, facts)}', file=sys.stderr)
 

@@ -75,10 +75,10 @@ def clean_tag(tag)->str:
     return unicodedata.normalize('NFC', tag).strip()
 
 def _parse_list(cell:str)->list:
-    "The items of a JSON or Python list."
+    "The items of a JSON or Python list or tuple."
     try: res = _parse_literal(cell)
     except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError): res = None
-    if isinstance(res, list) and all(o is None or isinstance(o, (str, int, float)) for o in res): return res
+    if isinstance(res, (list, tuple)) and all(o is None or isinstance(o, (str, int, float)) for o in res): return list(res)
     raise CatalogError(f'{cell[:40]!r} looks like a list but is not a JSON or Python list of words')
 
 def _parse_literal(cell:str):
@@ -122,6 +122,8 @@ def find_delim(
     return best if n[best] else None
 
 # %% ../../nbs/catalog/01_cells.ipynb #6edc0a9f
+_LISTED = r'''[\[{]|\(\s*['"]'''   # How a list, or a Python tuple of texts, begins
+
 def parse_tags(
     cell,                # Text of a cell, or a list
     delim:str|None=None, # Delimiter, one or more characters, `#` for hashtags; None detects one of `DELIMS` or `#`
@@ -131,7 +133,7 @@ def parse_tags(
     if not isinstance(cell, (str, list, tuple)): raise CatalogError(f'{cell!r} is neither text nor a list of tags')
     if isinstance(cell, str):
         cell = cell.strip()
-        cell = _parse_list(cell) if cell[0] in '[{' else _split_cell(cell, delim or find_delim([cell]) or ',')
+        cell = _parse_list(cell) if re.match(_LISTED, cell) else _split_cell(cell, delim or find_delim([cell]) or ',')
     tags = [clean_tag(o) for o in cell if o is not None and o == o]
     return [o for o in dict.fromkeys(tags) if o]
 

@@ -114,7 +114,7 @@ def _parse_objects(data:bytes)->list[dict]:
 def read_objects(path:str|Path)->list[dict]:
     "The rows of a JSON table: a list of objects, or an object in each line."
     rows = read_json(path, _parse_objects)
-    if isinstance(rows, dict): raise CatalogError(f'{path} must be a list of objects, one per picture, not one object with {first_few(rows, 4)}')
+    if isinstance(rows, dict): raise CatalogError(f'{path} must be a list of objects, one per picture, not one object with {first_few(list(rows), 4)}')
     if not isinstance(rows, list) or not all(isinstance(o, dict) for o in rows):
         raise CatalogError(f'{path} must be a list of objects, one per picture')
     return rows
@@ -142,8 +142,8 @@ TAG_COLUMNS   = ('tags', 'hashtags', 'labels', 'keywords', 'tag', 'label')
 TEXT_COLUMNS  = ('text', 'caption', 'title', 'description', 'productDisplayName')
 
 def _plain_name(name)->str:
-    "A name of a column without case and punctuation."
-    return re.sub(r'[\W_]', '', str(name).lower())
+    "A name of a column without case, and without punctuation between its words."
+    return re.sub(r'(?<=[^\W_])[\W_]+(?=[^\W_])', '', str(name).lower())
 
 def find_column(columns:Iterable, names:Iterable[str])->str|None:
     "The first of `names` that is in `columns`, ignoring case and punctuation."
@@ -193,5 +193,5 @@ FOLD_NAMES = dict(train='train', training='train', valid='valid', validation='va
 def split_names(s:pd.Series)->pd.Series:  # Empty cells stay empty
     "Convert the names that sources use for folds to train, valid and test."
     res = s.astype(str).str.strip().str.lower().map(FOLD_NAMES | {'': ''})
-    if res.isna().any(): raise CatalogError(f'split {s[res.isna()].iloc[0]!r} is unknown; expected one of {", ".join(FOLD_NAMES)}')
+    if res.isna().any(): raise CatalogError(f'split {s[res.isna()].iloc[0]!r} is unknown; expected one of {", ".join(FOLD_NAMES)}; to make new folds: split_column=none')
     return res

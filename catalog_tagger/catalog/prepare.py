@@ -22,7 +22,7 @@ from .text import TextTags, tag_texts
 from .steps import check_steps, spell, spelling_first, step_applies
 from .labels import LabelSpace, apply_labels, column_of, fit_labels
 from .recipe import Recipe, fit_recipe
-from .readers.base import all_layouts
+from .readers.base import SAME_PICTURE, all_layouts
 from .readers.folders import find_files
 from .readers.styles import LABEL_COLUMNS
 
@@ -45,7 +45,7 @@ def _reader_options(cfg:RunConfig, layout:str)->dict:
 def _usable(catalog:Catalog)->Catalog:
     "`catalog` if it has a usable picture; raise `CatalogError` if not."
     if len(catalog.df): return catalog
-    reasons = catalog.rejected['reason'].value_counts()
+    reasons = catalog.rejected['reason'][catalog.rejected['reason'] != SAME_PICTURE].value_counts()
     if reasons.empty: raise CatalogError('the catalog is empty')
     raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times)' + ''.join(f'; {o}' for o in catalog.notes if 'missing pictures' in o))
 
@@ -60,6 +60,8 @@ def _missing_hint(root:Path, rejected:pd.DataFrame)->list[str]:
     missing = rejected['image'][rejected['reason'].str.startswith('missing')]
     there = {plain(o): str(o.relative_to(root)) for o in find_files(root)} if len(missing) else {}
     near = [(o, there[plain(o)]) for o in missing if plain(o) in there]
+    powers = [o for o in map(os.path.basename, missing) if re.match(r'\d+[.,]?\d*E\+\d+\.', o, re.I)]
+    if powers: return [f'{len(powers)} of {len(missing)} missing pictures have ids that a spreadsheet has rounded, such as {powers[0]!r}: export ids as text']
     return [f'{len(near)} of {len(missing)} missing pictures are there under another name, such as {os.path.basename(near[0][0])!r}: {near[0][1]}'] if near else []
 
 def _copies_note(df:pd.DataFrame, groups:Iterable[str])->list[str]:

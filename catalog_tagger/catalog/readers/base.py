@@ -118,13 +118,13 @@ def one_picture_per_row(
     df = df.assign(**{column: cells}).explode(column, ignore_index=True)
     def forward(o): return o.replace('\\', '/') if isinstance(o, str) and '\\' in o and not (root/o).exists() else o
     names = df[column].map(forward)
-    if len(changed := df.index[[a is not b for a, b in zip(df[column], names)]]):
+    if len(changed := df.index[(df[column].map(str) != names.map(str)).to_numpy()]):
         notes.append(f'{len(changed)} pictures are named with \\, such as {df[column][changed[0]]}: read as {names[changed[0]]}')
     return df.assign(**{column: names}), notes
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #392a5a48
 PRODUCT_COLUMNS = ('item_group_id', 'parent_sku', 'parent_id', 'parent', 'handle', 'product_id', 'product', 'style_id', 'sku')
-_LARGEST = .05   # Largest share of the pictures that one product has in a column that no option names
+_LARGEST = .1   # Largest share of the pictures that one product has, if it has more than eight, in a column that no option names
 
 def _is_blank(s:pd.Series)->pd.Series: return s.astype(str).str.strip() == ''
 
@@ -139,7 +139,7 @@ def _take_product(df:pd.DataFrame, given:str|None, labels:Iterable[str])->tuple[
     if name in (None, 'none'): return df, []
     cells = df[named_column(df, name, 'product')].astype(str).str.strip()
     n = cells[cells != ''].value_counts()
-    if given is None and len(n) and n.iloc[0] > max(20, _LARGEST*len(df)):
+    if given is None and len(n) and n.iloc[0] > max(8, _LARGEST*len(df)):
         return df, [f'column {name} is not used for products, because {n.index[0]!r} has {n.iloc[0]} pictures; to use it: product={name}']
     return df.assign(product=cells), [_products_note(cells, name)] if len(n) else []
 
@@ -222,7 +222,7 @@ def _repeats_note(df:pd.DataFrame)->list[str]:
     "A note if several pictures have the same text or names that differ in their last number only, so that they may be of one product."
     stems = df['image'].map(lambda o: re.sub(r'[-_ (.]+\w?\d{1,2}\)?$', '', os.path.splitext(os.path.basename(o))[0]))
     for what, s in (('text', df['text'] if 'text' in df else pd.Series(dtype=object)), ('name', stems)):
-        n = s[~_is_blank(s)].value_counts(); n = n[n > 1]
+        n = s[~_is_blank(s)].value_counts(); n = n[(n > 1) & (n <= max(8, _LARGEST*len(df)))]
         if len(n):
             return [f'{n.sum()} pictures share their {what} with others, such as {n.index[0]!r:.60} ({n.iloc[0]} pictures): '
                     'if they show one product, name the column of products, or its pictures are torn over the folds; give it as product=, or product=none']
@@ -251,11 +251,11 @@ def read_picture_table(
     root = catalog_root(path)
     df = choose_rows(df, where).reset_index(drop=True)
     df, found = one_picture_per_row(root, df, image_column)
-    df, roles = take_roles(df, product, split_column, groups)
+    names = df[image_column]; df = take_column(df, image_column, 'image', names)
     text = source_columns(df).get(find_column(source_columns(df), TEXT_COLUMNS))
     if text: df = take_column(df, text, 'text', [o if isinstance(o, str) else '' for o in df[text]])
-    names = df[image_column]
-    df = locate_pictures(root, take_column(df, image_column, 'image', names), names)
+    df, roles = take_roles(df, product, split_column, groups)
+    df = locate_pictures(root, df, names)
     df = merge_rows(add_reasons(df, _adds_nothing(df)), groups)
     notes = [*notes, *found, *roles, *([] if 'product' in df or product == 'none' else _repeats_note(df))]
     return finish_reading(df, layout, path, min_count, groups=groups, notes=notes)

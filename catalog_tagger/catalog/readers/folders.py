@@ -20,17 +20,21 @@ from .base import LAYOUTS, Layout, SUFFIXES, add_reasons, finish_reading, unread
 from .styles import column_tags, none_or
 
 # %% auto #0
-__all__ = ['subfolders', 'find_files', 'read_folders']
+__all__ = ['SYSTEM_FOLDERS', 'subfolders', 'find_files', 'read_folders']
 
 # %% ../../../nbs/catalog/readers/02_folders.ipynb #b958b9d5
-def subfolders(path:Path)->list[Path]: return sorted(o for o in path.iterdir() if o.is_dir() and not o.name.startswith('.'))
+def subfolders(path:Path)->list[Path]: return sorted(o for o in path.iterdir() if o.is_dir() and not _is_hidden(o.name))
+
+SYSTEM_FOLDERS = ('__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN')   # Made by systems, with copies and thumbnails
+
+def _is_hidden(name:str)->bool: return name.startswith('.') or name in SYSTEM_FOLDERS
 
 def find_files(
     root:str|Path,  # Folder to search
 )->list[Path]:      # Sorted paths
-    "All files in `root` and its subfolders, without hidden ones; a link to a folder is listed but not followed."
+    "All files in `root` and its subfolders, without hidden ones and `SYSTEM_FOLDERS`; a link to a folder is listed but not followed."
     files = sorted(Path(d)/f for d, dirs, files in os.walk(root) for f in files + [o for o in dirs if os.path.islink(os.path.join(d, o))])
-    return [o for o in files if not any(p.startswith('.') for p in o.relative_to(root).parts)]
+    return [o for o in files if not any(map(_is_hidden, o.relative_to(root).parts))]
 
 def _holds_pictures(folder:Path)->bool:
     return any(o.suffix.lower() in SUFFIXES for o in find_files(folder))
@@ -102,6 +106,6 @@ def read_folders(
     return finish_reading(df, 'folders', path, min_count, groups=names, parents=parents, notes=notes)
 
 # %% ../../../nbs/catalog/readers/02_folders.ipynb #ec1fd50d
-LAYOUTS['folders'] = Layout('folders of pictures', read_folders,
+LAYOUTS['folders'] = Layout('folders of pictures', read_folders, options=dict(split_column='split_column', clean='clean'),
                             # a single folder next to a table contains its pictures
                             folder=lambda root, tables: len(subfolders(root)) > bool(tables))

@@ -13,7 +13,7 @@ from ...core.files import CatalogError
 from ...core.table import Catalog, source_columns, source_name
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
 from ..cells import clean_cells, clean_tag, find_delim, parse_tags
-from ..csv_tables import named_column, read_rows, require_column
+from ..csv_tables import named_column, read_rows, require_column, take_column
 from .base import LABEL_OPTIONS, LAYOUTS, Layout, NO_TAGS, add_reasons, pick_table, read_picture_table, unread_note
 
 # %% auto #0
@@ -41,12 +41,15 @@ def column_tags(column:str, cell)->list[str]:
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #a7a353d7
 _SINGULAR = ('tag', 'label')  # Columns of free tags in which each cell is one tag
 
-def _free_tags(cells:pd.Series, name:str, delim:str|None)->tuple[list[list[str]], list, list[str]]:
-    "The free tags of each cell, reasons, and a note on the delimiter. In a column with a singular name each cell is one tag."
+def _free_tags(cells:pd.Series, name:str, delim:str|None, empty:Iterable[str])->tuple[list[list[str]], list, list[str]]:
+    "The free tags of each cell, reasons, and notes on delimiter and empty words. In a column with a singular name each cell is one tag."
     single = delim is None and name.lower() in _SINGULAR
     delim = delim or (None if single else find_delim(cells))
     parse = (lambda o: parse_tags([o] if isinstance(o, str) else o)) if single else (lambda o: parse_tags(o, delim or ','))
-    return *_parsed(cells, parse), [f'tags: column {name}, {"one tag in a cell" if single else f"delimiter {delim!r}" if delim else "no delimiter found"}']
+    tags, why = _parsed(cells, parse)
+    notes = [f'tags: column {name}, {"one tag in a cell" if single else f"delimiter {delim!r}" if delim else "no delimiter found"}']
+    if void := [o for ts in tags for o in ts if o in empty]: notes.append(f'words for an empty cell among tags in {len(void)} places, such as {void[0]!r}')
+    return [[o for o in ts if o not in empty] for ts in tags], why, notes
 
 def label_tags(
     df:pd.DataFrame,          # From `read_rows`
@@ -60,12 +63,13 @@ def label_tags(
     if label_columns: notes.append(f'labels: columns {", ".join(label_columns)}')
     columns = [(o, named_column(df, o, 'label_columns')) for o in label_columns]
     for name, c in [*columns, *([(None, tags_column)] if tags_column else [])]:
-        cells, told = clean_cells(df[c].rename(source_name(c)), none_or(clean), none_or(empty))
+        cells, told = clean_cells(df[c].where(df['why'].isna(), '').rename(source_name(c)), none_or(clean), none_or(empty))
         if name: tags, why = _parsed(cells, lambda o: column_tags(name, o))
-        else: tags, why, more = _free_tags(cells, source_name(c), delim); notes += more
+        else: tags, why, more = _free_tags(cells, source_name(c), delim, none_or(empty)); notes += more
         notes += told; df = add_reasons(df, why)
         for row, o in zip(rows, tags): row += o
-    return df.assign(tags=pd.Series(rows, df.index, dtype=object)), notes
+    tags = pd.Series(rows, df.index, dtype=object)
+    return take_column(df, tags_column, 'tags', tags) if tags_column else df.assign(tags=tags), notes
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #2a5fb982
 LABEL_COLUMNS = ('masterCategory', 'subCategory', 'articleType')  # Label columns of Fashion Product Images, coarse to fine
@@ -81,9 +85,9 @@ def _join_titles(df:pd.DataFrame, groups:Sequence[str])->tuple[pd.DataFrame, lis
 
 def read_styles(
     path:str|Path,                              # Folder with `styles.csv` and `images/<id>.jpg`, or the file
-    label_columns:Sequence[str]=LABEL_COLUMNS,  # Columns of labels, coarse to fine; each is an exclusive group
-    *, tags_column:str='none',                  # Column of free tags besides
-    image_column:str='id',                      # Column of paths, file names or ids
+    label_columns:Sequence[str]=None,           # Columns of labels, coarse to fine; `LABEL_COLUMNS` if not given. Each is an exclusive group
+    *, tags_column:str=None,                    # Column of free tags besides
+    image_column:str=None,                      # Column of paths, file names or ids; `id` if not given
     delim:str=None, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `label_tags`
     product:str=None, split_column:str=None,    # As in `take_roles`
     encoding:str=None,                          # As in `csv_rows`
@@ -91,11 +95,11 @@ def read_styles(
     min_count:int=RunConfig.min_count,          # Smallest number of rows of a label, as in `drop_rare`
 )->Catalog:
     "Read the layout of Fashion Product Images."
-    file, groups = pick_table(path, 'styles', 'styles.csv' if Path(path).is_dir() else None), none_or(label_columns)
+    file, groups = pick_table(path, 'styles', 'styles.csv' if Path(path).is_dir() else None), none_or(LABEL_COLUMNS if label_columns is None else label_columns)
     df, notes = read_rows(file, encoding)
-    image = named_column(df, image_column, 'image_column')
+    image = require_column(df, image_column, ('id',), 'pictures', 'image_column')
     df, joined = _join_titles(df, groups)
-    df, more = label_tags(df, groups, require_column(df, tags_column, (), 'tags', 'tags_column') if tags_column != 'none' else None,
+    df, more = label_tags(df, groups, None if tags_column in (None, 'none') else named_column(df, tags_column, 'tags_column'),
                           delim=delim, clean=clean, empty=empty)
     df = add_reasons(df, df['tags'].map(lambda o: None if o else f'{NO_TAGS} in {", ".join(groups)}'))
     return read_picture_table(path, df, 'styles', image, where, min_count, groups=groups, product=product, split_column=split_column,
