@@ -15,7 +15,6 @@ from ..catalog.split import near_duplicates, split_summary
 from ..catalog.recipe import evenness, provenance_table
 from ..catalog.suggest import suggest_groups
 from ..catalog.prepare import Prepared, prepare_catalog
-from ..runs.train import frozen_features
 from ..report.plots import picture_grid, save_figure
 from ..report.data_plots import label_bars
 
@@ -89,6 +88,7 @@ def report_facts(
 # %% ../../nbs/apps/00_check.ipynb #94a13280
 def find_groups(cfg:RunConfig, ready:Prepared)->pd.DataFrame:  # As from `suggest_groups`
     "Labels that may belong together, also by features of a frozen backbone; labels of two label columns never do."
+    from catalog_tagger.runs.train import frozen_features   # which takes seconds to import
     df = ready.catalog.df
     return suggest_groups(df.assign(tags=df['labels']), frozen_features(cfg, df, ready.space), apart=ready.space.exclusive)
 

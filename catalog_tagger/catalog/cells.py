@@ -43,13 +43,15 @@ def _each_text(cell, func:Callable):
 
 def _changed_cells(cells:pd.Series, func:Callable, what:str)->tuple[pd.Series, list[str]]:
     "`cells` after `func`, and a note with the number of changed cells and an example, if there is one."
-    texts = cells[cells.map(lambda o: isinstance(o, str))].unique()
-    new = {o: n for o in texts if (n := func(o)) != o}
-    res = cells.map(lambda o: new.get(o, o) if isinstance(o, str) else _each_text(o, func))
-    changed = cells[[a is not b and a != b for a, b in zip(cells, res)]]
-    if changed.empty: return cells, []
-    first = changed.index[0]
-    return res, [f'{what} in {len(changed)} cells of {cells.name}, such as {changed[first]!r:.60} → {res[first]!r:.60}']
+    new = {o: n for o in {o for o in cells if isinstance(o, str)} if (n := func(o)) != o}
+    lists = [isinstance(o, list) for o in cells]
+    if not new and not any(lists): return cells, []
+    res = pd.Series([_each_text(o, func) if many else new.get(o, o) if isinstance(o, str) else o for o, many in zip(cells, lists)],
+                    cells.index, dtype=object, name=cells.name)
+    changed = [i for i, (a, b) in enumerate(zip(cells, res)) if a is not b and a != b]
+    if not changed: return cells, []
+    before, after = cells.iloc[changed[0]], res.iloc[changed[0]]
+    return res, [f'{what} in {len(changed)} cells of {cells.name}, such as {before!r:.60} → {after!r:.60}']
 
 def clean_cells(
     cells:pd.Series,                      # A column of text, or of lists of text
@@ -107,12 +109,14 @@ def find_delim(
     cells:Iterable,  # Cells of a column of tags
 )->str|None:         # The delimiter, or None if no cell has one
     "The delimiter of most cells, `#` for hashtags; raise `CatalogError` if another is as frequent, or alone in half as many cells."
-    cells = [o.strip() for o in cells if isinstance(o, str) and o.strip() and o.strip()[0] not in '[{']
-    if sum(o[0] == '#' for o in cells) > len(cells)/2: return '#'
-    held = [{d for d in DELIMS if d in re.sub('"[^"]*"', '', o)} for o in cells]
-    n = Counter(chain.from_iterable(held))
+    times = Counter(o.strip() for o in cells if isinstance(o, str) and o.strip() and o.strip()[0] not in '[{')
+    if sum(k for o, k in times.items() if o[0] == '#') > times.total()/2: return '#'
+    held, n, others = Counter(), Counter(), Counter()    # set of delimiters → cells that have them
+    for o, k in times.items(): held[frozenset(d for d in DELIMS if d in re.sub('"[^"]*"', '', o))] += k
+    for o, k in held.items(): n.update(dict.fromkeys(o, k))
     best = max(DELIMS, key=lambda d: n[d])
-    others = Counter(chain.from_iterable(o for o in held if best not in o))
+    for o, k in held.items():
+        if best not in o: others.update(dict.fromkeys(o, k))
     for rival, claims in others.most_common(1):
         if claims >= n[best]/2:
             raise CatalogError(f'the delimiter of tags may be {best!r} ({n[best]} cells) or {rival!r} ({claims} others): give it as delim=')

@@ -81,12 +81,13 @@ def _csv_table(path, encoding)->tuple[pd.DataFrame, list, list, list[str]]:
     head = [o.strip() for o in rows.pop(0)]; n = len(head)
     names = _column_names(head, rows); kept = [o for o in names if o is not None]
     if len(set(kept)) < len(kept): raise CatalogError(f'{path}: duplicate column in {",".join(head)}')
-    full = [i for i, o in enumerate(rows) if any(o)]
-    rows, empty = [rows[i] if len(rows[i]) <= n or any(rows[i][n:]) else rows[i][:n] for i in full], len(rows) - len(full)
+    full, total = [i for i, o in enumerate(rows) if any(o)], len(rows)
+    rows = [rows[i] if len(rows[i]) <= n or any(rows[i][n:]) else rows[i][:n] for i in full]
     why = [None if len(o) == n else f'{len(o)} cells under {n} columns; a cell that contains commas must be quoted' for o in rows]
-    cells = [o + ['']*(n - len(o)) if len(o) <= n else o[:n-1] + [','.join(o[n-1:])] for o in rows]
-    df = pd.DataFrame(cells, columns=range(n), dtype=object)[[i for i, o in enumerate(names) if o is not None]].set_axis(kept, axis=1)
-    notes = [f'{empty} empty rows are left out'] if empty else []
+    for i, o in enumerate(rows):
+        if len(o) != n: rows[i] = o + ['']*(n - len(o)) if len(o) < n else o[:n-1] + [','.join(o[n-1:])]
+    df = pd.DataFrame(rows, columns=range(n), dtype=object)[[i for i, o in enumerate(names) if o is not None]].set_axis(kept, axis=1)
+    notes = [f'{total - len(full)} empty rows are left out'] if total > len(full) else []
     if n > len(kept): notes.append(f'{n - len(kept)} columns without a name and cells are left out')
     return df, why, full, notes
 

@@ -36,7 +36,7 @@ def drop_rare(
 )->tuple[pd.DataFrame, pd.DataFrame]:  # The remaining rows, renumbered, and the `rejected` table
     "Reject rows with a tag of fewer than `min_count` rows, until every remaining tag has at least `min_count`."
     keep, out = df, []
-    while True:
+    while min_count > 1:
         counts = Counter(t for o in keep['tags'] for t in o)
         rare = keep['tags'].map(lambda o: next((t for t in o if counts[t] < min_count), None))
         if rare.isna().all(): break
@@ -228,13 +228,15 @@ def _repeats_note(df:pd.DataFrame)->list[str]:
                     'if they show one product, name the column of products, or its pictures are torn over the folds; give it as product=, or product=none']
     return []
 
-def _adds_nothing(df:pd.DataFrame)->list[str|None]:
+def _adds_nothing(df:pd.DataFrame)->pd.Series:
     "The reason for each row that has no tag, product or fold that an earlier row of its picture does not have."
-    known, res = set(), []
-    own = [df[c].tolist() if c in df else [''] *len(df) for c in ('product', 'split')]
-    for image, tags, *more in zip(df['image'].tolist(), df['tags'], *own):
-        facts = {(image, o) for o in (*tags, ('product', more[0]), ('fold', more[1]))}
-        res.append(SAME_PICTURE if image and facts <= known else None); known |= facts
+    known, more = {}, df[df.duplicated('image', keep=False) & (df['image'] != '')]
+    res = pd.Series(None, df.index, dtype=object)
+    roles = [c for c in ('product', 'split') if c in df]
+    for i, image, tags, *own in more[['image', 'tags', *roles]].itertuples():
+        facts, earlier = {*tags, *zip(roles, own)}, known.setdefault(image, set())
+        if earlier and facts <= earlier: res[i] = SAME_PICTURE
+        earlier |= facts
     return res
 
 def read_picture_table(
@@ -256,8 +258,11 @@ def read_picture_table(
     if text: df = take_column(df, text, 'text', [o if isinstance(o, str) else '' for o in df[text]])
     df, roles = take_roles(df, product, split_column, groups)
     df = locate_pictures(root, df, names)
-    df = merge_rows(add_reasons(df, _adds_nothing(df)), groups)
-    notes = [*notes, *found, *roles, *([] if 'product' in df or product == 'none' else _repeats_note(df))]
+    if groups: df = add_reasons(df, _adds_nothing(df))
+    more = len(df) - df['image'].nunique() - df['why'].notna().sum()
+    df = merge_rows(df, groups)
+    merged = [f'{more:,} further rows of pictures are joined with their first row'] if more > 0 else []
+    notes = [*notes, *found, *roles, *merged, *([] if 'product' in df or product == 'none' else _repeats_note(df[df['why'].isna()]))]
     return finish_reading(df, layout, path, min_count, groups=groups, notes=notes)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #79091687

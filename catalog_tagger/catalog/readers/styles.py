@@ -5,6 +5,7 @@
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #10ab6d82
 from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -27,11 +28,12 @@ def none_or(names:Sequence[str]|str|None)->tuple[str, ...]:
 
 def _parsed(cells:Iterable, parse:Callable)->tuple[list[list[str]], list]:
     "The tags of each cell, and the reason if a cell cannot be parsed."
-    tags, why = [], []
-    for o in cells:
-        try: tags.append(parse(o)); why.append(None)
-        except CatalogError as e: tags.append([]); why.append(str(e))
-    return tags, why
+    def parsed(cell):
+        try: return parse(cell), None
+        except CatalogError as e: return [], str(e)
+    once = cache(parsed)    # the same text is parsed once
+    both = [once(o) if isinstance(o, str) else parsed(o) for o in cells]
+    return [o for o, _ in both], [o for _, o in both]
 
 def column_tags(column:str, cell)->list[str]:
     "The tag `column=value` of a cell; none if it is empty."
@@ -49,7 +51,7 @@ def _free_tags(cells:pd.Series, name:str, delim:str|None, empty:Iterable[str])->
     tags, why = _parsed(cells, parse)
     notes = [f'tags: column {name}, {"one tag in a cell" if single else f"delimiter {delim!r}" if delim else "no delimiter found"}']
     if void := [o for ts in tags for o in ts if o in empty]: notes.append(f'words for an empty cell among tags in {len(void)} places, such as {void[0]!r}')
-    return [[o for o in ts if o not in empty] for ts in tags], why, notes
+    return [[o for o in ts if o not in empty] for ts in tags] if void else tags, why, notes
 
 def label_tags(
     df:pd.DataFrame,          # From `read_rows`
