@@ -43,8 +43,8 @@ def _text_encoding(start:bytes, given:str=None)->str:
 
 def _decode_hint(e:UnicodeDecodeError)->str:
     "What the undecodable bytes would be in the encoding of Excel for Windows."
-    text = e.object[max(0, e.start - 12):e.start + 12].decode('cp1252', 'replace').split('\n')
-    return f', or give its encoding: with encoding=cp1252 it reads {max(text, key=len).strip()!r}'
+    text = e.object[:e.start].rpartition(b'\n')[2][-12:] + e.object[e.start:].partition(b'\n')[0][:12]
+    return f', or give its encoding: with encoding=cp1252 it reads {text.decode("cp1252", "replace").strip()!r}'
 
 def csv_rows(
     path:str|Path,            # The delimiter (comma, semicolon, tab or bar) is detected in the first line, or given there as `sep=;`

@@ -159,7 +159,7 @@ def take_roles(
     df:pd.DataFrame,            # Table of a source, reserved columns renamed, with `why`
     product:str|None=None,      # Column of products, 'none' for none; None looks for one of `PRODUCT_COLUMNS`
     split_column:str|None=None, # Column of folds, 'none' for none; None uses the column `split`, if it has names of folds
-    labels:Iterable[str]=(),    # Columns of labels
+    labels:Iterable[str]=(),    # Columns of labels, and others that are used already
 )->tuple[pd.DataFrame, list[str]]:  # With `product` and `split` if the source has them, and notes
     "Use columns of the source for products and folds; note them, and the columns with reserved names."
     df, notes = _take_product(df, product, labels)
@@ -246,17 +246,19 @@ def read_picture_table(
     image_column:str,  # Column of pictures, as in `locate_pictures`
     where:str|None,    # Condition on the columns, as in `choose_rows`
     min_count:int,     # Smallest number of pictures of a tag, as in `drop_rare`
-    *, groups:Sequence[str]=(), product:str|None=None, split_column:str|None=None,   # As in `take_roles`
+    *, tags_column:str|None=None,   # Column that the free tags in `tags` were made from
+    groups:Sequence[str]=(), product:str|None=None, split_column:str|None=None,   # As in `take_roles`
     notes:Iterable[str]=(),   # What the reader has noted already
 )->Catalog:
     "Make a catalog from a table with parsed tags: select rows, find pictures, products and folds, merge the rows of a picture."
     root = catalog_root(path)
     df = choose_rows(df, where).reset_index(drop=True)
+    df, roles = take_roles(df, product, split_column, [*groups, *(source_name(o) for o in (image_column, tags_column) if o)])
+    if tags_column and source_name(tags_column) == 'tags': df = df.drop(columns=tags_column)
     df, found = one_picture_per_row(root, df, image_column)
     names = df[image_column]; df = take_column(df, image_column, 'image', names)
     text = source_columns(df).get(find_column(source_columns(df), TEXT_COLUMNS))
     if text: df = take_column(df, text, 'text', [o if isinstance(o, str) else '' for o in df[text]])
-    df, roles = take_roles(df, product, split_column, groups)
     df = locate_pictures(root, df, names)
     if groups: df = add_reasons(df, _adds_nothing(df))
     more = len(df) - df['image'].nunique() - df['why'].notna().sum()

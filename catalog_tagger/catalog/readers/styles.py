@@ -14,7 +14,7 @@ from ...core.files import CatalogError
 from ...core.table import Catalog, source_columns, source_name
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
 from ..cells import clean_cells, clean_tag, find_delim, parse_tags
-from ..csv_tables import named_column, read_rows, require_column, take_column
+from ..csv_tables import named_column, read_rows, require_column
 from .base import LABEL_OPTIONS, LAYOUTS, Layout, NO_TAGS, add_reasons, pick_table, read_picture_table, unread_note
 
 # %% auto #0
@@ -70,8 +70,7 @@ def label_tags(
         else: tags, why, more = _free_tags(cells, source_name(c), delim, none_or(empty)); notes += more
         notes += told; df = add_reasons(df, why)
         for row, o in zip(rows, tags): row += o
-    tags = pd.Series(rows, df.index, dtype=object)
-    return take_column(df, tags_column, 'tags', tags) if tags_column else df.assign(tags=tags), notes
+    return df.assign(tags=pd.Series(rows, df.index, dtype=object)), notes
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #2a5fb982
 LABEL_COLUMNS = ('masterCategory', 'subCategory', 'articleType')  # Label columns of Fashion Product Images, coarse to fine
@@ -101,11 +100,11 @@ def read_styles(
     df, notes = read_rows(file, encoding)
     image = require_column(df, image_column, ('id',), 'pictures', 'image_column')
     df, joined = _join_titles(df, groups)
-    df, more = label_tags(df, groups, None if tags_column in (None, 'none') else named_column(df, tags_column, 'tags_column'),
-                          delim=delim, clean=clean, empty=empty)
+    free = None if tags_column in (None, 'none') else named_column(df, tags_column, 'tags_column')
+    df, more = label_tags(df, groups, free, delim=delim, clean=clean, empty=empty)
     df = add_reasons(df, df['tags'].map(lambda o: None if o else f'{NO_TAGS} in {", ".join(groups)}'))
-    return read_picture_table(path, df, 'styles', image, where, min_count, groups=groups, product=product, split_column=split_column,
-                              notes=[*notes, *joined, *more, *unread_note(file.parent, file)])
+    return read_picture_table(path, df, 'styles', image, where, min_count, tags_column=free, groups=groups, product=product,
+                              split_column=split_column, notes=[*notes, *joined, *more, *unread_note(file.parent, file)])
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #e955d6d0
 LAYOUTS['styles'] = Layout('styles.csv with images/', read_styles, file='styles.csv', options=LABEL_OPTIONS)

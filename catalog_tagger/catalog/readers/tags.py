@@ -46,8 +46,8 @@ def read_tags(
     if tags_column != 'none' and (tags_column or not groups or find_column(source_columns(df), TAG_COLUMNS)):
         free = require_column(df, tags_column, [o for o in TAG_COLUMNS if o not in groups], 'tags', 'tags_column')
     df, more = label_tags(df, groups, free, delim=delim, clean=clean, empty=empty)
-    return read_picture_table(path, df, 'tags', image, where, min_count, groups=groups, product=product, split_column=split_column,
-                              notes=[*notes, *more, *unread_note(file.parent, file)])
+    return read_picture_table(path, df, 'tags', image, where, min_count, tags_column=free, groups=groups, product=product,
+                              split_column=split_column, notes=[*notes, *more, *unread_note(file.parent, file)])
 
 # %% ../../../nbs/catalog/readers/03_tags.ipynb #9713da79
 def _has_tags(columns, image_column=None, tags_column=None, label_columns=None, **_)->bool:
