@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np, pandas as pd
 from fastcore.basics import listify
 from fastcore.meta import delegates
-from iterstrat.ml_stratifiers import IterativeStratification
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import radius_neighbors_graph
@@ -18,7 +17,7 @@ from sklearn.preprocessing import normalize
 
 from ..core.files import CatalogError
 from ..core.table import SPLITS, check_columns, source_view
-from ..core.process import rng
+from ..core.process import progress, rng
 from ..core.config import RunConfig
 from .images import hash_images
 
@@ -157,32 +156,69 @@ def split_summary(
         units_across=_units_across(fold, units), duplicates_across=_units_across(fold, df['pixels' if 'pixels' in df else 'image']))
 
 # %% ../../nbs/catalog/08_split.ipynb #b139f7e7
-def _movable(y, folds, have, t, f)->np.ndarray:
-    "The units with tag `t` outside fold `f` whose move costs their fold least, best first."
-    g = np.flatnonzero(y[:, t] & (folds != f))
-    missed = (y[g] & (have[folds[g]] == 1)).sum(1)    # tags of which the fold has no other unit
-    return g[np.lexsort((y[g].sum(1), -have[folds[g], t], missed))][:8]
+def _stratify(
+    y:np.ndarray,              # bool, units by tags; each unit has a tag
+    shares:np.ndarray,         # Share of each fold, sum 1
+    gen:np.random.Generator,   # Decides ties
+)->np.ndarray:                 # Fold number of each unit
+    "Iterative stratification: the rarest tag first, each of its units to the fold that needs most units with it, then most units."
+    wanted, room, left = np.outer(shares, y.sum(0)), shares*len(y), y.sum(0)
+    folds = np.full(len(y), -1)
+    def any_of(o): return o[gen.choice(len(o))] if len(o) > 1 else o[0]
+    for _ in progress(range(len(left)), 'split'):
+        if not left.any(): break
+        t = any_of(np.flatnonzero(left == left[left > 0].min()))
+        for g in np.flatnonzero(y[:, t] & (folds < 0)):
+            best = np.flatnonzero(wanted[:, t] == wanted[:, t].max())
+            folds[g] = f = any_of(best[room[best] == room[best].max()])
+            wanted[f, y[g]] -= 1; room[f] -= 1; left -= y[g]
+    return folds
 
-def _fill_fold(y, folds, have, t, f, depth)->list[tuple]|None:
-    "Move a unit with tag `t` to fold `f`, in place; if its old fold then lacks a tag, another unit is moved there, up to `depth` moves."
-    for g in _movable(y, folds, have, t, f):
-        old, before, moves = folds[g], (folds.copy(), have.copy()), [(t, g, f)]
-        have[old] -= y[g]; have[f] += y[g]; folds[g] = f
-        for u in np.flatnonzero(y[g] & (have[old] == 0)):
-            more = [] if have[old, u] else _fill_fold(y, folds, have, u, old, depth - 1) if depth else None
-            if more is None: break
-            moves += more
-        else: return moves
-        folds[:], have[:] = before
+# %% ../../nbs/catalog/08_split.ipynb #5a1c0e73
+class _Rescue:
+    "Moves units between folds until each tag is in every fold."
+    def __init__(self, y:np.ndarray, folds:np.ndarray, n_folds:int):
+        self.folds, self.moves = folds.tolist(), []    # a move: tag, unit, its old and its new fold
+        self.tags, self.units = ([np.flatnonzero(o).tolist() for o in m] for m in (y, y.T))
+        self.have = [y[folds == f].sum(0).tolist() for f in range(n_folds)]
 
-def _rescue(y, folds, n_folds, depth=3)->list[tuple]:
+    def put(self, g, f):
+        old, new = self.have[self.folds[g]], self.have[f]
+        for t in self.tags[g]: old[t] -= 1; new[t] += 1
+        self.folds[g] = f
+
+    def only(self, g)->list:
+        "The tags of unit `g` of which its fold has no other unit."
+        have = self.have[self.folds[g]]
+        return [t for t in self.tags[g] if have[t] == 1]
+
+    def movable(self, t, f)->list:
+        "The units with tag `t` outside fold `f` whose move costs their fold least, best first."
+        def cost(g): return len(self.only(g)), -self.have[self.folds[g]][t], len(self.tags[g])
+        return sorted((g for g in self.units[t] if self.folds[g] != f), key=cost)[:8]
+
+    def fill(self, t, f, depth=3)->bool:
+        "Move a unit with tag `t` to fold `f`; if its old fold then lacks a tag, another unit is moved there, up to `depth` moves."
+        for g in self.movable(t, f):
+            old, lost, done = self.folds[g], self.only(g), len(self.moves)
+            if lost and not depth: return False
+            self.put(g, f); self.moves.append((t, g, old, f))
+            if all(self.have[old][u] or self.fill(u, old, depth - 1) for u in lost): return True
+            while len(self.moves) > done: _, back, to, _ = self.moves.pop(); self.put(back, to)
+        return False
+
+def _rescue(y, folds, n_folds)->list[tuple]:
     "Move units in `folds`, in place, until each column of `y` is in every fold; return `(column, unit, fold)` of each move."
-    n, have, moves = y.sum(0), np.array([y[folds == f].sum(0) for f in range(n_folds)]), []
+    n, res, failed = y.sum(0), _Rescue(y, folds, n_folds), {}
     while True:
-        done = len(moves)
-        for f, t in sorted(zip(*np.nonzero(have == 0)), key=lambda o: n[o[1]]):
-            if have[f, t] == 0: moves += _fill_fold(y, folds, have, t, f, depth) or []
-        if len(moves) == done: return moves
+        done = len(res.moves)
+        lacking = sorted(zip(*np.nonzero(np.array(res.have) == 0)), key=lambda o: n[o[1]])
+        for f, t in progress(lacking, 'every tag in every fold'):
+            if res.have[f][t] or failed.get((f, t)) == len(res.moves): continue    # nothing has moved since this failed
+            if not res.fill(t, f): failed[f, t] = len(res.moves)
+        if len(res.moves) == done: break
+    folds[:] = res.folds
+    return [(t, g, f) for t, g, _, f in res.moves]
 
 # %% ../../nbs/catalog/08_split.ipynb #d6c09357
 def _assign_folds(df, by, fractions, seed)->tuple[np.ndarray, list]:
@@ -191,7 +227,7 @@ def _assign_folds(df, by, fractions, seed)->tuple[np.ndarray, list]:
     if len(y) < len(fractions):
         raise CatalogError(f'{_plural(len(y), "unit")} cannot fill {len(fractions)} folds: copies of a picture stay together; '
                            'more pictures are needed')
-    folds = IterativeStratification(y, np.array(fractions)/sum(fractions), rng(seed, 'split'))
+    folds = _stratify(y, np.array(fractions)/sum(fractions), rng(seed, 'split'))
     moves, sizes = _rescue(y, folds, len(fractions)), np.bincount(units)
     return folds[units], [(tags[t], sizes[g], f) for t, g, f in moves if t < len(tags)]
 
