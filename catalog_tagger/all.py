@@ -29,7 +29,7 @@ from catalog_tagger.catalog.picture_cache import cache_folder, cache_pictures
 from catalog_tagger.catalog.split import cross_folds, join_units, near_duplicates, split_audit, split_by, split_catalog, split_summary
 
 # Labels
-from catalog_tagger.catalog.labels import LabelSpace, apply_labels, fit_labels
+from catalog_tagger.catalog.labels import LabelSpace, apply_labels, fit_labels, missing_labels, report_missing
 from catalog_tagger.catalog.steps import lemmatise, normalise
 from catalog_tagger.catalog.recipe import Recipe, fit_recipe, provenance_table
 from catalog_tagger.catalog.suggest import suggest_groups

@@ -12,6 +12,7 @@ from ..core.files import atomic_files, output_folder, write_json
 from ..core.table import first_few, json_rows, write_table
 from ..core.config import RunConfig
 from ..catalog.split import near_duplicates, split_summary
+from ..catalog.labels import missing_labels, report_missing
 from ..catalog.recipe import evenness, provenance_table
 from ..catalog.suggest import suggest_groups
 from ..catalog.prepare import Prepared, prepare_catalog
@@ -30,7 +31,7 @@ def _tag_spread(ready:Prepared)->dict[str, dict]:
 def catalog_facts(
     cfg:RunConfig,
     ready:Prepared=None,  # From `prepare_catalog`; None to prepare the catalog
-)->dict:  # `layout`, `notes`, `pictures`, `rejected`, `split`, `labels`, `merged`, `dropped`, `suspicious`, `balance` and more; all JSON
+)->dict:  # `layout`, `notes`, `pictures`, `rejected`, `split`, `labels`, `missing_labels`, `merged`, `dropped`, `suspicious`, `balance` and more; all JSON
     "The facts of a catalog, and the result of split and recipe, without training."
     ready = ready or prepare_catalog(cfg)
     catalog, space = ready.catalog, ready.space
@@ -39,7 +40,7 @@ def catalog_facts(
     return dict(layout=catalog.layout, notes=list(catalog.notes), pictures=len(catalog.df),
                 rejected=catalog.rejected['reason'].value_counts().to_dict(),
                 split=split_summary(catalog.df, ready.audit), labels=dict(zip(space.vocab, space.counts.tolist())),
-                exclusive=space.exclusive, parents=space.parents,
+                exclusive=space.exclusive, parents=space.parents, missing_labels=missing_labels(catalog.df, space),
                 raw_tags=int((table['count'] > 0).sum()), merged=json_rows(merged[['raw', 'label', 'count', 'rule']]),
                 dropped={t: o['rule'] for t, o in space.provenance.items() if o['label'] is None},
                 suspicious=json_rows(ready.recipe.suspicious().drop(columns='column')), balance=_tag_spread(ready))
@@ -55,6 +56,7 @@ def _report_labels(facts:dict, say):
     say(f'labels: {len(facts["labels"])} from {facts["raw_tags"]} raw tags; {len(facts["exclusive"])} exclusive groups: '
         f'{", ".join(facts["exclusive"]) or "none"}; {len(facts["parents"])} labels have a parent')
     say(f'  in train: {first_few(facts["labels"])}')
+    for o in report_missing(facts['missing_labels']): say(f'  {o}')
     for what, o in facts['balance'].items():
         say(f'  balance, {what}: largest to smallest {o["ratio"]:.0f}, effective number {o["effective"]:.1f}')
 

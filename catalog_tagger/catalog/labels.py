@@ -19,7 +19,8 @@ from ..core.config import RunConfig
 from .steps import check_steps, spell
 
 # %% auto #0
-__all__ = ['NESTED', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels']
+__all__ = ['NESTED', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels', 'missing_labels',
+           'report_missing']
 
 # %% ../../nbs/catalog/11_labels.ipynb #bc5831ce
 class _Outcome(TypedDict):
@@ -168,7 +169,7 @@ def is_single(self:LabelSpace)->bool:
 
 # %% ../../nbs/catalog/11_labels.ipynb #2e58aea5
 def _rule(folds:Counter, there:list[str], n_units:int, min_count:int)->str:
-    "Why a tag is dropped, or 'kept'; `there` are the folds of the catalog."
+    "Why a tag is dropped, or 'kept'; `there` are the folds that it must be in."
     if n_units < len(there):
         need = ('one fold needs 1', 'two folds need 2', 'three folds need 3')[len(there) - 1]
         return f'dropped: in {n_units} unit{"s"*(n_units != 1)}, {need}'
@@ -177,13 +178,13 @@ def _rule(folds:Counter, there:list[str], n_units:int, min_count:int)->str:
     if folds['train'] < min_count: return f'dropped: {folds["train"]} pictures in train, fewer than min_count={min_count}'
     return 'kept'
 
-def _outcomes(df:pd.DataFrame, min_count:int)->dict[str, dict]:
+def _outcomes(df:pd.DataFrame, min_count:int, source_folds:bool)->dict[str, dict]:
     "Each raw tag → `count` in train and `rule`, most frequent first."
     unit = df['unit'].where(df['unit'].notna(), df.index) if 'unit' in df else df.index
     long = pd.DataFrame({'tag': df['tags'], 'split': df['split'], 'unit': unit}).explode('tag').dropna(subset='tag')
     folds = long.groupby('tag')['split'].agg(Counter); n_units = long.groupby('tag')['unit'].nunique()
     order = sorted(folds.index, key=lambda t: (-folds[t]['train'], t))
-    there = [o for o in SPLITS if (df['split'] == o).any()]     # a missing test fold, as in cross-validation, is allowed
+    there = [o for o in SPLITS[:1 if source_folds else 3] if (df['split'] == o).any()]     # cross-validation has no test fold
     return {t: dict(count=int(folds[t]['train']), rule=_rule(folds[t], there, int(n_units[t]), min_count)) for t in order}
 
 # %% ../../nbs/catalog/11_labels.ipynb #6974aa46
@@ -266,13 +267,16 @@ def fit_labels(
     *, min_count:int=RunConfig.label_min_count,  # Smallest number of train pictures of a label
     recipe=None,                  # Result of `fit_recipe` on the same table
     parents:dict[str, str]=None,  # Child → parent of free tags, as labels or raw tags
+    source_folds:bool=False,      # The folds come from the source: keep each label of train, also one that valid or test lacks
 )->LabelSpace:
     "Fit the label space of a split catalog; counts and parents are computed on train only."
     df = check_columns(df, 'tags', 'split')
-    if recipe is not None: return _fit_after(df, recipe, min_count, parents)
-    outcomes = _outcomes(df, min_count)
+    if recipe is not None: return _fit_after(df, recipe, min_count, parents, source_folds)
+    outcomes = _outcomes(df, min_count, source_folds)
     kept = [t for t, o in outcomes.items() if o['rule'] == 'kept']
-    if not kept: raise CatalogError(f'no label is left: none of {len(outcomes)} tags is in every fold with min_count={min_count}')
+    if not kept:
+        raise CatalogError(f'no label is left: none of {len(outcomes)} tags is in {"train" if source_folds else "every fold"} '
+                           f'with min_count={min_count}')
     columns = source_columns(df)
     groups = [c for c in dict.fromkeys(column_of(t, columns) for t in kept) if c]
     name = _short_names(kept, groups)
@@ -289,10 +293,10 @@ def _with_parents(space:LabelSpace, parents:dict[str, str])->LabelSpace:
         if o['label'] in given and given[o['label']] is None: o['parent'] = 'left out: not a label'
     return replace(space, parents=space.parents | {c: p for c, p in given.items() if p})
 
-def _fit_after(df:pd.DataFrame, recipe, min_count:int, parents:dict|None)->LabelSpace:
+def _fit_after(df:pd.DataFrame, recipe, min_count:int, parents:dict|None, source_folds:bool)->LabelSpace:
     "`fit_labels` on the names of `recipe`, with the provenance of the raw tags."
     named = recipe.apply(df)
-    space = fit_labels(named, min_count=min_count)
+    space = fit_labels(named, min_count=min_count, source_folds=source_folds)
     raw = [*recipe.provenance, *sorted({t for o in df['tags'] for t in o} - recipe.provenance.keys())]
     whole = replace(space, provenance={t: _history(t, recipe, space.provenance) for t in raw}, recipe=recipe.steps,
                     pictures={o['label']: o['count'] for o in space.provenance.values() if o['label']})
@@ -308,3 +312,19 @@ def apply_labels(
     bad = df[~df['labels'].astype(bool)]
     why = [f'no label left of {", ".join(o) or "no tags"}' for o in bad['tags']]
     return df.drop(bad.index).reset_index(drop=True), rejected_table(zip(bad['image'], bad['row'] if 'row' in bad else bad.index, why))
+
+# %% ../../nbs/catalog/11_labels.ipynb #5a1c0ea3
+def missing_labels(
+    df:pd.DataFrame,           # A catalog with `labels` and `split`
+    space:LabelSpace,
+)->dict[str, list[str]]:       # 'valid' and 'test' → labels that none of its pictures has
+    "The labels of train that valid or test lacks; there are some only if the folds come from the source."
+    have = {f: {l for o in df.loc[df['split'] == f, 'labels'] for l in o} for f in SPLITS[1:]}
+    return {f: [l for l in space.vocab if l not in o] for f, o in have.items()}
+
+def report_missing(missing:dict[str, list[str]])->list[str]:
+    "A sentence for each fold that lacks labels."
+    then = dict(valid=('it takes the common threshold and calibration', 'they take the common threshold and calibration'),
+                test=('it gets no score', 'they get no score'))
+    return [f'1 label is not in {f}, {o[0]}: {then[f][0]}' if len(o) == 1 else
+            f'{len(o)} labels are not in {f}, such as {o[0]}: {then[f][1]}' for f, o in missing.items() if o]

@@ -94,5 +94,6 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     df, audit = split_by_config(df, cfg, steps)
     if cfg.words: df, words = tag_texts(df, lang=cfg.words); audit = split_audit(df)
     recipe = fit_recipe(df, steps)
-    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents)
+    given = not cfg.split_by and 'split' in catalog.df and catalog.df['split'].nunique() > 1     # folds of the source
+    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, source_folds=given)
     return Prepared(catalog.keep(*apply_labels(df, space)), space, audit, recipe, words)

@@ -208,11 +208,12 @@ class _Rescue:
         return False
 
 def _rescue(y, folds, n_folds)->list[tuple]:
-    "Move units in `folds`, in place, until each column of `y` is in every fold; return `(column, unit, fold)` of each move."
+    "Move units in `folds`, in place, until each column of `y` that can be is in every fold; return `(column, unit, fold)` of each move."
     n, res, failed = y.sum(0), _Rescue(y, folds, n_folds), {}
     while True:
         done = len(res.moves)
-        lacking = sorted(zip(*np.nonzero(np.array(res.have) == 0)), key=lambda o: n[o[1]])
+        gaps = zip(*np.nonzero((np.array(res.have) == 0) & (n >= n_folds)))
+        lacking = sorted(gaps, key=lambda o: n[o[1]])
         for f, t in progress(lacking, 'every tag in every fold'):
             if res.have[f][t] or failed.get((f, t)) == len(res.moves): continue    # nothing has moved since this failed
             if not res.fill(t, f): failed[f, t] = len(res.moves)
@@ -221,15 +222,20 @@ def _rescue(y, folds, n_folds)->list[tuple]:
     return [(t, g, f) for t, g, _, f in res.moves]
 
 # %% ../../nbs/catalog/08_split.ipynb #d6c09357
-def _assign_folds(df, by, fractions, seed)->tuple[np.ndarray, list]:
-    "The fold number of each row of `df`, and `(tag, pictures, fold)` of each rescue."
-    units, (y, tags) = _unit_numbers(df), _unit_tags(df, by, len(fractions))
+def _assign_folds(df, by, fractions, seed, least)->tuple[np.ndarray, list]:
+    "The fold number of each row of `df`, and `(tag, pictures, fold)` of each rescue; tags in fewer than `least` units do not count."
+    units, (y, tags) = _unit_numbers(df), _unit_tags(df, by, least)
     if len(y) < len(fractions):
         raise CatalogError(f'{_plural(len(y), "unit")} cannot fill {len(fractions)} folds: copies of a picture stay together; '
                            'more pictures are needed')
     folds = _stratify(y, np.array(fractions)/sum(fractions), rng(seed, 'split'))
     moves, sizes = _rescue(y, folds, len(fractions)), np.bincount(units)
     return folds[units], [(tags[t], sizes[g], f) for t, g, f in moves if t < len(tags)]
+
+def _least_units(df, by)->int:
+    "1 if train can keep every unit with a tag that no other unit has, because they are at most half of all; else 2."
+    y = _unit_tags(df, by, 1)[0]
+    return 1 if y[:, y.sum(0) == 1].any(1).mean() <= .5 else 2
 
 # %% ../../nbs/catalog/08_split.ipynb #20a70d7e
 _FRACTIONS = (1 - RunConfig.valid_fraction - RunConfig.test_fraction, RunConfig.valid_fraction, RunConfig.test_fraction)
@@ -267,7 +273,8 @@ def split_catalog(
     names = SPLITS if have <= {'train'} else SPLITS[:2]
     if len(have) < 3:
         train = (df['split'] == 'train').to_numpy()
-        folds, moves = _assign_folds(df[train].reset_index(drop=True), by, fractions[:len(names)], seed)
+        rest = df[train].reset_index(drop=True)
+        folds, moves = _assign_folds(rest, by, fractions[:len(names)], seed, 3 if len(names) == 3 else _least_units(rest, by))
         df = df.assign(split=df['split'].mask(train, pd.Series(np.array(names)[folds], df.index[train])))
     return df.copy(), _note_rescues(split_audit(df, by), moves, names)
 
@@ -321,4 +328,4 @@ def cross_folds(
     "Make `n` equal folds, stratified over tags; units stay together, and a tag of `n` units or more is in every fold."
     if n < 2: raise CatalogError(f'n is {n}, expected at least 2 folds')
     df = check_columns(df, by)
-    return df.assign(fold=_assign_folds(df, by, [1/n]*n, seed)[0])
+    return df.assign(fold=_assign_folds(df, by, [1/n]*n, seed, n)[0])

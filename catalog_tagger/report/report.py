@@ -25,7 +25,7 @@ from ..core.config import RunConfig
 from ..core.render import asset, colour_css, data_uri, encode_image, thumbnail
 from ..core.metrics import find_metric
 from ..catalog.images import open_image
-from ..catalog.labels import LabelSpace
+from ..catalog.labels import LabelSpace, report_missing
 from ..catalog.recipe import provenance_table
 from ..serve.answers import as_matrix
 from ..serve.calibrate import reliability_table, share_bounds
@@ -166,10 +166,10 @@ def _data(run:Run)->list:
 def _split_section(run:Run, k:int=10)->list:
     "A summary of the split, then each tag in each fold."
     s, audit = run.metrics['split'], run.audit
-    folds = pd.DataFrame({'fold': list(s['pictures']), 'pictures': list(s['pictures'].values()), 'groups': list(s['groups'].values())})
+    folds = pd.DataFrame({'fold': list(s['pictures']), 'pictures': list(s['pictures'].values()), 'units': list(s['units'].values())})
     worst = audit.sort_values('worst', ascending=False, kind='stable')[['tag', 'pictures', *SPLITS, 'worst', 'note']]
     worst = worst.round({'worst': 1}).rename(columns={'worst': 'difference, percentage points'})
-    return [_html_table(folds, 'Pictures, and groups of pictures that are kept in one fold'),
+    return [_html_table(folds, 'Pictures, and units: the pictures of a product and copies of a picture, which are kept in one fold'),
             P(f'{s["tags_in_every_fold"]:,} of {s["tags"]:,} tags are in every fold, '
               f'{s["tags_rescued"]:,} of them because a picture was moved; {s["tags_that_lack_one"]:,} are missing in a fold. '
               f'{s["units_across"]:,} units and {s["duplicates_across"]:,} duplicates are in more than one fold.'),
@@ -185,8 +185,10 @@ def _labels(run:Run)->list:
              for c, o in space.recipe.items() for s in o]
     groups = (f'{len(space.exclusive)} exclusive groups ({_text(list(space.exclusive))})' if space.exclusive
               else 'no exclusive group')
+    missing = report_missing(run.metrics.get('missing_labels', {}))
     return [P(f'{len(space.provenance):,} raw tags became {len(space.vocab):,} labels: {groups}, '
               f'{len(space.free):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
+            *(P(f'{o}.') for o in missing),
             P('The steps of the recipe, fitted on train only:') if steps else None, Ul(*steps) if steps else None,
             _html_table(_value_counts((o['rule'] for o in space.provenance.values()), 'rule'),
                    'Number of raw tags by rule'),
@@ -234,7 +236,9 @@ def _scores(run:Run)->list:
 
 def _label_scores(run:Run)->list:
     "A row for each label."
-    df = pd.DataFrame(run.metrics['labels']).rename(
+    df = pd.DataFrame(run.metrics['labels'])
+    if 'note' in df and not df['note'].any(): df = df.drop(columns='note')    # every label is in test
+    df = df.rename(
         columns={'train': 'in train', 'support': 'in test', 'average_precision': 'average precision'})
     return [P('Click a column header to sort. Scores on few pictures are unreliable: see how many there are in test.'),
             _html_table(df, 'Each label on test', sort=True, most=2000)]

@@ -20,7 +20,7 @@ from ..core.process import interactive, reuse_memory
 from ..core.config import RunConfig, training_settings
 from ..catalog.picture_cache import cache_folder
 from ..catalog.split import split_summary
-from ..catalog.labels import LabelSpace
+from ..catalog.labels import LabelSpace, missing_labels, report_missing
 from ..catalog.prepare import prepare_catalog
 from ..train.backbones import arch_prep, find_arch
 from ..train.data import catalog_dls, train_tfms
@@ -136,6 +136,7 @@ def train_run(
     report_rejected(rejected, say)
     for o in ready.catalog.notes: say(o)
     say(f'{len(space.vocab)} labels in {len(space.exclusive)} exclusive groups, {dropped} dropped (reasons in labels.json)')
+    for o in report_missing(missing_labels(df, space)): say(o)
     learn = build_learner(cfg, df, space)
     check_learner(learn)
     lr = fit_learner(learn, cfg, unfinished, pictures=_pictures_digest(df), say=say)
