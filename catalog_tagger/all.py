@@ -16,7 +16,7 @@ from catalog_tagger.catalog.readers.tags import read_tags
 from catalog_tagger.catalog.readers.onehot import read_onehot
 from catalog_tagger.catalog.readers.imaterialist import read_garments, read_imaterialist
 from catalog_tagger.catalog.readers.feidegger import read_feidegger
-from catalog_tagger.catalog.query import choose_rows
+from catalog_tagger.catalog.query import choose_rows, comparable
 from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.apps.check import catalog_facts, report_facts
 

@@ -55,11 +55,6 @@ def recipe_steps(cfg:RunConfig)->list[dict]:
     "The recipe steps for free tags: those of `cfg.recipe`, or only `normalise`."
     return check_steps(read_json(cfg.recipe)) if cfg.recipe else [dict(step='normalise')]
 
-def _value(s:str|None):
-    "`s` as a number if it is one, so that years are compared as numbers."
-    try: return None if s is None else float(s)
-    except ValueError: return s
-
 def split_by_config(
     df:pd.DataFrame,    # From `read_audited`
     cfg:RunConfig,
@@ -71,7 +66,7 @@ def split_by_config(
     spelt = [[t if column_of(t, columns) else spell(t, first) for t in o] for o in df['tags']]
     df = df.assign(spelt=[[t for t in o if t] for o in spelt])
     kw = dict(fractions=(1 - valid - test, valid, test), seed=cfg.seed, by='spelt')
-    if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=_value(cfg.test_from), **kw)
+    if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=cfg.test_from, **kw)
     else: df, audit = split_catalog(df, **kw)
     return df.drop(columns='spelt'), audit
 

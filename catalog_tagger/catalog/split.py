@@ -16,9 +16,10 @@ from sklearn.neighbors import radius_neighbors_graph
 from sklearn.preprocessing import normalize
 
 from ..core.files import CatalogError
-from ..core.table import SPLITS, check_columns, source_view
+from ..core.table import SPLITS, check_columns, first_few, source_view
 from ..core.process import progress, rng
 from ..core.config import RunConfig
+from .query import as_text, comparable
 from .images import hash_images
 
 # %% auto #0
@@ -279,24 +280,21 @@ def split_catalog(
     return df.copy(), _note_rescues(split_audit(df, by), moves, names)
 
 # %% ../../nbs/catalog/08_split.ipynb #282aa328
-def _as_text(s)->pd.Series:
-    "`s` as text, whole numbers without a decimal point even if values are missing."
-    return s.convert_dtypes().astype('string').replace('', pd.NA)
-
 def _is_one_of(s, values)->pd.Series:
     "Where `s` is one of `values`; raise `CatalogError` if one of them does not occur."
-    text = _as_text(s)
+    text = as_text(s)
     for o in values:
         if not (text == str(o)).any():
-            raise CatalogError(f'column {s.name!r} has no {str(o)!r}; its values are: {", ".join(sorted(text.dropna().unique()))}')
+            raise CatalogError(f'column {s.name!r} has no {str(o)!r}; its values are: {first_few(sorted(text.dropna().unique()), 20)}')
     return text.isin([str(o) for o in values])
 
 def _is_at_least(s, start)->pd.Series:
-    "Where `s` is `start` or more, compared as text if `start` is text, else as numbers; False for empty cells."
-    text = _as_text(s)
-    try: later = ((text if isinstance(start, str) else pd.to_numeric(text)) >= start).fillna(False).astype(bool)
-    except ValueError as e: raise CatalogError(f'column {s.name!r} cannot be compared with {start}: {e}') from None
-    if not later.any(): raise CatalogError(f'column {s.name!r} has no value from {start} on; its last value is {text.max()!r}')
+    "Where `s` is `start` or more, as in `choose_rows`; False for empty cells."
+    values, least = comparable(s, start)
+    later = values >= least
+    if not later.any():
+        last = f'its last value is {as_text(s)[values.idxmax()]!r}' if values.notna().any() else 'all its cells are empty'
+        raise CatalogError(f'column {s.name!r} has no value from {start} on; {last}')
     return later
 
 # %% ../../nbs/catalog/08_split.ipynb #5576600b
