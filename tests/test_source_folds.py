@@ -1,5 +1,5 @@
 "Folds that come with the source: every label of train is kept, and nothing is fitted or scored where a fold lacks it."
-import json
+import json, shutil, warnings
 
 import numpy as np, pandas as pd, pytest
 from PIL import Image
@@ -8,7 +8,7 @@ from catalog_tagger.apps.check import catalog_facts, report_facts
 from catalog_tagger.catalog.labels import apply_labels, fit_labels, missing_labels, report_missing
 from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.catalog.recipe import fit_recipe
-from catalog_tagger.catalog.split import split_catalog
+from catalog_tagger.catalog.split import join_units, report_torn, split_audit, split_catalog, split_summary
 from catalog_tagger.core.config import RunConfig
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.metrics import f1, label_table, mean_average_precision
@@ -74,6 +74,34 @@ def test_valid_is_not_emptied_for_them():
     df = pd.DataFrame({'image': [f'{i}' for i in range(60)], 'tags': [[f'own {i}', 'all'] for i in range(60)],
                        'split': ['train']*40 + ['test']*20})
     assert (split_catalog(df)[0]['split'] == 'valid').sum() == 10
+
+# Torn units
+
+def torn(**folds):
+    "The sentence on a table whose pictures have these units in each fold."
+    rows = [(u, f) for f, units in folds.items() for u in units.split()]
+    df = pd.DataFrame({'image': [f'shop/{u}{i}.jpg' for i, (u, _) in enumerate(rows)], 'product': [u for u, _ in rows], 'tags': [['a']]*len(rows),
+                       'split': [f for _, f in rows]})
+    df = join_units(df)
+    return report_torn(split_summary(df, split_audit(df)))
+
+def test_torn_units_are_counted_with_an_example():
+    assert torn(train='a b', valid='c', test='d') == []
+    assert torn(train='a b a', valid='c', test='d a') == [
+        '1 unit is in more than one fold, such as shop/a0.jpg in train and shop/a5.jpg in test: scores will be too high']
+    two = torn(train='a b', valid='a', test='b')[0]
+    assert two.startswith('2 units are in more than one fold, such as shop/a0.jpg in train and shop/a2.jpg in valid')
+
+def test_a_picture_in_two_folds():
+    df = join_units(pd.DataFrame({'image': ['x.jpg', 'y.jpg', 'x.jpg'], 'tags': [['a']]*3, 'split': ['train', 'valid', 'test']}))
+    assert report_torn(split_summary(df, split_audit(df))) == [
+        '1 unit is in more than one fold, such as x.jpg in train and x.jpg in test: scores will be too high']
+    with pytest.warns(UserWarning, match='in the split of the source 1 unit is in more than one fold, such as x.jpg'): split_catalog(df)
+
+def test_folds_that_we_make_tear_nothing():
+    df = join_units(pd.DataFrame({'image': [f'{i}.jpg' for i in range(30)], 'tags': [['a']]*30, 'product': [f'{i//3}' for i in range(30)]}))
+    res, audit = split_catalog(df)
+    assert report_torn(split_summary(res, audit)) == []
 
 # What is fitted on valid
 
@@ -143,6 +171,17 @@ def test_check_reports_them(shop):
     assert '  1 label is not in valid, gold: it takes the common threshold and calibration' in lines
     assert '  1 label is not in test, blue: it gets no score' in lines
     assert json.loads(json.dumps(facts)) == facts
+
+def test_check_reports_torn_units(shop, tmp_path):
+    root = tmp_path/'shop'; shutil.copytree(shop, root)
+    shutil.copy(root/'train'/'red'/'3.png', root/'test'/'red'/'copy.png')
+    lines = []; cfg = RunConfig(str(root), 'unused')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        facts = catalog_facts(cfg, prepare_catalog(cfg))
+    report_facts(facts, lines.append)
+    assert (facts['split']['units_across'], facts['split']['across_example']) == (1, 'red/copy.png in test and red/3.png in train')
+    assert '  1 unit is in more than one fold, such as red/copy.png in test and red/3.png in train: scores will be too high' in lines
 
 def test_trained_for_real(shop, tmp_path):
     lines = []

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt, pandas as pd
 from ..core.files import atomic_files, output_folder, write_json
 from ..core.table import first_few, json_rows, write_table
 from ..core.config import RunConfig
-from ..catalog.split import near_duplicates, split_summary
+from ..catalog.split import near_duplicates, report_torn, split_summary
 from ..catalog.labels import missing_labels, report_missing
 from ..catalog.recipe import evenness, provenance_table
 from ..catalog.suggest import suggest_groups
@@ -48,6 +48,7 @@ def catalog_facts(
 # %% ../../nbs/apps/00_check.ipynb #a02a2fc0
 def _report_split(split:dict, say):
     say(f'folds: {first_few(split["pictures"])}; {split["duplicates_across"]} duplicates and {split["units_across"]} units across folds')
+    for o in report_torn(split): say(f'  {o}')
     say(f'  {split["tags_in_every_fold"]} of {split["tags"]} tags are in every fold, '
         f'{split["tags_rescued"]} of them because a picture was moved; '
         f'largest difference from its share, percentage points: {first_few(split["worst"])}')

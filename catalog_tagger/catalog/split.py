@@ -6,6 +6,7 @@
 from __future__ import annotations
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np, pandas as pd
 from fastcore.basics import listify
@@ -23,7 +24,8 @@ from .query import as_text, comparable
 from .images import hash_images
 
 # %% auto #0
-__all__ = ['join_units', 'near_duplicates', 'split_audit', 'split_summary', 'split_catalog', 'split_by', 'cross_folds']
+__all__ = ['join_units', 'near_duplicates', 'split_audit', 'split_summary', 'report_torn', 'split_catalog', 'split_by',
+           'cross_folds']
 
 # %% ../../nbs/catalog/08_split.ipynb #185d7c8b
 def _numbers(df, column)->np.ndarray:
@@ -136,9 +138,17 @@ def split_audit(
     return res.rename_axis(columns=None).reset_index().sort_values(['pictures', 'tag'], ascending=[False, True], ignore_index=True)
 
 # %% ../../nbs/catalog/08_split.ipynb #46e5e6f3
-def _units_across(fold, keys)->int:
-    "The number of sets of rows with equal `keys` that are in more than one fold."
-    return int(fold.groupby(keys).nunique().gt(1).sum())
+def _across(fold, keys)->pd.Index:
+    "The sets of rows with equal `keys` that are in more than one fold."
+    n = fold.groupby(keys).nunique()
+    return n.index[n > 1]
+
+def _torn_example(df, column)->str:
+    "The first pictures of a unit in two folds, with their folds; '' if there is none."
+    units = _unit_numbers(df)
+    if not len(torn := _across(df[column], units)): return ''
+    rows = df[units == torn[0]].drop_duplicates(column)[:2]
+    return ' and '.join(f'{"/".join(Path(o).parts[-2:])} in {f}' for o, f in zip(rows['image'], rows[column]))
 
 def split_summary(
     df:pd.DataFrame,     # A catalog with a `split`
@@ -154,7 +164,17 @@ def split_summary(
         pictures=each(fold.value_counts()), units=each(units.groupby(fold).nunique()),
         tags=len(audit), tags_in_every_fold=int(there.sum()), tags_that_lack_one=int((~there).sum()),
         tags_rescued=int(audit['note'].str.startswith('rescued').sum()), worst=dict(zip(worst['tag'], worst['worst'].round(2))),
-        units_across=_units_across(fold, units), duplicates_across=_units_across(fold, df['pixels' if 'pixels' in df else 'image']))
+        units_across=len(_across(fold, units)), duplicates_across=len(_across(fold, df['pixels' if 'pixels' in df else 'image'])),
+        across_example=_torn_example(df, column))
+
+def report_torn(
+    summary:dict,     # From `split_summary`
+)->list[str]:
+    "A sentence if units are in more than one fold."
+    if not (n := summary['units_across']): return []
+    example = summary.get('across_example')    # older runs have none
+    return [f'{n} unit{" is" if n == 1 else "s are"} in more than one fold{f", such as {example}" if example else ""}: '
+            'scores will be too high']
 
 # %% ../../nbs/catalog/08_split.ipynb #b139f7e7
 def _stratify(
@@ -248,8 +268,8 @@ def _use_source_split(df)->pd.DataFrame:
         raise CatalogError(f'split has {", ".join(sorted(have)) or "no rows"} but no train: name the training fold train, '
                            'or drop the column')
     if len(have) == 2: df = df.assign(split=df['split'].where(df['split'] == 'train', 'test'))
-    if n := _units_across(df['split'], _unit_numbers(df)):
-        warnings.warn(f'in the split of the source {_plural(n, "unit")} are in more than one fold: scores will be too high')
+    torn = dict(units_across=len(_across(df['split'], _unit_numbers(df))), across_example=_torn_example(df, 'split'))
+    for o in report_torn(torn): warnings.warn(f'in the split of the source {o}')
     return df
 
 def _note_rescues(audit, moves, names)->pd.DataFrame:

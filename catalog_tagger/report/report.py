@@ -27,6 +27,7 @@ from ..core.metrics import find_metric
 from ..catalog.images import open_image
 from ..catalog.labels import LabelSpace, report_missing
 from ..catalog.recipe import provenance_table
+from ..catalog.split import report_torn
 from ..serve.answers import as_matrix
 from ..serve.calibrate import reliability_table, share_bounds
 from ..serve.modes import DEFAULT_MODE
@@ -173,6 +174,7 @@ def _split_section(run:Run, k:int=10)->list:
             P(f'{s["tags_in_every_fold"]:,} of {s["tags"]:,} tags are in every fold, '
               f'{s["tags_rescued"]:,} of them because a picture was moved; {s["tags_that_lack_one"]:,} are missing in a fold. '
               f'{s["units_across"]:,} units and {s["duplicates_across"]:,} duplicates are in more than one fold.'),
+            *(P(f'{o}.') for o in report_torn(s)),
             Details(Summary('Every tag'),
                     _html_table(worst, 'Each tag in each fold, sorted by the largest difference from its share of the pictures',
                                 sort=True))]

@@ -45,4 +45,5 @@ def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
         table, labels = score_pictures(tagger, rows.reset_index(drop=True))
         res[fold] = json_rows(table, 'index')
     return dict(res, labels=json_rows(labels), missing_labels=missing_labels(df, tagger.space),
-                pictures=df['split'].value_counts().to_dict(), parameters=sum(o.numel() for o in learn.model.parameters()), training=training_summary(learn), versions=package_versions())
+                pictures=df['split'].value_counts().to_dict(), parameters=sum(o.numel() for o in learn.model.parameters()),
+                training=training_summary(learn), versions=package_versions())
