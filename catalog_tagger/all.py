@@ -16,7 +16,7 @@ from catalog_tagger.catalog.readers.tags import read_tags
 from catalog_tagger.catalog.readers.onehot import read_onehot
 from catalog_tagger.catalog.readers.imaterialist import read_garments, read_imaterialist
 from catalog_tagger.catalog.readers.feidegger import read_feidegger
-from catalog_tagger.catalog.query import choose_rows
+from catalog_tagger.catalog.query import choose_rows, comparable
 from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.apps.check import catalog_facts, report_facts
 
@@ -26,10 +26,11 @@ from catalog_tagger.catalog.picture_files import find_pictures
 from catalog_tagger.catalog.picture_cache import cache_folder, cache_pictures
 
 # Folds
-from catalog_tagger.catalog.split import cross_folds, join_units, near_duplicates, split_audit, split_by, split_catalog, split_summary
+from catalog_tagger.catalog.split import (cross_folds, join_units, near_duplicates, report_torn, split_audit, split_by, split_catalog,
+                                          split_summary)
 
 # Labels
-from catalog_tagger.catalog.labels import LabelSpace, apply_labels, fit_labels
+from catalog_tagger.catalog.labels import LabelSpace, apply_labels, fit_labels, missing_labels, report_missing
 from catalog_tagger.catalog.steps import lemmatise, normalise
 from catalog_tagger.catalog.recipe import Recipe, fit_recipe, provenance_table
 from catalog_tagger.catalog.suggest import suggest_groups

@@ -1,7 +1,9 @@
 "What splits and duplicates promise, against plain loops on random tables."
 import json
+from time import process_time
 
 import numpy as np, pandas as pd, pytest
+from iterstrat.ml_stratifiers import IterativeStratification
 from PIL import Image
 
 from catalog_tagger.catalog import split
@@ -199,3 +201,34 @@ def test_a_rescue_moves_a_group_that_its_fold_can_spare(y, folds, after):
     folds = np.array(folds)
     assert split._rescue(np.array(y, bool), folds, 3) == [(0, 0, 2)]
     assert folds.tolist() == after
+
+def long_tail(pictures, tags, each):
+    "Pictures with `each` different tags, of which a few are frequent and most are rare."
+    gen, p = rng(0, 'long tail'), 1/np.arange(1, tags + 1)**.7
+    return pd.DataFrame({'image': [f'{i}.png' for i in range(pictures)],
+                         'tags': [[f'tag {j}' for j in gen.choice(tags, each, False, p/p.sum())] for _ in range(pictures)]})
+
+@pytest.mark.parametrize('shares', [[.6, .2, .2], [.8, .2], [.2]*5, [1/3]*3])
+@pytest.mark.parametrize('seed', range(5))
+def test_stratification_makes_the_folds_of_the_package(seed, shares):
+    y = rng(seed, 'y').random((200, 30)) < np.append(.5/np.arange(1, 30), 1)
+    assert split._stratify(y, np.array(shares), rng(seed, 'split')).tolist() == \
+        IterativeStratification(y, np.array(shares), rng(seed, 'split')).tolist()
+
+@pytest.mark.parametrize('seed', range(5))
+def test_rescues_open_no_gap(seed):
+    y = rng(seed, 'y').random((60, 80)) < np.append(.5/np.arange(1, 80)**.7, 1)
+    y = y[:, y.sum(0) >= 3]
+    before = split._stratify(y, np.array([.6, .2, .2]), rng(seed, 'split'))
+    after = before.copy()
+    moves = split._rescue(y, after, 3)
+    gaps = [{(f, t) for f in range(3) for t in range(y.shape[1]) if not y[o == f, t].any()} for o in (before, after)]
+    assert moves and gaps[1] < gaps[0]
+    for t, g, f in moves: assert y[g, t]; before[g] = f
+    assert before.tolist() == after.tolist()
+
+def test_thousands_of_tags_take_seconds(capfd):
+    df = long_tail(1500, 5000, 30)
+    t = process_time(); split_catalog(df)
+    assert process_time() - t <= 5
+    assert capfd.readouterr() == ('', '')

@@ -3,6 +3,7 @@ import random
 from collections import namedtuple
 from functools import lru_cache
 from itertools import combinations
+from time import process_time
 
 import matplotlib; matplotlib.use('Agg')
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest
@@ -137,6 +138,16 @@ def test_a_saved_figure_is_closed(tmp_path):
     save_figure(PLOTS['share_bars'](), tmp_path/'a.png')
     assert plt.get_fignums() == [] and [o.name for o in tmp_path.iterdir()] == ['a.png']
     assert Image.open(tmp_path/'a.png').convert('RGBA').getpixel((1, 1))[3] == 0
+
+def test_of_thousands_of_tags_the_most_frequent_are_drawn(tmp_path):
+    counts = {f'tag {i}': 1 + 9000//(i + 1) for i in range(5000)}; t = process_time()
+    fig = label_bars({k: dict(count=n) for k, n in counts.items()}, counts)
+    titles = [o.get_suptitle() for o in fig.subfigs]
+    assert all(o.startswith(f'{name}: 5000, effective number') and o.endswith('; the 150 most frequent')
+               for name, o in zip(('Raw tags', 'Labels'), titles))
+    assert [sum(len(ax.patches) for ax in o.axes) for o in fig.subfigs] == [150, 150]
+    save_figure(fig, tmp_path/'a.png')
+    assert process_time() - t < 20 and 'most frequent' not in ''.join(o.text for o in drawn('label_bars')[0])
 
 # ---- what they say
 

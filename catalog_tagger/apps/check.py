@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt, pandas as pd
 from ..core.files import atomic_files, output_folder, write_json
 from ..core.table import first_few, json_rows, write_table
 from ..core.config import RunConfig
-from ..catalog.split import near_duplicates, split_summary
+from ..catalog.split import near_duplicates, report_torn, split_summary
+from ..catalog.labels import missing_labels, report_missing
 from ..catalog.recipe import evenness, provenance_table
 from ..catalog.suggest import suggest_groups
 from ..catalog.prepare import Prepared, prepare_catalog
@@ -29,7 +30,7 @@ def _tag_spread(ready:Prepared)->dict[str, dict]:
 def catalog_facts(
     cfg:RunConfig,
     ready:Prepared=None,  # From `prepare_catalog`; None to prepare the catalog
-)->dict:  # `layout`, `notes`, `pictures`, `rejected`, `rejected_rows`, `split`, `labels`, `merged`, `dropped`, `suspicious`, `balance` and more; all JSON
+)->dict:  # `layout`, `notes`, `pictures`, `rejected_rows`, `split`, `labels`, `missing_labels`, `merged`, `dropped` and more; all JSON
     "The facts of a catalog, and the result of split and recipe, without training."
     ready = ready or prepare_catalog(cfg)
     catalog, space = ready.catalog, ready.space
@@ -38,7 +39,7 @@ def catalog_facts(
     return dict(layout=catalog.layout, notes=list(catalog.notes), pictures=len(catalog.df),
                 rejected=catalog.rejected['reason'].value_counts().to_dict(), rejected_rows=json_rows(catalog.rejected),
                 split=split_summary(catalog.df, ready.audit), labels=dict(zip(space.vocab, space.counts.tolist())),
-                exclusive=space.exclusive, parents=space.parents,
+                exclusive=space.exclusive, parents=space.parents, missing_labels=missing_labels(catalog.df, space),
                 raw_tags=int((table['count'] > 0).sum()), merged=json_rows(merged[['raw', 'label', 'count', 'rule']]),
                 dropped={t: o['rule'] for t, o in space.provenance.items() if o['label'] is None},
                 suspicious=json_rows(ready.recipe.suspicious().drop(columns='column')), balance=_tag_spread(ready))
@@ -46,6 +47,7 @@ def catalog_facts(
 # %% ../../nbs/apps/00_check.ipynb #a02a2fc0
 def _report_split(split:dict, say):
     say(f'folds: {first_few(split["pictures"])}; {split["duplicates_across"]} duplicates and {split["units_across"]} units across folds')
+    for o in report_torn(split): say(f'  {o}')
     say(f'  {split["tags_in_every_fold"]} of {split["tags"]} tags are in every fold, '
         f'{split["tags_rescued"]} of them because a picture was moved; '
         f'largest difference from its share, percentage points: {first_few(split["worst"])}')
@@ -54,6 +56,7 @@ def _report_labels(facts:dict, say):
     say(f'labels: {len(facts["labels"])} from {facts["raw_tags"]} raw tags; {len(facts["exclusive"])} exclusive groups: '
         f'{", ".join(facts["exclusive"]) or "none"}; {len(facts["parents"])} labels have a parent')
     say(f'  in train: {first_few(facts["labels"])}')
+    for o in report_missing(facts['missing_labels']): say(f'  {o}')
     for what, o in facts['balance'].items():
         say(f'  balance, {what}: largest to smallest {o["ratio"]:.0f}, effective number {o["effective"]:.1f}')
 

@@ -19,7 +19,8 @@ from ..core.config import RunConfig
 from .steps import check_steps, spell
 
 # %% auto #0
-__all__ = ['NESTED', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels']
+__all__ = ['NESTED', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels', 'missing_labels',
+           'report_missing']
 
 # %% ../../nbs/catalog/11_labels.ipynb #bc5831ce
 class _Outcome(TypedDict):
@@ -170,7 +171,7 @@ def is_single(self:LabelSpace)->bool:
 
 # %% ../../nbs/catalog/11_labels.ipynb #2e58aea5
 def _rule(folds:Counter, there:list[str], n_units:int, min_count:int)->str:
-    "Why a tag is dropped, or 'kept'; `there` are the folds of the catalog."
+    "Why a tag is dropped, or 'kept'; `there` are the folds that it must be in."
     if n_units < len(there):
         need = ('one fold needs 1', 'two folds need 2', 'three folds need 3')[len(there) - 1]
         return f'dropped: in {n_units} unit{"s"*(n_units != 1)}, {need}'
@@ -179,13 +180,13 @@ def _rule(folds:Counter, there:list[str], n_units:int, min_count:int)->str:
     if folds['train'] < min_count: return f'dropped: {folds["train"]} pictures in train, fewer than min_count={min_count}'
     return 'kept'
 
-def _outcomes(df:pd.DataFrame, min_count:int)->dict[str, dict]:
+def _outcomes(df:pd.DataFrame, min_count:int, source_folds:bool)->dict[str, dict]:
     "Each raw tag → `count` in train and `rule`, most frequent first."
     unit = df['unit'].where(df['unit'].notna(), df.index) if 'unit' in df else df.index
     long = pd.DataFrame({'tag': df['tags'], 'split': df['split'], 'unit': unit}).explode('tag').dropna(subset='tag')
     folds = long.groupby('tag')['split'].agg(Counter); n_units = long.groupby('tag')['unit'].nunique()
     order = sorted(folds.index, key=lambda t: (-folds[t]['train'], t))
-    there = [o for o in SPLITS if (df['split'] == o).any()]     # a missing test fold, as in cross-validation, is allowed
+    there = [o for o in SPLITS[:1 if source_folds else 3] if (df['split'] == o).any()]     # cross-validation has no test fold
     return {t: dict(count=int(folds[t]['train']), rule=_rule(folds[t], there, int(n_units[t]), min_count)) for t in order}
 
 # %% ../../nbs/catalog/11_labels.ipynb #6974aa46
@@ -263,11 +264,13 @@ def _group_table(df:pd.DataFrame, name:dict[str, str], groups:Iterable[str])->pd
     return pd.DataFrame(rows, columns=list(groups), dtype=object)
 
 # %% ../../nbs/catalog/11_labels.ipynb #4d05d019
-def _fit_names(df:pd.DataFrame, min_count:int, groups:list[str])->LabelSpace:
+def _fit_names(df:pd.DataFrame, min_count:int, groups:list[str], source_folds:bool)->LabelSpace:
     "The label space of names that are final: which are kept, their groups, and the parents that the data shows."
-    outcomes = _outcomes(df, min_count)
+    outcomes = _outcomes(df, min_count, source_folds)
     kept = [t for t, o in outcomes.items() if o['rule'] == 'kept']
-    if not kept: raise CatalogError(f'no label is left: none of {len(outcomes)} tags is in every fold with min_count={min_count}')
+    if not kept:
+        raise CatalogError(f'no label is left: none of {len(outcomes)} tags is in {"train" if source_folds else "every fold"} '
+                           f'with min_count={min_count}')
     groups = [c for c in dict.fromkeys(column_of(t, groups) for t in kept) if c]
     name = _short_names(kept, groups)
     exclusive = {g: [name[t] for t in kept if column_of(t, groups) == g] for g in groups}
@@ -306,10 +309,11 @@ def fit_labels(
     recipe=None,                  # Result of `fit_recipe` on the same table
     parents:dict[str, str]=None,  # Child → parent that the source gives, as labels or raw tags
     groups:Iterable[str]=None,    # The label columns of the catalog; None: any column of the source
+    source_folds:bool=False,      # The folds come from the source: keep each label of train, also one that valid or test lacks
 )->LabelSpace:
     "Fit the label space of a split catalog; counts and parents are computed on train only."
     df = check_columns(df, 'tags', 'split'); groups = list(source_columns(df) if groups is None else groups)
-    space = _fit_names(df if recipe is None else recipe.apply(df), min_count, groups)
+    space = _fit_names(df if recipe is None else recipe.apply(df), min_count, groups, source_folds)
     if recipe is not None: space = _with_history(space, df, recipe)
     space = _with_parents(space, parents or {})
     return replace(space, ends=_find_ends(df, space, groups))
@@ -324,3 +328,19 @@ def apply_labels(
     bad = df[~df['labels'].astype(bool)]
     why = [f'no label left of {", ".join(o) or "no tags"}' for o in bad['tags']]
     return df.drop(bad.index).reset_index(drop=True), rejected_table(zip(bad['image'], bad['row'] if 'row' in bad else bad.index, why))
+
+# %% ../../nbs/catalog/11_labels.ipynb #5a1c0ea3
+def missing_labels(
+    df:pd.DataFrame,           # A catalog with `labels` and `split`
+    space:LabelSpace,
+)->dict[str, list[str]]:       # 'valid' and 'test' → labels that none of its pictures has
+    "The labels of train that valid or test lacks; there are some only if the folds come from the source."
+    have = {f: {l for o in df.loc[df['split'] == f, 'labels'] for l in o} for f in SPLITS[1:]}
+    return {f: [l for l in space.vocab if l not in o] for f, o in have.items()}
+
+def report_missing(missing:dict[str, list[str]])->list[str]:
+    "A sentence for each fold that lacks labels."
+    then = dict(valid=('it takes the common threshold and calibration', 'they take the common threshold and calibration'),
+                test=('it gets no score', 'they get no score'))
+    return [f'1 label is not in {f}, {o[0]}: {then[f][0]}' if len(o) == 1 else
+            f'{len(o)} labels are not in {f}, such as {o[0]}: {then[f][1]}' for f, o in missing.items() if o]

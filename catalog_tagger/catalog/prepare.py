@@ -91,11 +91,6 @@ def recipe_steps(
     steps = check_steps(read_json(cfg.recipe)) if cfg.recipe else []
     return [*([] if steps and steps[0]['step'] == 'join' else [dict(step='join', columns=['', *groups])]), *steps]
 
-def _value(s:str|None):
-    "`s` as a number if it is one, so that years are compared as numbers."
-    try: return None if s is None else float(s)
-    except ValueError: return s
-
 def split_by_config(
     df:pd.DataFrame,    # From `read_audited`
     cfg:RunConfig,
@@ -111,7 +106,7 @@ def split_by_config(
     key = {t: spelt(t) for t in {t for o in df['tags'] for t in o}}
     df = df.assign(spelt=[[key[t] for t in o if key[t]] for o in df['tags']])
     kw = dict(fractions=(1 - valid - test, valid, test), seed=cfg.seed, by='spelt')
-    if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=_value(cfg.test_from), **kw)
+    if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=cfg.test_from, **kw)
     else: df, audit = split_catalog(df, **kw)
     return df.drop(columns='spelt'), audit
 
@@ -135,6 +130,7 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     df, audit = split_by_config(df, cfg, steps, groups)
     if cfg.words: df, words = tag_texts(df, lang=cfg.words); audit = split_audit(df)
     recipe = fit_recipe(df, steps, groups=groups)
-    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, groups=groups)
+    given = not cfg.split_by and 'split' in catalog.df and catalog.df['split'].nunique() > 1     # folds of the source
+    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, groups=groups, source_folds=given)
     catalog = replace(catalog, notes=(*catalog.notes, *recipe.unmet))
     return Prepared(catalog.keep(*apply_labels(df, space)), space, audit, recipe, words)

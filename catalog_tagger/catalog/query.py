@@ -5,15 +5,121 @@
 # %% ../../nbs/catalog/00_query.ipynb #f4c6ba1c
 from __future__ import annotations
 import ast, operator, re
+from collections.abc import Iterable
+from datetime import date
+from decimal import Decimal
 from functools import reduce
 
 import pandas as pd
+from fastcore.basics import listify
 
 from ..core.files import CatalogError
 from ..core.table import source_view
 
 # %% auto #0
-__all__ = ['choose_rows']
+__all__ = ['as_text', 'comparable', 'choose_rows']
+
+# %% ../../nbs/catalog/00_query.ipynb #5a1c0f02
+_POINT = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)')
+_COMMA = re.compile(r'[+-]?[0-9]+(,[0-9]+)?')                  # a whole number, or one with a decimal comma
+_THOUSANDS = re.compile(r'[+-]?[1-9][0-9]{0,2},[0-9]{3}')      # 1,299 may also be 1299
+
+def _unlike(cells, *patterns)->str|None:
+    "The first of `cells` that matches none of `patterns`, or None."
+    return next((o for o in cells if not any(p.fullmatch(o) for p in patterns)), None)
+
+def _as_numbers(cells:Iterable[str])->dict[str, Decimal]:
+    "Cell → number; raise `ValueError` unless all `cells` are numbers with a decimal point, or all with a decimal comma."
+    if (comma := _unlike(cells, _POINT)) is None: return {o: Decimal(o) for o in cells}
+    if (odd := _unlike(cells, _POINT, _COMMA)) is not None:
+        raise ValueError(f'{odd!r} is not a number; correct such cells, or write the value in quotes to compare text')
+    if (point := _unlike(cells, _COMMA)) is not None:
+        raise ValueError(f'{comma!r} has a comma and {point!r} a point; write all with a decimal point')
+    if either := next((o for o in cells if _THOUSANDS.fullmatch(o)), None):
+        raise ValueError(f'{either!r} may mean {either.replace(",", ".")} or {either.replace(",", "")}; write numbers with a decimal point')
+    return {o: Decimal(o.replace(',', '.')) for o in cells}
+
+# %% ../../nbs/catalog/00_query.ipynb #5a1c0f05
+_DATE = re.compile(r'([0-9]{1,2})[/.-]([0-9]{1,2})[/.-]([0-9]{4})')   # day and month, or month and day, and the year
+_YEAR_FIRST = re.compile(r'[0-9]{4}([^0-9].*)?')                       # 2016, 2016-05-31, 2016Q1
+_CLOCK = re.compile(r'[0-9]{1,2}(:[0-9]{2})+')
+_NO_ORDER = 'have no known order; name the values instead, or write dates as 2016-12-31'
+
+def _integers(o:str)->tuple[int, ...]: return tuple(map(int, re.findall('[0-9]+', o)))
+
+def _shape(o:str)->str: return re.sub('[0-9]+', '0', o)
+
+def _as_dates(cells:list[str], asked:list[str])->dict[str, tuple]:
+    "Date → year, month and day; raise `ValueError` if `cells` do not show whether the day or the month comes first."
+    days, months = ([o for o in cells if _integers(o)[i] > 12] for i in (0, 1))
+    if days and months: raise ValueError(f'{days[0]!r} has the day first, {months[0]!r} the month; write dates as 2016-12-31')
+    if not days and not months:
+        raise ValueError(f'{cells[0]!r} may have the day or the month first, and no cell shows which; write dates as 2016-12-31')
+    def key(o):
+        if not _DATE.fullmatch(o): return _integers(o)
+        a, b, year = _integers(o)
+        try: return date(year, *((b, a) if days else (a, b))).timetuple()[:3]
+        except ValueError: raise ValueError(f'{o!r} is not a date with the {"day" if days else "month"} first') from None
+    if odd := _unlike(asked, _DATE, _YEAR_FIRST): raise ValueError(f'{odd!r} is not a date')
+    return {o: key(o) for o in (*cells, *asked)}
+
+def _as_integers(cells:list[str], asked:list[str])->dict[str, tuple]:
+    "Cell → its integers, for cells that differ only in one number, or have the year first; raise `ValueError` for others."
+    shape = _shape(cells[0])
+    if odd := next((o for o in cells if _shape(o) != shape), None): raise ValueError(f'{cells[0]!r} and {odd!r} {_NO_ORDER}')
+    dated = not _unlike(cells, _YEAR_FIRST)
+    if not dated and _unlike(cells, _CLOCK) and (shape.count('0') != 1 or shape.startswith(('-', '+', '−'))):
+        raise ValueError(f'cells such as {cells[0]!r} {_NO_ORDER}')
+    for o in asked:
+        if _shape(o) != shape and not (dated and _YEAR_FIRST.fullmatch(o) and shape.startswith(_shape(o))):
+            raise ValueError(f'it is not like its cells, such as {cells[0]!r}')
+    return {o: _integers(o) for o in (*cells, *asked)}
+
+def _as_ordered(cells:list[str], asked:list[str])->dict:
+    "A key for each of `cells` and `asked`, in the order of what they mean; raise `ValueError` if it is not certain."
+    if not _unlike(cells, _DATE): return _as_dates(cells, asked)
+    if not _unlike(cells, _POINT, _COMMA): return _as_numbers([*cells, *asked])
+    return _as_integers(cells, asked)
+
+# %% ../../nbs/catalog/00_query.ipynb #5a1c0f08
+def as_text(s:pd.Series)->pd.Series:
+    "`s` as text, whole numbers without a decimal point even if values are missing; empty cells are missing."
+    return s.convert_dtypes().astype('string').str.strip().replace('', pd.NA)
+
+def _is_text(o)->bool:
+    return isinstance(o, str) or isinstance(o, pd.Series) and not pd.api.types.is_numeric_dtype(o)   # booleans are numeric
+
+def _as_flags(cells:Iterable[str])->dict[str, bool]:
+    "Cell → boolean, for TRUE and FALSE in any case; raise `ValueError` for others."
+    if odd := next((o for o in cells if o.lower() not in ('true', 'false')), None):
+        raise ValueError(f'{odd!r} is neither true nor false; write the value in quotes to compare text')
+    return {o: o.lower() == 'true' for o in cells}
+
+def _keys(cells:list[str], asked:list)->dict:
+    "A key for each of `cells` and of `asked`, which are all text, all booleans or all numbers."
+    if not cells: return dict.fromkeys(asked, 0)
+    if not asked or isinstance(asked[0], str): return _as_ordered(cells, asked)
+    if isinstance(asked[0], bool): return _as_flags(cells) | {o: o for o in asked}
+    return _as_numbers(cells) | {o: Decimal(str(o)) for o in asked}
+
+# %% ../../nbs/catalog/00_query.ipynb #5a1c0f11
+def comparable(
+    values:pd.Series,   # A column
+    other,              # A value, a list of values of one kind, or another column
+)->tuple:               # Both as numbers, or unchanged if neither is text; an empty cell is nan
+    "A column and what it is compared with, in the order of what their text means; raise `CatalogError` if it is not certain."
+    columns, asked = ([values, other], []) if isinstance(other, pd.Series) else ([values], listify(other))
+    asked = [str(o).removesuffix(' 00:00:00') if isinstance(o, date) else o for o in asked]
+    if not any(map(_is_text, [*columns, *asked])): return values, other
+    texts = [as_text(o) for o in columns]
+    try: keys = _keys(list(dict.fromkeys(c for o in texts for c in o.dropna().unique())), asked)
+    except ValueError as e:
+        what = repr(other) if asked else f'column {other.name!r}'
+        raise CatalogError(f'column {values.name!r} cannot be compared with {what}: {e}') from None
+    rank = {k: float(i) for i, k in enumerate(sorted(set(keys.values())))}
+    at = {o: rank[k] for o, k in keys.items()}
+    found = [*(o.map(at).astype(float) for o in texts), [at[o] for o in asked]]
+    return found[0], found[1] if isinstance(other, list|pd.Series) else found[1][0]
 
 # %% ../../nbs/catalog/00_query.ipynb #ea5f6c60
 _QUERY_TOKEN = re.compile(r"""(?P<quote>"{3}|'{3}|"|')(?:\\.|(?!(?P=quote)).)*(?P=quote)|`(?P<name>[^`]*)`|[&|]""", re.S)
@@ -37,26 +143,57 @@ _NOT_BOOLEAN = 'it is not true or false for each row'
 _ALLOWED = 'compare columns with values with == != < > in, and combine conditions with and, or, not'
 
 def _as_boolean(o):
-    "Return `o` if it is a column of booleans or one boolean; raise `ValueError` for anything else."
-    if isinstance(o, bool) or isinstance(o, pd.Series) and o.dtype == bool: return o
+    "Return `o` if it is a column of booleans or one boolean, also as text; raise `ValueError` for anything else."
+    if isinstance(o, bool): return o
+    if isinstance(o, pd.Series) and pd.api.types.is_bool_dtype(o): return o.fillna(False).astype(bool)
+    if isinstance(o, pd.Series) and _is_text(o) and (cells := as_text(o).str.lower()).isin(['true', 'false']).all(): return cells == 'true'
     raise ValueError(_NOT_BOOLEAN)
 
+# %% ../../nbs/catalog/00_query.ipynb #5a1c0f14
 def _is_in(a, b):
     "The rows in which one operand, a column, equals the other: a value, one of a list, or any value of another column."
     if not isinstance(a, pd.Series): a, b = b, a
     if not isinstance(a, pd.Series): raise ValueError(_NOT_BOOLEAN)
-    return a.isin(b if isinstance(b, list|pd.Series) else [b])
+    if isinstance(b, pd.Series) and not _is_text(a) and not _is_text(b): return a.isin(b)
+    text = as_text(a).fillna('')
+    if isinstance(b, pd.Series): return text.isin(as_text(b).dropna())
+    values = listify(b); found = [text.isin([o for o in values if isinstance(o, str)])]
+    for kinds in ((bool,), (int, float)):
+        if some := [o for o in values if type(o) in kinds]: x, some = comparable(a, some); found.append(x.isin(some))
+    return reduce(operator.or_, found)
 
-_OPERATORS = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
-              ast.GtE: operator.ge,
-              ast.In: _is_in, ast.NotIn: lambda a, b: ~_is_in(a, b)}
-_WITH_LIST = {ast.Eq: ast.In, ast.NotEq: ast.NotIn}
+# %% ../../nbs/catalog/00_query.ipynb #5a1c0f15
+def _filled(o):
+    "`o` with False where an operand is missing."
+    return o.fillna(False).astype(bool) if isinstance(o, pd.Series) else o
+
+def _ordered(a, b)->tuple:
+    "Two operands, as numbers in the order of what they mean if one is a column."
+    if isinstance(a, pd.Series): return comparable(a, b)
+    return comparable(b, a)[::-1] if isinstance(b, pd.Series) else (a, b)
+
+def _negative(o):
+    "`-o` for a number or a column of numbers, which may be text."
+    if not (isinstance(o, pd.Series) and _is_text(o)): return -o
+    text = as_text(o)
+    return -text.map(_as_numbers(text.dropna().unique())).astype(float)
+
+def _equals(a, b):
+    "Where two operands, each a column, a value or a list of values, are equal; columns of text as text."
+    if any(isinstance(o, list|str) for o in (a, b)): return _is_in(a, b)
+    if _is_text(a) and _is_text(b): return as_text(a).fillna('') == as_text(b).fillna('')
+    return _filled(operator.eq(*_ordered(a, b)))
+
+# %% ../../nbs/catalog/00_query.ipynb #5a1c0f16
+_LISTS = {ast.Eq: _equals, ast.NotEq: lambda a, b: _equals(a, b) ^ True, ast.In: _is_in, ast.NotIn: lambda a, b: ~_is_in(a, b)}
+_OPERATORS = _LISTS | {k: lambda a, b, f=f: _filled(f(*_ordered(a, b))) for k, f in (
+    (ast.Lt, operator.lt), (ast.LtE, operator.le), (ast.Gt, operator.gt), (ast.GtE, operator.ge))}
 
 def _compare(op, a, b):
     "Compare two operands, each a column, a value or a list of values; `==` with a list is `in`."
     kind = type(op)
-    if any(isinstance(o, list|str) for o in (a, b)): kind = _WITH_LIST.get(kind, kind)
-    if kind not in _OPERATORS: raise ValueError(f'{kind.__name__} is not allowed; {_ALLOWED}')
+    if kind not in (_LISTS if isinstance(a, list) or isinstance(b, list) else _OPERATORS):
+        raise ValueError(f'{kind.__name__} is not allowed; {_ALLOWED}')
     return _OPERATORS[kind](a, b)
 
 # %% ../../nbs/catalog/00_query.ipynb #177195bf
@@ -68,7 +205,8 @@ def _evaluate(
     "Evaluate `node` for the rows of `df`; raise `ValueError` for a node that does more than compare columns with values."
     def value(o): return _evaluate(o, df, names)
     match node:
-        case ast.Constant(): return node.value
+        case ast.Constant(value=str() | bool() | int() | float()): return node.value
+        case ast.Constant(value=None): raise ValueError("None is not a value; an empty cell is ''")
         case ast.Name():
             name = names.get(node.id, node.id)
             if name not in df.columns: raise ValueError(f'name {name!r} is not defined')
@@ -77,7 +215,7 @@ def _evaluate(
             values = [value(o) for o in node.elts]
             if any(isinstance(o, pd.Series|list) for o in values): raise ValueError('a list may contain only values')
             return values
-        case ast.UnaryOp(op=ast.USub()): return -value(node.operand)
+        case ast.UnaryOp(op=ast.USub()): return _negative(value(node.operand))
         case ast.UnaryOp(op=ast.Not() | ast.Invert()): return _as_boolean(value(node.operand)) ^ True
         case ast.BoolOp():
             join = operator.and_ if isinstance(node.op, ast.And) else operator.or_
@@ -99,6 +237,7 @@ def choose_rows(
         tree, names = _parse(where)
         chosen = _as_boolean(_evaluate(tree, view, names))
         if isinstance(chosen, bool): raise ValueError(_NOT_BOOLEAN)
+    except CatalogError as e: raise CatalogError(f'where={where!r}: {e}') from None
     except Exception as e:
         why = ' '.join(str(e).split())[:200]
         raise CatalogError(f'where={where!r} is not a valid condition on the columns {", ".join(map(str, view.columns))}: {why}') from None

@@ -6,24 +6,26 @@
 from __future__ import annotations
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np, pandas as pd
 from fastcore.basics import listify
 from fastcore.meta import delegates
-from iterstrat.ml_stratifiers import IterativeStratification
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import radius_neighbors_graph
 from sklearn.preprocessing import normalize
 
 from ..core.files import CatalogError
-from ..core.table import SPLITS, check_columns, source_view
-from ..core.process import rng
+from ..core.table import SPLITS, check_columns, first_few, source_view
+from ..core.process import progress, rng
 from ..core.config import RunConfig
+from .query import as_text, comparable
 from .images import hash_images
 
 # %% auto #0
-__all__ = ['join_units', 'near_duplicates', 'split_audit', 'split_summary', 'split_catalog', 'split_by', 'cross_folds']
+__all__ = ['join_units', 'near_duplicates', 'split_audit', 'split_summary', 'report_torn', 'split_catalog', 'split_by',
+           'cross_folds']
 
 # %% ../../nbs/catalog/08_split.ipynb #185d7c8b
 def _numbers(df, column)->np.ndarray:
@@ -136,9 +138,17 @@ def split_audit(
     return res.rename_axis(columns=None).reset_index().sort_values(['pictures', 'tag'], ascending=[False, True], ignore_index=True)
 
 # %% ../../nbs/catalog/08_split.ipynb #46e5e6f3
-def _units_across(fold, keys)->int:
-    "The number of sets of rows with equal `keys` that are in more than one fold."
-    return int(fold.groupby(keys).nunique().gt(1).sum())
+def _across(fold, keys)->pd.Index:
+    "The sets of rows with equal `keys` that are in more than one fold."
+    n = fold.groupby(keys).nunique()
+    return n.index[n > 1]
+
+def _torn_example(df, column)->str:
+    "The first pictures of a unit in two folds, with their folds; '' if there is none."
+    units = _unit_numbers(df)
+    if not len(torn := _across(df[column], units)): return ''
+    rows = df[units == torn[0]].drop_duplicates(column)[:2]
+    return ' and '.join(f'{"/".join(Path(o).parts[-2:])} in {f}' for o, f in zip(rows['image'], rows[column]))
 
 def split_summary(
     df:pd.DataFrame,     # A catalog with a `split`
@@ -154,46 +164,99 @@ def split_summary(
         pictures=each(fold.value_counts()), units=each(units.groupby(fold).nunique()),
         tags=len(audit), tags_in_every_fold=int(there.sum()), tags_that_lack_one=int((~there).sum()),
         tags_rescued=int(audit['note'].str.startswith('rescued').sum()), worst=dict(zip(worst['tag'], worst['worst'].round(2))),
-        units_across=_units_across(fold, units), duplicates_across=_units_across(fold, df['pixels' if 'pixels' in df else 'image']))
+        units_across=len(_across(fold, units)), duplicates_across=len(_across(fold, df['pixels' if 'pixels' in df else 'image'])),
+        across_example=_torn_example(df, column))
+
+def report_torn(
+    summary:dict,     # From `split_summary`
+)->list[str]:
+    "A sentence if units are in more than one fold."
+    if not (n := summary['units_across']): return []
+    example = summary.get('across_example')    # older runs have none
+    return [f'{n} unit{" is" if n == 1 else "s are"} in more than one fold{f", such as {example}" if example else ""}: '
+            'scores will be too high']
 
 # %% ../../nbs/catalog/08_split.ipynb #b139f7e7
-def _movable(y, folds, have, t, f)->np.ndarray:
-    "The units with tag `t` outside fold `f` whose move costs their fold least, best first."
-    g = np.flatnonzero(y[:, t] & (folds != f))
-    missed = (y[g] & (have[folds[g]] == 1)).sum(1)    # tags of which the fold has no other unit
-    return g[np.lexsort((y[g].sum(1), -have[folds[g], t], missed))][:8]
+def _stratify(
+    y:np.ndarray,              # bool, units by tags; each unit has a tag
+    shares:np.ndarray,         # Share of each fold, sum 1
+    gen:np.random.Generator,   # Decides ties
+)->np.ndarray:                 # Fold number of each unit
+    "Iterative stratification: the rarest tag first, each of its units to the fold that needs most units with it, then most units."
+    wanted, room, left = np.outer(shares, y.sum(0)), shares*len(y), y.sum(0)
+    folds = np.full(len(y), -1)
+    def any_of(o): return o[gen.choice(len(o))] if len(o) > 1 else o[0]
+    for _ in progress(range(len(left)), 'split'):
+        if not left.any(): break
+        t = any_of(np.flatnonzero(left == left[left > 0].min()))
+        for g in np.flatnonzero(y[:, t] & (folds < 0)):
+            best = np.flatnonzero(wanted[:, t] == wanted[:, t].max())
+            folds[g] = f = any_of(best[room[best] == room[best].max()])
+            wanted[f, y[g]] -= 1; room[f] -= 1; left -= y[g]
+    return folds
 
-def _fill_fold(y, folds, have, t, f, depth)->list[tuple]|None:
-    "Move a unit with tag `t` to fold `f`, in place; if its old fold then lacks a tag, another unit is moved there, up to `depth` moves."
-    for g in _movable(y, folds, have, t, f):
-        old, before, moves = folds[g], (folds.copy(), have.copy()), [(t, g, f)]
-        have[old] -= y[g]; have[f] += y[g]; folds[g] = f
-        for u in np.flatnonzero(y[g] & (have[old] == 0)):
-            more = [] if have[old, u] else _fill_fold(y, folds, have, u, old, depth - 1) if depth else None
-            if more is None: break
-            moves += more
-        else: return moves
-        folds[:], have[:] = before
+# %% ../../nbs/catalog/08_split.ipynb #5a1c0e73
+class _Rescue:
+    "Moves units between folds until each tag is in every fold."
+    def __init__(self, y:np.ndarray, folds:np.ndarray, n_folds:int):
+        self.folds, self.moves = folds.tolist(), []    # a move: tag, unit, its old and its new fold
+        self.tags, self.units = ([np.flatnonzero(o).tolist() for o in m] for m in (y, y.T))
+        self.have = [y[folds == f].sum(0).tolist() for f in range(n_folds)]
 
-def _rescue(y, folds, n_folds, depth=3)->list[tuple]:
-    "Move units in `folds`, in place, until each column of `y` is in every fold; return `(column, unit, fold)` of each move."
-    n, have, moves = y.sum(0), np.array([y[folds == f].sum(0) for f in range(n_folds)]), []
+    def put(self, g, f):
+        old, new = self.have[self.folds[g]], self.have[f]
+        for t in self.tags[g]: old[t] -= 1; new[t] += 1
+        self.folds[g] = f
+
+    def only(self, g)->list:
+        "The tags of unit `g` of which its fold has no other unit."
+        have = self.have[self.folds[g]]
+        return [t for t in self.tags[g] if have[t] == 1]
+
+    def movable(self, t, f)->list:
+        "The units with tag `t` outside fold `f` whose move costs their fold least, best first."
+        def cost(g): return len(self.only(g)), -self.have[self.folds[g]][t], len(self.tags[g])
+        return sorted((g for g in self.units[t] if self.folds[g] != f), key=cost)[:8]
+
+    def fill(self, t, f, depth=3)->bool:
+        "Move a unit with tag `t` to fold `f`; if its old fold then lacks a tag, another unit is moved there, up to `depth` moves."
+        for g in self.movable(t, f):
+            old, lost, done = self.folds[g], self.only(g), len(self.moves)
+            if lost and not depth: return False
+            self.put(g, f); self.moves.append((t, g, old, f))
+            if all(self.have[old][u] or self.fill(u, old, depth - 1) for u in lost): return True
+            while len(self.moves) > done: _, back, to, _ = self.moves.pop(); self.put(back, to)
+        return False
+
+def _rescue(y, folds, n_folds)->list[tuple]:
+    "Move units in `folds`, in place, until each column of `y` that can be is in every fold; return `(column, unit, fold)` of each move."
+    n, res, failed = y.sum(0), _Rescue(y, folds, n_folds), {}
     while True:
-        done = len(moves)
-        for f, t in sorted(zip(*np.nonzero(have == 0)), key=lambda o: n[o[1]]):
-            if have[f, t] == 0: moves += _fill_fold(y, folds, have, t, f, depth) or []
-        if len(moves) == done: return moves
+        done = len(res.moves)
+        gaps = zip(*np.nonzero((np.array(res.have) == 0) & (n >= n_folds)))
+        lacking = sorted(gaps, key=lambda o: n[o[1]])
+        for f, t in progress(lacking, 'every tag in every fold'):
+            if res.have[f][t] or failed.get((f, t)) == len(res.moves): continue    # nothing has moved since this failed
+            if not res.fill(t, f): failed[f, t] = len(res.moves)
+        if len(res.moves) == done: break
+    folds[:] = res.folds
+    return [(t, g, f) for t, g, _, f in res.moves]
 
 # %% ../../nbs/catalog/08_split.ipynb #d6c09357
-def _assign_folds(df, by, fractions, seed)->tuple[np.ndarray, list]:
-    "The fold number of each row of `df`, and `(tag, pictures, fold)` of each rescue."
-    units, (y, tags) = _unit_numbers(df), _unit_tags(df, by, len(fractions))
+def _assign_folds(df, by, fractions, seed, least)->tuple[np.ndarray, list]:
+    "The fold number of each row of `df`, and `(tag, pictures, fold)` of each rescue; tags in fewer than `least` units do not count."
+    units, (y, tags) = _unit_numbers(df), _unit_tags(df, by, least)
     if len(y) < len(fractions):
         raise CatalogError(f'{_plural(len(y), "unit")} cannot fill {len(fractions)} folds: copies of a picture stay together; '
                            'more pictures are needed')
-    folds = IterativeStratification(y, np.array(fractions)/sum(fractions), rng(seed, 'split'))
+    folds = _stratify(y, np.array(fractions)/sum(fractions), rng(seed, 'split'))
     moves, sizes = _rescue(y, folds, len(fractions)), np.bincount(units)
     return folds[units], [(tags[t], sizes[g], f) for t, g, f in moves if t < len(tags)]
+
+def _least_units(df, by)->int:
+    "1 if train can keep every unit with a tag that no other unit has, because they are at most half of all; else 2."
+    y = _unit_tags(df, by, 1)[0]
+    return 1 if y[:, y.sum(0) == 1].any(1).mean() <= .5 else 2
 
 # %% ../../nbs/catalog/08_split.ipynb #20a70d7e
 _FRACTIONS = (1 - RunConfig.valid_fraction - RunConfig.test_fraction, RunConfig.valid_fraction, RunConfig.test_fraction)
@@ -205,8 +268,8 @@ def _use_source_split(df)->pd.DataFrame:
         raise CatalogError(f'split has {", ".join(sorted(have)) or "no rows"} but no train: name the training fold train, '
                            'or drop the column')
     if len(have) == 2: df = df.assign(split=df['split'].where(df['split'] == 'train', 'test'))
-    if n := _units_across(df['split'], _unit_numbers(df)):
-        warnings.warn(f'in the split of the source {_plural(n, "unit")} are in more than one fold: scores will be too high')
+    torn = dict(units_across=len(_across(df['split'], _unit_numbers(df))), across_example=_torn_example(df, 'split'))
+    for o in report_torn(torn): warnings.warn(f'in the split of the source {o}')
     return df
 
 def _note_rescues(audit, moves, names)->pd.DataFrame:
@@ -231,29 +294,27 @@ def split_catalog(
     names = SPLITS if have <= {'train'} else SPLITS[:2]
     if len(have) < 3:
         train = (df['split'] == 'train').to_numpy()
-        folds, moves = _assign_folds(df[train].reset_index(drop=True), by, fractions[:len(names)], seed)
+        rest = df[train].reset_index(drop=True)
+        folds, moves = _assign_folds(rest, by, fractions[:len(names)], seed, 3 if len(names) == 3 else _least_units(rest, by))
         df = df.assign(split=df['split'].mask(train, pd.Series(np.array(names)[folds], df.index[train])))
     return df.copy(), _note_rescues(split_audit(df, by), moves, names)
 
 # %% ../../nbs/catalog/08_split.ipynb #282aa328
-def _as_text(s)->pd.Series:
-    "`s` as text, whole numbers without a decimal point even if values are missing."
-    return s.convert_dtypes().astype('string').replace('', pd.NA)
-
 def _is_one_of(s, values)->pd.Series:
     "Where `s` is one of `values`; raise `CatalogError` if one of them does not occur."
-    text = _as_text(s)
+    text = as_text(s)
     for o in values:
         if not (text == str(o)).any():
-            raise CatalogError(f'column {s.name!r} has no {str(o)!r}; its values are: {", ".join(sorted(text.dropna().unique()))}')
+            raise CatalogError(f'column {s.name!r} has no {str(o)!r}; its values are: {first_few(sorted(text.dropna().unique()), 20)}')
     return text.isin([str(o) for o in values])
 
 def _is_at_least(s, start)->pd.Series:
-    "Where `s` is `start` or more, compared as text if `start` is text, else as numbers; False for empty cells."
-    text = _as_text(s)
-    try: later = ((text if isinstance(start, str) else pd.to_numeric(text)) >= start).fillna(False).astype(bool)
-    except ValueError as e: raise CatalogError(f'column {s.name!r} cannot be compared with {start}: {e}') from None
-    if not later.any(): raise CatalogError(f'column {s.name!r} has no value from {start} on; its last value is {text.max()!r}')
+    "Where `s` is `start` or more, as in `choose_rows`; False for empty cells."
+    values, least = comparable(s, start)
+    later = values >= least
+    if not later.any():
+        last = f'its last value is {as_text(s)[values.idxmax()]!r}' if values.notna().any() else 'all its cells are empty'
+        raise CatalogError(f'column {s.name!r} has no value from {start} on; {last}')
     return later
 
 # %% ../../nbs/catalog/08_split.ipynb #5576600b
@@ -285,4 +346,4 @@ def cross_folds(
     "Make `n` equal folds, stratified over tags; units stay together, and a tag of `n` units or more is in every fold."
     if n < 2: raise CatalogError(f'n is {n}, expected at least 2 folds')
     df = check_columns(df, by)
-    return df.assign(fold=_assign_folds(df, by, [1/n]*n, seed)[0])
+    return df.assign(fold=_assign_folds(df, by, [1/n]*n, seed, n)[0])

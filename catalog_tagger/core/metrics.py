@@ -194,13 +194,14 @@ def label_table(
     vocab:Sequence[str],   # Label of each column
     counts=None,           # Pictures of each label in train, shape (n_labels,)
 )->pd.DataFrame:           # A row for each label, in the order of `vocab`
-    "The scores of each label; precision is nan if the label is never predicted, the others are nan if it does not occur in the fold."
+    "The scores of each label; all are nan for one that does not occur in the fold, and precision for one that is never predicted."
     from sklearn.metrics import precision_recall_fscore_support
     (pred, targs), (scores, _) = _as_predictions(pred, targs), _scored(scores, targs)
     if len(vocab) != targs.shape[1]: raise CatalogError(f'vocab has {len(vocab)} labels, expected {targs.shape[1]}')
     p, r, f, n = (o[:-1] for o in precision_recall_fscore_support(_sk(targs), _sk(pred), average=None, zero_division=np.nan))
-    res = pd.DataFrame({'label': list(vocab), 'support': n, 'precision': p, 'recall': r, 'f1': np.where(n > 0, f, np.nan),
-                        'average_precision': _average_precisions(scores, targs)})
+    res = pd.DataFrame({'label': list(vocab), 'support': n, 'precision': np.where(n > 0, p, np.nan), 'recall': r,
+                        'f1': np.where(n > 0, f, np.nan), 'average_precision': _average_precisions(scores, targs),
+                        'note': np.where(n > 0, '', 'not in this fold: no score')})
     if counts is not None: res.insert(1, 'train', _per_label(counts, targs, 'counts').astype(int))
     return res
 

@@ -30,14 +30,18 @@ def _tag_counts(counts:dict[str, int])->pd.DataFrame:
 def label_bars(
     provenance:dict[str, dict],  # Of a `Recipe` or a `LabelSpace`
     pictures:dict[str, int],     # Label → number of train pictures
-    *, width:float=10.,          # Of the figure, inches
+    *, most:int=150,             # Largest number of raw tags and of labels shown, most frequent first
+    width:float=10.,             # Of the figure, inches
 )->plt.Figure:
     "Number of pictures of each raw tag and of each label, and the effective number of labels."
     tables = {'Raw tags': _tag_counts({t: o['count'] for t, o in provenance.items() if o['count']}), 'Labels': _tag_counts(pictures)}
-    heights = [bars_height(len(o)) for o in tables.values()]
+    shown = {name: o[:most] for name, o in tables.items()}
+    heights = [bars_height(len(o)) for o in shown.values()]
     fig = plt.figure(figsize=(width, sum(heights)), layout='constrained')
     for sub, (name, o) in zip(fig.subfigures(2, 1, height_ratios=heights), tables.items()):
-        bar_columns(o, f'{name}: {len(o)}, effective number {evenness(o["pictures"])["effective"]:.0f}', xlabel='train pictures', fig=sub)
+        title = f'{name}: {len(o)}, effective number {evenness(o["pictures"])["effective"]:.0f}'
+        if len(o) > most: title += f'; the {most} most frequent'
+        bar_columns(shown[name], title, xlabel='train pictures', fig=sub)
     return fig
 
 def recipe_report(recipe:Recipe, **kwargs)->plt.Figure:

@@ -25,8 +25,9 @@ from ..core.config import RunConfig
 from ..core.render import asset, colour_css, data_uri, encode_image, thumbnail
 from ..core.metrics import find_metric
 from ..catalog.images import open_image
-from ..catalog.labels import LabelSpace
+from ..catalog.labels import LabelSpace, report_missing
 from ..catalog.recipe import provenance_table
+from ..catalog.split import report_torn
 from ..serve.answers import as_matrix
 from ..serve.calibrate import reliability_table, share_bounds
 from ..serve.modes import DEFAULT_MODE
@@ -166,13 +167,14 @@ def _data(run:Run)->list:
 def _split_section(run:Run, k:int=10)->list:
     "A summary of the split, then each tag in each fold."
     s, audit = run.metrics['split'], run.audit
-    folds = pd.DataFrame({'fold': list(s['pictures']), 'pictures': list(s['pictures'].values()), 'groups': list(s['groups'].values())})
+    folds = pd.DataFrame({'fold': list(s['pictures']), 'pictures': list(s['pictures'].values()), 'units': list(s['units'].values())})
     worst = audit.sort_values('worst', ascending=False, kind='stable')[['tag', 'pictures', *SPLITS, 'worst', 'note']]
     worst = worst.round({'worst': 1}).rename(columns={'worst': 'difference, percentage points'})
-    return [_html_table(folds, 'Pictures, and groups of pictures that are kept in one fold'),
+    return [_html_table(folds, 'Pictures, and units: the pictures of a product and copies of a picture, which are kept in one fold'),
             P(f'{s["tags_in_every_fold"]:,} of {s["tags"]:,} tags are in every fold, '
               f'{s["tags_rescued"]:,} of them because a picture was moved; {s["tags_that_lack_one"]:,} are missing in a fold. '
               f'{s["units_across"]:,} units and {s["duplicates_across"]:,} duplicates are in more than one fold.'),
+            *(P(f'{o}.') for o in report_torn(s)),
             Details(Summary('Every tag'),
                     _html_table(worst, 'Each tag in each fold, sorted by the largest difference from its share of the pictures',
                                 sort=True))]
@@ -185,14 +187,16 @@ def _labels(run:Run)->list:
              for c, o in space.recipe.items() for s in o]
     groups = (f'{len(space.exclusive)} exclusive groups ({_text(list(space.exclusive))})' if space.exclusive
               else 'no exclusive group')
+    missing = report_missing(run.metrics.get('missing_labels', {}))
     return [P(f'{len(space.provenance):,} raw tags became {len(space.vocab):,} labels: {groups}, '
               f'{len(space.free):,} free tags; {len(space.parents):,} labels have a parent. {len(dropped):,} raw tags were dropped.'),
+            *(P(f'{o}.') for o in missing),
             P('The steps of the recipe, fitted on train only:') if steps else None, Ul(*steps) if steps else None,
             _html_table(_value_counts((o['rule'] for o in space.provenance.values()), 'rule'),
                    'Number of raw tags by rule'),
             Details(Summary('Frequencies'),
                     _plot(label_bars(space.provenance, dict(zip(space.vocab, space.counts.tolist()))),
-                          'number of train pictures of each raw tag and of each label')) if len(space.provenance) <= 500 else None,
+                          'number of train pictures of the most frequent raw tags and labels')),
             Details(Summary('Every raw tag of train'),
                     _html_table(provenance_table(space.provenance), 'Each raw tag of train with its label and rule', sort=True))]
 
@@ -234,7 +238,9 @@ def _scores(run:Run)->list:
 
 def _label_scores(run:Run)->list:
     "A row for each label."
-    df = pd.DataFrame(run.metrics['labels']).rename(
+    df = pd.DataFrame(run.metrics['labels'])
+    if 'note' in df and not df['note'].any(): df = df.drop(columns='note')    # every label is in test
+    df = df.rename(
         columns={'train': 'in train', 'support': 'in test', 'average_precision': 'average precision'})
     return [P('Click a column header to sort. Scores on few pictures are unreliable: see how many there are in test.'),
             _html_table(df, 'Each label on test', sort=True, most=2000)]

@@ -56,6 +56,7 @@ def _read_metrics(path:Path)->dict:
     "The contents of `metrics.json` at `path`; the scores of valid and test are required."
     d = read_json(path, parse_json); as_type(d, RunMetrics, path)
     if 'road' in d: d['training'] = d.pop('road')    # its name in older runs
+    if 'groups' in (split := d.get('split', {})): split |= dict(units=split.pop('groups'), units_across=split.pop('groups_across'))
     return d
 
 def _read_if_present(read:Callable, path:Path): return read(path) if path.is_file() else None

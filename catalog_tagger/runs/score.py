@@ -10,6 +10,7 @@ from fastai.learner import Learner
 from ..core.table import SPLITS, json_rows
 from ..core.process import package_versions
 from ..core.metrics import add_intervals, label_table, picture_scores, score_table
+from ..catalog.labels import missing_labels
 from ..train.learner import training_summary
 from ..serve.answers import as_matrix, decode
 from ..serve.decide import decide
@@ -43,5 +44,6 @@ def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
         if fold == 'train': rows = rows.sample(min(n_valid, len(rows)), random_state=0)
         table, labels = score_pictures(tagger, rows.reset_index(drop=True))
         res[fold] = json_rows(table, 'index')
-    return dict(res, labels=json_rows(labels), pictures=df['split'].value_counts().to_dict(),
-                parameters=sum(o.numel() for o in learn.model.parameters()), training=training_summary(learn), versions=package_versions())
+    return dict(res, labels=json_rows(labels), missing_labels=missing_labels(df, tagger.space),
+                pictures=df['split'].value_counts().to_dict(), parameters=sum(o.numel() for o in learn.model.parameters()),
+                training=training_summary(learn), versions=package_versions())

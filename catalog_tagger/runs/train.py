@@ -19,8 +19,8 @@ from ..core.files import CatalogError, output_folder
 from ..core.process import interactive, reuse_memory
 from ..core.config import RunConfig, training_settings
 from ..catalog.picture_cache import cache_folder
-from ..catalog.split import split_summary
-from ..catalog.labels import LabelSpace
+from ..catalog.split import report_torn, split_summary
+from ..catalog.labels import LabelSpace, missing_labels, report_missing
 from ..catalog.prepare import prepare_catalog
 from ..train.backbones import arch_prep, find_arch
 from ..train.data import catalog_dls, train_tfms
@@ -136,6 +136,8 @@ def train_run(
     report_rejected(rejected, say)
     for o in ready.catalog.notes: say(o)
     say(f'{len(space.vocab)} labels in {len(space.exclusive)} exclusive groups, {dropped} dropped (reasons in labels.json)')
+    split = split_summary(df, ready.audit)
+    for o in report_missing(missing_labels(df, space)) + report_torn(split): say(o)
     learn = build_learner(cfg, df, space)
     check_learner(learn)
     lr = fit_learner(learn, cfg, unfinished, pictures=_pictures_digest(df), say=say)
@@ -143,7 +145,7 @@ def train_run(
     say(f'training: {training_summary(learn)}')
     say(f'{len(learn.history.rows)} epochs of {cfg.arch} at {cfg.size} px, rate {lr:.2g}: valid loss {last["valid_loss"]:.4f}')
     tagger = fit_tagger(learn)
-    metrics = run_metrics(learn, tagger, df) | dict(split=split_summary(df, ready.audit), lr=lr,
+    metrics = run_metrics(learn, tagger, df) | dict(split=split, lr=lr,
                                                     seconds=round(time.perf_counter() - start, 1))
     save_run(cfg, learn, ready, metrics)
     facts = dict(catalog=Path(cfg.source).name, pictures=len(df), training=metrics['training'],

@@ -123,7 +123,7 @@ def fit_calibration(
     if method == 'temperature': slope[alone] = _cell_slope(z[k], t[k])
     else:
         (a,), (b,) = _platt(z[k][:, None], t[k][:, None], np.ones((k.sum(), 1), bool), 0.)
-        own, more = _platt(a*z + b, t, k, prior)
+        own, more = _platt(a*z + b, t, k & (t & k).any(0), prior)    # a tag without examples keeps the common fit
         slope[alone], shift[alone] = own*a, own*b + more
     return Calibration(slope.tolist(), shift.tolist(), shares)
 

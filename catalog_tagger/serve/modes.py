@@ -39,11 +39,11 @@ def recall_cut(s, t, recall:float, **_)->float:
 
 # %% ../../nbs/serve/02a_modes.ipynb #1529f0b6
 def _shrink(own, common:float, support, prior:float):
-    "Each threshold shrunk towards the common one, more strongly the fewer examples it has."
+    "Each threshold shrunk towards the common one, more strongly the fewer examples it has; without any it is the common one."
     import numpy as np
     from scipy.special import expit
     from catalog_tagger.serve.calibrate import safe_logit
-    n = np.maximum(support, 1e-9)
+    n, own = np.maximum(support, 1e-9), np.where(support > 0, own, common)
     return expit((n*safe_logit(own) + prior*safe_logit(common))/(n + prior))
 
 def each_tag(
