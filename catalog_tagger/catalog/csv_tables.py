@@ -16,9 +16,9 @@ from ..core.files import CatalogError, read_json
 from ..core.table import first_few, set_aside, source_columns, source_name
 
 # %% auto #0
-__all__ = ['JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_rows', 'replace_surrogates',
-           'read_objects', 'read_rows', 'find_column', 'list_columns', 'named_column', 'require_column', 'take_column',
-           'split_names']
+__all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_rows',
+           'replace_surrogates', 'read_objects', 'read_rows', 'find_column', 'list_columns', 'named_column',
+           'require_column', 'take_column', 'split_names']
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #fe786dd9
 def _no_nul(lines:Iterable[str])->Iterator[str]:
@@ -74,6 +74,8 @@ def _column_names(head:list[str], rows:list[list[str]])->list[str|None]:
     "The names of the columns; an unnamed column has the name `column 3`, or None if its cells are empty."
     return [o or (f'column {i + 1}' if any(len(r) > i and r[i] for r in rows) else None) for i, o in enumerate(head)]
 
+TORN = ' cells under '   # In the reason for a row with too few or too many cells
+
 def _csv_table(path, encoding)->tuple[pd.DataFrame, list, list, list[str]]:
     "The cells of a CSV, for each row the reason why it is rejected, or None, and its number, and notes."
     same = {}.setdefault    # equal cells share their memory
@@ -83,7 +85,7 @@ def _csv_table(path, encoding)->tuple[pd.DataFrame, list, list, list[str]]:
     if len(set(kept)) < len(kept): raise CatalogError(f'{path}: duplicate column in {",".join(head)}')
     full, total = [i for i, o in enumerate(rows) if any(o)], len(rows)
     rows = [rows[i] if len(rows[i]) <= n or any(rows[i][n:]) else rows[i][:n] for i in full]
-    why = [None if len(o) == n else f'{len(o)} cells under {n} columns; a cell that contains commas must be quoted' for o in rows]
+    why = [None if len(o) == n else f'{len(o)}{TORN}{n} columns; a cell that contains commas must be quoted' for o in rows]
     for i, o in enumerate(rows):
         if len(o) != n: rows[i] = o + ['']*(n - len(o)) if len(o) < n else o[:n-1] + [','.join(o[n-1:])]
     df = pd.DataFrame(rows, columns=range(n), dtype=object)[[i for i, o in enumerate(names) if o is not None]].set_axis(kept, axis=1)

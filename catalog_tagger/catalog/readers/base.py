@@ -21,7 +21,7 @@ from ...core.files import CatalogError, catalog_root, inside, inside_or_reason
 from ...core.table import Catalog, check_table, first_few, rejected_table, source_columns, source_name
 from ..query import choose_rows
 from ..csv_tables import (
-    FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, csv_rows, find_column, named_column, read_objects, split_names, take_column)
+    FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, csv_rows, find_column, named_column, read_objects, split_names, take_column)
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'drop_rare',
@@ -252,7 +252,8 @@ def read_picture_table(
 )->Catalog:
     "Make a catalog from a table with parsed tags: select rows, find pictures, products and folds, merge the rows of a picture."
     root = catalog_root(path)
-    df = choose_rows(df, where).reset_index(drop=True)
+    torn = df['why'].astype(str).str.contains(TORN)     # whose cells may be under other columns
+    df = pd.concat([df[torn], choose_rows(df[~torn], where)]).sort_values('row').reset_index(drop=True)
     df, roles = take_roles(df, product, split_column, [*groups, *(source_name(o) for o in (image_column, tags_column) if o)])
     if tags_column and source_name(tags_column) == 'tags': df = df.drop(columns=tags_column)
     df, found = one_picture_per_row(root, df, image_column)

@@ -14,7 +14,7 @@ from ...core.files import CatalogError
 from ...core.table import Catalog, source_columns, source_name
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
 from ..cells import clean_cells, clean_tag, find_delim, parse_tags
-from ..csv_tables import named_column, read_rows, require_column
+from ..csv_tables import TORN, named_column, read_rows, require_column
 from .base import LABEL_OPTIONS, LAYOUTS, Layout, NO_TAGS, add_reasons, pick_table, read_picture_table, unread_note
 
 # %% auto #0
@@ -77,7 +77,7 @@ LABEL_COLUMNS = ('masterCategory', 'subCategory', 'articleType')  # Label column
 
 def _join_titles(df:pd.DataFrame, groups:Sequence[str])->tuple[pd.DataFrame, list[str]]:
     "Accept rows with too many cells if their labels occur in other rows: only the last column, a title, has unquoted commas."
-    n, last = df['why'].astype(str).str.extract(r'^(\d+) cells under (\d+)').astype(float), list(source_columns(df).values())[-1]
+    n, last = df['why'].astype(str).str.extract(rf'^(\d+){TORN}(\d+)').astype(float), list(source_columns(df).values())[-1]
     long, columns = n[0] > n[1], [named_column(df, o, 'label_columns') for o in groups]
     known = {c: set(df[c][~long]) for c in columns}
     fits = [i for i in df.index[long] if all(df[c][i] in o for c, o in known.items())]
