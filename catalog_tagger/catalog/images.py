@@ -4,17 +4,18 @@
 
 # %% ../../nbs/catalog/05_images.ipynb #965afb77
 from __future__ import annotations
-import hashlib, os, stat, warnings
+import hashlib, os, stat, warnings, zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np, pandas as pd
 from msgspec import Meta
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..core.files import CatalogError
 from ..core.table import check_table, rejected_table
@@ -27,12 +28,12 @@ __all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', '
            'open_named', 'audit_images', 'hash_images', 'fit_image', 'as_size', 'Prep']
 
 # %% ../../nbs/catalog/05_images.ipynb #ae27afae
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')  # Formats that Pillow may decode, whatever the suffix of the file
-MAX_PIXELS = 50_000_000                                  # Larger pictures are refused before they are decoded
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF')  # Formats that Pillow may decode, whatever the suffix of the file
+MAX_PIXELS = 50_000_000                                          # Larger pictures are refused before they are decoded
 # Larger files are refused before they are read; 16-bit RGBA has 8 bytes per pixel
 MAX_BYTES = 8*MAX_PIXELS
-# Increased when the same file would be decoded to other pixels, which invalidates the cache
-OPENING_VERSION = 1
+# Increased when the same file would be decoded to other pixels. Version 1 ignored colour profiles, and with 'pad' a thin picture vanished
+OPENING_VERSION = 2
 
 class ImageError(CatalogError): "A picture that cannot be used; the message is the reason."
 
@@ -48,11 +49,56 @@ def _from_16_bit(im:Image.Image)->Image.Image:
     x = np.where(x == im.info.get('transparency', -1), 65535, x)
     return Image.fromarray((x/257).round().astype(np.uint8)).convert('RGB')
 
-def _to_rgb(im:Image.Image)->Image.Image:
-    "`im` as 8-bit RGB, upright."
-    im = ImageOps.exif_transpose(im)
+# %% ../../nbs/catalog/05_images.ipynb #c41b9e73
+_GRID = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)]*3), -1).reshape(6, 36, 3))   # Colours of the whole cube
+
+@lru_cache(64)
+def _srgb_transform(profile:bytes|None, mode:str):
+    "Transform from colours of `mode` under an ICC `profile` to sRGB; None if they are sRGB already, or if the profile is invalid."
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile)) if profile else ImageCms.createProfile('LAB')
+        res = ImageCms.buildTransform(source, ImageCms.createProfile('sRGB'), mode, 'RGB')
+    except (ImageCms.PyCMSError, ValueError, KeyError): return None
+    same = mode == 'RGB' and np.abs(np.asarray(ImageCms.applyTransform(_GRID, res), int) - np.asarray(_GRID)).max() <= 2
+    return None if same else res
+
+def _to_srgb(im:Image.Image)->Image.Image:
+    "`im` with its colours in sRGB, if it has a profile that says otherwise."
+    if not (profile := im.info.get('icc_profile')) and im.mode != 'LAB': return im
+    if im.mode == 'P' or im.mode == 'RGB' and im.has_transparency_data: im = im.convert('RGBA' if im.has_transparency_data else 'RGB')
+    alpha = im.getchannel('A') if im.mode in ('RGBA', 'LA') else None
+    colours = im if alpha is None else im.convert(im.mode[:-1])
+    if (transform := _srgb_transform(profile, colours.mode)) is None: return im
+    res = ImageCms.applyTransform(colours, transform)
+    if alpha is not None: res.putalpha(alpha)
+    return res
+
+# %% ../../nbs/catalog/05_images.ipynb #0b93f6d8
+_TRANSPOSE = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+              5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+
+def _orientation(im:Image.Image)->int|None:
+    "The EXIF orientation of `im`, 1 to 8; None if it has none that can be read."
+    try: return im.getexif().get(0x0112)
+    except Exception: return None   # a parser may raise anything on broken EXIF
+
+def _without_metadata(data:bytes)->bytes:
+    "A PNG with only the chunks that its pixels depend on, of the others none; any other file unchanged."
+    if not data.startswith(b'\x89PNG\r\n\x1a\n'): return data
+    res, at = data[:8], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at:at+4], 'big'); kind, chunk = data[at+4:at+8], data[at:end]
+        intact = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], 'big')
+        if kind in (b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS') or kind in (b'iCCP', b'eXIf') and intact: res += chunk
+        at = end
+    return res
+
+def _to_rgb(im:Image.Image, opening:int)->Image.Image:
+    "`im` as 8-bit sRGB, upright."
+    if turn := _TRANSPOSE.get(_orientation(im)): im = im.transpose(turn)
     if im.mode in ('F', 'I'): raise ImageError('32 bits per channel: the value of white is unknown; save it with 8 or 16 bits')
     if im.mode.startswith('I;16'): return _from_16_bit(im)
+    if opening > 1: im = _to_srgb(im)
     return _on_white(im) if im.has_transparency_data else im.convert('RGB')
 
 # %% ../../nbs/catalog/05_images.ipynb #88898f86
@@ -93,37 +139,52 @@ def _open_lazily(item)->Image.Image:
     if not isinstance(item, (bytes, bytearray, memoryview)):
         raise ImageError(f'not a picture: {type(item).__name__}, expected a path, bytes, a PIL image, an array or a tensor')
     if not item: raise ImageError('empty file')
-    return Image.open(BytesIO(item), formats=FORMATS)
+    try: return Image.open(BytesIO(item), formats=FORMATS)
+    except Exception:
+        if (plain := _without_metadata(item)) == item: raise
+        return Image.open(BytesIO(plain), formats=FORMATS)
 
 def _decoded(im:Image.Image, size:tuple[int, int]|None)->Image.Image:
     "Decode; a JPEG at 1/2, 1/4 or 1/8 of its size if that is at least twice `size` (height, width)."
     drafted = None
     if size:
-        h, w = size[::-1] if im.getexif().get(0x0112) in (5, 6, 7, 8) else size    # rotated by 90 degrees
+        h, w = size[::-1] if _orientation(im) in (5, 6, 7, 8) else size    # rotated by 90 degrees
         drafted = im.draft(None, (2*w, 2*h))
     im.load()
     if not drafted or drafted[1][2:] == im.size: return im
     box = drafted[1]    # the decoder rounds up: 1/8 of 1001 px is 126, of which 125.125 belong to the picture
     return im.resize((round(box[2]), round(box[3])), Image.Resampling.BILINEAR, box=box)
 
-def _load_image(item, max_pixels:int, draft:tuple[int, int]|None)->Image.Image:
+def _load_image(item, max_pixels:int, draft:tuple[int, int]|None, opening:int)->Image.Image:
     im = _open_lazily(item)
     if 0 in im.size: raise ImageError(f'no pixels: {im.width}x{im.height}')
     if im.width*im.height > max_pixels: raise ImageError(f'too large: {im.width}x{im.height} pixels, the limit is {max_pixels:,}')
-    return _to_rgb(_decoded(im, None if im is item else draft))
+    return _to_rgb(_decoded(im, None if im is item else draft), opening)
 
 # %% ../../nbs/catalog/05_images.ipynb #62572f51
+_OTHER = {(0, b'%PDF'): 'PDF', (0, b'8BPS'): 'Photoshop', (0, b'\0\0\1\0'): 'ICO', (0, b'<svg'): 'SVG', (0, b'<?xml'): 'XML', (0, b'PK\3\4'): 'ZIP',
+          (0, b'<!doctype html'): 'HTML', (0, b'<html'): 'HTML', (4, b'ftyphei'): 'HEIC', (4, b'ftypmif1'): 'HEIC', (4, b'ftyp'): 'video or HEIF',
+          (0, b'\xff\n'): 'JPEG XL', (4, b'JXL '): 'JPEG XL'}    # Place and first bytes of files that are no picture for `open_image`
+
+def _content(item)->str:
+    "What a file is that is not a picture, as far as its first bytes say it."
+    if isinstance(item, (str, Path)): item = _picture_bytes(item)
+    start = bytes(item[:64]).lstrip().lower() if isinstance(item, (bytes, bytearray, memoryview)) else b''
+    return next((what for (at, o), what in _OTHER.items() if start[at:].startswith(o.lower())), 'unknown')
+
 def open_image(
     # A path, a file or its bytes, a PIL image, an array or tensor: (h, w), (h, w, colours), (colours, h, w); uint8, a tensor also 0 to 1
     item,
     *, max_pixels:int=MAX_PIXELS,                # Largest number of pixels of a picture
     draft:tuple[int, int]|None=None,             # Final height and width: a large JPEG is decoded at reduced size; None decodes it fully
-)->Image.Image:                                  # 8-bit RGB, EXIF rotation applied, transparency on white
+    opening:int=OPENING_VERSION,                 # Version of the rules, for models that were trained by older ones
+)->Image.Image:                                  # 8-bit sRGB, EXIF rotation applied, transparency on white
     "Open `item` as a person would see it; raise `ImageError` with the reason if it cannot be used."
-    try: return _load_image(item, max_pixels, draft)
+    try: return _load_image(item, max_pixels, draft, opening)
     except ImageError: raise
     except Image.DecompressionBombError as e: raise ImageError(f'too large: {e}') from None
-    except UnidentifiedImageError: raise ImageError(f'not an image: its content is none of {", ".join(FORMATS)}') from None
+    except UnidentifiedImageError:
+        raise ImageError(f'not an image: its content is {_content(item)}, expected one of {", ".join(FORMATS)}') from None
     except Exception as e: raise ImageError(f'damaged or truncated: {e}') from None  # a decoder may raise anything on a damaged file
 
 # %% ../../nbs/catalog/05_images.ipynb #9fd03b52
@@ -183,15 +244,22 @@ def hash_images(
 # %% ../../nbs/catalog/05_images.ipynb #adc6ae50
 METHODS = choices('method')
 
+def _thick(im:Image.Image, w:int, h:int)->Image.Image:
+    "`im`, no thinner than a pixel when it is scaled to fit into `w`×`h`."
+    if round(im.height/im.width*w) < 1: return im.resize((w, 1), Image.Resampling.BILINEAR)
+    if round(im.width/im.height*h) < 1: return im.resize((1, h), Image.Resampling.BILINEAR)
+    return im
+
 def fit_image(
     im:Image.Image,               # RGB picture
     size:tuple[int, int],         # Height and width, px
     method:str=RunConfig.method,  # 'squish' changes the aspect ratio, 'crop' cuts the longer side, 'pad' adds white
+    opening:int=OPENING_VERSION,  # As in `open_image`
 )->Image.Image:
     "`im` at exactly `size`, bilinear with antialiasing."
     h, w = size
     if method == 'crop': return ImageOps.fit(im, (w, h), Image.Resampling.BILINEAR)
-    if method == 'pad':  return ImageOps.pad(im, (w, h), Image.Resampling.BILINEAR, color='white')
+    if method == 'pad':  return ImageOps.pad(_thick(im, w, h) if opening > 1 else im, (w, h), Image.Resampling.BILINEAR, color='white')
     if method == 'squish': return im.resize((w, h), Image.Resampling.BILINEAR)
     raise CatalogError(f'resize method {method!r} is unknown; choose one of {", ".join(METHODS)}')
 
@@ -220,14 +288,13 @@ class Prep(Record):
     opening:int = field(default=OPENING_VERSION, repr=False)   # Version of the code that opens pictures
 
     def __post_init__(self):
-        if self.opening != OPENING_VERSION:
+        if not 1 <= self.opening <= OPENING_VERSION:
             raise CatalogError(f'the model was trained on pictures opened with version {self.opening} of the rules, '
-                               f'this version of catalog_tagger has version {OPENING_VERSION}; '
-                               'install the one it was made with')
+                               f'this version of catalog_tagger has 1 to {OPENING_VERSION}; install the one it was made with')
 
     def picture(self, item)->Image.Image:
         "`item` opened and resized, before normalisation."
-        return fit_image(open_image(item, draft=self.size), self.size, self.method)
+        return fit_image(open_image(item, draft=self.size, opening=self.opening), self.size, self.method, self.opening)
 
     def __call__(self, item)->np.ndarray:
         "`item` as float32 (3, height, width), normalised."

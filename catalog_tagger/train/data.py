@@ -34,10 +34,11 @@ class CatalogImage(PILImage):
         return cls(open_named(fn, partial(open_image, **kwargs)))
 
 class OpenImage(Transform):
-    "Open a picture, a large JPEG no larger than its fold needs; `train` and `valid` are sizes (height, width), None for all of it."
+    "Open a picture as `prep` has it, a large JPEG no larger than its fold needs; `train` is a size (height, width), None for all of it."
     input_types = Path, str, Tensor, ndarray, bytes, Image.Image
-    def __init__(self, train:tuple[int, int]|None, valid:tuple[int, int]): store_attr()
-    def __call__(self, x, split_idx=None, **kwargs): return CatalogImage.create(x, draft=self.train if split_idx == 0 else self.valid)
+    def __init__(self, train:tuple[int, int]|None, prep:Prep): store_attr()
+    def __call__(self, x, split_idx=None, **kwargs): return CatalogImage.create(x, draft=self.train if split_idx == 0 else self.prep.size,
+                                                                            opening=self.prep.opening)
 
 # %% ../../nbs/train/04_data.ipynb #a29db80a
 class FitImage(Transform):
@@ -45,7 +46,7 @@ class FitImage(Transform):
     order,split_idx = 1,1
     def __init__(self, prep:Prep): self.prep = prep
     def __call__(self, x, split_idx=None, **kwargs): return x if split_idx == 0 else super().__call__(x, split_idx=1, **kwargs)
-    def encodes(self, x:PILImage): return type(x)(fit_image(x, self.prep.size, self.prep.method))
+    def encodes(self, x:PILImage): return type(x)(fit_image(x, self.prep.size, self.prep.method, self.prep.opening))
 
 # %% ../../nbs/train/04_data.ipynb #de840d53
 def train_tfms(
@@ -94,7 +95,7 @@ def picture_block(
     train:tuple[int, int]=None,    # Height and width that training needs of a picture, px; None for all of it
 )->TransformBlock:
     "Pictures as `prep` brings them to the model, but that those for training keep their size: a crop of yours comes first."
-    return TransformBlock(OpenImage(train, prep.size), FitImage(prep), [IntToFloatTensor, Normalize.from_stats(prep.mean, prep.std)])
+    return TransformBlock(OpenImage(train, prep), FitImage(prep), [IntToFloatTensor, Normalize.from_stats(prep.mean, prep.std)])
 
 def label_block(space:LabelSpace)->TransformBlock:
     "Targets for `space`: one class of a fixed vocabulary, or one-hot over it."

@@ -44,7 +44,7 @@ def drop_rare(
     return keep.reset_index(drop=True), rejected_table(out)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #88edf2b5
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff')
+SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif')
 
 def _picture_path(root:Path, name)->tuple[str, str|None]:
     "`inside_or_reason` for the `name` of a picture in a table: a path relative to `root`, or a file name or an id in its folder `images`."
