@@ -3,13 +3,15 @@ PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python
 PY := .venv/bin/python
 NEWEST := .venv-newest/bin/python
 
-.PHONY: help venv optional demo test test-newest notebooks tutorials docs clean
+.PHONY: help venv optional demo test test-fast test-newest notebook notebooks tutorials docs clean
 
 help:
 	@echo 'make demo       install into .venv, then train and tag the demo catalog into demo_run/'
 	@echo 'make test       install into .venv, then run every check: notebooks, exports, README, pytest'
+	@echo 'make test-fast  run what a change since main touches: its pages, then tests by their imports, the nearest first; under two minutes'
 	@echo 'make test-newest   the tests with the newest release of every package, in .venv-newest; those that need nbdev are skipped'
 	@echo 'make optional   install what a few tests need besides: Ray, pyarrow, a vector database; without it they are skipped'
+	@echo 'make notebook NB=catalog/08_split  run one page, store its outputs and say what changed; then make notebooks'
 	@echo 'make notebooks  clean the notebooks, export the modules, write README.md'
 	@echo 'make tutorials  run the tutorials at full size and store their outputs; on real data where CATALOG_TAGGER_DATA names it'
 	@echo 'make docs       build the documentation site into _docs/'
@@ -37,6 +39,13 @@ demo: venv
 
 test: venv
 	@$(PY) scripts/check.py
+
+test-fast: notebooks
+	@$(PY) scripts/fast.py
+
+notebook: notebooks   # before too, for a page may read the module that it exports
+	@$(PY) scripts/notebook.py $(NB)
+	@$(MAKE) --no-print-directory notebooks
 
 # eager: without it pip leaves what is there already and new enough
 test-newest:

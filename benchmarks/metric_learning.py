@@ -75,7 +75,7 @@ class Bench:
 
     def add(self, name:str, vectors:np.ndarray, seconds:float=None):
         "Score `vectors` as `name`, print the row, keep both."
-        rows = {n: query_scores(vectors, y, self.queries, self.answers, relevant=self.df['articleType'], group=self.df['group'])
+        rows = {n: query_scores(vectors, y, self.queries, self.answers, relevant=self.df['articleType'], unit=self.df['unit'])
                 for n, y in self.labels.items()}
         self.scores[name] = dict(ndcg=rows[3]['score']['nDCG@10'], five=rows[5]['score']['nDCG@10'],
                                  precision=rows[3]['score']['precision@10'])

@@ -4,7 +4,7 @@
 
 The pictures are those of RUN's catalog in its three folds, as `prepare_catalog` gives them; each picture of test asks,
 those of train and valid answer. nDCG counts in how many of COLUMN (five by default) query and answer agree, precision
-and mAP an answer of the same article type. A query's own group (copies of it) is no answer; the split keeps groups
+and mAP an answer of the same article type. A query's own unit (its product, copies of it) is no answer; the split keeps units
 whole, so none of it is among them anyway. Random order is the floor. EfficientNet-Lite0 with its pretrained weights at
 RUN's size and RUN's tagger are embedded at several layers, each also with whitened principal components that were
 fitted on the answers. Vectors of other methods come as `.npy`, a row for each row of `prepare_catalog`'s table; they
@@ -48,7 +48,7 @@ def ways(run:Path, df:pd.DataFrame, size, keep:Path, more:list[str], dims:int):
 
 def row_of(v:np.ndarray, Y:np.ndarray, df:pd.DataFrame, k:int)->tuple[dict, dict]:
     "The scores of one way and of random order, with the bootstrap interval of nDCG, and nDCG with the rarer values weighing more."
-    test = (df['split'] == 'test').to_numpy(); kw = dict(queries=test, answers=~test, relevant=df['articleType'], group=df['group'], k=k)
+    test = (df['split'] == 'test').to_numpy(); kw = dict(queries=test, answers=~test, relevant=df['articleType'], unit=df['unit'], k=k)
     plain = query_scores(v, Y, **kw)
     rare = query_scores(v, Y, weights=rarity(Y[~test]), **kw)[[('score', f'nDCG@{k}'), ('random', f'nDCG@{k}')]].mean()
     low, high = bootstrap_interval(plain['score'][f'nDCG@{k}'])

@@ -5,10 +5,12 @@ from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
 
-root = Path(__file__).resolve().parents[1]
+from notebook import Shell, in_tests, largest, read_nb, root, stale
+
 written = ('all.py', '*.css', '*.js')          # What no notebook exports: one module, style sheets and scripts
 packages = ('core', 'catalog', 'train', 'serve', 'search', 'runs', 'report', 'apps')   # In the order of their imports
 longest = 140                                  # Characters of a line of code
+longest_run = 10                               # Seconds of the processor that a page takes whose outputs are compared
 no_text = {'image/png', 'image/jpeg'}          # Outputs in which a path would be chance
 late_export = re.compile(r'^(?!\s*#\s*\|)[^\S\n]*\S(?:.*\n)+?#\s*\|\s*export', re.M)    # There nbdev overlooks it
 counts = Counter(passed=0, failed=0)
@@ -100,11 +102,13 @@ def lines(tmp):
     tell(not faults, 'lines', '\n'.join(faults))
 
 def imported(path):
-    "Modules that the module at `path` imports, at its top or in a function."
+    "What the module at `path` imports, by its full name, at its top or in a function."
     here = path.relative_to(root).parts[:-1]
     for o in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(o, ast.Import): yield from (a.name for a in o.names)
-        if isinstance(o, ast.ImportFrom): yield '.'.join((*here[:len(here) + 1 - o.level], o.module or '')) if o.level else o.module
+        if isinstance(o, ast.ImportFrom):
+            parts = [*here[:len(here) + 1 - o.level], o.module] if o.level else [o.module]
+            yield from ('.'.join(filter(None, [*parts, a.name])) for a in o.names)
 
 def imports(tmp):
     "A package imports only those to its left; `testing` may import all of them, and only `apps` imports it."
@@ -122,6 +126,7 @@ def clean(tmp):
     for f,p in nb_files().items():
         try: faults += [f'nbs/{f} {o}' for o in cell_faults(json.loads(p.read_text(encoding='utf-8')), path_re)]
         except (ValueError, KeyError) as e: faults.append(f'nbs/{f} is no notebook: {e!r}')
+        if (n := p.stat().st_size) > largest: faults.append(f'nbs/{f} has {n:,} bytes, more than {largest:,}: draw less')
     rc, out = run('-c', 'from nbdev.clean import nbdev_clean; nbdev_clean()', cwd=copy(tmp))
     if rc: faults.append(tail(out))
     faults += [f'{o} from what nbdev_clean writes' for o in compare(tmp/'nbs', root/'nbs', 'nbs', '*.ipynb')]
@@ -140,28 +145,37 @@ def readme(tmp):
     tell(not rc, 'readme', tail(out))
 
 def timed(fn, **kwargs):
-    "nbdev's `test_nb`, writing down which notebook ran, whether it passed and how long it took."
-    from nbdev.test import test_nb
-    ok, secs = test_nb(fn, **kwargs)
-    with open(os.environ['CHECK_LOG'], 'a', encoding='utf-8') as f: f.write(json.dumps([str(fn), ok, secs]) + '\n')
+    """nbdev's `test_nb`, writing down which notebook ran, whether it passed, how long it took and which cells did not say what is stored:
+    None of a page that takes long, for much is trained there, and of a tutorial, which stores its full run."""
+    import nbdev.test
+    nbdev.test.CaptureShell, start = Shell, time.process_time()
+    ok, secs = nbdev.test.test_nb(fn, **kwargs)
+    compared = ok and time.process_time() - start < longest_run and fn.parent.name != 'tutorials'
+    differs = [*stale(read_nb(fn), Shell.nb)] if compared else None
+    with open(os.environ['CHECK_LOG'], 'a', encoding='utf-8') as f: f.write(json.dumps([str(fn), ok, secs, differs]) + '\n')
     return ok, secs
 
-def nbdev_test():
+def nbdev_test(paths):
     "nbdev's own command with `timed` in its workers: it tells neither times when one fails nor what it left out."
     import nbdev.test as t
-    parallel = t.parallel
+    parallel, t.nbglob = t.parallel, lambda *args, **kwargs: list(map(Path, paths))
     t.parallel = lambda f, *args, **kwargs: parallel(timed, *args, **kwargs)
     t.nbdev_test(n_workers=2)
 
-def notebooks(tmp):
-    found, log = nb_files(), tmp/'log'
-    log.touch()
-    rc, out = run('-c', 'import sys; sys.path.append("scripts"); import check; check.nbdev_test()', CHECK_LOG=str(log), OMP_NUM_THREADS='1',
-                  CATALOG_TAGGER_DATA='')   # tutorials run on the drawn catalog
-    done = {fn: (ok, secs) for fn,ok,secs in map(json.loads, log.read_text(encoding='utf-8').splitlines())}
-    res = {f: done.get(str(p), (False, 0)) for f,p in found.items()}
-    for f,(ok,secs) in res.items(): tell(ok and secs, f'nbs/{f}', f'{secs:.1f} s' if secs else 'was left out, or its process died')
-    if rc and all(ok for ok,_ in res.values()): tell(False, 'nbdev_test', f'ends with code {rc}')
+def notebooks(tmp, pages=None):
+    "Run all pages, or those named by their path in the repository."
+    found, log = {f: p for f,p in nb_files().items() if not pages or f'nbs/{f}' in pages}, tmp/'log'
+    log.write_text('')
+    rc, out = run('-c', 'import sys; sys.path.insert(0, "scripts"); import check; check.nbdev_test(sys.argv[1:])', *found.values(),
+                  CHECK_LOG=str(log), **in_tests)
+    done = {fn: res for fn,*res in map(json.loads, log.read_text(encoding='utf-8').splitlines())}
+    res = {f: done.get(str(p), (False, 0, None)) for f,p in found.items()}
+    for f,(ok,secs,differs) in res.items():
+        why = [f'{secs:.1f} s' if secs else 'was left out, or its process died']
+        if ok and differs is None: why[0] += ', outputs not compared'
+        if differs: why.append(f'its outputs are not current: make notebook NB={f[:-6]}')
+        tell(ok and secs and not differs, f'nbs/{f}', '\n'.join(why + [f'{id}: {old} → {new}' for id,old,new in differs or []]))
+    if rc and all(ok for ok,*_ in res.values()): tell(False, 'nbdev_test', f'ends with code {rc}')
     if rc: print(tail(out, 100), flush=True)
 
 def pytest(tmp):

@@ -142,10 +142,10 @@ def outputs(cell, f, out):
     "What a cell has shown: figures as files, tables as they are, all else as text."
     for i, o in enumerate(cell['outputs']):
         data = o.get('data', {})
-        if 'image/png' in data:
-            png = out/'figures'/f'{f[:-6].replace("/", "_")}_{cell["id"]}_{i}.png'
-            png.parent.mkdir(exist_ok=True); png.write_bytes(base64.b64decode(text(data['image/png'])))
-            link = os.path.relpath(png, (out/f).parent)
+        if kind := next((k for k in data if k.startswith('image/')), None):
+            figure = out/'figures'/f'{f[:-6].replace("/", "_")}_{cell["id"]}_{i}.{kind[6:]}'
+            figure.parent.mkdir(exist_ok=True); figure.write_bytes(base64.b64decode(text(data[kind])))
+            link = os.path.relpath(figure, (out/f).parent)
             yield f'<div class="output" markdown>![What the code above shows]({link}){{ loading=lazy }}</div>'
         elif 'text/html' in data:
             html = re.sub(r'<style.*?</style>|^\s*\n| border="1"', '', text(data['text/html']), flags=re.S | re.M)

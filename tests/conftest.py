@@ -1,9 +1,11 @@
 "What the tests share."
-import os, shutil
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from catalog_tagger.testing.browser import find_chromium
 
 def pytest_configure(config): config.addinivalue_line('markers', "nbdev: needs nbdev, or what else is in the developers' extra alone")
 
@@ -30,8 +32,7 @@ def own_cache(tmp_path_factory):
 def browser():
     "A headless Chromium, driven by playwright; a module each, for its event loop would be in the way of other tests' loops."
     drive = pytest.importorskip('playwright.sync_api', reason='needs playwright: pip install playwright').sync_playwright
-    path = os.environ.get('CHROMIUM') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-    if not path: pytest.skip('needs Chromium: install the package chromium, or set CHROMIUM to the path of one')
+    if (path := find_chromium()) is None: pytest.skip('needs Chromium: install the package chromium, or set CHROMIUM to the path of one')
     with drive() as p:
         browser = p.chromium.launch(executable_path=path, args=['--no-sandbox'])   # its sandbox refuses to start for root, as in containers
         yield browser

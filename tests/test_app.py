@@ -1,12 +1,10 @@
 "The web page: what it answers, what it refuses, and a person at it in a browser."
 import csv, http.client, json, os, re, signal, socket, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO, StringIO
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 
 import pandas as pd, pytest
@@ -14,8 +12,9 @@ from PIL import Image
 
 pytest.importorskip('fasthtml', reason='needs FastHTML: pip install "catalog_tagger[app]"')
 from starlette.testclient import TestClient
-from catalog_tagger.apps.web import MOST_BYTES, make_app
+from catalog_tagger.apps.web import _address, _by_group, _flag, make_app
 from catalog_tagger.apps.cli import main
+from catalog_tagger.testing.browser import serving
 from catalog_tagger.testing.demo import demo_styles
 from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.serve.modes import MODES, Mode, all_tags, f1_cut
@@ -87,6 +86,20 @@ def test_modes_are_those_of_the_model(tagger, pictures, monkeypatch):
     assert sorted(tags_of(web.post('/tag?mode=careful', content=pictures[0].read_bytes()))) == sorted(
         rounded(replace(tagger, decision=new).predict(pictures[0], mode='careful')))
 
+def test_tags_by_group():
+    space = LabelSpace(['Tops', 'Red', 'new'], {'articleType': ['Tops'], 'baseColour': ['Red']}, {}, {})
+    tags = [('Tops', .9), ('unsure:baseColour', .2), ('new', .6)]
+    assert _by_group(tags, space) == {'articleType': tags[:1], 'baseColour': tags[1:2], '': tags[2:]}
+
+@pytest.mark.parametrize('review, says', [
+    (None, ('fine', 'Can be published without review.')),
+    (dict(outside=False, ask='Tops', score=.52, instead='Tshirts'),
+     ('look', 'Needs review, first Tops: its score is 0.52, the next best label is Tshirts.')),
+    (dict(outside=False, ask='', score=0., instead=''), ('look', 'Needs review: there is no answer.')),
+    (dict(outside=True, ask='Tops', score=.9, instead=''),
+     ('outside', 'Out of distribution, unlike the training pictures: check every tag.'))])
+def test_what_a_person_should_do(review, says): assert _flag(review) == says
+
 def test_what_cannot_be_used_is_told(web, pictures):
     photo = pictures[0].read_bytes(); big = BytesIO(); Image.new('1', (9000, 9000)).save(big, 'PNG')
     for path, content, says in [('/tag', b'%PDF-1.7', 'not an image'), ('/tag', b'', 'empty file'),
@@ -115,6 +128,7 @@ def test_heat(tagger, pictures):
 # What it refuses
 
 @pytest.mark.parametrize('headers, status', [(dict(host='evil.example'), 400), (dict(host='127.0.0.1.evil.example'), 400),
+    (dict(host=''), 400), (dict(host='[x'), 400),
     (dict(host='localhost:80'), 200), (dict(host='[::1]:80'), 200), (dict(host='192.168.1.7'), 200),
     (dict(origin='http://127.0.0.1'), 200), (dict(origin='http://evil.example'), 403), (dict(origin='null'), 403),
     (dict(origin='http://127.0.0.1:9999'), 403)])
@@ -196,6 +210,8 @@ def test_cells_are_no_formulas(web):
 
 # The command
 
+def test_an_address_of_ip_6_has_brackets(): assert [_address('::1', 80), _address('127.0.0.1', 80)] == ['[::1]:80', '127.0.0.1:80']
+
 def start(place, *argv):
     "The command in a process of its own, and the address that it printed."
     p = subprocess.Popen([sys.executable, '-m', 'catalog_tagger.apps.cli', 'app', 'run', '--port', '0', *argv], cwd=place, text=True,
@@ -236,16 +252,6 @@ def test_a_wrong_call_is_one_line(place, argv, says, capsys, monkeypatch):
     err = capsys.readouterr().err; assert says in err and err.count('\n') == 1
 
 # A person at it
-
-@contextmanager
-def serving(app):
-    "Address of `app`, served in a thread."
-    import uvicorn
-    with socket.create_server(('127.0.0.1', 0)) as s:
-        server = uvicorn.Server(uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=1))
-        thread = Thread(target=server.run, args=([s],)); thread.start()
-        try: yield f'http://127.0.0.1:{s.getsockname()[1]}/'
-        finally: server.should_exit = True; thread.join()
 
 @pytest.fixture(scope='module')
 def served(tagger):

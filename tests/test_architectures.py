@@ -194,7 +194,7 @@ class Scale(Transform):
 
 @pytest.mark.parametrize('by', [255, float('nan')])
 def test_unscaled_pictures_are_told(catalog, by):
-    with pytest.raises(CatalogError, match='normalised twice, or 0 to 255'):
+    with pytest.raises(CatalogError, match='normalised twice, or values from 0 to 255'):
         check_learner(catalog_learner(make_dls(catalog, batch_tfms=[Scale(by)])))
 
 def test_a_softmax_before_cross_entropy_is_told_and_a_loss_on_probabilities_is_not(catalog, tmp_path):
@@ -202,15 +202,15 @@ def test_a_softmax_before_cross_entropy_is_told_and_a_loss_on_probabilities_is_n
     class Squash(nn.Module):
         def forward(self, x): return x.softmax(1)
     head = nn.Sequential(*create_head(1280, n), Squash())
-    with pytest.raises(CatalogError, match='a sigmoid or softmax stands'): check_learner(make_learner(one, custom_head=head))
+    with pytest.raises(CatalogError, match='there is a sigmoid or softmax at the end'): check_learner(make_learner(one, custom_head=head))
     n = len(catalog[1].vocab)
     check_learner(make_learner(catalog, custom_head=nn.Sequential(*create_head(1280, n), nn.Sigmoid()), loss_func=BCELossFlat()))
 
 @pytest.mark.parametrize('loss, why', [
-    (lambda p, y: (p*0).sum(), 'is 0 before anything was learned'),
-    (lambda p, y: (p*float('nan')).sum(), 'is nan before anything was learned'),
-    (lambda p, y: p.detach().square().mean(), 'does not fall on one batch'),
-    (lambda p, y: (p - p).sum() + 3, 'does not fall on one batch'),
+    (lambda p, y: (p*0).sum(), 'is 0 before training'),
+    (lambda p, y: (p*float('nan')).sum(), 'is nan before training'),
+    (lambda p, y: p.detach().square().mean(), 'does not decrease on one batch'),
+    (lambda p, y: (p - p).sum() + 3, 'does not decrease on one batch'),
 ])
 def test_a_loss_that_teaches_nothing_is_told(catalog, loss, why):
     with pytest.raises(CatalogError, match=why): check_learner(make_learner(catalog, loss_func=loss))

@@ -204,6 +204,12 @@ def test_names_that_csv_must_quote(predictor, tmp_path):
     assert tag_many(predictor, pd.DataFrame({'image': [os.fsdecode(b'\xff.png'), None, 7]}),
                     tmp_path/'t.csv')[1]['reason'].tolist() == ['missing: no such file']*3
 
+def test_the_rows_of_a_part_are_read_back(tmp_path):
+    rows = [('a,"b".jpg', 1, 'NA', .1 + .2, None), ('new\nline.jpg', None, None, None, 'empty file')]
+    (tmp_path/'part.csv').write_bytes(many._pack_rows([[rows]])[many._TAGS])
+    back = many._read_part_rows(tmp_path/'part.csv')
+    assert back['image'].tolist() == [o[0] for o in rows] and (back['tag'][0], back['score'][0]) == ('NA', .1 + .2)
+
 def test_csv_and_parquet_alike(shop, predictor, tmp_path):
     pytest.importorskip('pyarrow', reason='Parquet needs pyarrow')
     for f in ('t.csv', 't.parquet'): tag_many(predictor, shop, tmp_path/f, **HOW)
@@ -218,8 +224,8 @@ def test_parquet_without_pyarrow(shop, predictor, tmp_path, monkeypatch):
         tag_many(predictor, shop, tmp_path/'t.parquet')
 
 @pytest.mark.parametrize('name, content, says', [
-    ('t.csv', 'id,price\n1,2\n', 'no table of tags'), ('t.csv', '\0\xff junk', 'no table of tags'),
-    ('t.parquet', 'junk', 'no table of tags'),
+    ('t.csv', 'id,price\n1,2\n', 'not a table of tags'), ('t.csv', '\0\xff junk', 'not a table of tags'),
+    ('t.parquet', 'junk', 'not a table of tags'),
     ('t.txt', None, 'expected a file that ends in .csv or .parquet'), ('', None, 'expected a file that ends'),
     ('t.csv.parts/mine.txt', 'thesis', 'catalog_tagger did not write them')])
 def test_what_is_something_else_is_left_alone(shop, predictor, tmp_path, name, content, says):
@@ -303,11 +309,11 @@ def test_a_run_that_was_stopped_while_it_joined_has_its_queue(shop, reviewer, tm
 
 @pytest.mark.parametrize('review, says',
                          [('t.csv', 'out and review are both'), ('q.txt', "review .*q.txt': expected a file that ends in .csv"),
-                          ('prices.csv', 'is there and is no review queue')])
+                          ('prices.csv', 'exists and is not a review queue')])
 def test_a_queue_that_cannot_be_written_is_an_error_first(shop, reviewer, tmp_path, review, says):
     (tmp_path/'prices.csv').write_text('id,price\n1,2\n')
     with pytest.raises(CatalogError, match=says): tag_many(reviewer, shop, tmp_path/'t.csv', review=tmp_path/review, **HOW)
-    with pytest.raises(CatalogError, match='no thresholds to review by'):
+    with pytest.raises(CatalogError, match='no thresholds for a review'):
         tag_many(replace(reviewer, decision=None), shop, tmp_path/'t.csv', review=tmp_path/'q.csv')
     assert sorted(os.listdir(tmp_path)) == ['prices.csv'] and (tmp_path/'prices.csv').read_text() == 'id,price\n1,2\n'
 
@@ -383,7 +389,7 @@ def test_parts_of_another_version_are_not_resumed(stopped):
 def test_a_broken_model_is_told_and_mended(shop, predictor, tmp_path):
     predictor.model.register_buffer('nan', torch.tensor(float('nan'))); forward = predictor.model.forward
     predictor.model.forward = lambda x: forward(x) + predictor.model.nan
-    with pytest.raises(CatalogError, match='not finite; the model is broken'): tag_many(predictor, shop, tmp_path/'t.csv')
+    with pytest.raises(CatalogError, match='not finite; the model is damaged'): tag_many(predictor, shop, tmp_path/'t.csv')
     predictor.model.nan.zero_()
     assert tag_many(predictor, shop, tmp_path/'t.csv')[0] == 56
 

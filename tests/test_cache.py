@@ -7,6 +7,7 @@ from fastai.vision.all import SGD, PILImage, Rotate, TimmBody, Transform, create
 from PIL import Image
 
 from catalog_tagger.train.activations import *
+from catalog_tagger.train.activations import _build_rows, _read_rows
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.catalog.images import fit_image
 from catalog_tagger.train.data import catalog_dls
@@ -156,7 +157,7 @@ def test_files_are_found_again(shop, tmp_path):
 def test_a_part_that_has_learned_since_is_told(shop, tmp_path):
     learn = learner(shop, tmp_path); cached = cached_learner(learn, folder=tmp_path/'cache')
     learn.unfreeze(); learn.fit(1, 1e-3)
-    with pytest.raises(CatalogError, match='has learned since its activations were cached'): cached.fit(1)
+    with pytest.raises(CatalogError, match='was trained after its activations were cached'): cached.fit(1)
     cached_learner(learn, folder=tmp_path/'cache').fit(1)
 
 def test_other_labels_need_no_other_activations(shop, tmp_path):
@@ -196,6 +197,14 @@ def test_a_truncated_file_is_made_anew(shop, tmp_path, left):
     for f in tmp_path.glob('*.npy'): os.truncate(f, left)
     assert torch.equal(cached_learner(learn, folder=tmp_path).dls.valid.one_batch()[0], want)
 
+def test_rows_that_overflow_half_precision_are_written_in_full(tmp_path):
+    f = tmp_path/'rows.npy'
+    _build_rows(f, lambda: [torch.ones(2, 3), torch.ones(1, 3)], 3)
+    assert _read_rows(f, 3).dtype == np.float16 and _read_rows(f, 3).shape == (3, 3) and _read_rows(f, 4) is None
+    _build_rows(f, lambda: [torch.full((1, 3), 1e6)], 1)
+    assert _read_rows(f, 1).dtype == np.float32
+    with pytest.raises(CatalogError, match='weights are damaged'): _build_rows(f, lambda: [torch.full((1, 3), torch.nan)], 1)
+
 def test_a_killed_build_leaves_nothing(shop, tmp_path):
     learn = learner(shop, tmp_path)
     def stop(*args): raise KeyboardInterrupt
@@ -208,7 +217,7 @@ def test_no_room_on_the_disk(shop, tmp_path):
     learn, before = learner(shop, tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(CatalogError, match='activations cannot be written to .*; make room or give another folder'):
+        with pytest.raises(CatalogError, match='activations cannot be written to .*; free disk space or use another folder'):
             cached_learner(learn, folder=tmp_path/'cache')
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not files(tmp_path/'cache')

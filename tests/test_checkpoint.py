@@ -214,7 +214,7 @@ class TestNaN:
         with pytest.raises(DivergedError, match=r'^the loss is not finite in epoch \d of 3, step \d of train; .*: row 5$') as e:
             learn.fit(3, .01)
         assert e.value.exit_code == 3 and e.value.pictures == ('row 5',)
-        assert 'Try a rate below 0.01 or another loss, or look at the pictures whose input is not finite' in str(e.value)
+        assert 'Try a learning rate below 0.01 or another loss, or check the pictures whose input is not finite' in str(e.value)
         assert equal(weights(learn), plant.before)
         assert len(learn.history.rows) == epochs_before
         plant_at(learn, 5, 0.)
@@ -276,7 +276,7 @@ class TestKeepBest:
     def test_the_table_says_which_way_is_better(self, quiet, monkeypatch, greater):
         "And not a word in the name."
         def lossless(pred, targ): return (pred.argmax(1) == targ).float().mean()
-        with pytest.raises(CatalogError, match="whether more or less of 'lossless' is better is not known"):
+        with pytest.raises(CatalogError, match="it is not known whether higher or lower 'lossless' is better"):
             learn = seeded(KeepBest('lossless')); learn.metrics = [lossless]; learn.fit(1)
         monkeypatch.setitem(METRICS, 'lossless', Metric('share that is right', greater_is_better=greater))
         keep = KeepBest('lossless'); learn = seeded(keep); learn.metrics = [lossless]; learn.fit(4, .1)
@@ -350,7 +350,7 @@ class TestFaults:
             if count[0] == 2: raise KeyboardInterrupt
         with monkeypatch.context() as m:
             m.setattr(checkpoint, 'save_file', stop)
-            with pytest.raises(KeyboardInterrupt, match='go on with resume'): stage(tmp_path)
+            with pytest.raises(KeyboardInterrupt, match='continue with resume'): stage(tmp_path)
         assert [o.name for o in tmp_path.iterdir()] == ['a.safetensors'] and read_state(tmp_path/'a.safetensors')['start'] == 1
 
     def test_every_second_epoch(self, quiet, tmp_path):
@@ -371,7 +371,7 @@ class TestFaults:
         assert equal(weights(stage(tmp_path/'a', opt_func=adamw)), whole)
 
     def test_optimisers_with_weights_of_their_own(self, quiet, tmp_path):
-        with pytest.raises(CatalogError, match='^Lookahead keeps weights of its own'): stage(tmp_path, opt_func=ranger)
+        with pytest.raises(CatalogError, match='^Lookahead has its own copy of the weights'): stage(tmp_path, opt_func=ranger)
 
 class TestForeign:
     @pytest.fixture()
@@ -399,7 +399,7 @@ class TestForeign:
         save_file(dict(w=torch.ones(1)), file, dict(format='catalog_tagger checkpoint 1', state=state)); self.fails(file, str(file))
 
     def test_other_safetensors(self, file):
-        save_file(dict(w=torch.ones(1)), file); self.fails(file, 'is no checkpoint of this version')
+        save_file(dict(w=torch.ones(1)), file); self.fails(file, 'is not a checkpoint of this version')
 
     def test_other_config(self, file): self.fails(file, 'size was 64 and is 128', config=dict(size=128))
 

@@ -91,8 +91,10 @@ def test_a_wrong_choice_is_refused_at_once(option, value, capsys):
 def test_a_preset_and_what_wins_over_it(capsys):
     from catalog_tagger.apps.cli import _config, main, make_parser
     from catalog_tagger.core.config import PRESETS
-    args = vars(make_parser().parse_args(['train', 'shop', '--out', 'r', '--preset', 'study5', '--min-scale', '0.7'])); args.pop('func')
+    line = 'train shop --out r --preset study5 --min-scale 0.7 --label-columns articleType baseColour --size 96'
+    args = vars(make_parser().parse_args(line.split())); args.pop('func')
     cfg = _config(args.pop('source'), args.pop('out'), args)
+    assert (cfg.label_columns, cfg.size) == (('articleType', 'baseColour'), 96)
     assert cfg.max_rotate == PRESETS['study5']['max_rotate'] and cfg.min_scale == .7 and cfg.flip == .5
     assert main(['train', 'shop', '--out', 'r', '--preset', 'study6']) == 2
     assert "preset 'study6' is unknown; choose one of study5" in capsys.readouterr().err

@@ -164,6 +164,12 @@ def test_thresholds_against_all_cuts():
     assert f1_score(targs, p >= table['macro_f1'][0],
                     average='macro') >= max(f1_score(targs, p >= u, average='macro') for u in (.2, .3, .4, .5, .6))
 
+def test_the_prior_draws_each_tag_to_the_common_fit():
+    p, targs = draw_shop(1200, 0); hot = warp(p, 2, -.5)
+    own, common = (fit_calibration(hot, targs, space, prior=o) for o in (0, 1e9))
+    np.testing.assert_allclose([own.slope[8:], own.shift[8:]], [[.5]*2, [.25]*2], atol=.15)
+    np.testing.assert_allclose([common.slope, common.shift], [common.slope[:1]*10, common.shift[:1]*10], atol=1e-3)
+
 def test_shrinkage_formula_and_absent_tags():
     p, targs = draw_shop(150, 0); targs[:, 9] = 0
     own, common = fit_thresholds(p, targs, space, prior=0), fit_thresholds(p, targs, space, prior=1e12)
@@ -305,7 +311,7 @@ def test_hostile_json_ends_in_one_error(decision, value):
 
 def test_a_decision_for_other_labels_is_refused(decision):
     other = LabelSpace(space.vocab[:-1], space.exclusive, space.parents, {})
-    with pytest.raises(CatalogError, match='no decision for these labels'): decision_from_dict(decision.to_dict(), other)
+    with pytest.raises(CatalogError, match='this decision does not fit these labels'): decision_from_dict(decision.to_dict(), other)
     for key in decision.to_dict():
         with pytest.raises(CatalogError): decision_from_dict({k: v for k, v in decision.to_dict().items() if k != key}, space)
 

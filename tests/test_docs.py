@@ -44,7 +44,7 @@ def test_docments(site):
     assert len(names) > 8 and names <= pages['core/07_metrics.html'].ids
     text = re.sub(r'\s+', ' ', pages['catalog/readers/00_base.html'].text)
     assert 'parameter type default meaning' in re.sub(r'\s+', ' ', pages['catalog/04_read.html'].text)
-    assert 'min_count int Fewest rows in which each tag must stand returns tuple[pd.DataFrame, pd.DataFrame] What is left, reset' in text
+    assert 'min_count int Smallest number of rows with a tag returns tuple[pd.DataFrame, pd.DataFrame] The remaining rows' in text
     assert {'RunConfig', 'find_preset'} <= pages['core/05_config.html'].ids
     assert 'The same seed gives the same result on one machine' in pages['core/05_config.html'].text   # a field of a dataclass
     assert {'LabelSpace', 'LabelSpace.encode'} <= pages['catalog/11_labels.html'].ids                      # a patched method

@@ -113,13 +113,21 @@ def dls_of(shop, **kwargs): return catalog_dls(*shop, PREP, bs=12, **kwargs)
 
 WRONG = {
     'loss class': (lambda o: catalog_learner(dls_of(o), ARCH, weights=None, loss_func=nn.BCEWithLogitsLoss),
-                   r'loss_func=BCEWithLogitsLoss is a class; give an object of it, BCEWithLogitsLoss\('),
+                   r'loss_func=BCEWithLogitsLoss is a class; pass an instance, BCEWithLogitsLoss\('),
     'head class': (lambda o: catalog_learner(dls_of(o), ARCH, weights=None, custom_head=nn.Flatten), 'custom_head=Flatten is a class'),
     'body class': (lambda o: catalog_learner(dls_of(o), nn.Flatten, weights=None), 'arch=Flatten is a class'),
-    'loaders of torch': (lambda o: catalog_learner(torch.utils.data.DataLoader([1]), ARCH), 'DataLoader holds no DataLoader of fastai'),
+    'metric class': (lambda o: catalog_learner(dls_of(o), ARCH, weights=None, metrics=F1ScoreMulti),
+                     r'metrics=F1ScoreMulti is not a metric; pass F1ScoreMulti\('),
+    'accuracy': (lambda o: catalog_learner(dls_of(o), ARCH, weights=None, metrics=accuracy), 'accuracy is for pictures with one label'),
+    'F1Score': (lambda o: catalog_learner(dls_of(o), ARCH, weights=None, metrics=F1Score()), 'f1_score is for pictures with one label'),
+    'cache=True': (lambda o: dls_of(o, cache=True), 'cache=True, expected a folder, such as cache_folder'),
+    'text for item_tfms': (lambda o: dls_of(o, item_tfms='flip'), "item_tfms='flip' is not a transform or a function"),
+    'number for size': (lambda o: replace(PREP, size=32), 'size=32, expected .height, width.'),
+    'list for space': (lambda o: catalog_learner(dls_of(o), ARCH, weights=None, space=['a']), 'space is a list, expected a LabelSpace'),
+    'loaders of torch': (lambda o: catalog_learner(torch.utils.data.DataLoader([1]), ARCH), 'DataLoader contains no DataLoader of fastai'),
     'size for prep': (lambda o: catalog_dls(*o, 224), r'prep=224, expected a Prep, such as arch_prep\(arch, 224\)'),
-    'name for get_x': (lambda o: dls_of(o, get_x='image'), r"get_x='image' is no function of a row; give ColReader\('image'\)"),
-    'name for get_y': (lambda o: dls_of(o, get_y='labels'), r"get_y='labels' is no function of a row; give ColReader\('labels'\)")}
+    'name for get_x': (lambda o: dls_of(o, get_x='image'), r"get_x='image' is not a function of a row; use ColReader\('image'\)"),
+    'name for get_y': (lambda o: dls_of(o, get_y='labels'), r"get_y='labels' is not a function of a row; use ColReader\('labels'\)")}
 
 @pytest.mark.parametrize('name', WRONG)
 def test_given_in_the_wrong_form(shop, name):
@@ -132,7 +140,7 @@ ASKED = {
     'bs': (lambda t, p: t.predict(p, bs=0), 'bs=0, expected 1 or more'),
     'min_score': (lambda t, p: t.predict(p, min_score=.3), 'min_score=0.3 is for a tagger without thresholds; .*mode=.balanced. or'),
     'metrics': (lambda t, p: save_bundle(t, 'unmade', metrics={'recall@3': .9}), "metrics.'recall@3'. is 0.9, expected a dict such as"),
-    'facts': (lambda t, p: save_bundle(t, 'unmade', facts={'at': Path('a')}), 'facts and metrics are plain JSON: Object of type PosixPath')}
+    'facts': (lambda t, p: save_bundle(t, 'unmade', facts={'at': Path('a')}), 'metrics must be plain JSON: Object of type PosixPath')}
 
 @pytest.fixture(scope='module')
 def tagger(shop, tmp_path_factory):
@@ -177,14 +185,14 @@ def test_metrics_that_take_a_sigmoid(shop, tmp_path, metric):
         warnings.simplefilter('ignore'); learn = tiny_learner(shop, tmp_path, metrics=metric)
         try: quiet(learn, learn.validate)
         except ValueError as e: assert 'class' in str(e)   # ROC of a label that valid lacks
-    with pytest.raises(CatalogError, match="takes a sigmoid of the logits, and the loss reads them by 'grouped'"):
+    with pytest.raises(CatalogError, match="applies a sigmoid to the logits, but the loss uses 'grouped'"):
         tiny_learner(shop, tmp_path, loss_func='grouped', metrics=metric)
     learn = tiny_learner(shop, tmp_path, loss_func='grouped'); learn.metrics = metric
-    with pytest.raises(CatalogError, match='takes a sigmoid'): quiet(learn, lambda: learn.fit(1))
+    with pytest.raises(CatalogError, match='applies a sigmoid'): quiet(learn, lambda: learn.fit(1))
 
 @pytest.mark.parametrize('metric', [partial(accuracy_multi, sigmoid=False), F1ScoreMulti(sigmoid=False)])
 def test_metrics_that_take_logits_as_scores(shop, tmp_path, metric):
-    with pytest.raises(CatalogError, match="takes the logits as scores, and the loss reads them by 'sigmoid'"):
+    with pytest.raises(CatalogError, match="takes the logits as scores, but the loss uses 'sigmoid'"):
         tiny_learner(shop, tmp_path, metrics=metric)
 
 def test_a_grouped_loss_is_scored_as_it_answers(shop, tmp_path):
@@ -232,7 +240,7 @@ TAKEN = {   # Argument → value
     'splitter': lambda m: [params(m[0]), params(m[1])], 'cbs': TerminateOnNaNCallback(), 'metrics': accuracy_multi, 'path': 'here',
     'model_dir': 'kept', 'wd': .1, 'wd_bn_bias': True, 'train_bn': True, 'moms': (.9, .8, .9), 'custom_head': head}
 REFUSED = {
-    'normalize': 'Prep has the statistics', 'n_out': 'the label space says', 'cut': 'give a body as arch=', 'ps': 'give dropout=',
+    'normalize': 'Prep has mean and std', 'n_out': 'the label space defines', 'cut': 'pass a body as arch=', 'ps': 'use dropout=',
     'n_in': 'pictures have three channels',
     **{o: 'custom_head=create_head'
        for o in ('init', 'concat_pool', 'pool', 'lin_ftrs', 'first_bn', 'bn_final', 'lin_first', 'y_range')}}
@@ -253,7 +261,7 @@ def test_taken_as_fastai_takes_it(shop, name):
 
 @pytest.mark.parametrize('name', REFUSED)
 def test_refused_with_what_to_do_instead(shop, name):
-    with pytest.raises(CatalogError, match=f'catalog_learner takes no {name}: .*{REFUSED[name]}'):
+    with pytest.raises(CatalogError, match=f'catalog_learner has no argument {name}: .*{REFUSED[name]}'):
         catalog_learner(catalog_dls(*shop, PREP), ARCH, weights=None, **{name: 1})
 
 def test_nothing_in_the_signature_is_refused():
@@ -291,7 +299,7 @@ def test_a_cached_learner(learn, tmp_path):
     for f in (cached.tta, lambda: cached.predict('a.jpg'), cached.show_results, cached.export,
               lambda: Interpretation.from_learner(cached).plot_top_losses(2)):
         with pytest.raises(CatalogError, match='facts.joined'): quiet(cached, f)
-    assert Tagger.from_learner(cached).model is learn.model
+    for a, b in zip(Tagger.from_learner(cached).model.parameters(), learn.model.parameters()): assert torch.equal(a, b) and a is not b
 
 # What objects say of themselves
 

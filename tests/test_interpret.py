@@ -7,6 +7,7 @@ from torch import nn
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.catalog.images import Prep
 from catalog_tagger.report.interpret import *
+from catalog_tagger.report.interpret import _most_confused
 from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.core.metrics import group_accuracy
 from catalog_tagger.train.backbones import arch_prep, create_net, cut_body, find_arch
@@ -92,6 +93,9 @@ def test_labels_of_different_groups_never_stand_for_each_other():
         want = [im for im, o, s in zip(df['image'], df['labels'], scores) if row.true in o and s[a] <= .5 and row.predicted not in o
                 and s[b] > .5 and (not known or known & set(o))]
         assert row.images == want and row.n == len(want)
+
+def test_the_most_confused_labels_keep_their_order():
+    assert _most_confused(pd.DataFrame([[5, 0, 0], [0, 0, 2], [1, 0, 9]]), 2) == [1, 2]
 
 def test_most_confused_pairs_are_counted_and_their_surest_picture_comes_first():
     df, scores = catalog(); got = confused_pairs(df, scores, SPACE, k=None)

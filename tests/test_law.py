@@ -3,9 +3,9 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np, pytest, torch
+import numpy as np, pytest, torch, torch.nn.functional as F
 from fastai.callback.mixup import CutMix, MixUp
-from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, ColReader, CrossEntropyLossFlat, DataBlock, FocalLoss,
+from fastai.vision.all import (BCEWithLogitsLossFlat, Callback, ColReader, CrossEntropyLossFlat, DataBlock, FocalLoss, MSELossFlat,
                                ImageDataLoaders, IndexSplitter, MultiCategoryBlock, Normalize, PILImage,
                                RandomResizedCrop, Resize, ResizeMethod, RocAucMulti,
                                Saturation, TensorImage, ToTensor,
@@ -104,6 +104,53 @@ def test_a_loss_on_probabilities(shop):
     learn = learned(catalog_dls(df, space, PREP, bs=12), custom_head=head, loss_func=BCELossFlat())
     assert_law(learn); assert Tagger.from_learner(learn).activation == 'identity'
 
+@pytest.mark.parametrize('loss', [nn.BCELoss(), F.binary_cross_entropy])
+def test_losses_of_torch_on_probabilities(shop, loss):
+    "What `validate` computes is the loss of the tagger's scores."
+    df, space = shop; head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, len(space.vocab)), nn.Sigmoid())
+    learn = learned(catalog_dls(df, space, PREP, bs=12), custom_head=head, loss_func=loss)
+    assert_law(learn); scores = torch.tensor(Tagger.from_learner(learn).scores(source_pictures(learn.dls.valid_ds)))
+    with learn.no_bar(): targs, loss = learn.get_preds()[1], learn.validate()[0]
+    assert loss == pytest.approx(F.binary_cross_entropy(scores, targs).item(), rel=1e-4)
+
+def squared(pred, targ): return ((pred - targ)**2).mean()
+
+@pytest.mark.parametrize('end, loss, says', [
+    (nn.Sigmoid(), squared, 'returns values from 0 to 1, as after a sigmoid'),
+    (nn.Hardtanh(-2, 2), MSELossFlat(), 'has no activation, and the model')])
+def test_losses_that_do_not_say_how_outputs_are_scores(shop, end, loss, says):
+    df, space = shop; head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, len(space.vocab)), end)
+    learn = learned(catalog_dls(df, space, PREP, bs=12), custom_head=head, loss_func=loss)
+    with pytest.raises(CatalogError, match=says): Tagger.from_learner(learn)
+
+def test_a_head_that_mixes_the_pictures_of_a_batch(shop):
+    df, space = shop; norm = nn.BatchNorm1d(16, track_running_stats=False)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), norm, nn.Linear(16, len(space.vocab)))
+    learn = learned(catalog_dls(df, space, PREP, bs=12)); learn.model[1] = head
+    with pytest.raises(CatalogError, match='depend on the other pictures of its batch'): Tagger.from_learner(learn)
+
+def test_a_tagger_made_in_a_callback(shop):
+    "After an epoch it is an error at once and not a lock that never opens; training is as without it."
+    class Tags(Callback):
+        def after_epoch(self): Tagger.from_learner(self.learn)
+    learn = learned(catalog_dls(*shop, PREP, bs=12))
+    with learn.no_bar(), learn.no_logging(), pytest.raises(CatalogError, match='a callback can only make a tagger after fit'):
+        learn.fit(1, cbs=Tags())
+
+def test_a_tagger_has_a_model_of_its_own(shop):
+    "Asking it leaves a training alone, and training leaves its answers."
+    learn = learned(catalog_dls(*shop, PREP, bs=12)); tagger = Tagger.from_learner(learn); before = tagger.scores(shop[0]['image'])
+    learn.model.train(); tagger.scores(shop[0]['image'][:3]); assert learn.model.training
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-1)
+    np.testing.assert_array_equal(tagger.scores(shop[0]['image']), before)
+
+def test_labels_of_lists_and_of_texts(one_label):
+    df, space = one_label
+    for get_y in (ColReader('labels'), lambda row: row['labels'][0]):
+        assert_law(learned(catalog_dls(df, space, PREP, bs=12, get_y=get_y)))
+    with pytest.raises(CatalogError, match="has the labels .*, expected one"):
+        catalog_dls(df, space, PREP, bs=12, get_y=lambda row: row['labels']*2).one_batch()
+
 # Other data under the same learner
 
 def test_progressive_resizing(shop):
@@ -120,6 +167,8 @@ def test_labels_in_another_order(shop):
         learn.validate(); learn.lr_find(num_it=20, show_plot=False)
         with pytest.raises(CatalogError, match=f'trained for .* labels, {space.vocab[0]}, .*learn.dls has .*{space.vocab[-1]}'):
             Tagger.from_learner(learn)
+        learn.fit(0)
+        with pytest.raises(CatalogError, match='trained for'): Tagger.from_learner(learn)
         learn.fit(1)
     assert_law(learn)
     learn = learned(catalog_dls(df, space, PREP, bs=12), loss_func='grouped'); learn.dls = catalog_dls(df, other, PREP, bs=12)
@@ -135,9 +184,9 @@ def test_a_cached_learner_notes_the_labels_of_the_one_it_trains(shop, tmp_path):
 
 def test_fewer_labels(shop, one_label):
     learn = learned(catalog_dls(*shop, PREP, bs=12)); learn.dls = catalog_dls(*one_label, PREP, bs=12)
-    with pytest.raises(CatalogError, match='make a learner for them, catalog_learner'): Tagger.from_learner(learn)
+    with pytest.raises(CatalogError, match='create a new learner, catalog_learner'): Tagger.from_learner(learn)
     learn.facts.labels = None
-    with pytest.raises(CatalogError, match='numbers a picture, expected one for each of'): Tagger.from_learner(learn)
+    with pytest.raises(CatalogError, match='numbers per picture, expected one for each of'): Tagger.from_learner(learn)
 
 def test_exported_and_loaded(shop, tmp_path):
     df, space = shop; learn = learned(catalog_dls(df, space, PREP, bs=12)); learn.path = tmp_path
@@ -173,7 +222,7 @@ def test_a_fitted_tagger_does_not_learn_further(shop):
 @pytest.mark.parametrize('fold', ['train', 'valid'])
 def test_a_transform_that_came_after_the_cache_is_refused(shop, tmp_path, fold):
     learn = learned(catalog_dls(*shop, PREP, bs=12, cache=tmp_path)); getattr(learn.dls, fold).after_item.add(Transform(squeezed))
-    says = 'squeezed came after the pictures were decoded into the cache'
+    says = 'squeezed was added after the pictures were decoded into the cache'
     with learn.no_bar(), learn.no_logging(), pytest.raises(CatalogError, match=says): learn.fit(1)
     if fold == 'valid':
         for f in (learn.validate, lambda: fit_tagger(learn)):
@@ -187,6 +236,13 @@ def test_get_x_beside_a_column_image(shop, tmp_path):
     learn = learned(catalog_dls(other.assign(image=range(len(df))), space, PREP, bs=12, get_x=ColReader('picture')))
     assert_law(learn)
 
+def test_get_x_of_one_row_is_found_by_fit_tagger(tmp_path):
+    df, space = tiny_catalog(tmp_path/'shop', 120, size=48); valid = df.index[df['split'] == 'valid']
+    i, = {*range(3)} - {*some_rows(len(valid))}
+    df['retouch'] = df['image']; df.loc[valid[i], 'retouch'] = df['image'][df['split'] == 'train'].iloc[0]
+    learn = learned(catalog_dls(df, space, PREP, bs=12, get_x=ColReader('retouch')))
+    with pytest.raises(CatalogError, match='get_x opens .*, a tagger opens the column image of a row'): fit_tagger(learn)
+
 @pytest.mark.parametrize('opened', [PILImage.create, lambda p: np.asarray(PILImage.create(p)), lambda p: Path(p).read_bytes()])
 def test_get_x_that_opens_pictures(shop, opened):
     df, space = shop; assert_law(learned(catalog_dls(df, space, PREP, bs=12, get_x=lambda row: opened(row['image']))))
@@ -196,7 +252,7 @@ def test_a_block_of_your_own(shop, kwargs):
     df, space = shop; dls = own_block(space, **kwargs).dataloaders(df, bs=12)
     learn = learned(dls, space=space, prep=PREP)
     assert_law(learn)
-    with pytest.raises(CatalogError, match='do not say their labels and how pictures come in: give space='): learned(dls)
+    with pytest.raises(CatalogError, match='have no labels and no preprocessing: pass space='): learned(dls)
 
 def test_fastais_own_way(shop):
     "`ImageDataLoaders` and `vision_learner`, with a `Prep` that resizes as they do."
@@ -207,8 +263,8 @@ def test_fastais_own_way(shop):
     learn = vision_learner(dls, resnet(), pretrained=False, normalize=False)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     assert_law(learn, space=space, prep=PREP)
-    with pytest.raises(CatalogError, match='do not say their labels'): Tagger.from_learner(learn)
-    with pytest.raises(CatalogError, match='reaches the model otherwise'):
+    with pytest.raises(CatalogError, match='have no labels and no preprocessing'): Tagger.from_learner(learn)
+    with pytest.raises(CatalogError, match='is not preprocessed as by'):
         Tagger.from_learner(learn, space=space, prep=replace(PREP, std=(.2,)*3))
 
 def resnet():
@@ -219,9 +275,9 @@ def resnet():
 
 @pytest.mark.parametrize('kwargs, says', [
     (dict(batch_tfms=Grey()),
-     'reaches the model otherwise than it would from Prep.*valid goes through .*Grey.*give a transform for training alone'),
-    (dict(batch_tfms=Normalize.from_stats((0, 0, 0), (1, 1, 1), cuda=False)), 'reaches the model otherwise'),
-    (dict(item_tfms=Resize(48, split_idx=1)), r'reach(es)? the model')])
+     'is not preprocessed as by Prep.*transforms of valid are .*Grey.*Set split_idx=0 on transforms for training only'),
+    (dict(batch_tfms=Normalize.from_stats((0, 0, 0), (1, 1, 1), cuda=False)), 'is not preprocessed as by'),
+    (dict(item_tfms=Resize(48, split_idx=1)), r'the model gets valid pictures of shape|is not preprocessed as by')])
 def test_what_valid_alone_goes_through(shop, kwargs, says):
     with pytest.raises(CatalogError, match=says): learned(catalog_dls(*shop, PREP, bs=12, **kwargs))
 
@@ -231,7 +287,7 @@ class Pair(nn.Module):
 
 @pytest.mark.parametrize('change, says', [
     (lambda m: m.half(), 'computes in torch.float16, a tagger in float32: call learn.model.float'), (lambda m: m.double(), 'torch.float64'),
-    (Pair, 'gives a tuple, expected a tensor of logits')])
+    (Pair, 'returns a tuple, expected a tensor of logits')])
 def test_models_that_no_tagger_takes(shop, change, says):
     learn = learned(catalog_dls(*shop, PREP, bs=12)); learn.model = change(learn.model)
     with pytest.raises(CatalogError, match=says): Predictor.from_learner(learn)
@@ -243,7 +299,7 @@ def test_another_size_in_training_is_told(shop):
 
 def test_a_loss_that_says_nothing(shop):
     learn = learned(catalog_dls(*shop, PREP, bs=12)); learn.loss_func = nn.BCEWithLogitsLoss()
-    with pytest.raises(CatalogError, match='does not say how logits become scores'): Tagger.from_learner(learn)
+    with pytest.raises(CatalogError, match='does not define how logits become scores'): Tagger.from_learner(learn)
 
 class DarkerInput(Callback):
     def before_batch(self): self.learn.xb = (self.xb[0] - 1,)
@@ -282,7 +338,7 @@ def test_what_follows_the_head_is_saved_or_refused(shop, tmp_path):
     df, space = shop; prep = arch_prep(TINY_ARCH, 32)
     def learn(): return catalog_learner(catalog_dls(df, space, prep, bs=16), TINY_ARCH, weights=None)
     third = learn(); third.model = nn.Sequential(*third.model, nn.Hardtanh(-.01, .01))
-    with pytest.raises(CatalogError, match='the model has 3 parts, a bundle holds two'): save_bundle(third, tmp_path/'b')
+    with pytest.raises(CatalogError, match='the model has 3 parts, a bundle stores two'): save_bundle(third, tmp_path/'b')
     inside = learn(); inside.model[1].append(nn.Hardtanh(-.01, .01))
     with pytest.raises(CatalogError, match='Hardtanh'): save_bundle(inside, tmp_path/'b')
     hooked = learn(); hooked.model.register_forward_hook(lambda m, i, o: o/3)
@@ -302,7 +358,7 @@ def test_one_odd_picture_of_valid_is_found_by_its_name(shop, tmp_path):
     def dls(df): return ImageDataLoaders.from_df(df, '/', fn_col='image', label_col='labels', valid_col='is_valid', bs=8,
                                                  y_block=label_block(space), item_tfms=Resize((32, 24), ResizeMethod.Squish),
                                                  batch_tfms=Normalize.from_stats(PREP.mean, PREP.std))
-    with pytest.raises(CatalogError, match=r'valid picture \S*turned.jpg reaches the model otherwise'):
+    with pytest.raises(CatalogError, match=r'valid picture \S*turned.jpg is not preprocessed as by'):
         catalog_learner(dls(df), tiny_body(), weights=None, space=space, prep=PREP)
 
 @pytest.mark.parametrize('change', ['loss', 'layer', 'part', 'data'])
@@ -313,7 +369,7 @@ def test_a_cached_learner_that_went_its_own_way_is_refused(shop, tmp_path, chang
     if change == 'layer': cached.model[-1][-1] = nn.Linear(16, len(space.vocab))
     if change == 'part': cached.model = nn.Sequential(*cached.model, nn.Hardtanh(-.01, .01))
     if change == 'data': learn.dls = catalog_dls(df, space, replace(PREP, size=(48, 40)), bs=16)
-    with pytest.raises(CatalogError, match='the cached learner and the one that it was made from .facts.joined. answer differently'):
+    with pytest.raises(CatalogError, match='the cached learner and its original .facts.joined. give different predictions'):
         Tagger.from_learner(cached)
 
 @pytest.mark.parametrize('loss', [nn.BCEWithLogitsLoss(), FocalLoss()])

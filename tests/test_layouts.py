@@ -7,13 +7,16 @@ import pandas as pd, pytest
 from catalog_tagger.core.config import RunConfig
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import SPLITS
+from catalog_tagger.testing import demo
 from catalog_tagger.testing.demo import demo_feidegger, demo_folders, demo_imaterialist, demo_onehot, demo_posts, demo_styles, demo_tags
 from catalog_tagger.apps.check import catalog_facts
 from catalog_tagger.apps.cli import _layouts, make_parser
 from catalog_tagger.catalog import readers
 from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.catalog.read import find_layout, read_catalog
+from catalog_tagger.catalog.masks import rle_share
 from catalog_tagger.catalog.readers.base import LAYOUTS, all_layouts
+from catalog_tagger.catalog.readers.imaterialist import read_garments
 
 writers = dict(styles=demo_styles, folders=demo_folders, onehot=demo_onehot, tags=demo_tags, imaterialist=demo_imaterialist,
                feidegger=demo_feidegger)
@@ -37,6 +40,13 @@ def test_untagged_posts_are_kept_apart(tmp_path):
 def test_descriptions_alone_ask_for_their_language(tmp_path):
     with pytest.raises(CatalogError, match='--words de'):
         prepare_catalog(RunConfig(str(demo_feidegger(tmp_path/'c', n=30)), str(tmp_path/'r')))
+
+def test_masks_are_those_of_the_drawn_products(tmp_path):
+    root = demo_imaterialist(tmp_path/'c', n=5, size=64)
+    garments = read_garments(root, read_catalog(root).df['ImageId'])
+    drawn = [demo._photo(42, i, 64)[1] for j in range(5) for i in demo._outfit(42, j)]
+    shares = [rle_share(*o)*o[2]/64 for o in garments[['rle', 'height', 'width']].values]
+    assert shares == pytest.approx([o.mean() for o in drawn])
 
 PAGE = '''
 from pathlib import Path

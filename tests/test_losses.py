@@ -151,9 +151,9 @@ def test_names(kind, fits):
     for name in LOSSES:
         if name in fits: assert pickle.loads(pickle.dumps(find_loss(name, kind, N))).activation_name in ('sigmoid', 'softmax', 'grouped')
         else:
-            with pytest.raises(CatalogError, match=f'does not fit.*take one of.*{fits[-1]}'): find_loss(name, kind, N)
+            with pytest.raises(CatalogError, match=f'does not fit.*use one of.*{fits[-1]}'): find_loss(name, kind, N)
     for find, names in ((lambda: find_loss('nll', kind, N), LOSSES), (lambda: find_optimiser('lion'), OPTIMISERS)):
-        with pytest.raises(CatalogError, match='is unknown; there are ' + ', '.join(names)): find()
+        with pytest.raises(CatalogError, match='is unknown, expected one of ' + ', '.join(names)): find()
 
 def test_weights_are_capped():
     w = pos_weights(np.array([0, 1, 50, 100, 120]), 100)

@@ -43,7 +43,7 @@ def test_a_fetch_that_breaks_off_is_one_line(monkeypatch):
     def fetch(*args, **kwargs): raise OSError('connection reset\nmore')
     monkeypatch.setattr(models, 'check_weights', lambda a: None)
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, 'get_state_dict', fetch)
-    with pytest.raises(CatalogError, match='weights of resnet18 could not be fetched: connection reset$'): read_weights(R18)
+    with pytest.raises(CatalogError, match='weights of resnet18 could not be downloaded: connection reset$'): read_weights(R18)
 
 @pytest.mark.parametrize('wrap',
                          [dict, lambda s: {'state_dict': s}, lambda s: {'model': {f'module.{k}': v for k, v in s.items()}, 'epoch': 3},
@@ -64,15 +64,15 @@ class _Bomb:
     def __reduce__(self): return (open, ('exploded', 'w'))
 
 @pytest.mark.parametrize('write, why', [
-    (lambda p: p.write_bytes(pickle.dumps(_Bomb())), 'holds no weights that can be read without running code'),
-    (lambda p: torch.save({'w': _Bomb()}, p), 'holds no weights that can be read without running code'),
-    (lambda p: torch.save(torch.nn.Linear(2, 2), p), 'holds no weights that can be read without running code'),
-    (lambda p: torch.save([torch.zeros(2)], p), 'holds no weights that can be read without running code'),
-    (lambda p: torch.save({1: torch.zeros(2)}, p), 'holds no weights that can be read without running code'),
-    (lambda p: p.write_bytes(b''), 'holds no weights that can be read without running code'),
+    (lambda p: p.write_bytes(pickle.dumps(_Bomb())), 'contains no weights that can be read without running code'),
+    (lambda p: torch.save({'w': _Bomb()}, p), 'contains no weights that can be read without running code'),
+    (lambda p: torch.save(torch.nn.Linear(2, 2), p), 'contains no weights that can be read without running code'),
+    (lambda p: torch.save([torch.zeros(2)], p), 'contains no weights that can be read without running code'),
+    (lambda p: torch.save({1: torch.zeros(2)}, p), 'contains no weights that can be read without running code'),
+    (lambda p: p.write_bytes(b''), 'contains no weights that can be read without running code'),
     (lambda p: torch.save({'lr': .1}, p), 'lr is of type float, expected a tensor'),
-    (lambda p: torch.save({'fc.bias': torch.tensor([0., float('inf')])}, p), 'tensor fc.bias holds NaN or infinity'),
-    (lambda p: p.mkdir(), 'are not there; expected default, bundled, none, a file'),
+    (lambda p: torch.save({'fc.bias': torch.tensor([0., float('inf')])}, p), 'tensor fc.bias contains NaN or infinity'),
+    (lambda p: p.mkdir(), 'do not exist; expected default, bundled, none, a file'),
 ])
 def test_what_is_no_weights_is_refused_in_one_line_and_not_run(write, why, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path); write(tmp_path/'w.pth')
@@ -81,7 +81,7 @@ def test_what_is_no_weights_is_refused_in_one_line_and_not_run(write, why, tmp_p
 
 def test_broken_safetensors(tmp_path):
     (tmp_path/'w.safetensors').write_bytes(b'junk'*9)
-    with pytest.raises(CatalogError, match='holds no weights'): read_weights(R18, tmp_path/'w.safetensors')
+    with pytest.raises(CatalogError, match='contains no weights'): read_weights(R18, tmp_path/'w.safetensors')
 
 @pytest.mark.parametrize('change, why', [
     (lambda s: s | {'layer9.weight': torch.zeros(1)}, 'it has no tensor layer9.weight; its first is conv1.weight'),

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.config import RunConfig
-from catalog_tagger.catalog.labels import LabelSpace, fit_labels
+from catalog_tagger.catalog.labels import LabelSpace, _nesting, _rule_chain, fit_labels
 from catalog_tagger.catalog.prepare import split_by_config
 from catalog_tagger.catalog.steps import STEPS as KINDS, Option, Step, check_steps, normalise, spell
 from catalog_tagger.catalog.recipe import Recipe, fit_recipe
@@ -97,6 +97,16 @@ def test_every_rule_is_told(df):
     p = fit_labels(df, recipe=fit_recipe(df, STEPS)).provenance
     assert p['#cakes']['rule'] == 'normalised, lemmatised, grouped' and p['#cakes']['via'] == ['cakes', 'cake']
     assert p['yummy']['rule'] == 'excluded' and p['kale'] | dict(count=0) == dict(label='kale', count=0, rule='kept')
+
+def test_rules_are_joined_without_kept():
+    assert _rule_chain('kept', 'kept') == 'kept'
+    assert _rule_chain('normalised, grouped', 'dropped: not in test') == 'normalised, grouped, dropped: not in test'
+
+def test_nesting_is_lambda():
+    kind, sex = ['Top']*30 + ['Shoe']*30, ['Men', 'Women']*30
+    types = ['Tee']*20 + ['Shirt']*10 + ['Heel']*19 + ['Shirt'] + ['Clog']*10
+    def of(parent): return _nesting(pd.DataFrame(dict(child=types, parent=parent)))
+    assert of(kind) == pytest.approx((20 + 10 + 19 + 10 - 30)/(60 - 30)) and of(sex) == pytest.approx(0, abs=.11)
 
 def test_parents_come_in_raw_tags_or_labels(df):
     recipe = fit_recipe(df, STEPS)

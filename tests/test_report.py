@@ -3,6 +3,7 @@ import os, re, shlex, shutil, subprocess, sys
 from dataclasses import replace
 
 import numpy as np, pandas as pd, pytest
+from fastcore.xml import P, to_xml
 from PIL import Image
 
 from catalog_tagger.core.config import RunConfig
@@ -10,7 +11,9 @@ from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.process import rng
 from catalog_tagger.serve.review import review_queue
 from catalog_tagger.testing.demo import demo_feidegger, demo_folders, demo_styles, demo_tags
-from catalog_tagger.report.report import _curve, _doubtful, compare_page, judge_test, publish_table, repeat_command, run_page, write_report
+from catalog_tagger.report.report import (
+    _answer_lines, _curve, _difference, _doubtful, _html_table, _is_number, _report_page, _Sorted, _speed, _text, _thumbnail,
+    _with_interval, compare_page, judge_test, publish_table, repeat_command, run_page, write_report)
 from catalog_tagger.runs.folder import Run
 from catalog_tagger.runs.train import train_run
 
@@ -128,6 +131,54 @@ def test_it_prints(page, path):
     assert not page.locator('nav').is_visible() and not contrast(page, 'main p')[1]   # black on white
     assert page.evaluate('[...document.querySelectorAll(".wide")].every(o => getComputedStyle(o).overflowY == "visible")')
 
+# ---- its parts
+
+@pytest.mark.parametrize('value, text', [(41907, '41,907'), (.91234, '0.912'), (['a', 'b'], 'a, b'), ([], '–'), (None, '–'),
+                                         (float('nan'), '–'), ('', '–'), (True, 'yes'), ('x', 'x')])
+def test_a_value_as_text(value, text): assert _text(value) == text
+
+def test_a_score_with_its_interval():
+    assert [_with_interval(.9, .88, .92), _with_interval(.9, None, None)] == ['0.900 (0.880–0.920)', '0.900']
+
+def test_a_table_escapes_its_cells_and_keeps_the_numbers_that_sort_them():
+    evil = pd.DataFrame(dict(label=[EVIL, 'R&B "vinyl"'], f1=[.5, np.nan]))
+    table = to_xml(_html_table(evil, '<b>', sort=True), indent=False)
+    assert '<script>' not in table and '<b>' not in table and '&lt;script&gt;window.hit = 1&lt;/script&gt;' in table
+    assert '<td data-value="0.5" class="number">0.500</td>' in table and '<td class="number">–</td>' in table
+    assert to_xml(_html_table(evil, 'labels', most=1)).count('… and 1 more') == 1
+
+def test_what_is_sorted_as_a_number():
+    values = (1, .5, _Sorted('1 (0–2)', 1), True, None, np.nan, _Sorted('–', None), 'x')
+    assert [_is_number(o) for o in values] == [True]*3 + [False]*5
+
+def test_a_picture_and_the_lines_below_it(place):
+    path = next((place/'shop'/'images').glob('1*.jpg')); small = _thumbnail(path, side=48)
+    assert (small.alt, int(small.get('width')) <= 48, small.src[:23]) == (path.name, True, 'data:image/jpeg;base64,')
+    lines = _answer_lines([('Shoes', .9), ('Red', .4)], ['Shoes', 'Blue'])
+    assert [o[0].get('class') for o in lines] == ['right', 'wrong', 'missed']
+    for o, text in zip(lines, ('Shoes 0.90', 'Red 0.40', 'Blue'), strict=True): assert text in to_xml(o)
+
+def test_titles_are_text_and_nothing_is_loaded():
+    page = _report_page('<script>', [P('R&B')], {'What & why': [P('text')]})
+    assert (page.count('<script>'), page.count('&lt;script&gt;'), page.count('R&amp;B')) == (1, 2, 1)
+    assert page.startswith('<!doctype html>')
+    assert '<a href="#what-why">What &amp; why</a>' in page and '<h2 id="what-why">' in page
+    assert re.findall('(?:src|href)="(?!#|data:)', page) == []
+
+def test_the_speed_of_each_stage():
+    history = pd.DataFrame(dict(stage=['frozen', 'frozen', 'unfrozen'], epoch=[1, 2, 3], pictures=[96, 192, 288], seconds=[1., 2., 4.]))
+    assert _speed(history).values.tolist() == [['frozen', 2, 192, 3, 64], ['unfrozen', 1, 96, 4, 24]]
+
+@pytest.mark.parametrize('low, says', [(.6, 'overlap'), (.61, 'apart'), (None, '–')])
+def test_intervals_overlap_or_not(low, says):
+    assert _difference(dict(score=.5, low=.4, high=.6), dict(score=.7, low=low, high=.9))[1] == says
+
+def test_the_sections(report, both):
+    def ids(path): return re.findall('<h2 id="(.*?)"', path.read_text(encoding='utf-8'))
+    assert ids(report) == ['data', 'split', 'labels', 'training', 'scores', 'each-label', 'confusion', 'worst-pictures',
+                           'doubtful-pictures', 'what-can-be-published', 'speed', 'versions', 'to-repeat-it']
+    assert ids(both) == ['runs', 'scores', 'each-label', 'training', 'speed', 'versions', 'to-repeat-them']
+
 # ---- as a file
 
 def test_it_is_small_and_the_same_each_time(place, report):
@@ -197,6 +248,11 @@ def test_what_is_published_is_what_the_queue_leaves(place):
         row = publish_table(j._replace(decision=d)).iloc[0]
         assert row['n'] == len(j.df) - len(review_queue(j.df, j.scores, j.space, d))
         assert row['share'] == row['n']/len(j.df) and (row['low'] <= row['right'] or row['n'] == 0)
+
+def test_runs_side_by_side(both):
+    scores = re.search('id="scores">(.*?)</table>', both.read_text(encoding='utf-8'), re.S)[1]
+    heads = [re.sub('<.*?>', '', o) for o in re.findall('<th .*?>(.*?)</th>', scores.partition('</thead>')[0])]
+    assert heads == ['score', 'most frequent', 'run', 'other', 'other: difference', 'other: intervals']
 
 def test_runs_on_other_pictures_are_told_apart(place, tmp_path):
     assert 'different pictures' not in compare_page([Run.open(place/'run'), Run.open(place/'other')])

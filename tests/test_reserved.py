@@ -39,7 +39,7 @@ def prepared(root, **kw): return prepare_catalog(RunConfig(str(root), 'run', **k
 def test_another_column_changes_nothing(layout, name, shops, with_column):
     plain = prepared(shops[layout])
     ready = prepared(with_column(layout, **{name: cells(60)}), layout=layout)   # a one-hot table with `labels` may be one of tags too
-    for c in ('image', 'row', 'tags', 'labels', 'split', 'group', 'width', 'digest'):
+    for c in ('image', 'row', 'tags', 'labels', 'split', 'unit', 'width', 'digest'):
         assert ready.catalog.df[c].tolist() == plain.catalog.df[c].tolist(), c
     assert ready.space == plain.space and len(ready.catalog.rejected) == len(plain.catalog.rejected)
     assert ready.catalog.df[f'source.{name}'].tolist() == cells(60) or layout == 'styles'   # where an empty cell is NaN
@@ -57,7 +57,7 @@ def test_a_label_column_of_that_name(name, with_column):
     ready = prepared(with_column('styles', **{name: ['stone', 'straw', 'steel']*20}), label_columns=(name,))
     assert ready.space.exclusive == {name: ['stone', 'straw', 'steel']} or set(ready.space.exclusive[name]) == {'stone', 'straw', 'steel'}
     assert set(ready.space.vocab) == {'stone', 'straw', 'steel'}
-    assert set(ready.catalog.df['split']) == {'train', 'valid', 'test'} and ready.catalog.df['group'].nunique() > 3
+    assert set(ready.catalog.df['split']) == {'train', 'valid', 'test'} and ready.catalog.df['unit'].nunique() > 3
 
 def test_a_free_tag_meets_no_column_of_ours(tmp_path, with_column):
     "`row=3` is what somebody wrote, and not the row."
@@ -68,7 +68,7 @@ def test_a_free_tag_meets_no_column_of_ours(tmp_path, with_column):
 def test_folds_and_groups_are_taken_and_noted(layout, with_column):
     root = with_column(layout, split=['Training', 'train', 'val', 'test']*15, group=[f'p{i//4}' for i in range(60)])
     catalog = read_catalog(root)
-    assert catalog.df['split'].tolist() == ['train', 'train', 'valid', 'test']*15 and catalog.df['group'].nunique() == 15
+    assert catalog.df['split'].tolist() == ['train', 'train', 'valid', 'test']*15 and catalog.df['product'].nunique() == 15
     assert 'folds are taken from the column split' in catalog.notes and any('column group' in o for o in catalog.notes)
     assert catalog_facts(RunConfig(str(with_column(layout, split=['train', 'val', 'test']*20)), 'run'))['notes']
 
@@ -77,7 +77,7 @@ def test_one_word_too_many_among_the_folds(with_column):
         read_catalog(with_column('tags', split=['train', 'test', 'unlabeled']*20))
 
 def test_splitting_by_the_sources_group(with_column):
-    "What `group_duplicates` makes of it is something else."
+    "What `join_units` makes of it is something else."
     df = prepared(with_column('styles', group=[f'p{i//4:02}' for i in range(60)]), split_by='group', test_values=('p03', 'p07')).catalog.df
     assert set(source_view(df).loc[df['split'] == 'test', 'group']) == {'p03', 'p07'}
     res, _ = split_by(df.drop(columns=['split', 'labels']), 'row', test_from=40)      # where the source has none it is the library's

@@ -191,7 +191,7 @@ def test_a_killed_command_goes_on(tmp_path):
     assert r.returncode == -signal.SIGKILL, r.stdout + r.stderr
     assert (tmp_path/'killed'/'unfinished'/'body.safetensors').exists() and not (tmp_path/'killed'/'learner.pkl').exists()
     r = subprocess.run([sys.executable, '-m', 'catalog_tagger.apps.cli', *train, '--resume'], text=True, capture_output=True)
-    assert r.returncode == 0 and 'stage head was finished' in r.stdout and 'stage body goes on after epoch' in r.stdout, r.stdout + r.stderr
+    assert r.returncode == 0 and 'stage head was finished' in r.stdout and 'stage body is resumed after' in r.stdout, r.stdout + r.stderr
     whole = train_run(RunConfig(str(shop), str(tmp_path/'whole'), size=32, bs=16, freeze_epochs=1, epochs=4, monitor='valid_loss'),
                       lambda o: None)
     resumed = json.loads((tmp_path/'killed'/'metrics.json').read_text())

@@ -6,7 +6,7 @@ from sklearn.metrics import ndcg_score
 
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.catalog.labels import LabelSpace
-from catalog_tagger.search.faiss import KINDS
+from catalog_tagger.search.faiss import _factory_string, KINDS, start_settings
 from catalog_tagger.search.index import SimilarIndex
 from catalog_tagger.search.retrieval import query_scores, rarity, retrieval_scores
 
@@ -52,7 +52,7 @@ def by_loops(v, Y, queries, answers, kind, group, weights, k):
 def test_scores_are_those_of_plain_loops(shop, k, typed, weighted):
     v, Y, kind, group = shop
     weights = rarity(Y) if weighted else np.ones(7)
-    got = query_scores(v, Y, range(25), range(10, 60), relevant=kind if typed else None, group=group, weights=weights if weighted else None,
+    got = query_scores(v, Y, range(25), range(10, 60), relevant=kind if typed else None, unit=group, weights=weights if weighted else None,
                        k=k, block=7)
     want = by_loops(v, Y, range(25), range(10, 60), kind if typed else None, group, weights, k)
     assert got['score'].columns.tolist() == [f'precision@{k}', f'recall@{k}', f'mAP@{k}', f'nDCG@{k}']
@@ -74,7 +74,7 @@ def test_ndcg_is_scikit_learns(shop):
 def test_the_floor_is_the_mean_over_random_orders(shop, k):
     _, Y, kind, group = shop
     r = np.random.default_rng(1)
-    draws = [query_scores(unit(r.normal(size=(60, 50))), Y, range(12), relevant=kind, group=group, k=k) for _ in range(400)]
+    draws = [query_scores(unit(r.normal(size=(60, 50))), Y, range(12), relevant=kind, unit=group, k=k) for _ in range(400)]
     floor, mean = draws[0]['random'], sum(o['score'] for o in draws)/len(draws)
     np.testing.assert_allclose(mean.mean(), floor.mean(), atol=.01)
     np.testing.assert_allclose(mean, floor, atol=.12)
@@ -93,7 +93,7 @@ def test_masks_and_numbers_name_the_same_rows(shop):
     (dict(vectors=np.ones(5)), 'expected \\(pictures'),
     (dict(Y=np.ones((3, 2))), 'Y has shape'), (dict(queries=[60]), 'queries must be row numbers'), (dict(answers=[]), 'answers has no row'),
     (dict(queries=[True]), 'mask of shape'),
-    (dict(relevant=[1]), 'relevant has 1'), (dict(group=[1]), 'group has 1'), (dict(k=0), 'k is 0'),
+    (dict(relevant=[1]), 'relevant has 1'), (dict(unit=[1]), 'unit has 1'), (dict(k=0), 'k is 0'),
     (dict(weights=[1, 2]), 'weights has shape')])
 def test_what_cannot_be_scored_is_told(shop, kw, says):
     v, Y, *_ = shop
@@ -110,7 +110,7 @@ def cloud():
     "Clustered vectors in pairs of one group, with a table."
     r = np.random.default_rng(3)
     v = unit(np.repeat(r.normal(size=(40, 12)), 50, 0) + .4*r.normal(size=(2000, 12))).astype('f4')
-    table = pd.DataFrame(dict(image=[f'{i}.jpg' for i in range(2000)], group=np.arange(2000)//2, year=2000 + np.arange(2000) % 20,
+    table = pd.DataFrame(dict(image=[f'{i}.jpg' for i in range(2000)], unit=np.arange(2000)//2, year=2000 + np.arange(2000) % 20,
                               labels=[[f'l{i//50}', 'odd' if i % 2 else 'even'] for i in range(2000)]))
     return v, table
 
@@ -193,7 +193,7 @@ def test_more_answers_than_rows(cloud, kind):
 
 def test_a_row_without_a_group_is_its_own(cloud):
     v, table = cloud
-    t = table[:10].assign(group=['a', 'a', None, None, 'b', 'b', None, 'c', 'c', 'c'])
+    t = table[:10].assign(unit=['a', 'a', None, None, 'b', 'b', None, 'c', 'c', 'c'])
     _, at = SimilarIndex.build(v[:10], t).neighbours(k=9)
     own = [{0, 1}, {0, 1}, {2}, {3}, {4, 5}, {4, 5}, {6}, {7, 8, 9}, {7, 8, 9}, {7, 8, 9}]
     for i, o in enumerate(at): assert set(o) - {-1} == set(range(10)) - own[i]
@@ -233,7 +233,7 @@ def test_duplicates_are_all_close_pairs(cloud):
     (lambda i, v: i.neighbours([5000]), 'row numbers below 2000'), (lambda i, v: i.remove(i.table['image']), 'cannot remove all pictures'),
     (lambda i, v: i.add(v[:, :3]/np.linalg.norm(v[:, :3], axis=1, keepdims=True), [f'n{j}' for j in range(2000)]),
      '3 dimensions, expected 12'),
-    (lambda i, v: i.add(v[:2], ['x', 'y']), "no column 'group'")])
+    (lambda i, v: i.add(v[:2], ['x', 'y']), "no column 'unit'")])
 def test_a_wrong_question_is_told(cloud, call, says):
     v, table = cloud
     with pytest.raises(CatalogError, match=says): call(SimilarIndex.build(v, table), v)
@@ -264,3 +264,6 @@ def test_an_index_needs_no_torch(cloud, tmp_path):
     code = ('import sys; from catalog_tagger.search.index import SimilarIndex; '
             f'SimilarIndex.load({str(tmp_path/"i")!r}).search("0.jpg"); assert "torch" not in sys.modules')
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+def test_the_factory_string_of_a_million_vectors():
+    assert _factory_string('ivf_sq8', start_settings('ivf_sq8', 1_000_000, 256)) == 'IVF4096,SQ8'

@@ -8,7 +8,7 @@ from catalog_tagger.catalog import split
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.process import rng
 from catalog_tagger.catalog.images import audit_images
-from catalog_tagger.catalog.split import cross_folds, group_duplicates, near_duplicates, split_audit, split_by, split_catalog, split_summary
+from catalog_tagger.catalog.split import cross_folds, join_units, near_duplicates, split_audit, split_by, split_catalog, split_summary
 
 def catalog(seed, n=150):
     "Products of one to three pictures, some pictures twice, a dozen tags from common to rare, rows of several years."
@@ -17,7 +17,7 @@ def catalog(seed, n=150):
     tags = [[f't{j:02}' for j in np.flatnonzero(gen.random(12) < p)] for _ in range(n)]
     pixels = gen.integers(8*n, size=len(product)).astype(str)
     return pd.DataFrame({'image': [f'{i}.jpg' for i in range(len(product))], 'tags': [tags[o] for o in product], 'pixels': pixels,
-                         'group': [f'p{o}' if gen.random() < .9 else '' for o in product], 'year': gen.integers(2010, 2018, len(product))})
+                         'unit': [f'p{o}' if gen.random() < .9 else '' for o in product], 'year': gen.integers(2010, 2018, len(product))})
 
 def sets(keys):
     "The rows of each key."
@@ -38,7 +38,7 @@ def missing(df, column, n):
     folds = set(df[column])
     for tag in {t for ts in df['tags'] for t in ts}:
         rows = df[[tag in o for o in df['tags']]]
-        if rows['group'].nunique() >= n: yield from ((tag, f) for f in folds - set(rows[column]))
+        if rows['unit'].nunique() >= n: yield from ((tag, f) for f in folds - set(rows[column]))
 
 # Duplicates
 
@@ -47,14 +47,14 @@ def test_groups_are_what_any_column_joins(seed):
     df = catalog(seed, 25).assign(pixels=lambda o: o['pixels'].str[:1])
     df.loc[::7, 'image'] = 'same.jpg'
     links = [{i} for i in range(len(df))] + [o for c in ('image', 'pixels') for o in sets(df[c])]
-    links += [o for o in sets(df['group']) if df['group'][min(o)] != '']
-    assert sets(group_duplicates(df)['group']) == joined(links)
-    assert list(group_duplicates(df)) == list(df)
+    links += [o for o in sets(df['unit']) if df['unit'][min(o)] != '']
+    assert sets(join_units(df)['unit']) == joined(links)
+    assert list(join_units(df)) == list(df)
 
 def test_nothing_to_group():
     df = catalog(0, 10)[['image']]
-    assert group_duplicates(df)['group'].nunique() == len(df)
-    assert sets(group_duplicates(df, near_duplicates(df, .1, embs=np.eye(len(df))))['group']) == sets(df['image'])
+    assert join_units(df)['unit'].nunique() == len(df)
+    assert sets(join_units(df, near_duplicates(df, .1, embs=np.eye(len(df))))['unit']) == sets(df['image'])
 
 @pytest.mark.parametrize('distance', [0, 2, 4, 7])
 def test_near_pairs_by_hash(distance, monkeypatch):
@@ -82,7 +82,7 @@ def test_near_pairs_never_chain(seed):
     df = pd.DataFrame({'image': [f'{i}' for i in range(80)]})
     pairs = near_duplicates(df, .05, embs=xy)
     near = {frozenset(o) for o in zip(pairs['image_a'], pairs['image_b'])}
-    groups = sets(group_duplicates(df, pairs)['group'])
+    groups = sets(join_units(df, pairs)['unit'])
     for rows in groups: assert any(all(i == j or {f'{i}', f'{j}'} in near for j in rows) for i in rows), 'one of them is near all others'
     alone = {f'{i}' for o in groups if len(o) == 1 for i in o}
     assert not any(o <= alone for o in near) and max(map(len, groups)) > 2
@@ -96,29 +96,29 @@ def test_saved_anew_is_the_same_picture(tmp_path):
     Image.frombytes('RGB', (40, 30), im.tobytes()).save(tmp_path/'f.png')     # the same bytes in another shape are another picture
     df, _ = audit_images(pd.DataFrame({'image': sorted(str(o) for o in tmp_path.iterdir())}))
     assert df['digest'].nunique() == 6
-    assert sets(group_duplicates(df)['group']) == {frozenset(range(5)), frozenset({5})}
+    assert sets(join_units(df)['unit']) == {frozenset(range(5)), frozenset({5})}
 
 # Folds
 
 @pytest.mark.parametrize('n', [2, 3, 5, 10])
 @pytest.mark.parametrize('seed', range(4))
 def test_cross_folds(seed, n):
-    df = group_duplicates(catalog(seed))
+    df = join_units(catalog(seed))
     res = cross_folds(df, n, seed=seed)
     assert set(res['fold']) == set(range(n)) and res.drop(columns='fold').equals(df)
-    assert all(len(set(res['fold'][list(o)])) == 1 for c in ('group', 'pixels') for o in sets(res[c]))
+    assert all(len(set(res['fold'][list(o)])) == 1 for c in ('unit', 'pixels') for o in sets(res[c]))
     assert list(missing(res, 'fold', n)) == []
-    groups = [len(set(res['group'][res['fold'] == f])) for f in range(n)]
+    groups = [len(set(res['unit'][res['fold'] == f])) for f in range(n)]
     assert max(groups) - min(groups) <= max(4, .3*np.mean(groups))
     assert cross_folds(df, n, seed=seed).equals(res) and not cross_folds(df, n, seed=seed + 1).equals(res)
 
 @pytest.mark.parametrize('seed', range(4))
 def test_split_keeps_duplicates_on_one_side(seed):
-    df = group_duplicates(catalog(seed))
+    df = join_units(catalog(seed))
     for res, audit in [split_catalog(df, seed=seed), split_by(df, 'year', test_from=2017), split_by(df, 'year', test=[2011], valid='2013')]:
-        assert all(len(set(res['split'][list(o)])) == 1 for c in ('group', 'pixels') for o in sets(res[c]))
+        assert all(len(set(res['split'][list(o)])) == 1 for c in ('unit', 'pixels') for o in sets(res[c]))
         summary = split_summary(res, audit)
-        assert (summary['groups_across'], summary['duplicates_across']) == (0, 0)
+        assert (summary['units_across'], summary['duplicates_across']) == (0, 0)
     assert list(missing(split_catalog(df, seed=seed)[0], 'split', 3)) == []
 
 @pytest.mark.parametrize('kw',
@@ -129,8 +129,8 @@ def test_split_by_takes_what_is_named_and_its_groups(kw):
     res, audit = split_by(df, 'year', **kw)
     named = [str(o) for o in np.atleast_1d(kw.get('test', [2016, 2017]))]
     def with_group(rows):
-        groups = {df['group'][i] for i in rows} - {''}
-        return rows | {i for i in df.index if df['group'][i] in groups}
+        groups = {df['unit'][i] for i in rows} - {''}
+        return rows | {i for i in df.index if df['unit'][i] in groups}
     test = with_group({i for i, o in enumerate(df['year']) if str(o) in named})
     assert set(res.index[res['split'] == 'test']) == test
     if 'valid' in kw:
@@ -142,7 +142,7 @@ def test_split_by_takes_what_is_named_and_its_groups(kw):
 @pytest.mark.parametrize('years', [
     [2014., np.nan, 2015.], ['2014', '', '2015'], [2014, None, 2015], pd.to_datetime(['2014-01-01', None, '2015-01-01'])])
 def test_a_row_without_the_column_stays_in_train(years):
-    df = catalog(0, 60).iloc[:90].assign(year=list(years)*30, group='')
+    df = catalog(0, 60).iloc[:90].assign(year=list(years)*30, unit='')
     res, _ = split_by(df, 'year', test_from='2015') if isinstance(years, pd.DatetimeIndex) else split_by(df, 'year', test_from=2015)
     assert (res['split'] == 'test').tolist() == [False, False, True]*30
 
@@ -159,7 +159,7 @@ def test_summary_and_audit_by_plain_loops(seed):
     assert summary['tags_in_every_fold'] == sum(all(o & f for f in folds.values()) for o in tags.values())
     assert summary['tags_that_lack_one'] == len(tags) - summary['tags_in_every_fold']
     assert summary['duplicates_across'] == sum(len(set(df['split'][list(o)])) > 1 for o in sets(df['pixels'])) > 0
-    assert summary['groups_across'] == sum(len(set(df['split'][list(o)])) > 1 for o in sets(df['group']) if df['group'][min(o)])
+    assert summary['units_across'] == sum(len(set(df['split'][list(o)])) > 1 for o in sets(df['unit']) if df['unit'][min(o)])
     there = [o for o in tags.values() if all(o & f for f in folds.values())]
     worst = max(abs(len(o & f)/len(o) - len(f)/len(df)) for f in folds.values() for o in there)
     assert list(summary['worst'].values()) == [round(100*worst, 2)]
@@ -176,8 +176,26 @@ def test_a_large_catalog():
     kind = gen.choice(100, size=n, p=w/w.sum())
     df = pd.DataFrame({'image': [f'{i}.jpg' for i in range(n)], 'tags': [[f'm{a % 4}', f's{a % 37}', f't{a}'] for a in kind],
                        'pixels': gen.integers(10*n, size=n).astype(str)})
-    df = group_duplicates(df)
+    df = join_units(df)
     res, audit = split_catalog(df)
     cross_folds(df)
     assert len(audit) == 141
     assert split_summary(res, audit)['duplicates_across'] == 0
+
+# Groups and rescues
+
+def test_groups_and_tags_of_a_small_table():
+    df = pd.DataFrame({'image': list('abcde'), 'unit': ['shirt', '', 'shirt', None, ''],
+                       'tags': [['Shirt'], ['Shoe'], ['Shirt', 'Red'], ['Shoe', 'Red'], []]})
+    assert split._unit_numbers(df).tolist() == [0, 1, 0, 2, 3]
+    y, tags = split._unit_tags(df, 'tags', least=2)
+    assert tags == ['Red', 'Shoe']    # Shirt occurs in only one group
+    assert y[:, :-1].tolist() == [[True, False], [False, True], [True, True], [False, False]]
+
+@pytest.mark.parametrize('y, folds, after', [   # the last column means "any picture"
+    ([[1, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1], [0, 1, 1]], [0, 0, 1, 0, 2], [2, 0, 1, 0, 2]),   # tag 0: train can spare group 0 or 1
+    ([[1, 1], [1, 1], [1, 0], [0, 1], [0, 1]], [0, 0, 1, 2, 1], [2, 0, 1, 2, 1])])
+def test_a_rescue_moves_a_group_that_its_fold_can_spare(y, folds, after):
+    folds = np.array(folds)
+    assert split._rescue(np.array(y, bool), folds, 3) == [(0, 0, 2)]
+    assert folds.tolist() == after

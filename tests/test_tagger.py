@@ -14,7 +14,7 @@ from catalog_tagger.train.backbones import arch_prep, find_arch
 from catalog_tagger.train.heads import build_model
 from catalog_tagger.serve.predictor import Predictor
 from catalog_tagger.serve.onnx import export_onnx, quantise_onnx, tag_rows
-from catalog_tagger.serve.tagger import BUNDLE_FILES, BundleError, Tagger, save_bundle
+from catalog_tagger.serve.tagger import BUNDLE_FILES, BundleError, Tagger, _parse_manifest, save_bundle
 from catalog_tagger.testing.tiny import tiny_catalog
 
 ARCH, LABELS = 'mobilenetv3_small_050', ['Apparel', 'Shoes', 'Red', 'Blue', 'new', 'a|b\nc']
@@ -145,17 +145,23 @@ def test_what_cannot_be_saved_says_so_and_leaves_what_was_there(tmp_path):
         with pytest.raises(CatalogError, match=match): save(anything(arch, model, 32), d, **kwargs)
         assert {o.name: o.read_bytes() for o in d.iterdir()} == before
     body = lambda: build_model(find_arch(ARCH), linear(288))[0]
-    refused('the head holds Mine', nn.Sequential(body()[0], Mine()))
-    refused(r'the head holds Lambda|the head holds', nn.Sequential(body()[0], nn.Sequential(nn.Softmax(1))))
+    refused('the head contains Mine', nn.Sequential(body()[0], Mine()))
+    refused(r'the head contains Lambda|the head contains', nn.Sequential(body()[0], nn.Sequential(nn.Softmax(1))))
     refused('is not a resnet18 with its head', body(), 'resnet18')
     broken = body(); broken[1][2].bias.data[0] = torch.nan
-    refused('head.2.bias holds NaN', broken)
-    refused('expected 6 numbers', build_model(find_arch(ARCH), linear(288, 5))[0])
+    refused('head.2.bias contains NaN', broken)
+    refused('expected 6 logits', build_model(find_arch(ARCH), linear(288, 5))[0])
     hooked = body(); hooked[1].register_forward_hook(lambda m, x, y: y + 1)
-    refused('answers otherwise than the one in memory', hooked)
+    refused('differ from those of the one in memory', hooked)
     with pytest.raises(ValueError): save(make_tagger(), d, metrics={'a': dict(score=float('nan'))})
     assert {o.name: o.read_bytes() for o in d.iterdir()} == before
-    with pytest.raises(CatalogError, match='the backbone is not known'): save(Tagger(body(), SPACE, arch_prep(ARCH, 32)), tmp_path/'c')
+    with pytest.raises(CatalogError, match='the backbone is unknown'): save(Tagger(body(), SPACE, arch_prep(ARCH, 32)), tmp_path/'c')
+
+@pytest.mark.parametrize('data, says', [
+    (b'{"format": 2}', 'the format of tagger.json is 2, this version of catalog_tagger reads 1'),
+    (b'{"format": 1, "format": 1}', 'duplicate key')])
+def test_a_manifest_that_is_not_of_this_format(data, says):
+    with pytest.raises(CatalogError, match=says): _parse_manifest(data)
 
 def test_words_come_back(tmp_path):
     words = dict(lang='de', engine='hanta', k=3, phrases=[], names=dict(noun={}, adj={}), idf={'kleid': 1.}, nouns=['kleid'], adjs=[])

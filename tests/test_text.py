@@ -8,7 +8,8 @@ from nltk.stem import PorterStemmer
 
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.process import rng
-from catalog_tagger.catalog.text import _NLTK, _TEXT_TOKEN, TextTags, find_words, fit_text_tags, join_phrases, tag_texts
+from catalog_tagger.catalog.text import (
+    _NLTK, _TEXT_TOKEN, _clean, _is_word, TextTags, find_words, fit_text_tags, join_phrases, tag_texts)
 
 SHOP = ['Navy Blue Skinny Jeans', 'Grey Jeans & White T-shirt', 'Women Black Sunglasses', 'Men Short Socks', 'Men Red Shorts',
         'Grey Trousers / Black Trousers', 'Navy Blue Flip Flops', 'Black Leggings', 'Women Red Flip Flops', 'White Tshirts', 'Red T-shirt',
@@ -21,6 +22,13 @@ def test_any_text(lang):
     words = find_words(ODD, lang=lang)
     assert words['item'].between(0, len(ODD) - 1).all() and words['pos'].isin(['noun', 'adj']).all()
     assert (words['word'] == words['word'].str.lower()).all() and words['form'].str.len().gt(1).all()
+
+def test_tokens():
+    assert _TEXT_TOKEN.findall("Women's T-shirt, navy-blue/white & doesn't 'shrink'") == [
+        'Women', "'s", 'T-shirt', ',', 'navy-blue', '/', 'white', '&', 'does', "n't", "'", 'shrink', "'"]
+    assert _clean('A\u0308rmel’s', 0) == "Ärmel's"
+    assert [_clean(o, 0) for o in (None, float('nan'), pd.NA, '')] == ['']*4
+    assert [_is_word(o) for o in ('v-neck', 'ärmel', '22l', 'm')] == [True, True, False, False]
 
 def test_missing_texts():
     texts = pd.Series(['Red Shirts', None, float('nan'), pd.NA, ''], index=[7, 3, 3, 1, 0], dtype=object)

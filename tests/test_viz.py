@@ -15,6 +15,7 @@ from catalog_tagger.report.data_plots import *
 from catalog_tagger.report.interpret import *
 from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.report.plots import *
+from catalog_tagger.report.plots import _caption, _neighbour_caption, _thin_out
 
 r = np.random.default_rng(0)
 WORDS = ['Loungewear and Nightwear', 'Perfume and Body Mist', 'masterCategory=Accessories', 'Tshirts', 'subCategory=Flip Flops']
@@ -232,3 +233,15 @@ def test_a_label_is_text_and_no_formula(odd):
         fig.canvas.draw()
         assert any(odd in o.get_text() for o in fig.findobj(Text))
         plt.close(fig)
+
+# ---- captions and places
+
+@pytest.mark.parametrize('answer, truth, caption', [
+    ([('Shoes', .9), ('Red', .4)], ['Shoes', 'Blue'], '✓ Shoes  0.90\n✗ Red  0.40\n– Blue'),
+    ([('Shoes', .9)], None, 'Shoes  0.90'), (None, ['Shoes', 'Blue'], 'Shoes\nBlue')])
+def test_the_caption_of_a_picture(answer, truth, caption): assert _caption(answer, truth) == caption
+
+def test_the_caption_of_a_neighbour(): assert _neighbour_caption(.913, ['Shoes', 'Red'], ['Shoes', 'Blue']) == '0.91\n✓ Shoes\n✗ Red'
+
+def test_pictures_of_a_map_do_not_overlap():
+    assert _thin_out(np.array([[0, 0], [.04, 0], [.04, .06], [.2, 0]]), .05, 9) == [0, 2, 3]

@@ -46,7 +46,7 @@ def catalog_facts(
 
 # %% ../../nbs/apps/00_check.ipynb #a02a2fc0
 def _report_split(split:dict, say):
-    say(f'folds: {first_few(split["pictures"])}; {split["duplicates_across"]} duplicates and {split["groups_across"]} groups across folds')
+    say(f'folds: {first_few(split["pictures"])}; {split["duplicates_across"]} duplicates and {split["units_across"]} units across folds')
     say(f'  {split["tags_in_every_fold"]} of {split["tags"]} tags are in every fold, '
         f'{split["tags_rescued"]} of them because a picture was moved; '
         f'largest difference from its share, percentage points: {first_few(split["worst"])}')

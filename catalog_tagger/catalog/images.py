@@ -58,7 +58,7 @@ def _srgb_transform(profile:bytes|None, mode:str):
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile)) if profile else ImageCms.createProfile('LAB')
         res = ImageCms.buildTransform(source, ImageCms.createProfile('sRGB'), mode, 'RGB')
-    except (ImageCms.PyCMSError, ValueError, KeyError): return None
+    except (ImageCms.PyCMSError, OSError, ValueError, KeyError): return None
     same = mode == 'RGB' and np.abs(np.asarray(ImageCms.applyTransform(_GRID, res), int) - np.asarray(_GRID)).max() <= 2
     return None if same else res
 
@@ -128,14 +128,15 @@ def _from_array(x)->Image.Image:
             raise ImageError(f'not a picture: numbers from {x.min():.3g} to {x.max():.3g}, expected 0 to 1, or integers up to 255; '
                              'is it normalised?')
         x = (x*255).round().astype(np.uint8)
+    if x.dtype not in (np.uint8, np.uint16): raise ImageError(f'not a picture: an array of {x.dtype}, expected uint8, values from 0 to 255')
     return Image.fromarray(x[..., 0] if x.ndim == 3 and x.shape[2] == 1 else np.ascontiguousarray(x))
 
 def _open_lazily(item)->Image.Image:
     "Open a picture: its header is read, its pixels are not yet decoded."
     if isinstance(item, Image.Image): return item
+    if hasattr(item, 'read'): item = item.read()
     if isinstance(item, np.ndarray) or hasattr(item, 'detach'): return _from_array(item)
     if isinstance(item, (str, Path)): item = _picture_bytes(item)
-    if hasattr(item, 'read'): item = item.read()
     if not isinstance(item, (bytes, bytearray, memoryview)):
         raise ImageError(f'not a picture: {type(item).__name__}, expected a path, bytes, a PIL image, an array or a tensor')
     if not item: raise ImageError('empty file')
@@ -288,6 +289,7 @@ class Prep(Record):
     opening:int = field(default=OPENING_VERSION, repr=False)   # Version of the code that opens pictures
 
     def __post_init__(self):
+        if not isinstance(self.size, (tuple, list)): raise CatalogError(f'size={self.size!r}, expected (height, width)')
         if not 1 <= self.opening <= OPENING_VERSION:
             raise CatalogError(f'the model was trained on pictures opened with version {self.opening} of the rules, '
                                f'this version of catalog_tagger has 1 to {OPENING_VERSION}; install the one it was made with')

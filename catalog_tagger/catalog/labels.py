@@ -167,11 +167,11 @@ def is_single(self:LabelSpace)->bool:
     return len(self.exclusive) == 1 and len(self.vocab) == len(next(iter(self.exclusive.values())))
 
 # %% ../../nbs/catalog/11_labels.ipynb #2e58aea5
-def _rule(folds:Counter, there:list[str], n_groups:int, min_count:int)->str:
+def _rule(folds:Counter, there:list[str], n_units:int, min_count:int)->str:
     "Why a tag is dropped, or 'kept'; `there` are the folds of the catalog."
-    if n_groups < len(there):
+    if n_units < len(there):
         need = ('one fold needs 1', 'two folds need 2', 'three folds need 3')[len(there) - 1]
-        return f'dropped: in {n_groups} group{"s"*(n_groups != 1)} of pictures, {need}'
+        return f'dropped: in {n_units} unit{"s"*(n_units != 1)}, {need}'
     lacking = [o for o in there if not folds[o]]
     if lacking: return f'dropped: not in {" and ".join(lacking)}'
     if folds['train'] < min_count: return f'dropped: {folds["train"]} pictures in train, fewer than min_count={min_count}'
@@ -179,12 +179,12 @@ def _rule(folds:Counter, there:list[str], n_groups:int, min_count:int)->str:
 
 def _outcomes(df:pd.DataFrame, min_count:int)->dict[str, dict]:
     "Each raw tag → `count` in train and `rule`, most frequent first."
-    group = df['group'].where(df['group'].notna(), df.index) if 'group' in df else df.index
-    long = pd.DataFrame({'tag': df['tags'], 'split': df['split'], 'group': group}).explode('tag').dropna(subset='tag')
-    folds = long.groupby('tag')['split'].agg(Counter); n_groups = long.groupby('tag')['group'].nunique()
+    unit = df['unit'].where(df['unit'].notna(), df.index) if 'unit' in df else df.index
+    long = pd.DataFrame({'tag': df['tags'], 'split': df['split'], 'unit': unit}).explode('tag').dropna(subset='tag')
+    folds = long.groupby('tag')['split'].agg(Counter); n_units = long.groupby('tag')['unit'].nunique()
     order = sorted(folds.index, key=lambda t: (-folds[t]['train'], t))
     there = [o for o in SPLITS if (df['split'] == o).any()]     # a missing test fold, as in cross-validation, is allowed
-    return {t: dict(count=int(folds[t]['train']), rule=_rule(folds[t], there, int(n_groups[t]), min_count)) for t in order}
+    return {t: dict(count=int(folds[t]['train']), rule=_rule(folds[t], there, int(n_units[t]), min_count)) for t in order}
 
 # %% ../../nbs/catalog/11_labels.ipynb #6974aa46
 def _short_names(tags:Iterable[str], columns:Iterable)->dict[str, str]:
@@ -262,7 +262,7 @@ def _group_table(df:pd.DataFrame, name:dict[str, str], groups:Iterable[str])->pd
 
 # %% ../../nbs/catalog/11_labels.ipynb #4d05d019
 def fit_labels(
-    df:pd.DataFrame,              # A catalog with `tags` and `split`, and `group` where pictures belong together
+    df:pd.DataFrame,              # A catalog with `tags` and `split`, and `unit` where pictures belong together
     *, min_count:int=RunConfig.label_min_count,  # Smallest number of train pictures of a label
     recipe=None,                  # Result of `fit_recipe` on the same table
     parents:dict[str, str]=None,  # Child → parent of free tags, as labels or raw tags

@@ -13,7 +13,7 @@ from ..core.table import Catalog, source_columns
 from ..core.config import RunConfig
 from .read import find_layout, read_catalog
 from .images import audit_images
-from .split import group_duplicates, near_duplicates, split_audit, split_by, split_catalog
+from .split import join_units, near_duplicates, split_audit, split_by, split_catalog
 from .text import TextTags, tag_texts
 from .steps import check_steps, spell, spelling_first
 from .labels import LabelSpace, apply_labels, column_of, fit_labels
@@ -42,13 +42,13 @@ def _usable(catalog:Catalog)->Catalog:
     raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times)')
 
 # %% ../../nbs/catalog/14_prepare.ipynb #6cdd4956
-def read_audited(cfg:RunConfig)->Catalog:  # With `group`
-    "Read and audit the catalog of `cfg`; copies of a picture, with `cfg.near` also near copies, form a group that is never split."
+def read_audited(cfg:RunConfig)->Catalog:  # With `unit`
+    "Read and audit the catalog of `cfg`; the pictures of a product and copies of a picture, with `cfg.near` also near copies, form a unit that is never split."
     layout = cfg.layout or find_layout(cfg.source)
     catalog = read_catalog(cfg.source, layout, where=cfg.where, min_count=cfg.min_count, **_reader_options(cfg, layout))
     catalog = _usable(catalog.keep(*audit_images(catalog.df)))
     near = near_duplicates(catalog.df, cfg.near) if cfg.near is not None else None
-    return catalog.keep(group_duplicates(catalog.df, near))
+    return catalog.keep(join_units(catalog.df, near))
 
 # %% ../../nbs/catalog/14_prepare.ipynb #9ca77617
 def recipe_steps(cfg:RunConfig)->list[dict]:

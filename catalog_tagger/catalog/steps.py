@@ -45,7 +45,7 @@ def _alias(tag:str, *, to:dict[str, list[str]])->str: return next((new for new, 
 
 # %% ../../nbs/catalog/10_steps.ipynb #0f65614a
 def _group(counts, *, to, name='{}'): return {t: name.format(g) for g, ts in to.items() for t in ts}
-def _exclude(counts, *, tags): return dict.fromkeys(tags)
+def _exclude_tags(counts, *, tags): return dict.fromkeys(tags)
 def _protect(counts, *, tags): return {}
 def _drop_rare(counts, *, min_count): return {t: None for t, n in counts.items() if n < min_count}
 def _keep_top(counts, *, n): return dict.fromkeys(sorted(counts, key=lambda t: (-counts[t], t))[n:])
@@ -94,7 +94,7 @@ STEPS = {
     'drop_rare': Step(_drop_rare, 'drop tags with fewer train pictures',
                       'dropped: rare, {count} of min_count={min_count} pictures in train', dict(min_count=_COUNT)),
     'keep_top': Step(_keep_top, 'keep only the most frequent tags of train', 'dropped: not among the {n} most frequent', dict(n=_COUNT)),
-    'exclude': Step(_exclude, 'drop these tags', 'excluded', dict(tags=_TAGS)),
+    'exclude': Step(_exclude_tags, 'drop these tags', 'excluded', dict(tags=_TAGS)),
     'protect': Step(_protect, 'later steps keep these tags unchanged', 'kept', dict(tags=_TAGS), protects=True)}
 
 # %% ../../nbs/catalog/10_steps.ipynb #73d8a30c

@@ -11,7 +11,7 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['CatalogError', 'inside', 'inside_or_reason', 'is_leftover', 'sweep', 'atomic_path', 'finish_save', 'atomic_files',
-           'output_folder', 'check_target', 'write_json', 'read_json', 'strict_json', 'file_stamp']
+           'output_folder', 'check_target', 'write_json', 'read_json', 'parse_json', 'file_stamp']
 
 # %% ../../nbs/core/00_files.ipynb #a593092c
 class CatalogError(ValueError):
@@ -143,7 +143,7 @@ def write_json(path:str|Path, obj)->None:
 
 def read_json(
     path:str|Path,
-    parse:Callable=json.loads,  # Parses the bytes of the file; `strict_json` for files that the library wrote
+    parse:Callable=json.loads,  # Parses the bytes of the file; `parse_json` for files that the library wrote
 ):
     "Read JSON; raise a `CatalogError` that names the file if it is missing or invalid."
     try: return parse(Path(path).read_bytes())
@@ -159,7 +159,7 @@ def _unique_keys(pairs:list[tuple])->dict:
 
 def _refuse_constant(o:str): raise CatalogError(f'{o} is not valid JSON')
 
-def strict_json(data:bytes):
+def parse_json(data:bytes):
     "Parse the JSON `data`: UTF-8, without duplicate keys, NaN and infinity."
     return json.loads(data.decode('utf-8'), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
 

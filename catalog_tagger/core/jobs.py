@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np, torch
 
-from .files import CatalogError, atomic_path, file_stamp, read_json, strict_json, write_json
+from .files import CatalogError, atomic_path, file_stamp, read_json, parse_json, write_json
 from .process import progress
 from .records import as_type
 
@@ -108,7 +108,7 @@ def begin_parts(
     if made and not f.is_file() and any(not o.startswith('.') for o in os.listdir(parts)):
         raise CatalogError(f'{parts} contains files but no manifest.json, so catalog_tagger did not write them; '
                            'remove the folder or give another name')
-    old = as_type(read_json(f, strict_json), dict, f) if f.is_file() else {}
+    old = as_type(read_json(f, parse_json), dict, f) if f.is_file() else {}
     if old == facts and resume: return
     if resume and any(parts.glob('[0-9]*')):
         changed = [k for k in {**facts, **old} if old.get(k) != facts.get(k)]

@@ -43,7 +43,7 @@ def _scored(scores, targs):
     if bad.any(): raise CatalogError(f'scores of picture {bad.argmax()} contain nan, expected numbers, with -inf for no answer')
     return scores, targs
 
-def _predicted(pred, targs):
+def _as_predictions(pred, targs):
     "Checked `pred` and `targs` as booleans."
     return _same_shape(_mask(pred, 'pred'), _mask(targs, 'targs'), 'pred')
 
@@ -141,7 +141,7 @@ def f1(
     "F1 of scikit-learn; `macro` averages over the labels that occur in this fold, and a label that is never predicted counts 0."
     from sklearn.metrics import f1_score    # here, because serving imports this module and does not need scikit-learn
     if average not in ('micro', 'macro', 'samples'): raise CatalogError(f'average is {average!r}, expected micro, macro or samples')
-    pred, targs = _predicted(pred, targs)
+    pred, targs = _as_predictions(pred, targs)
     if not targs.any(): return np.nan
     labels = np.flatnonzero(targs.any(0)) if average == 'macro' else None
     return float(f1_score(_sk(targs), _sk(pred), average=average, labels=labels, zero_division=0))
@@ -154,7 +154,7 @@ def exact_match(
     targs,   # 0 or 1, same shape
 )->float:    # From 0 to 1
     "Share of the pictures whose predicted set of labels equals the true set."
-    return _mean(_exact(*_predicted(pred, targs)))
+    return _mean(_exact(*_as_predictions(pred, targs)))
 
 # %% ../../nbs/core/07_metrics.ipynb #a60c884f
 def _average_precisions(scores, targs)->np.ndarray:
@@ -196,7 +196,7 @@ def label_table(
 )->pd.DataFrame:           # A row for each label, in the order of `vocab`
     "The scores of each label; precision is nan if the label is never predicted, the others are nan if it does not occur in the fold."
     from sklearn.metrics import precision_recall_fscore_support
-    (pred, targs), (scores, _) = _predicted(pred, targs), _scored(scores, targs)
+    (pred, targs), (scores, _) = _as_predictions(pred, targs), _scored(scores, targs)
     if len(vocab) != targs.shape[1]: raise CatalogError(f'vocab has {len(vocab)} labels, expected {targs.shape[1]}')
     p, r, f, n = (o[:-1] for o in precision_recall_fscore_support(_sk(targs), _sk(pred), average=None, zero_division=np.nan))
     res = pd.DataFrame({'label': list(vocab), 'support': n, 'precision': p, 'recall': r, 'f1': np.where(n > 0, f, np.nan),
@@ -321,7 +321,7 @@ def picture_scores(
     k:int=3,                                  # Labels predicted for a picture
 )->pd.DataFrame:                              # A row for each picture; nan where a score is undefined
     "The values for each picture of those scores that are means over pictures."
-    (scores, targs), (pred, _) = _scored(scores, targs), _predicted(pred, targs)
+    (scores, targs), (pred, _) = _scored(scores, targs), _as_predictions(pred, targs)
     given, rows = dict(scores=scores, pred=pred), _metric_rows(counts, groups, parents, k)
     return pd.DataFrame({name: m.pictures(given[m.takes], targs, **options) for name, m, options in rows if m.pictures})
 

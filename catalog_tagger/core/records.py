@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 import msgspec
 from msgspec import Meta
 
-from .files import CatalogError, read_json, strict_json, write_json
+from .files import CatalogError, read_json, parse_json, write_json
 
 # %% auto #0
 __all__ = ['Share', 'Count', 'Positive', 'Text', 'Texts', 'Finite', 'as_type', 'check_format', 'Record', 'expected',
@@ -43,7 +43,7 @@ def _error_text(e:msgspec.ValidationError, d)->str:
 
 # %% ../../nbs/core/03_records.ipynb #c63a1a54
 def as_type(
-    d,               # JSON, as returned by `strict_json`
+    d,               # JSON, as returned by `parse_json`
     t:type,          # A dataclass, `list[str]`, or any other type that msgspec supports
     where:str|Path,  # File, or part of a file, that `d` was read from, for the message
 ):                   # An instance of `t`
@@ -111,7 +111,7 @@ class Record:
     @classmethod
     def load(cls, path:str|Path):
         "Load a record that `save` wrote, with the checks of `from_dict`."
-        return cls.from_dict(read_json(path, strict_json), path)
+        return cls.from_dict(read_json(path, parse_json), path)
 
 # %% ../../nbs/core/03_records.ipynb #e5d78cfa
 _TYPE_WORDS = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text'}

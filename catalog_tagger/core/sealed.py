@@ -15,7 +15,7 @@ import numpy as np
 from .files import CatalogError, finish_save, is_leftover
 
 # %% auto #0
-__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'load_errors', 'read_array']
+__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'load_errors', 'parse_array']
 
 # %% ../../nbs/core/04_sealed.ipynb #6ca4d255
 SUMS = 'SHA256SUMS'   # The file of checksums, in the format of `sha256sum -c`
@@ -79,7 +79,7 @@ def load_errors(
         raise error(f'{path} cannot be loaded: {" ".join(why.split())[:300]}') from e
 
 # %% ../../nbs/core/04_sealed.ipynb #430f918c
-def read_array(
+def parse_array(
     data:bytes,     # Content of a file written by `numpy.save`
     ndim:int=2,     # Required number of axes
 )->np.ndarray:      # float16 or float32, not empty; shares the memory of `data`

@@ -172,7 +172,7 @@ def _split_section(run:Run, k:int=10)->list:
     return [_html_table(folds, 'Pictures, and groups of pictures that are kept in one fold'),
             P(f'{s["tags_in_every_fold"]:,} of {s["tags"]:,} tags are in every fold, '
               f'{s["tags_rescued"]:,} of them because a picture was moved; {s["tags_that_lack_one"]:,} are missing in a fold. '
-              f'{s["groups_across"]:,} groups and {s["duplicates_across"]:,} duplicates are in more than one fold.'),
+              f'{s["units_across"]:,} units and {s["duplicates_across"]:,} duplicates are in more than one fold.'),
             Details(Summary('Every tag'),
                     _html_table(worst, 'Each tag in each fold, sorted by the largest difference from its share of the pictures',
                                 sort=True))]

@@ -15,7 +15,7 @@ from typing import TypedDict
 import pandas as pd, torch
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, atomic_files, finish_save, inside, read_json, strict_json, write_json
+from ..core.files import CatalogError, atomic_files, finish_save, inside, read_json, parse_json, write_json
 from ..core.table import SPLITS, as_numbers, ShowsFacts, read_table, write_table
 from ..core.records import Count, Finite, as_type
 from ..core.config import RunConfig
@@ -54,7 +54,7 @@ class RunMetrics(TypedDict):
 
 def _read_metrics(path:Path)->dict:
     "The contents of `metrics.json` at `path`; the scores of valid and test are required."
-    d = read_json(path, strict_json); as_type(d, RunMetrics, path)
+    d = read_json(path, parse_json); as_type(d, RunMetrics, path)
     if 'road' in d: d['training'] = d.pop('road')    # its name in older runs
     return d
 

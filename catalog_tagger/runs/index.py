@@ -16,7 +16,7 @@ from ..catalog.query import choose_rows
 from ..catalog.read import known_layout
 from ..catalog.images import audit_images
 from ..catalog.picture_files import find_pictures
-from ..catalog.split import group_duplicates
+from ..catalog.split import join_units
 from ..catalog.prepare import read_audited
 from ..serve.tagger import Tagger
 from ..search.faiss import KINDS
@@ -47,15 +47,15 @@ def _read_pictures(source, where:str|None)->Catalog:
     unread = rejected_table((o, i, why) for i, (o, why) in enumerate(found.items()) if why)
     rejected = pd.concat([unread, bad], ignore_index=True)
     if df.empty: raise none_usable(len(found), rejected)
-    return Catalog(choose_rows(group_duplicates(df), where).reset_index(drop=True), rejected, source=str(source))
+    return Catalog(choose_rows(join_units(df), where).reset_index(drop=True), rejected, source=str(source))
 
 def read_products(
     source:str|Path,            # Folder of a catalog, or of pictures
     cfg:RunConfig=None,         # Settings for reading the catalog, such as the config of a run; None for the defaults
     space=None,                 # `LabelSpace` that maps tags to `labels`; None takes the tags themselves
     *, where:str=None,          # Condition that selects rows, as in `choose_rows`
-)->Catalog:                    # With `group` and `labels`; pictures without a catalog have only `group`
-    "The products to search in, audited, with copies of a picture as one group, and with the catalog's columns if its layout is known."
+)->Catalog:                    # With `unit` and `labels`; pictures without a catalog have only `unit`
+    "The products to search in, audited, with copies of a picture as one unit, and with the catalog's columns if its layout is known."
     layout = known_layout(source)
     if layout is None: return _read_pictures(source, where)
     cfg = cfg or RunConfig(str(source), '')

@@ -16,7 +16,7 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core.files import CatalogError, atomic_files, output_folder, strict_json, sweep, write_json
+from ..core.files import CatalogError, atomic_files, output_folder, parse_json, sweep, write_json
 from ..core.table import none_usable, read_table, rejected_table, write_table
 from ..core.process import progress, rng
 from ..core.records import Record
@@ -160,7 +160,7 @@ def read_embedder(
     n:int,    # Required number of dimensions
 )->Embedder:
     "Read the files of `write_embedder`; each part is verified before use."
-    facts = EmbedderFacts.from_dict(strict_json(files['embedder.json']), 'embedder.json')
+    facts = EmbedderFacts.from_dict(parse_json(files['embedder.json']), 'embedder.json')
     model, more = read_model(facts.arch, facts.head, files['model.safetensors'], facts.prep.size, n)
     if more or not isinstance(model[1][-1], UnitLength):
         raise CatalogError('the model does not end in UnitLength, or the file has other arrays')

@@ -14,15 +14,15 @@ from typing import Literal
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, atomic_files, output_folder, strict_json, write_json
+from ..core.files import CatalogError, atomic_files, output_folder, parse_json, write_json
 from ..core.table import check_columns, check_table, json_rows, read_table, rejected_table, write_table
 from ..core.config import ANSWERS, IndexSettings, RunConfig
 from ..core.process import rng
 from ..core.records import Finite, Positive, Record, Share, as_type, check_format
-from ..core.sealed import SUMS, read_array, read_sealed, seal, load_errors
+from ..core.sealed import SUMS, parse_array, read_sealed, seal, load_errors
 from ..catalog.query import choose_rows
 from .vectors import EmbeddingsError, check_ids, read_vectors, unit_vectors
-from .retrieval import group_codes, row_numbers, top_columns
+from .retrieval import value_codes, row_numbers, top_columns
 from .exact import exact_neighbours
 from .faiss import KINDS, make_structure, set_effort, start_settings, vector_blocks
 
@@ -43,7 +43,7 @@ def _check_table(table, n:int)->pd.DataFrame:
 class SimilarIndex:
     "The vectors of a catalog with its table, and a search for the nearest of them."
     vectors:np.ndarray         # Of length 1, float32 or float16, shape (n, dimensions)
-    table:pd.DataFrame         # A row for each vector: `image` is its id; `group`, `labels` and any other column
+    table:pd.DataFrame         # A row for each vector: `image` is its id; `unit`, `labels` and any other column
     embedder:object = None     # An `Embedder`, or any callable from a list of pictures to vectors
     rejected:pd.DataFrame = field(default_factory=rejected_table)   # Pictures without a vector, with reasons
     kind:str = 'exact'         # One of `KINDS`
@@ -162,9 +162,10 @@ def from_embeddings(
 
 # %% ../../nbs/search/05_index.ipynb #546b605d
 @patch
-def _groups(self:SimilarIndex)->np.ndarray:
-    "The group code of each row; rows without a group get their own code."
-    codes = group_codes(self.table['group'], len(self), 'group') if 'group' in self.table else np.full(len(self), -1)
+def _units(self:SimilarIndex)->np.ndarray:
+    "The code of each row's unit; a row without one gets its own code. An index of an earlier version has units in its column `group`."
+    column = next((c for c in ('unit', 'group') if c in self.table), None)
+    codes = value_codes(self.table[column], len(self), column) if column else np.full(len(self), -1)
     return np.where(codes < 0, len(self) + np.arange(len(self)), codes)
 
 @patch
@@ -174,8 +175,8 @@ def neighbours(
     k:int=ANSWERS,                 # Answers per query
     among=None,                    # Numbers of the candidate rows; None for all
 )->tuple[np.ndarray, np.ndarray]:  # As from `exact_neighbours`
-    "The `k` nearest rows of rows of the index, without rows of the same group."
-    rows, own = row_numbers(rows, len(self), 'rows'), self._groups()
+    "The `k` nearest rows of rows of the index, without rows of the same unit."
+    rows, own = row_numbers(rows, len(self), 'rows'), self._units()
     more = pd.Series(own).value_counts()[own[rows]].max()
     score, at = self.nearest(self.vectors[rows], k + int(more), among)
     score, cols = _exclude(score, own[at] == own[rows][:, None], k)
@@ -213,7 +214,7 @@ def search(
     k:int=ANSWERS,      # Answers
     *, where:str=None,  # Condition on the table's columns, as in `choose_rows`
 )->pd.DataFrame:        # Rows of the table with `score`, the cosine, best first
-    "The `k` pictures most similar to `query`; for an id, without pictures of its own group."
+    "The `k` pictures most similar to `query`; for an id, without pictures of its own unit."
     return self._answer(query, k, None if where is None else choose_rows(self.table, where).index.to_numpy())
 
 # %% ../../nbs/search/05_index.ipynb #9f87c0d5
@@ -362,7 +363,7 @@ class IndexFacts(Record):
 
 def _read_facts(data:bytes)->IndexFacts:
     "The validated contents of `index.json`."
-    d = strict_json(data)
+    d = parse_json(data)
     check_format(d, INDEX_FORMAT, 'index.json')
     return IndexFacts.from_dict(d, 'index.json')
 
@@ -376,7 +377,7 @@ def _read_centroids(files:Mapping[str, bytes], settings:dict, d:int)->np.ndarray
     "The centroids of an index with cells, else None."
     if ('centroids.npy' in files) != ('cells' in settings): raise CatalogError('centroids.npy and cells belong together')
     if 'cells' not in settings: return None
-    res = read_array(files['centroids.npy'])
+    res = parse_array(files['centroids.npy'])
     if res.dtype != np.float32 or res.shape != (settings['cells'], d) or not np.isfinite(res).all():
         raise CatalogError(f'centroids.npy has {res.dtype} of shape {res.shape}, expected finite float32 of ({settings["cells"]}, {d})')
     return res

@@ -11,7 +11,7 @@ from ..core.process import progress, rng
 from .vectors import unit_vectors
 
 # %% auto #0
-__all__ = ['row_numbers', 'group_codes', 'top_columns', 'rarity', 'query_scores', 'retrieval_scores']
+__all__ = ['row_numbers', 'value_codes', 'top_columns', 'rarity', 'query_scores', 'retrieval_scores']
 
 # %% ../../nbs/search/01_retrieval.ipynb #e4c5fc93
 def row_numbers(rows, n:int, name:str)->np.ndarray:
@@ -25,7 +25,7 @@ def row_numbers(rows, n:int, name:str)->np.ndarray:
         raise CatalogError(f'{name} must be row numbers below {n}')
     return rows
 
-def group_codes(values, n:int, name:str)->np.ndarray:
+def value_codes(values, n:int, name:str)->np.ndarray:
     "Integer codes of `values`, -1 for a missing value."
     if len(values) != n: raise CatalogError(f'{name} has {len(values)} values, expected {n}: one for each vector')
     return pd.factorize(pd.Series(values))[0]
@@ -69,7 +69,7 @@ def query_scores(
     queries=None,        # Query rows: numbers or mask; None for all
     answers=None,        # Candidate rows: numbers or mask; None for all
     *, relevant=None,    # A value for each row: equal values are hits, missing ones never; None: any shared label is a hit
-    group=None,          # A value for each row: the query's own group is left out of its candidates, as is the query itself
+    unit=None,           # A value for each row: the query's own unit is left out of its candidates, as is the query itself
     weights=None,        # Weight of a shared label in nDCG, shape (n_labels,), such as `rarity(Y)`; None for 1
     k:int=10,            # Answers per query
     block:int=256,       # Queries per block
@@ -81,8 +81,8 @@ def query_scores(
     w = np.ones(Y.shape[1], np.float32) if weights is None else np.asarray(weights, np.float32)
     if w.shape != Y.shape[1:]: raise CatalogError(f'weights has shape {w.shape}, expected {Y.shape[1:]}: a number for each label')
     q, a = row_numbers(queries, n, 'queries'), rng(0, 'ties').permutation(row_numbers(answers, n, 'answers'))
-    same = None if relevant is None else group_codes(relevant, n, 'relevant')
-    own = np.arange(n) if group is None else group_codes(group, n, 'group')
+    same = None if relevant is None else value_codes(relevant, n, 'relevant')
+    own = np.arange(n) if unit is None else value_codes(unit, n, 'unit')
     parts = [_score_block(i, a, v, Y, w, same, own, k) for i in progress(np.split(q, range(block, len(q), block)), 'queries')]
     return pd.concat(parts).set_index(q)
 
@@ -103,7 +103,7 @@ def retrieval_scores(
     Y,                   # Labels, 0 or 1, shape (n, n_labels)
     queries=None,        # Query rows: numbers or mask; None for all
     answers=None,        # Candidate rows: numbers or mask; None for all
-    **kwargs,            # `relevant`, `group`, `weights`, `k` and `block` of `query_scores`
+    **kwargs,            # `relevant`, `unit`, `weights`, `k` and `block` of `query_scores`
 )->pd.DataFrame:         # A row for each metric (`precision@k`, `recall@k`, `mAP@k`, `nDCG@k`); columns `score` and `random`
     "The mean of `query_scores` over the queries that have relevant candidates."
     return query_scores(vectors, Y, queries, answers, **kwargs).mean().unstack(0, sort=False)

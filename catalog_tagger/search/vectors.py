@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..core.files import CatalogError, strict_json
+from ..core.files import CatalogError, parse_json
 from ..core.records import Text, as_type
-from ..core.sealed import read_array
+from ..core.sealed import parse_array
 
 # %% auto #0
 __all__ = ['EmbeddingsError', 'unit_vectors', 'check_ids', 'read_vectors']
@@ -40,5 +40,5 @@ def check_ids(ids, n:int)->list[str]:
 
 def read_vectors(files:Mapping[str, bytes])->tuple[np.ndarray, list[str]]:
     "The vectors of `vectors.npy`, and the id of each from `ids.json`."
-    vectors = unit_vectors(read_array(files['vectors.npy']))
-    return vectors, check_ids(strict_json(files['ids.json']), len(vectors))
+    vectors = unit_vectors(parse_array(files['vectors.npy']))
+    return vectors, check_ids(parse_json(files['ids.json']), len(vectors))

@@ -5,7 +5,6 @@
 # %% ../../nbs/serve/11_fit.ipynb #4faedc9a
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import replace
 
 import torch, torch.nn.functional as F
@@ -14,7 +13,7 @@ from fastai.learner import Learner
 from ..core.files import CatalogError
 from ..catalog.images import Prep
 from ..catalog.labels import LabelSpace
-from ..train.data import check_labelled, source_pictures
+from ..train.data import check_labelled, check_rows, source_pictures
 from ..train.learner import check_answers, whole_learner
 from .outside import fit_outside
 from .decide import fit_decision
@@ -25,20 +24,19 @@ __all__ = ['fit_tagger']
 
 # %% ../../nbs/serve/11_fit.ipynb #33b52bb3
 def fit_tagger(
-    learn:Learner,     # Trained
+    learn:Learner,     # Trained learner
     *, space:LabelSpace=None,  # As in `Predictor.from_learner`
     prep:Prep=None,    # Likewise
-)->Tagger:             # With a copy of the model: training `learn` further does not change it
+)->Tagger:             # As from `Tagger.from_learner`, with a decision
     "The tagger of a trained learner: thresholds, calibration and the out-of-distribution score are fitted on its valid pictures."
     tagger, learn = Tagger.from_learner(learn, space=space, prep=prep), whole_learner(learn)
     if not len(learn.dls.valid_ds): raise CatalogError('this learner has no valid pictures to fit thresholds on, as after load_learner: '
-                                                       'give it some, learn.dls = catalog_dls(df, space, prep)')
+                                                       'add them, learn.dls = catalog_dls(df, space, prep)')
     check_labelled(learn.dls.valid_ds)
-    tagger.model = deepcopy(tagger.model)
-    pictures = source_pictures(learn.dls.valid_ds)
+    pictures = source_pictures(learn.dls.valid_ds); check_rows(learn.dls.valid_ds.items, pictures, tagger.prep)
     scores, features = tagger.scores_and_features(pictures)
     plain = scores if tagger.tta == 1 else replace(tagger, tta=1).scores(pictures)
-    targs = check_answers(learn, learn.dls.valid, torch.from_numpy(plain))
+    targs = check_answers(learn, learn.dls.valid, torch.from_numpy(plain), pictures=pictures)
     if targs.ndim == 1: targs = F.one_hot(targs, len(tagger.space.vocab))
     outside = fit_outside(tagger.features(source_pictures(learn.dls.train_ds)), features)
     tagger.decision = fit_decision(scores, targs.numpy(), tagger.space, outside=outside)

@@ -18,8 +18,8 @@ __all__ = ['ArchName', 'plain_tensors', 'read_model']
 # %% ../../nbs/serve/09_model_file.ipynb #6c88b77f
 def plain_tensors(
     model:torch.nn.Module,   # Body and head
-    arch:str,                # Of its body, as in `find_arch`
-    head:list[dict],         # Of its head, as from `describe_layers`
+    arch:str,                # Backbone of its body, as in `find_arch`
+    head:list[dict],         # Its head, as from `describe_layers`
 )->dict[str, torch.Tensor]:
     "The tensors of a body and a head under their plain names, as `read_model` takes them."
     from catalog_tagger.train.backbones import find_arch
@@ -27,37 +27,37 @@ def plain_tensors(
     a = find_arch(arch); state = model.state_dict()
     with torch.device('meta'): names = build_model(a, head)[1]
     if set(state) != set(names):
-        raise CatalogError(f'the model is not a {a.name} with its head: {sorted(set(state) ^ set(names))[0]} stands in one of them alone')
+        raise CatalogError(f'the model is not a {a.name} with its head: {sorted(set(state) ^ set(names))[0]} is in only one of them')
     return {names[k]: v.detach().cpu().contiguous() for k, v in state.items()}
 
 # %% ../../nbs/serve/09_model_file.ipynb #c70308af
-ArchName = Annotated[str, Meta(pattern=r'^\w[\w.]{0,99}\Z')]   # A name of timm's and no path, address or module
+ArchName = Annotated[str, Meta(pattern=r'^\w[\w.]{0,99}\Z')]   # A name of timm, not a path, URL or module
 
 # %% ../../nbs/serve/09_model_file.ipynb #33da49ed
 def _check_tensors(want:dict[str, torch.Tensor], got:dict[str, torch.Tensor]):
-    "Are they the tensors of the model, in shape and type, and numbers all?"
+    "Do names, shapes and types match the model, and are all values finite?"
     extra = [o for o in got if o not in want and not o.startswith('arrays.')]
-    if extra: raise CatalogError(f'model.safetensors holds {extra[0]!r:.80}, which is no tensor of this model')
+    if extra: raise CatalogError(f'model.safetensors contains {extra[0]!r:.80}, which is not a tensor of this model')
     for k, v in want.items():
         if k not in got: raise CatalogError(f'tensor {k} is missing')
         if got[k].shape != v.shape or got[k].dtype != v.dtype:
             raise CatalogError(f'tensor {k} has shape {tuple(got[k].shape)} and {got[k].dtype}, expected {tuple(v.shape)} and {v.dtype}')
     for k, v in got.items():
-        if v.is_floating_point() and not v.isfinite().all(): raise CatalogError(f'tensor {k:.80} holds NaN or infinity')
+        if v.is_floating_point() and not v.isfinite().all(): raise CatalogError(f'tensor {k:.80} contains NaN or infinity')
 
 def _check_output(model:torch.nn.Module, size:tuple[int, int], n:int):
-    "Does a picture of `size` come out of `model`, which has shapes and no numbers, as `n` logits?"
+    "Does `model`, on the meta device, give `n` logits for a picture of `size`?"
     with torch.device('meta'): shape = tuple(model.eval()(torch.zeros(2, 3, *size)).shape)
-    if shape != (2, n): raise CatalogError(f'the model gives {shape[1:]} for a picture, expected {n} numbers')
+    if shape != (2, n): raise CatalogError(f'the model returns shape {shape[1:]} for a picture, expected {n} logits')
 
 def read_model(
     arch:str,              # An `ArchName`, as in `find_arch`
     head:list[dict],       # From `describe_layers`
-    data:bytes,            # A file of safetensors
+    data:bytes,            # Content of a safetensors file
     size:tuple[int, int],  # Height and width of its pictures, px
-    n:int,                 # Numbers that it must give for a picture
+    n:int,                 # Number of logits that it must return for a picture
 )->tuple[torch.nn.Module, dict[str, np.ndarray]]:
-    "The model that `arch` and `head` describe with the tensors of `data`, and the arrays beside it."
+    "The model that `arch` and `head` describe with the tensors of `data`, and the additional arrays."
     from catalog_tagger.train.backbones import find_arch
     from catalog_tagger.train.heads import build_model
     a, got = find_arch(arch), load_tensors(data)

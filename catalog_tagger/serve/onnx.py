@@ -20,27 +20,27 @@ from .tagger import Tagger
 __all__ = ['ONNX_OPSET', 'tag_rows', 'export_onnx', 'quantise_onnx']
 
 # %% ../../nbs/serve/12_onnx.ipynb #f3af2d58
-ONNX_OPSET = 18   # Of the operators in an exported graph; onnxruntime 1.14 and later knows it
+ONNX_OPSET = 18   # Operator set of an exported graph; supported by onnxruntime 1.14 and later
 
 class _Graph(torch.nn.Module):
-    "From a batch as `prep` makes it to scores: what `Tagger.scores` does between them."
+    "From a batch preprocessed by `prep` to scores, as in `Tagger.scores`."
     def __init__(self, tagger:Tagger): super().__init__(); self.model, self.score = tagger.model, tagger.score_batch
     def forward(self, picture): return self.score(picture)
 
 def _input_rules(t:Tagger)->dict:
-    "How a picture becomes the input of an exported graph, in words and numbers."
+    "The preprocessing from a picture to the input of an exported graph."
     h, w = t.prep.size
     return dict(input='picture', output='scores', shape=['batch', 3, h, w], dtype='float32', layout='NCHW', channels='RGB',
                 opset=ONNX_OPSET, views=t.tta,
                 size=[h, w], mean=list(t.prep.mean), std=list(t.prep.std), method=t.prep.method, opening=t.prep.opening,
                 labels='selected_tags.csv',
-                steps=['open as 8-bit RGB: turned as EXIF says, transparent parts on white',
+                steps=['open as 8-bit RGB: rotated as EXIF says, transparent parts on white',
                        f'resize to {h}x{w} px by {t.prep.method}, bilinear', 'divide by 255',
                        'subtract mean, divide by std, for each channel'])
 
 # %% ../../nbs/serve/12_onnx.ipynb #4fdf1b37
-def _least_raw_scores(t:Tagger, mode:str)->np.ndarray:
-    "For each label the least score of the model, in steps of 1/2000, that calibration brings to the threshold of `mode`; 1 if none does."
+def _raw_thresholds(t:Tagger, mode:str)->np.ndarray:
+    "For each label the lowest raw score, in steps of 1/2000, that is calibrated to at least the threshold of `mode`; 1 if none is."
     grid = np.linspace(0, 1, 2001)
     said = t.decision.calibration.apply(np.repeat(grid[:, None], len(t.space.vocab), 1),
                                         t.space) >= t.decision.thresholds[t.decision.check_mode(mode)]
@@ -48,30 +48,31 @@ def _least_raw_scores(t:Tagger, mode:str)->np.ndarray:
 
 def tag_rows(
     t:Tagger,
-    min_score:float=.5,     # Threshold of a free tag where there is no decision
-    mode:str=DEFAULT_MODE,  # Mode of the decision whose thresholds are taken
-)->pd.DataFrame:            # One row an output: `tag_id`, `name`, `group` ('' for a free tag), `count`, `threshold` (nan in a group)
+    min_score:float=.5,     # Threshold of a free tag if there is no decision
+    mode:str=DEFAULT_MODE,  # Mode of the decision whose thresholds are used
+)->pd.DataFrame:            # One row per output: `tag_id`, `name`, `group` ('' for a free tag), `count`, `threshold` (nan in a group)
     "The labels as a table, in the order of the outputs; thresholds are on the scores of the model, before calibration."
-    least = np.full(len(t.space.vocab), min_score) if t.decision is None else _least_raw_scores(t, mode)
+    least = np.full(len(t.space.vocab), min_score) if t.decision is None else _raw_thresholds(t, mode)
     df = pd.DataFrame(dict(tag_id=range(len(least)), name=t.space.vocab, group=[t.space.group_of(l) or '' for l in t.space.vocab],
                            count=t.space.counts, threshold=least))
     return df.assign(threshold=df['threshold'].where(df['group'] == ''))
 
 # %% ../../nbs/serve/12_onnx.ipynb #63cfebe6
 def _check_graph(file:Path, graph:torch.nn.Module, x:torch.Tensor)->float|None:
-    "The largest gap between torch's scores and onnxruntime's; None where onnxruntime is not installed."
+    "The largest difference between the scores of torch and onnxruntime; None if onnxruntime is not installed."
     try: import onnxruntime
     except ImportError: return None
     session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
     with torch.inference_mode(): gaps = [np.abs(session.run(None, {'picture': o.numpy()})[0] - graph(o).numpy()).max() for o in (x, x[:1])]
-    if not max(gaps) < 1e-4: raise CatalogError(f'onnxruntime answers otherwise than torch, by {max(gaps):.2g}; nothing was written')
+    if not max(gaps) < 1e-4:
+        raise CatalogError(f'the scores of onnxruntime differ from those of torch by {max(gaps):.2g}; nothing was written')
     return float(max(gaps))
 
 def export_onnx(
     tagger:Tagger,    # On the CPU
-    path:str|Path,    # Ends in .onnx; beside it `<name>.json` and `selected_tags.csv`
-)->float|None:        # The largest gap to torch's scores on noise, below 1e-4; None where onnxruntime is not installed
-    "Write the model as an ONNX graph from prepared pictures to scores, with the rules of its input and its labels; all or nothing."
+    path:str|Path,    # Ends in .onnx; `<name>.json` and `selected_tags.csv` are written next to it
+)->float|None:        # The largest difference to torch's scores on noise, below 1e-4; None if onnxruntime is not installed
+    "Write the model as an ONNX graph from preprocessed pictures to scores, with preprocessing rules and labels, atomically."
     path = Path(path)
     for o in ('onnx', 'onnxscript'): import_optional(o, 'ONNX')
     if path.suffix != '.onnx': raise CatalogError(f'{str(path)!r}: expected a file that ends in .onnx')
@@ -89,7 +90,7 @@ def export_onnx(
 
 # %% ../../nbs/serve/12_onnx.ipynb #a01e2238
 class _Batches:
-    "Prepared pictures in batches, as onnxruntime asks for them when it calibrates."
+    "Preprocessed pictures in batches, as onnxruntime reads them for calibration."
     def __init__(self, t:Tagger, pictures:Sequence, bs:int=8):
         self.batches = (np.stack([t.prep(o) for o in pictures[i:i+bs]]) for i in range(0, len(pictures), bs))
     def get_next(self)->dict|None: return next(({'picture': o} for o in self.batches), None)
@@ -97,16 +98,16 @@ class _Batches:
 def quantise_onnx(
     tagger:Tagger,
     path:str|Path,       # Graph that `export_onnx(tagger, path)` wrote
-    pictures:Sequence,   # Some 64 of the train fold, from which the range of each layer's values is learned
-)->Path:                 # `<name>.int8.onnx` beside `path`
-    "Write the graph with weights and activations of 8 bits, scaled for each channel: smaller and faster, with scores of its own."
+    pictures:Sequence,   # About 64 of the train fold, to calibrate the range of each layer's values
+)->Path:                 # `<name>.int8.onnx` next to `path`
+    "Write the graph with 8-bit weights and activations, scaled per channel: smaller and faster, with different scores."
     path = Path(path); out = path.with_suffix('.int8.onnx')
     onnx, q, shapes = [import_optional(o, 'ONNX') for o in ('onnx', 'onnxruntime.quantization', 'onnxruntime.quantization.shape_inference')]
-    if not path.is_file(): raise CatalogError(f'{path} is not there; write it by export_onnx')
-    if not len(pictures): raise CatalogError('no pictures to calibrate on; give some 64 of the train fold')
+    if not path.is_file(): raise CatalogError(f'{path} does not exist; write it with export_onnx')
+    if not len(pictures): raise CatalogError('no pictures to calibrate on; pass about 64 of the train fold')
     with tempfile.TemporaryDirectory() as d, atomic_path(out) as tmp:
         shapes.quant_pre_process(str(path), f'{d}/whole.onnx', skip_symbolic_shape=True)
-        graph = onnx.load(f'{d}/whole.onnx'); del graph.graph.value_info[:]   # told shapes that folding made untrue
+        graph = onnx.load(f'{d}/whole.onnx'); del graph.graph.value_info[:]   # these shapes are wrong after folding
         q.quantize_static(graph, str(tmp), _Batches(tagger, pictures), per_channel=True,
                           activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8)
     return out

@@ -15,8 +15,8 @@ from ..core.files import CatalogError
 __all__ = ['Outside', 'fit_outside', 'outside_from_arrays']
 
 # %% ../../nbs/serve/05_outside.ipynb #2fe0a3dd
-def _directions(features)->np.ndarray:
-    "Features brought to length 1, shape (pictures, features)."
+def _unit_length(features)->np.ndarray:
+    "Features normalised to length 1, shape (pictures, features)."
     features = np.asarray(features, float)
     if features.ndim != 2 or not np.isfinite(features).all():
         raise CatalogError(f'features of shape {features.shape}, expected (pictures, features), all of them finite')
@@ -25,45 +25,45 @@ def _directions(features)->np.ndarray:
 @dataclass(frozen=True)
 class Outside:
     "An out-of-distribution score on pooled features (ViM residual)."
-    mean:np.ndarray     # Of the features of train, each brought to length 1; shape (features,)
-    weight:np.ndarray   # Main directions around it, shape (≤ 64, features)
-    limit:float         # More than this is outside
+    mean:np.ndarray     # Mean of the features of train, each normalised to length 1; shape (features,)
+    weight:np.ndarray   # Main directions (PCA), shape (≤ 64, features)
+    limit:float         # A larger distance is outside
 
     def distance(self, features:np.ndarray)->np.ndarray:  # Shape (pictures,)
         "Length of each row of `features` outside the main directions of train."
-        x = _directions(features)
+        x = _unit_length(features)
         if x.shape[1:] != self.mean.shape: raise CatalogError(f'features have shape {x.shape}, expected (pictures, {len(self.mean)})')
         x = x - self.mean
         return np.linalg.norm(x - x @ self.weight.T @ self.weight, axis=1)
 
     def arrays(self)->dict[str, np.ndarray]:
-        "What a bundle stores beside the weights of the model."
+        "The arrays that a bundle stores together with the weights of the model."
         return {f'outside.{k}': np.ascontiguousarray(v, np.float32)
                 for k, v in dict(mean=self.mean, weight=self.weight, limit=[self.limit]).items()}
 
 # %% ../../nbs/serve/05_outside.ipynb #ea32db15
 def fit_outside(
     features:np.ndarray,   # Pooled features of train, shape (pictures, features)
-    held_out:np.ndarray,   # Of valid
+    held_out:np.ndarray,   # Pooled features of valid
     *, share:float=.02,    # Share of valid that may be called outside
-    n:int=64,              # Most directions that are looked at
+    n:int=64,              # Maximum number of main directions
 )->Outside:
-    "Learn from train where pictures lie, and from valid how far away is too far."
-    from sklearn.decomposition import PCA   # serving does without scikit-learn
+    "Fit the main directions on train, and the limit of the distance on valid."
+    from sklearn.decomposition import PCA   # serving does not need scikit-learn
     if not 0 < share < 1: raise CatalogError(f'share={share}, expected between 0 and 1')
-    x = _directions(features); n = min(n, x.shape[1]//2, len(x) - 1)
-    if n < 1: raise CatalogError(f'features of shape {x.shape} are too few to learn from')
+    x = _unit_length(features); n = min(n, x.shape[1]//2, len(x) - 1)
+    if n < 1: raise CatalogError(f'features of shape {x.shape} are too few to fit')
     pca = PCA(n, random_state=0).fit(x)
     res = Outside(pca.mean_, pca.components_, 0.)
     return replace(res, limit=float(np.quantile(res.distance(held_out), 1 - share)))
 
 # %% ../../nbs/serve/05_outside.ipynb #5ac6c457
 def outside_from_arrays(arrays:Mapping[str, np.ndarray])->Outside|None:
-    "What `Outside.arrays` gave, or None where a bundle has none; raise `CatalogError` if it does not fit together."
+    "The `Outside` of the arrays from `Outside.arrays`, or None if there are none; raise `CatalogError` if they are invalid."
     found = {k: np.asarray(arrays[f'outside.{k}']) for k in ('mean', 'weight', 'limit') if f'outside.{k}' in arrays}
     if not found: return None
     if len(found) < 3 or any(o.dtype.kind != 'f' or not np.isfinite(o).all() for o in found.values()):
-        raise CatalogError('the arrays outside.mean, .weight and .limit are not whole or not finite')
+        raise CatalogError('the arrays outside.mean, .weight and .limit are incomplete or not finite')
     mean, weight, limit = found['mean'], found['weight'], found['limit']
     if mean.ndim != 1 or weight.ndim != 2 or weight.shape[1] != len(mean) or limit.shape != (1,):
         raise CatalogError(f'outside.mean has shape {mean.shape}, .weight {weight.shape} and .limit {limit.shape}: '

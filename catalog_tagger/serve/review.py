@@ -20,12 +20,12 @@ __all__ = ['QUEUE_COLUMNS', 'join_queues', 'review_queue']
 
 # %% ../../nbs/serve/07_review.ipynb #bfbe1318
 def join_queues(queues:Iterable[pd.DataFrame])->pd.DataFrame:
-    "The queue of all pictures from the queues of batches of them."
+    "Join the queues of batches to one queue of all pictures."
     return pd.concat(queues).sort_values('worth', ascending=False, kind='stable', ignore_index=True)
 
 # %% ../../nbs/serve/07_review.ipynb #fbb1552c
-def _ask(answer:list[tuple[str, float]], p:np.ndarray, space:LabelSpace)->tuple[str, float, str]:
-    "The weakest tag of an answer, its score, and the label of its group that comes next."
+def _weakest_tag(answer:list[tuple[str, float]], p:np.ndarray, space:LabelSpace)->tuple[str, float, str]:
+    "The weakest tag of an answer, its score, and the next best label of its group."
     tag, score = min(answer, key=lambda o: o[1]); at = dict(zip(space.vocab, p))
     rivals = [l for l in space.exclusive.get(space.group_of(tag), ()) if l != tag]
     return tag, score, max(rivals, key=at.get, default='')
@@ -34,11 +34,11 @@ QUEUE_COLUMNS = ['image', 'worth', 'outside', 'ask', 'score', 'instead', 'tags']
 
 def review_queue(
     df:pd.DataFrame,            # A catalog with `image`
-    scores:np.ndarray,          # As the model gives them, a row for each picture
+    scores:np.ndarray,          # Uncalibrated scores, one row per picture
     space:LabelSpace,
     decision:Decision,
-    *, features:np.ndarray=None,  # Pooled features of each picture, where `decision` knows what lies outside
-)->pd.DataFrame:                # Columns as in `QUEUE_COLUMNS`; what is worth most first
+    *, features:np.ndarray=None,  # Pooled features of each picture, if `decision` has an out-of-distribution score
+)->pd.DataFrame:                # Columns as in `QUEUE_COLUMNS`, highest `worth` first
     "The pictures that cannot be published at the promised precision, in order of priority for a person."
     df = check_columns(df)
     if len(df) != len(scores): raise CatalogError(f'{len(scores)} rows of scores for {len(df)} pictures')
@@ -46,7 +46,7 @@ def review_queue(
     pred, far = as_matrix(answers, space), np.zeros(len(df), bool)
     if features is not None and decision.outside: far = decision.outside.distance(features) > decision.outside.limit
     worth = np.where(far, pred.sum(1), ((1 - p)*pred).sum(1))
-    asks = [_ask(a, q, space) if a else ('', 0., '') for a, q in zip(answers, p)]
+    asks = [_weakest_tag(a, q, space) if a else ('', 0., '') for a, q in zip(answers, p)]
     rows = [(im, w, o, *ask, [t for t, _ in a]) for im, w, o, ask, a in zip(df['image'], worth, far, asks, answers)]
     res = pd.DataFrame(rows, columns=QUEUE_COLUMNS).round(dict(worth=4, score=4))
     return join_queues([res[far | (weakest_score(p, pred) < decision.publish.get('', 2.))]])

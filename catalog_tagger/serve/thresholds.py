@@ -19,13 +19,13 @@ def fit_thresholds(
     scores:np.ndarray,       # Calibrated scores of the valid fold, shape (pictures, labels)
     targs:np.ndarray,        # 0 or 1, same shape
     space:LabelSpace,
-    *, precision:float=.95,  # Asked for by `high_precision`
-    recall:float=.95,        # Asked for by `high_recall`
-    prior:float=10.,         # How many examples the common threshold is worth
-)->pd.DataFrame:             # A row a tag: `label`, `support`, and a threshold for each mode
+    *, precision:float=.95,  # Target of `high_precision`
+    recall:float=.95,        # Target of `high_recall`
+    prior:float=10.,         # Number of examples that the common threshold counts as
+)->pd.DataFrame:             # One row per tag: `label`, `support`, and a threshold for each mode
     "The decision threshold of each tag in each of `MODES`."
     for name, v in dict(precision=precision, recall=recall).items():
-        if not 0 < v <= 1: raise CatalogError(f'{name}={v}, expected above 0, to 1')
+        if not 0 < v <= 1: raise CatalogError(f'{name}={v}, expected above 0 and at most 1')
     scores, targs, known = check_scores(scores, targs, space); asked = dict(precision=precision, recall=recall, prior=prior)
     fitted = {m: o.fit(scores, targs, known, **asked) for m, o in MODES.items()}
     return pd.DataFrame(dict(label=space.vocab, support=(targs & known).sum(0), **fitted))

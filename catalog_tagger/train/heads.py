@@ -43,14 +43,14 @@ def _describe(m:nn.Module)->dict:
     known = type(m) in (ConcatPool, UnitLength) or type(m).__module__.split('.')[0] in ('torch', 'timm', 'fastai') and name in _LAYERS
     size = getattr(m, 'size' if name == 'ConcatPool' else 'output_size', 1)
     if not known or size not in (1, (1, 1)) or getattr(m, 'full', False):
-        raise CatalogError(f'the head holds {m!r:.80}, which cannot be described as a list of layers; known are {", ".join(_LAYERS)}, '
-                           'pools to 1x1, in nn.Sequential')
+        raise CatalogError(f'the head contains {m!r:.80}, which cannot be described as a list of layers; supported are '
+                           f'{", ".join(_LAYERS)}, pools to 1x1, in nn.Sequential')
     return dict(layer=name) | {k: m.bias is not None if k == 'bias' else getattr(m, k) for k in _LAYERS[name][1]}
 
 def describe_layers(
-    head:nn.Sequential,  # Of layers that have a name here, torch's, timm's or fastai's
-)->list[dict]:           # Of each its `layer` and sizes: plain JSON
-    "A head as a list from which `build_layers` makes it again; raise `CatalogError` on a layer that has no name here."
+    head:nn.Sequential,  # With layers of torch, timm or fastai that are supported here
+)->list[dict]:           # `layer` and sizes of each, as plain JSON
+    "A head as a list from which `build_layers` rebuilds it; raise `CatalogError` for an unsupported layer."
     if not isinstance(head, nn.Sequential): head = [head]
     return [_describe(o) for o in head]
 
@@ -61,14 +61,14 @@ def _build_layer(o:dict, depth:int)->nn.Module:
     if name == 'Sequential' and set(o) == {'layer', 'layers'}: return build_layers(o['layers'], depth + 1)
     make, sizes = _LAYERS.get(name, (None, {})) if isinstance(name, str) else (None, {})
     if make is None or set(o) != {'layer', *sizes} or not all(is_one(o[k]) for k, is_one in sizes.items()):
-        raise CatalogError(f'{repr(o)[:80]} describes no layer; expected one of {", ".join(_LAYERS)} with its sizes')
+        raise CatalogError(f'{repr(o)[:80]} is not a valid layer; expected one of {", ".join(_LAYERS)} with its sizes')
     return make(**{k: o[k] for k in sizes})
 
 def build_layers(
     layers:list[dict],  # From `describe_layers`
-    depth:int=0,        # How many lists this one stands in
+    depth:int=0,        # Nesting depth of this list
 )->nn.Sequential:
-    "The head that `layers` describe, untrained; raise `CatalogError` if they describe none."
+    "Build the untrained head that `layers` describe; raise `CatalogError` if the list is invalid."
     if not isinstance(layers, list) or not 0 < len(layers) <= 32 or depth > 3:
         raise CatalogError('a head is a list of 1 to 32 layers, at most 3 lists deep')
     return nn.Sequential(*[_build_layer(o, depth) for o in layers])
@@ -78,7 +78,7 @@ def build_model(
     a:Arch,
     head:list[dict],  # From `describe_layers`
 )->tuple[nn.Sequential, dict[str, str]]:
-    "Body and head, untrained, and the plain name of each tensor: `body.` and its name in the library of `a`, or `head.` and its place."
+    "Untrained body and head, and the plain name of each tensor: `body.` and its name in the library of `a`, or `head.` and its position."
     net = create_net(a); model = nn.Sequential(cut_body(a, net), build_layers(head))
     plain = {id(v): f'body.{k}' for k, v in net.state_dict(keep_vars=True).items()}
     return model, {k: f'head.{k[2:]}' if k.startswith('1.') else plain[id(v)] for k, v in model.state_dict(keep_vars=True).items()}

@@ -15,12 +15,12 @@ from fastai.vision.all import *
 
 from ..core.files import CatalogError
 from ..core.config import RunConfig
-from ..catalog.images import Prep
+from ..catalog.images import Prep, item_name
 from ..catalog.labels import LabelSpace
 from .backbones import (
     Arch, AuxHead, InceptionBody, arch_name, create_net, cut_body, find_arch, main_head, own_classifier)
 from .weights import read_weights
-from .losses import AuxLoss, ReadByLabels, find_activation, find_loss, find_optimiser, to_scores
+from .losses import AuxLoss, ReadByLabels, check_instances, find_activation, find_loss, find_optimiser, to_scores
 from .fastai_metrics import DominantRecall, RecallAtK, check_metrics
 from .data import CatalogDLs, check_labelled, check_served, one_batch_dl, some_rows, valid_tfms
 
@@ -31,25 +31,25 @@ __all__ = ['stage_name', 'is_training', 'is_skipped', 'History', 'FrozenStats', 
 
 # %% ../../nbs/train/05_learner.ipynb #15e65561
 def stage_name(learn:Learner)->str:
-    "Which of the groups of parameters that the splitter made learn: 'frozen' (the last alone), 'partly unfrozen' or 'unfrozen' (all)."
+    "Which parameter groups are trained: 'frozen' (only the last), 'partly unfrozen' or 'unfrozen' (all)."
     return {len(learn.opt.param_lists) - 1: 'frozen', 0: 'unfrozen'}.get(learn.opt.frozen_idx, 'partly unfrozen')
 
 # %% ../../nbs/train/05_learner.ipynb #87a2b578
 def is_training(learn:Learner)->bool:
-    "Is `learn` in a `fit` that trains, and not in `lr_find`, `validate` or `get_preds`, which send a callback the same events?"
+    "Is `learn` in a `fit` that trains? `lr_find`, `validate` and `get_preds` send a callback the same events."
     return not hasattr(learn, 'lr_finder') and not learn.lock.locked()
 
 def is_skipped(learn:Learner)->bool:
-    "Was the epoch that ends skipped, by `start_epoch`? Nothing was recorded then."
+    "Was this epoch skipped, because of `start_epoch`? Then nothing was recorded."
     return not learn.recorder.values[-1]
 
-def _told_apart(names:Sequence[str])->list[str]:
-    "`names`, the second of one name with a `_2` behind it."
+def _unique_names(names:Sequence[str])->list[str]:
+    "`names`, with `_2` appended to the second of two equal names, and so on."
     seen = Counter()
     return [o if (seen.update([o]) or seen[o]) == 1 else f'{o}_{seen[o]}' for o in names]
 
 class History(Callback):
-    "Keep one row an epoch over all calls of `fit`, frozen and unfrozen, in `rows`."
+    "Record one row per epoch in `rows`, over all calls of `fit`, frozen and unfrozen."
     order,_only_train_loop = 60,True    # after the Recorder
     def __init__(self): self.rows, self.pictures = [], 0
     def before_fit(self): self.run = is_training(self.learn)
@@ -57,7 +57,7 @@ class History(Callback):
     def after_train(self): self.pictures += len(self.dls.train)*self.dls.train.bs
     def after_epoch(self):
         if is_skipped(self.learn): return
-        losses = dict(zip(_told_apart(self.recorder.metric_names[1:]), self.recorder.values[-1]))
+        losses = dict(zip(_unique_names(self.recorder.metric_names[1:]), self.recorder.values[-1]))
         self.rows.append(dict(stage=stage_name(self.learn), epoch=len(self.rows) + 1, pictures=self.pictures,
                               **losses, seconds=round(time.perf_counter() - self.start, 2)))
 
@@ -70,7 +70,7 @@ class History(Callback):
 
 # %% ../../nbs/train/05_learner.ipynb #c745160c
 class FrozenStats(Callback):
-    "Keep the BatchNorm statistics of a pretrained body, in the frozen stage and after it."
+    "Keep the BatchNorm statistics of a pretrained body fixed, in the frozen stage and after it."
     run_after = TrainEvalCallback
     def before_train(self):
         for m in self.model[0].modules():
@@ -78,7 +78,7 @@ class FrozenStats(Callback):
 
 # %% ../../nbs/train/05_learner.ipynb #6cc920ee
 def _stacked(own:nn.Module, nf:int, n_out:int, pool:bool, dropout:float, a:Arch)->nn.Module:
-    "The classifier that a net came with, kept, and a layer on top of it."
+    "The original classifier of a net, with a layer on top of it."
     layers = [o for o in getattr(own, 'modules', list)() if isinstance(o, nn.Linear)]
     if not layers or layers[0].in_features != nf:
         raise CatalogError(f"head='stacked' needs a classifier on the {nf} features of {a.name}, which has none; use head='linear'")
@@ -86,7 +86,7 @@ def _stacked(own:nn.Module, nf:int, n_out:int, pool:bool, dropout:float, a:Arch)
     return nn.Sequential(*([nn.AdaptiveAvgPool2d(1), Flatten()] if pool else []), own, nn.Dropout(dropout), last)
 
 def _make_head(head:str, own:nn.Module, nf:int, n_out:int, pool:bool, dropout:float|None, a:Arch)->nn.Module:
-    "The head called `head`, on a body with `nf` features."
+    "The head `head` for a body with `nf` features."
     if head == 'stacked': return _stacked(own, nf, n_out, pool, dropout or 0., a)
     if head == 'fastai': res = create_head(nf, n_out, pool=pool, ps=ifnone(dropout, .5))
     elif head == 'linear': res = create_head(nf, n_out, pool=pool, ps=dropout or 0., lin_ftrs=[], concat_pool=False, first_bn=False)
@@ -99,8 +99,8 @@ def catalog_model(
     a:Arch,
     n_out:int,                             # Number of labels
     state:dict[str, Tensor]=None,          # From `read_weights`; None leaves the net untrained
-    *, head:str|nn.Module=RunConfig.head,  # 'fastai', 'linear', 'stacked', or a module of your own, from the body's features to logits
-    dropout:float=None,                    # Share dropped before the last layer; None is .5 for fastai's head and 0 for the others
+    *, head:str|nn.Module=RunConfig.head,  # 'fastai', 'linear', 'stacked', or your own module, from the body's features to logits
+    dropout:float=None,                    # Dropout before the last layer; None is .5 for fastai's head and 0 for the others
 )->nn.Sequential:                          # Body and head: (n, 3, height, width) → logits (n, `n_out`)
     "The net of `a` with its classifier replaced."
     net = create_net(a, state, whole=head == 'stacked'); own = own_classifier(net)
@@ -116,21 +116,21 @@ def own_model(
     body:nn.Module,                        # From pictures (n, 3, height, width) to features (n, channels) or maps of them
     n_out:int,                             # Number of labels
     size:tuple[int, int],                  # Height and width of the pictures, px
-    *, head:str|nn.Module=RunConfig.head,  # As in `catalog_model`; 'stacked' wants a classifier, which a body has not
+    *, head:str|nn.Module=RunConfig.head,  # As in `catalog_model`; 'stacked' is not possible, because a body has no classifier
     dropout:float=None,                    # As in `catalog_model`
 )->nn.Sequential:                          # Body and head
-    "A body of your own with a head."
+    "Your own body with a head."
     if isinstance(head, str):
         with torch.inference_mode(): seen = body.eval()(torch.zeros(1, 3, *size, device=next(body.parameters()).device))
         if not isinstance(seen, Tensor) or seen.ndim not in (2, 4):
-            raise CatalogError(f'the body gives {getattr(seen, "shape", type(seen).__name__)}, expected features (n, channels) or maps '
+            raise CatalogError(f'the body returns {getattr(seen, "shape", type(seen).__name__)}, expected features (n, channels) or maps '
                                '(n, channels, height, width)')
         head = _make_head(head, None, seen.shape[1], n_out, seen.ndim == 4, dropout, Arch(type(body).__name__, 'own', '', (), ()))
     return nn.Sequential(body, head)
 
 # %% ../../nbs/train/05_learner.ipynb #9ae9a2b3
 def _splitter(arch:str|None):
-    "fastai's groups of parameters: the lower half, the upper half and the head of torchvision's ResNets, body and head of other nets."
+    "fastai's parameter groups: lower half, upper half and head of torchvision's ResNets; body and head of other nets."
     if arch is None: return default_split
     a = find_arch(arch)
     return model_meta[torchvision.models.resnet18]['split'] if a.library == 'torchvision' and a.net.startswith('res') else default_split
@@ -138,78 +138,75 @@ def _splitter(arch:str|None):
 # %% ../../nbs/train/05_learner.ipynb #743d1842
 @dataclass
 class TrainFacts:
-    "What a learner, its data and its model do not say: `learn.facts`. It survives `learn.export`."
-    arch:str|None        # Backbone, as in `find_arch`; None for a body of your own
-    pretrained:bool      # Did the body start from trained weights?
+    "Facts that are not in the learner, its data or its model: `learn.facts`. `learn.export` keeps them."
+    arch:str|None        # Backbone, as in `find_arch`; None for your own body
+    pretrained:bool      # Did the body start from pretrained weights?
     tta:int=1              # Views of a picture whose scores its tagger averages, as in `Predictor`
-    rate_curve:pd.DataFrame|None=None  # Of the search for a rate, from `suggest_rate`, where there was one
-    joined:Learner|None=None           # Of a cached learner: the learner whose upper part it trains
-    labels:list[str]|None=None         # Those that its model was made or last trained for, in the order of its outputs
+    rate_curve:pd.DataFrame|None=None  # Curve of the learning rate search, from `suggest_rate`, if there was one
+    joined:Learner|None=None           # For a cached learner: the learner whose upper part it trains
+    labels:list[str]|None=None         # Labels for which its model was created or last trained, in the order of its outputs
 
 def facts_of(learn:Learner)->TrainFacts:
-    "What is known of a learner; of one that fastai made, nothing."
+    "The `TrainFacts` of a learner; empty ones for a learner that fastai created."
     return getattr(learn, 'facts', None) or TrainFacts(None, False)
 
 # %% ../../nbs/train/05_learner.ipynb #f1f2900d
 def _default_metrics(space)->list:
-    "Scores that do not mislead: accuracy where a picture has one label, recall@3 and dominant-label recall where it has many."
+    "Default metrics: accuracy and recall@3 if pictures have one label, else recall@3 and dominant-label recall."
     return [accuracy, RecallAtK(3)] if space.is_single else [RecallAtK(3), DominantRecall(space.counts, space.parent_columns)]
 
-def _check_made(**args):
-    "Raise `CatalogError` on a class where one of its objects is expected."
-    for name, o in args.items():
-        if isinstance(o, type): raise CatalogError(f'{name}={o.__name__} is a class; give an object of it, {o.__name__}(...)')
-
 def _as_loss(loss_func, space, n:int):
-    "The loss that `loss_func` names, or itself; it says how logits are read."
+    "The loss named `loss_func`, or `loss_func` itself, with an activation."
     if loss_func is None: loss_func = 'cross_entropy' if space.is_single else 'bce'
     if isinstance(loss_func, str): return find_loss(loss_func, space, n)
-    _check_made(loss_func=loss_func)
+    check_instances(loss_func=loss_func)
     return loss_func if hasattr(loss_func, 'activation') else ReadByLabels(loss_func, space)
 
 def check_stats(
-    prep:Prep,  # Of the data
-    a:Arch,     # Whose trained weights are to be used
+    prep:Prep,  # `Prep` of the data
+    a:Arch,     # Backbone whose pretrained weights are used
 ):
-    "Raise `CatalogError` on weights that were trained on other statistics than the pictures are given in: they learn badly, in silence."
+    "Raise `CatalogError` if the weights were trained with another normalisation than that of the pictures."
     if (tuple(prep.mean), tuple(prep.std)) != (a.mean, a.std):
         raise CatalogError(f'pictures are normalised with mean {prep.mean}, {a.name} was trained with {a.mean}; '
                            f'build the data with arch_prep({a.name!r}, size)')
 
 def _catalog_dls(dls:DataLoaders, space:LabelSpace|None, prep:Prep|None)->CatalogDLs:
-    "`dls` with its labels and its `Prep`, those that are given or its own."
+    "`dls` with the given labels and `Prep`, or with its own."
     if not all(isinstance(o, DataLoader) for o in getattr(dls, 'loaders', [dls])):
-        raise CatalogError(f'{type(dls).__module__}.{type(dls).__name__} holds no DataLoader of fastai: '
+        raise CatalogError(f'{type(dls).__module__}.{type(dls).__name__} contains no DataLoader of fastai: '
                            'build them with catalog_dls, or with a DataBlock')
     space, prep = (ifnone(o, getattr(dls, name, None)) for o, name in ((space, 'space'), (prep, 'prep')))
     if space is None or prep is None:
-        raise CatalogError('these DataLoaders do not say their labels and how pictures come in: give space= (LabelSpace) and prep= '
+        raise CatalogError('these DataLoaders have no labels and no preprocessing: pass space= (LabelSpace) and prep= '
                            '(arch_prep(arch, size)), or build them with catalog_dls')
+    for name, o, kind in (('space', space, LabelSpace), ('prep', prep, Prep)):
+        if not isinstance(o, kind): raise CatalogError(f'{name} is a {type(o).__name__}, expected a {kind.__name__}')
     return dls if isinstance(dls, CatalogDLs) and (dls.space, dls.prep) == (space, prep) else \
         CatalogDLs(*dls.loaders, space=space, prep=prep, path=dls.path, device=dls.device)
 
-def _tell_size(dls:CatalogDLs):
-    "Training at another size than that of valid is nothing wrong, but it is nothing to be done unaware."
+def _warn_size(dls:CatalogDLs):
+    "Warn if training pictures have another size than those of valid: this is allowed, but may be a mistake."
     with no_random(): x = dls.train.new(bs=1, num_workers=0).one_batch()[0]
     if (size := tuple(x.shape[-2:])) != dls.prep.size:
         warnings.warn(f'training pictures are {size} px (height, width), those of valid and of a tagger {dls.prep.size}', stacklevel=3)
 
 # %% ../../nbs/train/05_learner.ipynb #aebfd143
-def _start_at_shares(last:nn.Linear, loss_func, space, n:int):
-    "Give the last layer a bias with which an untrained net answers each label's share of the `n` train pictures."
+def _init_bias(last:nn.Linear, loss_func, space, n:int):
+    "Set the bias of the last layer so that an untrained net predicts each label's share of the `n` train pictures."
     share = torch.tensor(space.counts/n, dtype=torch.float).clamp(.5/n, 1 - .5/n)
     if hasattr(loss_func, 'start'): last.bias = nn.Parameter(loss_func.start(share))
 
 # %% ../../nbs/train/05_learner.ipynb #1dd56da0
 class MetricsAgree(Callback):
-    "Refuse metrics that read logits otherwise than the loss, whenever they were set, and note the labels that are trained for."
+    "Refuse metrics that use another activation than the loss, whenever they were set, and record the labels of the training."
     def before_fit(self):
-        if not (space := getattr(self.dls, 'space', None)): return
-        check_metrics(self.learn.metrics, self.learn.loss_func, space)
-        if is_training(self.learn): whole_learner(self.learn).facts.labels = space.vocab
+        if space := getattr(self.dls, 'space', None): check_metrics(self.learn.metrics, self.learn.loss_func, space)
+    def after_train(self):
+        if is_training(self.learn) and (space := getattr(self.dls, 'space', None)): whole_learner(self.learn).facts.labels = space.vocab
 
 def whole_learner(learn:Learner)->Learner:
-    "The learner that has the whole model and its pictures: `learn`, or the one that a cached learner was made from."
+    "The learner with the whole model and its pictures: `learn`, or the one from which a cached learner was created."
     return facts_of(learn).joined or learn
 
 @delegates(Learner.__init__)
@@ -217,15 +214,15 @@ def body_learner(
     dls:CatalogDLs,
     model:nn.Sequential,    # Body and head
     loss_func:Callable,
-    *, arch:str|None,       # Backbone of the body, as in `find_arch`; None for one of your own
-    pretrained:bool,        # Is the body trained? Then it starts frozen
+    *, arch:str|None,       # Backbone of the body, as in `find_arch`; None for your own body
+    pretrained:bool,        # Is the body pretrained? Then it starts frozen
     opt_func:str|Callable=RunConfig.opt,   # Optimiser: fastai's, or a name as in `find_optimiser`
-    lr:float=RunConfig.lr,  # Rate of `fit` where none is given
-    cbs=None,               # Callbacks beside fastai's own, `FrozenStats` and `History`
+    lr:float=RunConfig.lr,  # Default learning rate of `fit`
+    cbs=None,               # Callbacks in addition to fastai's, `FrozenStats` and `History`
     train_bn:bool=False,    # Let a pretrained body's BatchNorm train even when frozen, as fastai does by default
     **kwargs
 )->Learner:                 # With `facts` (`TrainFacts`) and `history` (`History`) as attributes
-    "A fastai `Learner` for a body and a head, the body frozen with its statistics when pretrained."
+    "A fastai `Learner` for a body and a head; a pretrained body is frozen, with its BatchNorm statistics."
     learn = Learner(dls, model, loss_func, opt_func=find_optimiser(opt_func), lr=lr, train_bn=train_bn,
                     cbs=[*([FrozenStats()] if pretrained and not train_bn else []), History(), *L(cbs)],
                     **dict(splitter=_splitter(arch)) | kwargs)
@@ -235,34 +232,34 @@ def body_learner(
     learn.facts = TrainFacts(arch, pretrained)
     return learn
 
-_ELSEWHERE = {   # What `vision_learner` takes → where it is said here
-    'n_out': 'the label space says how many outputs there are', 'normalize': 'Prep has the statistics, which arch_prep brings',
-    'ps': 'give dropout=', 'cut': 'give a body as arch=, such as create_body(net, cut=...)', 'n_in': 'pictures have three channels',
+_REPLACED = {   # Argument of `vision_learner` → what to use here
+    'n_out': 'the label space defines the number of outputs', 'normalize': 'Prep has mean and std, from arch_prep',
+    'ps': 'use dropout=', 'cut': 'pass a body as arch=, such as create_body(net, cut=...)', 'n_in': 'pictures have three channels',
     **dict.fromkeys(('init', 'concat_pool', 'pool', 'lin_ftrs', 'first_bn', 'bn_final', 'lin_first', 'y_range'),
-                    'give a head, such as custom_head=create_head(nf, len(dls.space.vocab), ...)')}
+                    'pass a head, such as custom_head=create_head(nf, len(dls.space.vocab), ...)')}
 
 def _check_names(kwargs:dict):
-    "Raise `CatalogError` on an argument of `vision_learner` that has another place here."
+    "Raise `CatalogError` for an argument of `vision_learner` that is replaced here."
     for o in kwargs:
-        if o in _ELSEWHERE: raise CatalogError(f'catalog_learner takes no {o}: {_ELSEWHERE[o]}')
+        if o in _REPLACED: raise CatalogError(f'catalog_learner has no argument {o}: {_REPLACED[o]}')
 
 @delegates(body_learner, but=['arch', 'pretrained'])
 def catalog_learner(
-    dls:DataLoaders,                    # From `catalog_dls`; those of a `DataBlock` of yours with `space` and `prep`
-    arch:str|Callable|nn.Module=RunConfig.arch,  # Backbone by name or function, as in `arch_name`, or a body of your own
+    dls:DataLoaders,                    # From `catalog_dls`, or from your own `DataBlock` with `space` and `prep`
+    arch:str|Callable|nn.Module=RunConfig.arch,  # Backbone by name or function, as in `arch_name`, or your own body
     *, space:LabelSpace=None,           # Labels of the outputs; None takes those of `dls`
-    prep:Prep=None,                     # How a tagger brings a picture to the model; None takes that of `dls`
-    pretrained:bool=True,               # Start from trained weights? The body is then frozen; False is `weights='none'`
-    weights=RunConfig.weights,          # Which, as in `read_weights`
+    prep:Prep=None,                     # Preprocessing of pictures in a tagger; None takes that of `dls`
+    pretrained:bool=True,               # Start from pretrained weights? The body is then frozen; False is `weights='none'`
+    weights=RunConfig.weights,          # Which weights, as in `read_weights`
     head:str=RunConfig.head,            # 'fastai', 'linear' or 'stacked', as in `catalog_model`
-    custom_head:nn.Module=None,         # A head of your own instead, from the body's features to logits
-    dropout:float=None,                 # Share dropped before the last layer; None is .5 for fastai's head and 0 for the others
+    custom_head:nn.Module=None,         # Your own head instead, from the body's features to logits
+    dropout:float=None,                 # Dropout before the last layer; None is .5 for fastai's head and 0 for the others
     loss_func:str|Callable=None,        # A name, as in `find_loss`, or a function; None: 'cross_entropy' for one label, else 'bce'
     metrics=None,                       # None takes recall@3 and dominant-label recall (accuracy and recall@3 for one label)
     **kwargs
 )->Learner:                             # With `facts` (`TrainFacts`) and `history` (`History`) as attributes
-    "A fastai `Learner` on a catalog, its body frozen with its statistics when pretrained."
-    _check_names(kwargs); _check_made(arch=arch, head=head, custom_head=custom_head)
+    "A fastai `Learner` for a catalog; a pretrained body is frozen, with its BatchNorm statistics."
+    _check_names(kwargs); check_instances(arch=arch, head=head, custom_head=custom_head)
     dls = _catalog_dls(dls, space, prep); space, prep = dls.space, dls.prep
     check_served(dls, space, prep); check_labelled(dls.train_ds)
     pretrained = pretrained and weights not in (None, 'none'); head = ifnone(custom_head, head)
@@ -272,11 +269,11 @@ def catalog_learner(
         if pretrained: check_stats(prep, a)
         model = catalog_model(a, len(space.vocab), read_weights(a, weights if pretrained else None), head=head, dropout=dropout)
     loss_func = _as_loss(loss_func, space, dls.train.n); find_activation(loss_func, space)
-    if isinstance(head, str): _start_at_shares(main_head(model[1])[-1], loss_func, space, dls.train.n)
+    if isinstance(head, str): _init_bias(main_head(model[1])[-1], loss_func, space, dls.train.n)
     if isinstance(model[1], AuxHead): loss_func = AuxLoss(loss_func)
     if metrics is None: metrics = _default_metrics(space)
     learn = body_learner(dls, model, loss_func, arch=name, pretrained=pretrained, metrics=metrics, **kwargs)
-    learn.facts.labels = space.vocab; learn.add_cb(MetricsAgree()); check_metrics(learn.metrics, loss_func, space); _tell_size(dls)
+    learn.facts.labels = space.vocab; learn.add_cb(MetricsAgree()); check_metrics(learn.metrics, loss_func, space); _warn_size(dls)
     return learn
 
 # %% ../../nbs/train/05_learner.ipynb #40b8c6d1
@@ -285,8 +282,8 @@ def half_precision(learn:Learner)->L:
     return L(learn.cbs).filter(lambda o: isinstance(o, (MixedPrecision, NonNativeMixedPrecision)))
 
 @contextmanager
-def _unnoticed(learn:Learner):
-    "What `learn` is asked in the block leaves no trace: no metric, no half precision, its recorder and random numbers as before."
+def _no_side_effects(learn:Learner):
+    "In the block `learn` has no metrics and no half precision; afterwards its recorder and random state are as before."
     metrics, recorded = learn.metrics, dict(vars(learn.recorder))
     learn.metrics = []
     try:
@@ -295,70 +292,90 @@ def _unnoticed(learn:Learner):
 
 def check_answers(
     learn:Learner,
-    dl:DataLoader,    # Of valid, or of some of it
-    ours:Tensor,      # Scores that the model alone makes of its pictures, shape (n, labels)
-    eps:float=1e-3,   # Largest difference that is none
-)->Tensor|None:       # Targets; None where there are none
-    "Raise `CatalogError` unless `get_preds` gives for `dl` the scores `ours`."
-    with _unnoticed(learn): theirs, targs = learn.get_preds(dl=dl)
+    dl:DataLoader,    # Loader of valid, or of a part of it
+    ours:Tensor,      # Scores of the model alone for its pictures, shape (n, labels)
+    eps:float=1e-3,   # Largest difference that is ignored
+    pictures:list=(), # Their sources, to name one in the error
+)->Tensor|None:       # Targets, or None if there are none
+    "Raise `CatalogError` unless `get_preds` gives the scores `ours` for `dl`."
+    with _no_side_effects(learn): theirs, targs = learn.get_preds(dl=dl)
     same = theirs.shape == ours.shape
     if same and (gap := (theirs - ours).abs().max()) <= eps: return targs
-    why = f'by up to {gap:.2g}' if same else f'{tuple(theirs.shape)} and not {tuple(ours.shape)}'
+    at = (theirs - ours).abs().max(1).values.argmax().item() if same else 0
+    name = f' for {item_name(pictures[at], at)}' if pictures else ''
+    why = f'by up to {gap:.2g}{name}' if same else f'shape {tuple(theirs.shape)} instead of {tuple(ours.shape)}'
     own = [o.name for o in learn.cbs if type(o) not in (*defaults.callbacks, History, FrozenStats, MetricsAgree, ProgressCallback)]
-    raise CatalogError(f'get_preds gives other scores than the model alone, {why}, and a tagger has the model alone: '
-                       f'let callbacks and transforms change pictures and answers in training only (callbacks here: '
-                       f'{", ".join(own) or "none"}; transforms of valid: {", ".join(valid_tfms(dl))})')
+    raise CatalogError(f'get_preds gives other scores than the model alone, {why}, and a tagger uses the model alone: '
+                       f'callbacks and transforms may change pictures and predictions in training only (callbacks here: '
+                       f'{", ".join(own) or "none"}; transforms of valid: {", ".join(valid_tfms(dl))}), and fastai opens some pictures '
+                       'differently (transparency, EXIF rotation), so open them with picture_block(prep)')
 
 def _check_cached(cached:Learner, learn:Learner, ours:Tensor):
-    "Raise `CatalogError` unless a learner on cached activations answers as the one that it was made from does."
+    "Raise `CatalogError` unless a cached learner predicts the same as the learner from which it was created."
     n = len(cached.dls.valid.dataset)
     try:
         if n != len(learn.dls.valid_ds): raise CatalogError(f'it has {n} valid pictures, the other {len(learn.dls.valid_ds)}')
         with no_random(): dl = one_batch_dl(cached.dls.valid, some_rows(n))
         with cached.no_bar(): check_answers(cached, dl, ours, 1e-2)    # activations are kept in half precision
     except CatalogError as e:
-        raise CatalogError(f'the cached learner and the one that it was made from (facts.joined) answer differently: {e}. '
-                           'Change model, loss and data of the latter, then call cached_learner again') from None
+        why = str(e).rsplit('\n', 1)[-1].strip()    # fastai puts the name of a callback before it
+        raise CatalogError(f'the cached learner and its original (facts.joined) give different predictions: {why}. '
+                           'Change model, loss and data of the original, then call cached_learner again') from None
 
 def _check_labels(learned:list[str]|None, space:LabelSpace):
-    "Raise `CatalogError` where a model has `learned` other labels than those of its data."
+    "Raise `CatalogError` if a model was trained for other labels (`learned`) than those of its data."
     if learned not in (None, space.vocab):
         raise CatalogError(f'the model was trained for {len(learned)} labels, {", ".join(learned[:3])} …, and learn.dls has '
-                           f'{len(space.vocab)}, {", ".join(space.vocab[:3])} …: train it on them (learn.fit), or make a learner for them, '
+                           f'{len(space.vocab)}, {", ".join(space.vocab[:3])} …: train it on them (learn.fit), or create a new learner, '
                            'catalog_learner(learn.dls, arch, weights=learn.model.state_dict())')
 
 @torch.inference_mode()
 def _logits(model:nn.Module, x:Tensor, n:int)->Tensor:
-    "What `model` makes of the pictures `x`: `n` numbers for each, else `CatalogError`."
+    "The logits of `model` for the pictures `x`; raise `CatalogError` unless there are `n` for each."
     p = next(model.parameters())
     if p.dtype != torch.float32: raise CatalogError(f'the model computes in {p.dtype}, a tagger in float32: call learn.model.float()')
     logits = model.eval()(x.to(p.device))
     if not isinstance(logits, Tensor):
-        raise CatalogError(f'the model gives a {type(logits).__name__}, expected a tensor of logits, shape (pictures, {n})')
+        raise CatalogError(f'the model returns a {type(logits).__name__}, expected a tensor of logits, shape (pictures, {n})')
     if logits.shape != (len(x), n):
-        raise CatalogError(f'the model gives {tuple(logits.shape[1:])} numbers a picture, expected one for each of {n} labels')
+        raise CatalogError(f'the model returns {tuple(logits.shape[1:])} numbers per picture, expected one for each of {n} labels')
+    if (gap := (model(x[:2].to(p.device)) - logits[:2]).abs().max()) > 1e-2:
+        raise CatalogError(f'the logits of a picture depend on the other pictures of its batch, by up to {gap:.2g}, as with '
+                           'BatchNorm(track_running_stats=False): a tagger tags pictures alone')
     return logits
 
+def _check_scores(logits:Tensor, loss_func, activation:str):
+    "Raise `CatalogError` if the model's outputs do not fit the activation of its loss."
+    low, high = logits.min().item(), logits.max().item()
+    if activation == 'identity' and not 0 <= low <= high <= 1:
+        raise CatalogError(f'the loss {type(loss_func).__name__} has no activation, and the model returns values from {low:.2g} to '
+                           f'{high:.2g}, which are not scores from 0 to 1; use a loss with an activation, such as BCEWithLogitsLossFlat()')
+    if isinstance(loss_func, ReadByLabels) and activation != 'identity' and 0 <= low <= high <= 1 and logits.numel() >= 64:
+        raise CatalogError(f'the model returns values from 0 to 1, as after a sigmoid, and a tagger would apply a {activation} to them: '
+                           'end the head in a linear layer, or use nn.BCELoss()')
+
 def learned_by(
-    learn:Learner,     # Of fastai, with pictures as inputs
+    learn:Learner,     # Learner of fastai with pictures as inputs
     space:LabelSpace=None,  # Labels of its outputs; None takes those of `learn.dls`
-    prep:Prep=None,    # How pictures came to its model; None takes that of `learn.dls`
-)->tuple[Learner, LabelSpace, Prep, str]:  # The learner that has the whole model, its labels, its `Prep`, its activation (`to_scores`)
-    "What a tagger needs of `learn`; raise `CatalogError` where a tagger would give other scores than `get_preds`."
-    if not isinstance(learn, Learner): raise CatalogError(f'{type(learn).__name__} is no learner of fastai')
+    prep:Prep=None,    # Preprocessing of its pictures; None takes that of `learn.dls`
+)->tuple[Learner, LabelSpace, Prep, str]:  # The learner with the whole model, its labels, its `Prep`, its activation (`to_scores`)
+    "What a tagger needs from `learn`; raise `CatalogError` if a tagger would give other scores than `get_preds`."
+    if not isinstance(learn, Learner): raise CatalogError(f'{type(learn).__name__} is not a Learner of fastai')
+    if learn.lock.locked(): raise CatalogError('the learner is in validate or get_preds: a callback can only make a tagger after fit')
     cached, learn = learn, whole_learner(learn)
     dls = _catalog_dls(learn.dls, space, prep)
     dl, x = check_served(dls, dls.space, dls.prep)
     _check_labels(facts_of(learn).labels, dls.space)
     logits, activation = _logits(learn.model, x, len(dls.space.vocab)), find_activation(learn.loss_func, dls.space)
+    _check_scores(logits, learn.loss_func, activation)
     ours = to_scores(logits, dls.space, activation).cpu()
     with learn.no_bar(): check_answers(learn, dl, ours)
     if cached is not learn: _check_cached(cached, learn, ours)
     return learn, dls.space, dls.prep, activation
 
 # %% ../../nbs/train/05_learner.ipynb #679b0ae4
-def count_parameters(learn:Learner)->tuple[int, int]:  # All, and those that learn
-    "How many parameters the model has, and how many of them learn as it is frozen now."
+def count_parameters(learn:Learner)->tuple[int, int]:  # All, and trainable ones
+    "Number of parameters of the model, and of those that are trainable in its current frozen state."
     n = [(o.numel(), o.requires_grad) for o in learn.model.parameters()]
     return sum(o for o, _ in n), sum(o for o, learns in n if learns)
 

@@ -77,7 +77,7 @@ def take_split_and_group(
         df = df.assign(split=split_names(df[aside.pop('split')]))
         notes.append('folds are taken from the column split')
     if 'group' in aside:
-        df = df.assign(group=df[aside.pop('group')])
+        df = df.assign(product=df[aside.pop('group')])
         notes.append('pictures with the same value in the column group stay in one fold')
     if aside: notes.append(f'columns with reserved names are kept as {", ".join(aside.values())}')
     return df, notes
