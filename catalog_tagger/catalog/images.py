@@ -32,8 +32,7 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF')  # Formats that 
 MAX_PIXELS = 50_000_000                                          # Larger pictures are refused before they are decoded
 # Larger files are refused before they are read; 16-bit RGBA has 8 bytes per pixel
 MAX_BYTES = 8*MAX_PIXELS
-# Increased when the same file would be decoded to other pixels. Version 1 ignored colour profiles, and with 'pad' a thin picture vanished
-OPENING_VERSION = 2
+OPENING_VERSION = 2   # Increased when the same file would be decoded to other pixels
 
 class ImageError(CatalogError): "A picture that cannot be used; the message is the reason."
 
@@ -43,14 +42,19 @@ def _on_white(im:Image.Image)->Image.Image:
     im = im.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
 
-def _from_16_bit(im:Image.Image)->Image.Image:
+_WHITE_IS_ZERO = 262, 0   # A tag of TIFF and its value; Pillow heeds it for 1 and 8 bits only
+
+def _from_16_bit(im:Image.Image, opening:int)->Image.Image:
     "Scale 0..65535 to 0..255, the transparent value to white; Pillow's conversion clips at 255."
-    x = np.asarray(im)
+    x, (tag, zero) = np.asarray(im), _WHITE_IS_ZERO
+    if opening > 1 and getattr(im, 'tag_v2', {}).get(tag) == zero: x = 65535 - x
     x = np.where(x == im.info.get('transparency', -1), 65535, x)
-    return Image.fromarray((x/257).round().astype(np.uint8)).convert('RGB')
+    res = Image.fromarray((x/257).round().astype(np.uint8))
+    res.info['icc_profile'] = im.info.get('icc_profile')
+    return res
 
 # %% ../../nbs/catalog/05_images.ipynb #c41b9e73
-_GRID = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)]*3), -1).reshape(6, 36, 3))   # Colours of the whole cube
+_CUBE = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)]*3), -1).reshape(6, 36, 3))   # Colours of the whole cube
 
 @lru_cache(64)
 def _srgb_transform(profile:bytes|None, mode:str):
@@ -59,13 +63,14 @@ def _srgb_transform(profile:bytes|None, mode:str):
         source = ImageCms.ImageCmsProfile(BytesIO(profile)) if profile else ImageCms.createProfile('LAB')
         res = ImageCms.buildTransform(source, ImageCms.createProfile('sRGB'), mode, 'RGB')
     except (ImageCms.PyCMSError, OSError, ValueError, KeyError): return None
-    same = mode == 'RGB' and np.abs(np.asarray(ImageCms.applyTransform(_GRID, res), int) - np.asarray(_GRID)).max() <= 2
+    same = mode == 'RGB' and np.abs(np.asarray(ImageCms.applyTransform(_CUBE, res), int) - np.asarray(_CUBE)).max() <= 2
     return None if same else res
 
 def _to_srgb(im:Image.Image)->Image.Image:
     "`im` with its colours in sRGB, if it has a profile that says otherwise."
     if not (profile := im.info.get('icc_profile')) and im.mode != 'LAB': return im
-    if im.mode == 'P' or im.mode == 'RGB' and im.has_transparency_data: im = im.convert('RGBA' if im.has_transparency_data else 'RGB')
+    if im.has_transparency_data and im.mode != 'LA': im = im.convert('RGBA')
+    elif im.mode in ('P', 'YCbCr'): im = im.convert('RGB')
     alpha = im.getchannel('A') if im.mode in ('RGBA', 'LA') else None
     colours = im if alpha is None else im.convert(im.mode[:-1])
     if (transform := _srgb_transform(profile, colours.mode)) is None: return im
@@ -82,24 +87,24 @@ def _orientation(im:Image.Image)->int|None:
     try: return im.getexif().get(0x0112)
     except Exception: return None   # a parser may raise anything on broken EXIF
 
+def _to_rgb(im:Image.Image, opening:int)->Image.Image:
+    "`im` as 8-bit sRGB, upright."
+    if (turn := _TRANSPOSE.get(_orientation(im))) is not None: im = im.transpose(turn)
+    if im.mode in ('F', 'I'): raise ImageError('32 bits per channel: the value of white is unknown; save it with 8 or 16 bits')
+    if im.mode.startswith('I;16'): im = _from_16_bit(im, opening)
+    if opening > 1: im = _to_srgb(im)
+    return _on_white(im) if im.has_transparency_data else im.convert('RGB')
+
 def _without_metadata(data:bytes)->bytes:
-    "A PNG with only the chunks that its pixels depend on, of the others none; any other file unchanged."
+    "A PNG with only the chunks that its pixels depend on, and its profile and EXIF if they are intact; any other file unchanged."
     if not data.startswith(b'\x89PNG\r\n\x1a\n'): return data
-    res, at = data[:8], 8
+    keep, at = [data[:8]], 8
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at:at+4], 'big'); kind, chunk = data[at+4:at+8], data[at:end]
         intact = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], 'big')
-        if kind in (b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS') or kind in (b'iCCP', b'eXIf') and intact: res += chunk
+        if kind in (b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS') or kind in (b'iCCP', b'eXIf') and intact: keep.append(chunk)
         at = end
-    return res
-
-def _to_rgb(im:Image.Image, opening:int)->Image.Image:
-    "`im` as 8-bit sRGB, upright."
-    if turn := _TRANSPOSE.get(_orientation(im)): im = im.transpose(turn)
-    if im.mode in ('F', 'I'): raise ImageError('32 bits per channel: the value of white is unknown; save it with 8 or 16 bits')
-    if im.mode.startswith('I;16'): return _from_16_bit(im)
-    if opening > 1: im = _to_srgb(im)
-    return _on_white(im) if im.has_transparency_data else im.convert('RGB')
+    return b''.join(keep)
 
 # %% ../../nbs/catalog/05_images.ipynb #88898f86
 def _picture_bytes(path:str|Path)->bytes:
@@ -131,8 +136,8 @@ def _from_array(x)->Image.Image:
     if x.dtype not in (np.uint8, np.uint16): raise ImageError(f'not a picture: an array of {x.dtype}, expected uint8, values from 0 to 255')
     return Image.fromarray(x[..., 0] if x.ndim == 3 and x.shape[2] == 1 else np.ascontiguousarray(x))
 
-def _open_lazily(item)->Image.Image:
-    "Open a picture: its header is read, its pixels are not yet decoded."
+def _image_or_bytes(item)->Image.Image|bytes:
+    "`item` as a picture, or as the bytes of a file."
     if isinstance(item, Image.Image): return item
     if hasattr(item, 'read'): item = item.read()
     if isinstance(item, np.ndarray) or hasattr(item, 'detach'): return _from_array(item)
@@ -140,10 +145,7 @@ def _open_lazily(item)->Image.Image:
     if not isinstance(item, (bytes, bytearray, memoryview)):
         raise ImageError(f'not a picture: {type(item).__name__}, expected a path, bytes, a PIL image, an array or a tensor')
     if not item: raise ImageError('empty file')
-    try: return Image.open(BytesIO(item), formats=FORMATS)
-    except Exception:
-        if (plain := _without_metadata(item)) == item: raise
-        return Image.open(BytesIO(plain), formats=FORMATS)
+    return bytes(item)
 
 def _decoded(im:Image.Image, size:tuple[int, int]|None)->Image.Image:
     "Decode; a JPEG at 1/2, 1/4 or 1/8 of its size if that is at least twice `size` (height, width)."
@@ -156,36 +158,48 @@ def _decoded(im:Image.Image, size:tuple[int, int]|None)->Image.Image:
     box = drafted[1]    # the decoder rounds up: 1/8 of 1001 px is 126, of which 125.125 belong to the picture
     return im.resize((round(box[2]), round(box[3])), Image.Resampling.BILINEAR, box=box)
 
-def _load_image(item, max_pixels:int, draft:tuple[int, int]|None, opening:int)->Image.Image:
-    im = _open_lazily(item)
+def _load(item:Image.Image|bytes, max_pixels:int, draft:tuple[int, int]|None, opening:int)->Image.Image:
+    im = item if isinstance(item, Image.Image) else Image.open(BytesIO(item), formats=FORMATS)   # reads the header
     if 0 in im.size: raise ImageError(f'no pixels: {im.width}x{im.height}')
     if im.width*im.height > max_pixels: raise ImageError(f'too large: {im.width}x{im.height} pixels, the limit is {max_pixels:,}')
     return _to_rgb(_decoded(im, None if im is item else draft), opening)
 
-# %% ../../nbs/catalog/05_images.ipynb #62572f51
-_OTHER = {(0, b'%PDF'): 'PDF', (0, b'8BPS'): 'Photoshop', (0, b'\0\0\1\0'): 'ICO', (0, b'<svg'): 'SVG', (0, b'<?xml'): 'XML', (0, b'PK\3\4'): 'ZIP',
-          (0, b'<!doctype html'): 'HTML', (0, b'<html'): 'HTML', (4, b'ftyphei'): 'HEIC', (4, b'ftypmif1'): 'HEIC', (4, b'ftyp'): 'video or HEIF',
-          (0, b'\xff\n'): 'JPEG XL', (4, b'JXL '): 'JPEG XL'}    # Place and first bytes of files that are no picture for `open_image`
+def _load_image(item:Image.Image|bytes, *how)->Image.Image:
+    "As `_load`, a PNG with broken metadata without it."
+    try: return _load(item, *how)
+    except ImageError: raise
+    except Exception:
+        if isinstance(item, Image.Image) or (plain := _without_metadata(item)) == item: raise
+        return _load(plain, *how)
 
-def _content(item)->str:
-    "What a file is that is not a picture, as far as its first bytes say it."
-    if isinstance(item, (str, Path)): item = _picture_bytes(item)
-    start = bytes(item[:64]).lstrip().lower() if isinstance(item, (bytes, bytearray, memoryview)) else b''
-    return next((what for (at, o), what in _OTHER.items() if start[at:].startswith(o.lower())), 'unknown')
+# %% ../../nbs/catalog/05_images.ipynb #62572f51
+# Place and first bytes of files that are not read, and what they are
+_PICTURES = {(0, b'%PDF'): 'PDF', (0, b'%!PS'): 'PostScript', (0, b'8BPS'): 'Photoshop', (0, b'\0\0\1\0'): 'ICO', (0, b'<svg'): 'SVG',
+             (4, b'ftyphei'): 'HEIC', (4, b'ftyphev'): 'HEIC', (4, b'ftypmif1'): 'HEIC', (4, b'ftypmsf1'): 'HEIC', (4, b'ftypcrx'): 'raw',
+             (0, b'\xff\x0a'): 'JPEG XL', (4, b'JXL '): 'JPEG XL', (4, b'jP  '): 'JPEG 2000', (0, b'\xff\x4f\xff\x51'): 'JPEG 2000'}
+_OTHER = {(0, b'<!doctype html'): 'HTML', (0, b'<html'): 'HTML', (0, b'<?xml'): 'XML', (0, b'PK\3\4'): 'ZIP', (4, b'ftyp'): 'a video'}
+
+def _foreign(item)->str:
+    "The reason why the bytes `item` are refused: what they are, as far as the first of them say it, and what to do."
+    start = item[:1024].removeprefix(b'\xef\xbb\xbf').lstrip().lower()
+    def kind(o): return next((what for (at, first), what in o.items() if start[at:].startswith(first.lower())), None)
+    what = kind(_PICTURES) or b'<svg' in start and kind(_OTHER) == 'XML' and 'SVG'
+    if what: return f'not an image that can be read: its content is {what}; save it as JPEG or PNG'
+    return f'not an image: its content is {kind(_OTHER) or "unknown"}, expected one of {", ".join(FORMATS)}'
 
 def open_image(
     # A path, a file or its bytes, a PIL image, an array or tensor: (h, w), (h, w, colours), (colours, h, w); uint8, a tensor also 0 to 1
     item,
     *, max_pixels:int=MAX_PIXELS,                # Largest number of pixels of a picture
     draft:tuple[int, int]|None=None,             # Final height and width: a large JPEG is decoded at reduced size; None decodes it fully
-    opening:int=OPENING_VERSION,                 # Version of the rules, for models that were trained by older ones
+    opening:int=OPENING_VERSION,                 # Version of the rules; a model is served with the version it was trained with
 )->Image.Image:                                  # 8-bit sRGB, EXIF rotation applied, transparency on white
     "Open `item` as a person would see it; raise `ImageError` with the reason if it cannot be used."
+    item = _image_or_bytes(item)
     try: return _load_image(item, max_pixels, draft, opening)
     except ImageError: raise
     except Image.DecompressionBombError as e: raise ImageError(f'too large: {e}') from None
-    except UnidentifiedImageError:
-        raise ImageError(f'not an image: its content is {_content(item)}, expected one of {", ".join(FORMATS)}') from None
+    except UnidentifiedImageError: raise ImageError(_foreign(item)) from None
     except Exception as e: raise ImageError(f'damaged or truncated: {e}') from None  # a decoder may raise anything on a damaged file
 
 # %% ../../nbs/catalog/05_images.ipynb #9fd03b52
