@@ -22,9 +22,9 @@ from ..csv_tables import (
     FOLD_NAMES, TEXT_COLUMNS, csv_rows, find_column, numeric_column, split_names, take_column)
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'NO_TAGS', 'LAYOUTS', 'drop_rare', 'add_reasons', 'locate_pictures', 'take_split_and_group',
-           'finish_reading', 'merge_rows', 'read_picture_table', 'untagged', 'Layout', 'all_layouts', 'layouts_of',
-           'list_tables', 'pick_table']
+__all__ = ['SUFFIXES', 'NO_TAGS', 'LAYOUTS', 'drop_rare', 'add_reasons', 'locate_pictures', 'suffix_reason',
+           'take_split_and_group', 'finish_reading', 'merge_rows', 'read_picture_table', 'untagged', 'Layout',
+           'all_layouts', 'layouts_of', 'list_tables', 'pick_table']
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a1ee3e36
 def drop_rare(
@@ -44,7 +44,7 @@ def drop_rare(
     return keep.reset_index(drop=True), rejected_table(out)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #88edf2b5
-SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif')
+SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif', '.avifs')
 
 def _picture_path(root:Path, name)->tuple[str, str|None]:
     "`inside_or_reason` for the `name` of a picture in a table: a path relative to `root`, or a file name or an id in its folder `images`."
@@ -65,6 +65,18 @@ def locate_pictures(root:Path, df:pd.DataFrame, names:pd.Series)->pd.DataFrame:
     "`df` with the resolved path of each picture in `image`, and a reason if the path is invalid."
     places = [_picture_path(root, o) for o in names.tolist()]
     return add_reasons(df.assign(image=[o for o, _ in places]), [o for _, o in places])
+
+# %% ../../../nbs/catalog/readers/00_base.ipynb #7ac3e915
+_PICTURE_SUFFIXES = ('.heic', '.heif', '.jxl', '.jp2', '.psd', '.svg', '.eps', '.ai', '.pdf', '.ico', '.dng', '.cr2', '.cr3', '.nef', '.arw')
+
+def suffix_reason(
+    name:str,      # Of a file
+)->str|None:       # None if its suffix is that of a picture that can be read
+    "The reason why a file in a folder is passed over."
+    suffix = Path(name).suffix.lower()
+    if suffix in SUFFIXES: return None
+    what = f'suffix {suffix!r} is not' if suffix else 'the name has no suffix, expected'
+    return f'{what} one of {" ".join(SUFFIXES)}' + '; save the picture as JPEG'*(suffix in _PICTURE_SUFFIXES)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #392a5a48
 def take_split_and_group(
