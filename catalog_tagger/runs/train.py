@@ -22,7 +22,7 @@ from ..catalog.picture_cache import cache_folder
 from ..catalog.split import split_summary
 from ..catalog.labels import LabelSpace
 from ..catalog.prepare import prepare_catalog
-from ..train.backbones import arch_prep, find_arch
+from ..train.backbones import arch_prep
 from ..train.data import catalog_dls, train_tfms
 from ..train.learner import catalog_learner, training_summary
 from ..train.checks import check_learner
@@ -123,7 +123,7 @@ def train_run(
     *, resume:bool=False,  # Resume an interrupted run, from its checkpoints in `cfg.out`
 )->dict:                 # The contents of `metrics.json`
     "Prepare the catalog `cfg.source`, train, score, and save the run in the folder `cfg.out`."
-    find_arch(cfg.arch)   # its name is checked before the catalog is read
+    arch_prep(cfg.arch, cfg.size)   # name and size are checked before the catalog is read
     unfinished = output_folder(cfg.out, 'config.json', UNFINISHED, source=cfg.source)/UNFINISHED
     if not resume: clear_checkpoints(unfinished)
     elif unfinished.is_dir(): check_resume(unfinished, training_settings(cfg))

@@ -102,9 +102,10 @@ def make_embedder(
 def _from_arch(arch:str, layer:str, size, weights)->Embedder:
     "The embedder of a pretrained backbone."
     if layer not in _POOLS: raise CatalogError(f'layer={layer!r} needs a tagger, {arch} is a backbone; use {" or ".join(_POOLS)}')
-    a = find_arch(arch); body = cut_body(a, create_net(a, read_weights(a, weights)))
+    prep = arch_prep(arch, size)
+    a = find_arch(arch, prep.size); body = cut_body(a, create_net(a, read_weights(a, weights)))
     model = nn.Sequential(body, nn.Sequential(*_pooling_layers(body, layer), UnitLength()))
-    return Embedder(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), arch_prep(arch, size), arch)
+    return Embedder(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), prep, arch)
 
 # %% ../../nbs/search/04_embed.ipynb #5bf5db3b
 def fit_projection(
