@@ -66,7 +66,8 @@ def _plain_json(o):
 
 def _predictor_parts(predictor)->Iterator[bytes]:
     "Everything that the predictions depend on: the attributes of `predictor` and the tensors of its model."
-    yield json.dumps({k: v for k, v in vars(predictor).items() if k != 'model'}, default=_plain_json).encode()
+    # sorted, because the arrays of a bundle are loaded in another order in each process
+    yield json.dumps({k: v for k, v in vars(predictor).items() if k != 'model'}, default=_plain_json, sort_keys=True).encode()
     for k, v in predictor.model.state_dict().items(): yield k.encode() + v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 PARTS_VERSION = 2   # Increased when parts of an older version cannot be joined with parts of this one

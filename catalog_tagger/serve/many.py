@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from ..core.files import CatalogError, atomic_path, check_target
-from ..core.table import rejected_table
+from ..core.table import UnixLines, rejected_table
 from ..core.process import progress
 from ..core.jobs import check_counts, map_parts, part_facts, parts_folder, run_job
 from ..core.extras import import_optional
@@ -54,7 +54,7 @@ def _tag_batch(predictor, options:dict, review:bool, batch:list[tuple])->list[li
 # %% ../../nbs/serve/13_many.ipynb #da5d3b20
 def _as_csv(rows:Iterable[Sequence])->str:
     "`rows` as the lines of a CSV file."
-    f = StringIO(); csv.writer(f, lineterminator='\n').writerows(rows)
+    f = StringIO(); csv.writer(UnixLines(f), lineterminator='\r\n').writerows(rows)
     return f.getvalue()
 
 _TAGS, _QUEUE = '.csv', '.queue.csv'   # The files of a part
