@@ -4,7 +4,7 @@
 
 # %% ../../nbs/catalog/05_images.ipynb #965afb77
 from __future__ import annotations
-import hashlib, os, stat, warnings, zlib
+import hashlib, os, re, stat, warnings, zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -62,7 +62,7 @@ def _srgb_transform(profile:bytes|None, mode:str):
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile)) if profile else ImageCms.createProfile('LAB')
         res = ImageCms.buildTransform(source, ImageCms.createProfile('sRGB'), mode, 'RGB')
-    except (ImageCms.PyCMSError, OSError, ValueError, KeyError): return None
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError): return None
     same = mode == 'RGB' and np.abs(np.asarray(ImageCms.applyTransform(_CUBE, res), int) - np.asarray(_CUBE)).max() <= 2
     return None if same else res
 
@@ -85,7 +85,7 @@ _TRANSPOSE = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
 def _orientation(im:Image.Image)->int|None:
     "The EXIF orientation of `im`, 1 to 8; None if it has none that can be read."
     try: return im.getexif().get(0x0112)
-    except Exception: return None   # a parser may raise anything on broken EXIF
+    except Exception: return None   # a parser may raise anything on broken EXIF, which must not cost a picture
 
 def _to_rgb(im:Image.Image, opening:int)->Image.Image:
     "`im` as 8-bit sRGB, upright."
@@ -95,16 +95,47 @@ def _to_rgb(im:Image.Image, opening:int)->Image.Image:
     if opening > 1: im = _to_srgb(im)
     return _on_white(im) if im.has_transparency_data else im.convert('RGB')
 
-def _without_metadata(data:bytes)->bytes:
-    "A PNG with only the chunks that its pixels depend on, and its profile and EXIF if they are intact; any other file unchanged."
-    if not data.startswith(b'\x89PNG\r\n\x1a\n'): return data
+# %% ../../nbs/catalog/05_images.ipynb #4b7c19ae
+def _plain_png(data:bytes)->bytes:
+    "A PNG with only the chunks that its pixels depend on, and its profile and EXIF if they are intact."
     keep, at = [data[:8]], 8
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at:at+4], 'big'); kind, chunk = data[at+4:at+8], data[at:end]
-        intact = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], 'big')
-        if kind in (b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS') or kind in (b'iCCP', b'eXIf') and intact: keep.append(chunk)
+        needed = kind in (b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS')
+        useful = kind == b'eXIf' or kind == b'iCCP' and re.match(rb'[^\0]+\0\0', chunk[8:])   # a name, then 0 for zlib
+        if needed or useful and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], 'big'): keep.append(chunk)
         at = end
     return b''.join(keep)
+
+def _plain_jpeg(data:bytes)->bytes:
+    "A JPEG without comments and the segments of applications, but with Adobe's colour space, EXIF, and the parts of a profile."
+    keep, at = [data[:2]], 2
+    while data[at:at+1] == b'\xff' and data[at+1:at+2] not in (b'', b'\xda'):   # until the pixels
+        end = at + 2 + int.from_bytes(data[at+2:at+4], 'big'); kind, body = data[at+1], data[at+4:end]
+        if not (0xe0 <= kind <= 0xef or kind == 0xfe) or kind in (0xe1, 0xee) or kind == 0xe2 and len(body) > 14: keep.append(data[at:end])
+        at = end
+    return b''.join([*keep, data[at:]])
+
+# %% ../../nbs/catalog/05_images.ipynb #5d90e2f8
+_TEXTS = {269, 270, 271, 272, 285, 305, 306, 315, 316}   # Tags of a TIFF: names, descriptions, makers, dates
+
+def _plain_tiff(data:bytes)->bytes:
+    "A TIFF whose first directory has no texts and private tags; an orientation or profile only if its type is right."
+    order = 'little' if data[:2] == b'II' else 'big'
+    def number(o:bytes)->int: return int.from_bytes(o, order)
+    at = number(data[4:8]) + 2; end = at + 12*number(data[at-2:at])
+    def is_kept(o:bytes)->bool:
+        tag, kind, count = number(o[:2]), number(o[2:4]), number(o[4:8])
+        return {274: (kind, count) == (3, 1), 34675: kind == 7}.get(tag, tag not in _TEXTS and tag < 700)
+    keep = [o for i in range(at, end, 12) if is_kept(o := data[i:i+12])]
+    table = len(keep).to_bytes(2, order) + b''.join(keep) + data[end:end+4]
+    return data[:at-2] + table + data[at-2+len(table):]
+
+_PLAIN = {b'\x89PNG\r\n\x1a\n': _plain_png, b'\xff\xd8': _plain_jpeg, b'II*\0': _plain_tiff, b'MM\0*': _plain_tiff}
+
+def _without_metadata(data:bytes)->bytes:
+    "A PNG, JPEG or TIFF without the metadata that its pixels do not depend on; any other file unchanged."
+    return next((plain(data) for start, plain in _PLAIN.items() if data.startswith(start)), data)
 
 # %% ../../nbs/catalog/05_images.ipynb #88898f86
 def _picture_bytes(path:str|Path)->bytes:
@@ -165,7 +196,7 @@ def _load(item:Image.Image|bytes, max_pixels:int, draft:tuple[int, int]|None, op
     return _to_rgb(_decoded(im, None if im is item else draft), opening)
 
 def _load_image(item:Image.Image|bytes, *how)->Image.Image:
-    "As `_load`, a PNG with broken metadata without it."
+    "As `_load`, a file with broken metadata without it."
     try: return _load(item, *how)
     except ImageError: raise
     except Exception:

@@ -88,7 +88,7 @@ def fit_learner(
 )->float:                 # The learning rate used
     "Train the head with a frozen body, then the body; a model from scratch has no frozen stage."
     lr, learn.facts.rate_curve = suggest_rate(learn) if cfg.lr_find else (cfg.lr, None)
-    settings = training_settings(cfg) | dict(pictures=pictures)
+    settings = training_settings(cfg) | dict(pictures=pictures, opening=learn.dls.prep.opening)
     for name, stage, fit in _train_stages(learn, cfg, lr):
         if checkpoints is None: fit()
         else: fit_stage(stage, name, fit, checkpoints, config=settings, say=say)
