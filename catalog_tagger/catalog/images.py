@@ -4,7 +4,7 @@
 
 # %% ../../nbs/catalog/05_images.ipynb #965afb77
 from __future__ import annotations
-import hashlib, os, re, stat, warnings, zlib
+import hashlib, os, stat, warnings, zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import numpy as np, pandas as pd
 from msgspec import Meta
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import MAX_TEXT_CHUNK
 
 from ..core.files import CatalogError
 from ..core.table import check_table, rejected_table
@@ -54,7 +55,8 @@ def _from_16_bit(im:Image.Image, opening:int)->Image.Image:
     return res
 
 # %% ../../nbs/catalog/05_images.ipynb #c41b9e73
-_CUBE = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)]*3), -1).reshape(6, 36, 3))   # Colours of the whole cube
+# Colours of the whole cube
+_CUBE = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)]*3), -1).reshape(6, 36, 3))
 
 @lru_cache(64)
 def _srgb_transform(profile:bytes|None, mode:str):
@@ -96,23 +98,32 @@ def _to_rgb(im:Image.Image, opening:int)->Image.Image:
     return _on_white(im) if im.has_transparency_data else im.convert('RGB')
 
 # %% ../../nbs/catalog/05_images.ipynb #4b7c19ae
+def _is_readable_profile(body:bytes)->bool:
+    "Is `body` of a chunk iCCP a name, 0 for zlib, and a profile that Pillow reads?"
+    name, _, packed = body.partition(b'\0')
+    try: return bool(name) and packed[:1] == b'\0' and len(zlib.decompressobj().decompress(packed[1:], MAX_TEXT_CHUNK + 1)) <= MAX_TEXT_CHUNK
+    except zlib.error: return False
+
 def _plain_png(data:bytes)->bytes:
     "A PNG with only the chunks that its pixels depend on, and its profile and EXIF if they are intact."
     keep, at = [data[:8]], 8
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at:at+4], 'big'); kind, chunk = data[at+4:at+8], data[at:end]
         needed = kind in (b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS')
-        useful = kind == b'eXIf' or kind == b'iCCP' and re.match(rb'[^\0]+\0\0', chunk[8:])   # a name, then 0 for zlib
+        useful = kind == b'eXIf' or kind == b'iCCP' and _is_readable_profile(chunk[8:-4])
         if needed or useful and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], 'big'): keep.append(chunk)
         at = end
     return b''.join(keep)
 
+_KEEP_FROM = {0xe1: 0, 0xe2: 15, 0xee: 12}   # Segments of a JPEG with EXIF, a part of a profile, Adobe's colour space: their least length
+
 def _plain_jpeg(data:bytes)->bytes:
-    "A JPEG without comments and the segments of applications, but with Adobe's colour space, EXIF, and the parts of a profile."
+    "A JPEG without comments and segments of applications, except those that decide on colours and orientation."
     keep, at = [data[:2]], 2
     while data[at:at+1] == b'\xff' and data[at+1:at+2] not in (b'', b'\xda'):   # until the pixels
-        end = at + 2 + int.from_bytes(data[at+2:at+4], 'big'); kind, body = data[at+1], data[at+4:end]
-        if not (0xe0 <= kind <= 0xef or kind == 0xfe) or kind in (0xe1, 0xee) or kind == 0xe2 and len(body) > 14: keep.append(data[at:end])
+        end = at + 2 + int.from_bytes(data[at+2:at+4], 'big'); kind = data[at+1]
+        is_metadata = 0xe0 <= kind <= 0xef or kind == 0xfe
+        if not is_metadata or end - at - 4 >= _KEEP_FROM.get(kind, 65536): keep.append(data[at:end])
         at = end
     return b''.join([*keep, data[at:]])
 

@@ -30,7 +30,7 @@ def _files_below(folder:str, skip:Container[str])->Iterator[tuple[str, str|None]
         else: yield from _files_below(path, skip)
 
 def _named_pictures(path:Path, skip:Container[str])->Iterator[tuple[str, str|None]]:
-    "The picture at `path` or the files in it, with the reason if one is refused: no picture, a link that leads outside, a name that is not text."
+    "The picture at `path` or the files in it, each with the reason if it is refused, such as a link that leads outside."
     if not path.exists() and not path.name.lower().endswith(SUFFIXES): raise CatalogError(f'{path} does not exist')
     path = path.absolute()
     root, files = (path, _files_below(str(path), skip)) if path.is_dir() else ('/', [(str(path), None)])
@@ -42,7 +42,7 @@ def _named_pictures(path:Path, skip:Container[str])->Iterator[tuple[str, str|Non
 def find_pictures(
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # Pictures, folders of pictures, or a table with resolved paths in its column `image`
     skip:Iterable[str|Path]=(),                       # Files and folders to leave out, such as those that the job itself writes
-)->dict[str, str|None]:                               # Absolute path → reason why it cannot be used, or None; in order, those with a reason last
+)->dict[str, str|None]:                               # Absolute path → None, or the reason why it cannot be used; in order, those with a reason last
     "Find the pictures of `source`, each once."
     if isinstance(source, pd.DataFrame):
         found = {str(o).encode('utf-8', 'backslashreplace').decode(): None for o in check_columns(source)['image']}

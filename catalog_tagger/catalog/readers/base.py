@@ -67,7 +67,8 @@ def locate_pictures(root:Path, df:pd.DataFrame, names:pd.Series)->pd.DataFrame:
     return add_reasons(df.assign(image=[o for o, _ in places]), [o for _, o in places])
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #7ac3e915
-_PICTURE_SUFFIXES = ('.heic', '.heif', '.jxl', '.jp2', '.psd', '.svg', '.eps', '.ai', '.pdf', '.ico', '.dng', '.cr2', '.cr3', '.nef', '.arw')
+_PICTURE_SUFFIXES = ('.heic', '.heif', '.jxl', '.jp2', '.psd', '.svg', '.eps', '.ai', '.pdf', '.ico',
+                     '.dng', '.cr2', '.cr3', '.nef', '.arw')
 
 def suffix_reason(
     name:str,      # Of a file
