@@ -333,8 +333,8 @@ def test_bad_files_and_many(browser, served, pictures, tmp_path):
     drop(page, [tmp_path/'notes.jpg', tmp_path/'=1+1.png', tmp_path/'huge.jpg', pictures[0]])
     assert told(page).startswith('4 of 4 pictures') and '3 could not be used' in told(page)
     assert [o.inner_text()
-            for o in page.locator('.failed .flag').all()] == ['Could not be used: not an image: its content is none of JPEG, PNG, WEBP, '
-                                                              'GIF, BMP, TIFF', 'Could not be used: empty file',
+            for o in page.locator('.failed .flag').all()] == ['Could not be used: not an image: its content is unknown, expected one of '
+                                                              'JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF', 'Could not be used: empty file',
                                                               'Could not be used: too large: the limit is 32 MB']
     tags = saved(page, 'Download tags')
     assert tags[tags['reason'] != '']['image'].tolist() == ['notes.jpg', "'=1+1.png", 'huge.jpg']

@@ -6,7 +6,7 @@ import numpy as np, pytest, torch
 from folder_faults import as_params, check_canary, check_one_error, cut, pipe, planted, spoilt_files, spoilt_sums
 from safetensors.torch import load_file, save_file
 
-from catalog_tagger.catalog.images import Prep
+from catalog_tagger.catalog.images import OPENING_VERSION, Prep
 from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.train.backbones import find_arch
 from catalog_tagger.train.heads import build_model
@@ -125,7 +125,7 @@ WRONG = {
     ('prep', 'size'): [32, [32], [32, 32, 32], [10**9, 10**9], [0, 32], [-32, 32], ['32', '32'], [32.0, 32.0], None, {}, [True, True]],
     ('prep', 'mean'): [None, [.5, .5], 'abc', [.5, .5, '.5'], [.5, .5, None], [1e308, 0, 0], {}, [True, .5, .5]],
     ('prep', 'std'): [[0, 0, 0], [-1, 1, 1], [], None, [1e-300, 1, 1]],
-    ('prep', 'method'): ['../squish', None, 1, [], {}], ('prep', 'opening'): [2, '1', None, {}], ('prep', 'file'): ['/etc/passwd'],
+    ('prep', 'method'): ['../squish', None, 1, [], {}], ('prep', 'opening'): [0, OPENING_VERSION + 1, '1', None, {}], ('prep', 'file'): ['/etc/passwd'],
     ('activation',): [None, 'relu', 1, [], {}, 'eval'], ('tta',): [0, 5, True, '1', 1.0, None, 10**9, []],
     ('space',): [None, [], 'x', {}],
     ('space', 'vocab'): [None, {}, 'Red', [], [1, 2, 3, 4, 5, 6], ['a']*6, ['Apparel', 'Shoes', 'Red', 'Blue', 'new'],

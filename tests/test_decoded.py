@@ -1,6 +1,7 @@
 "Decoded pictures are what serving sees, are never half a file, and change nothing but the time."
 import errno, os, signal, subprocess, sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
@@ -53,11 +54,11 @@ def test_a_changed_picture_is_decoded_again(images, tmp_path):
     Path(images[0]).write_bytes(data); os.utime(images[0], ns=(info.st_atime_ns, info.st_mtime_ns))
     assert np.array_equal(cache_pictures(images, prep(), folder=tmp_path/'cache'), rows(images, prep()))
 
-@pytest.mark.parametrize('what', ['OPENING_VERSION', 'order', 'size', 'method'])
-def test_nothing_else_is_taken_for_it(images, tmp_path, monkeypatch, what):
+@pytest.mark.parametrize('what', ['opening', 'order', 'size', 'method'])
+def test_nothing_else_is_taken_for_it(images, tmp_path, what):
     cache_pictures(images, prep(), folder=tmp_path)
     before, args = files(tmp_path), [images, prep()]
-    if what == 'OPENING_VERSION': monkeypatch.setattr(decoded, what, -1)
+    if what == 'opening': args[1] = replace(prep(), opening=1)
     if what == 'order': args[0] = images[::-1]
     if what == 'size': args[1] = prep((24, 25))
     if what == 'method': args[1] = prep(method='pad')

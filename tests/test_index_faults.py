@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from catalog_tagger.search.embed import Embedder, load_embeddings, write_embedder
 from catalog_tagger.core.files import write_json
 from catalog_tagger.core.table import rejected_table, write_table
-from catalog_tagger.catalog.images import Prep
+from catalog_tagger.catalog.images import OPENING_VERSION, Prep
 from catalog_tagger.train.backbones import find_arch
 from catalog_tagger.train.heads import build_model
 from catalog_tagger.core.sealed import seal
@@ -111,7 +111,7 @@ EMBEDDER = {
     ('arch',): [None, 7, '', [], '../../etc/passwd', 'hf-hub:timm/resnet18', 'resnet18', 'x'*10**6],
     ('head',): [None, {}, [], 'fastai', HEAD[:-1], HEAD[:2] + HEAD[3:], HEAD + HEAD, [{'layer': 'os.system'}]],
     ('head', 2, 'out_features'): [7, 2**30, 2**62, '6'], ('prep',): [None, [], 'x', {}], ('prep', 'size'): [32, [0, 32], [10**9, 10**9]],
-    ('prep', 'std'): [[0, 0, 0], None], ('prep', 'opening'): [2, None], ('file',): ['/etc/passwd'],
+    ('prep', 'std'): [[0, 0, 0], None], ('prep', 'opening'): [0, OPENING_VERSION + 1, None], ('file',): ['/etc/passwd'],
 }
 for name, wrong in (('index.json', WRONG), ('embedder.json', EMBEDDER)):
     signed |= {f'{name} {".".join(map(str, keys))} = {repr(o)[:60]}': at(o, *keys, name=name) for keys, values in wrong.items()

@@ -33,6 +33,7 @@ from ..core.files import CatalogError
 from ..core.render import asset, colour_css, data_uri, encode_image, heat_overlay, thumbnail
 from ..catalog.images import open_image
 from ..catalog.labels import LabelSpace
+from ..catalog.readers.base import SUFFIXES
 from ..serve.answers import UNSURE, decode
 from ..serve.modes import DEFAULT_MODE, MODES
 from ..serve.decide import decide
@@ -200,10 +201,9 @@ def _settings_form(tagger:Tagger):
                 id='how')
 
 def _drop_zone():
-    kinds = '.jpg,.jpeg,.png,.webp,.gif,.bmp,.tif,.tiff'
     return Label(Strong('Drop pictures here, or click to choose'),
-                 Span(f'JPEG, PNG, WebP, GIF, BMP or TIFF, up to {MOST_BYTES >> 20} MB each, {MOST_FILES} at a time', cls='dim'),
-                 Input(type='file', id='pictures', multiple=True, accept=kinds), cls='drop')
+                 Span(f'JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF, up to {MOST_BYTES >> 20} MB each, {MOST_FILES} at a time', cls='dim'),
+                 Input(type='file', id='pictures', multiple=True, accept=','.join(SUFFIXES)), cls='drop')
 
 def _tools():
     return Section(Output(id='status', role='status'), Progress(hidden=True, aria_label='pictures tagged'),

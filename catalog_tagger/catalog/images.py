@@ -4,17 +4,19 @@
 
 # %% ../../nbs/catalog/05_images.ipynb #965afb77
 from __future__ import annotations
-import hashlib, os, stat, warnings
+import hashlib, os, stat, warnings, zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np, pandas as pd
 from msgspec import Meta
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import MAX_TEXT_CHUNK
 
 from ..core.files import CatalogError
 from ..core.table import check_table, rejected_table
@@ -27,12 +29,11 @@ __all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', '
            'open_named', 'audit_images', 'hash_images', 'fit_image', 'as_size', 'Prep']
 
 # %% ../../nbs/catalog/05_images.ipynb #ae27afae
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')  # Formats that Pillow may decode, whatever the suffix of the file
-MAX_PIXELS = 50_000_000                                  # Larger pictures are refused before they are decoded
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF')  # Formats that Pillow may decode, whatever the suffix of the file
+MAX_PIXELS = 50_000_000                                          # Larger pictures are refused before they are decoded
 # Larger files are refused before they are read; 16-bit RGBA has 8 bytes per pixel
 MAX_BYTES = 8*MAX_PIXELS
-# Increased when the same file would be decoded to other pixels, which invalidates the cache
-OPENING_VERSION = 1
+OPENING_VERSION = 2   # Increased when the same file would be decoded to other pixels
 
 class ImageError(CatalogError): "A picture that cannot be used; the message is the reason."
 
@@ -42,18 +43,110 @@ def _on_white(im:Image.Image)->Image.Image:
     im = im.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
 
-def _from_16_bit(im:Image.Image)->Image.Image:
-    "Scale 0..65535 to 0..255, the transparent value to white; Pillow's conversion clips at 255."
-    x = np.asarray(im)
-    x = np.where(x == im.info.get('transparency', -1), 65535, x)
-    return Image.fromarray((x/257).round().astype(np.uint8)).convert('RGB')
+_WHITE_IS_ZERO = 262, 0   # A tag of TIFF and its value; Pillow heeds it for 1 and 8 bits only
 
-def _to_rgb(im:Image.Image)->Image.Image:
-    "`im` as 8-bit RGB, upright."
-    im = ImageOps.exif_transpose(im)
+def _from_16_bit(im:Image.Image, opening:int)->Image.Image:
+    "Scale 0..65535 to 0..255, the transparent value to white; Pillow's conversion clips at 255."
+    x, (tag, zero) = np.asarray(im), _WHITE_IS_ZERO
+    if opening > 1 and getattr(im, 'tag_v2', {}).get(tag) == zero: x = 65535 - x
+    x = np.where(x == im.info.get('transparency', -1), 65535, x)
+    res = Image.fromarray((x/257).round().astype(np.uint8))
+    res.info['icc_profile'] = im.info.get('icc_profile')
+    return res
+
+# %% ../../nbs/catalog/05_images.ipynb #c41b9e73
+# Colours of the whole cube
+_CUBE = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)]*3), -1).reshape(6, 36, 3))
+
+@lru_cache(64)
+def _srgb_transform(profile:bytes|None, mode:str):
+    "Transform from colours of `mode` under an ICC `profile` to sRGB; None if they are sRGB already, or if the profile is invalid."
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile)) if profile else ImageCms.createProfile('LAB')
+        res = ImageCms.buildTransform(source, ImageCms.createProfile('sRGB'), mode, 'RGB')
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError): return None
+    same = mode == 'RGB' and np.abs(np.asarray(ImageCms.applyTransform(_CUBE, res), int) - np.asarray(_CUBE)).max() <= 2
+    return None if same else res
+
+def _to_srgb(im:Image.Image)->Image.Image:
+    "`im` with its colours in sRGB, if it has a profile that says otherwise."
+    if not (profile := im.info.get('icc_profile')) and im.mode != 'LAB': return im
+    if im.has_transparency_data and im.mode != 'LA': im = im.convert('RGBA')
+    elif im.mode in ('P', 'YCbCr'): im = im.convert('RGB')
+    alpha = im.getchannel('A') if im.mode in ('RGBA', 'LA') else None
+    colours = im if alpha is None else im.convert(im.mode[:-1])
+    if (transform := _srgb_transform(profile, colours.mode)) is None: return im
+    res = ImageCms.applyTransform(colours, transform)
+    if alpha is not None: res.putalpha(alpha)
+    return res
+
+# %% ../../nbs/catalog/05_images.ipynb #0b93f6d8
+_TRANSPOSE = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+              5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+
+def _orientation(im:Image.Image)->int|None:
+    "The EXIF orientation of `im`, 1 to 8; None if it has none that can be read."
+    try: return im.getexif().get(0x0112)
+    except Exception: return None   # a parser may raise anything on broken EXIF, which must not cost a picture
+
+def _to_rgb(im:Image.Image, opening:int)->Image.Image:
+    "`im` as 8-bit sRGB, upright."
+    if (turn := _TRANSPOSE.get(_orientation(im))) is not None: im = im.transpose(turn)
     if im.mode in ('F', 'I'): raise ImageError('32 bits per channel: the value of white is unknown; save it with 8 or 16 bits')
-    if im.mode.startswith('I;16'): return _from_16_bit(im)
+    if im.mode.startswith('I;16'): im = _from_16_bit(im, opening)
+    if opening > 1: im = _to_srgb(im)
     return _on_white(im) if im.has_transparency_data else im.convert('RGB')
+
+# %% ../../nbs/catalog/05_images.ipynb #4b7c19ae
+def _is_readable_profile(body:bytes)->bool:
+    "Is `body` of a chunk iCCP a name, 0 for zlib, and a profile that Pillow reads?"
+    name, _, packed = body.partition(b'\0')
+    try: return bool(name) and packed[:1] == b'\0' and len(zlib.decompressobj().decompress(packed[1:], MAX_TEXT_CHUNK + 1)) <= MAX_TEXT_CHUNK
+    except zlib.error: return False
+
+def _plain_png(data:bytes)->bytes:
+    "A PNG with only the chunks that its pixels depend on, and its profile and EXIF if they are intact."
+    keep, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at:at+4], 'big'); kind, chunk = data[at+4:at+8], data[at:end]
+        needed = kind in (b'IHDR', b'PLTE', b'IDAT', b'IEND', b'tRNS')
+        useful = kind == b'eXIf' or kind == b'iCCP' and _is_readable_profile(chunk[8:-4])
+        if needed or useful and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], 'big'): keep.append(chunk)
+        at = end
+    return b''.join(keep)
+
+_KEEP_FROM = {0xe1: 0, 0xe2: 15, 0xee: 12}   # Segments of a JPEG with EXIF, a part of a profile, Adobe's colour space: their least length
+
+def _plain_jpeg(data:bytes)->bytes:
+    "A JPEG without comments and segments of applications, except those that decide on colours and orientation."
+    keep, at = [data[:2]], 2
+    while data[at:at+1] == b'\xff' and data[at+1:at+2] not in (b'', b'\xda'):   # until the pixels
+        end = at + 2 + int.from_bytes(data[at+2:at+4], 'big'); kind = data[at+1]
+        is_metadata = 0xe0 <= kind <= 0xef or kind == 0xfe
+        if not is_metadata or end - at - 4 >= _KEEP_FROM.get(kind, 65536): keep.append(data[at:end])
+        at = end
+    return b''.join([*keep, data[at:]])
+
+# %% ../../nbs/catalog/05_images.ipynb #5d90e2f8
+_TEXTS = {269, 270, 271, 272, 285, 305, 306, 315, 316}   # Tags of a TIFF: names, descriptions, makers, dates
+
+def _plain_tiff(data:bytes)->bytes:
+    "A TIFF whose first directory has no texts and private tags; an orientation or profile only if its type is right."
+    order = 'little' if data[:2] == b'II' else 'big'
+    def number(o:bytes)->int: return int.from_bytes(o, order)
+    at = number(data[4:8]) + 2; end = at + 12*number(data[at-2:at])
+    def is_kept(o:bytes)->bool:
+        tag, kind, count = number(o[:2]), number(o[2:4]), number(o[4:8])
+        return {274: (kind, count) == (3, 1), 34675: kind == 7}.get(tag, tag not in _TEXTS and tag < 700)
+    keep = [o for i in range(at, end, 12) if is_kept(o := data[i:i+12])]
+    table = len(keep).to_bytes(2, order) + b''.join(keep) + data[end:end+4]
+    return data[:at-2] + table + data[at-2+len(table):]
+
+_PLAIN = {b'\x89PNG\r\n\x1a\n': _plain_png, b'\xff\xd8': _plain_jpeg, b'II*\0': _plain_tiff, b'MM\0*': _plain_tiff}
+
+def _without_metadata(data:bytes)->bytes:
+    "A PNG, JPEG or TIFF without the metadata that its pixels do not depend on; any other file unchanged."
+    return next((plain(data) for start, plain in _PLAIN.items() if data.startswith(start)), data)
 
 # %% ../../nbs/catalog/05_images.ipynb #88898f86
 def _picture_bytes(path:str|Path)->bytes:
@@ -85,8 +178,8 @@ def _from_array(x)->Image.Image:
     if x.dtype not in (np.uint8, np.uint16): raise ImageError(f'not a picture: an array of {x.dtype}, expected uint8, values from 0 to 255')
     return Image.fromarray(x[..., 0] if x.ndim == 3 and x.shape[2] == 1 else np.ascontiguousarray(x))
 
-def _open_lazily(item)->Image.Image:
-    "Open a picture: its header is read, its pixels are not yet decoded."
+def _image_or_bytes(item)->Image.Image|bytes:
+    "`item` as a picture, or as the bytes of a file."
     if isinstance(item, Image.Image): return item
     if hasattr(item, 'read'): item = item.read()
     if isinstance(item, np.ndarray) or hasattr(item, 'detach'): return _from_array(item)
@@ -94,37 +187,61 @@ def _open_lazily(item)->Image.Image:
     if not isinstance(item, (bytes, bytearray, memoryview)):
         raise ImageError(f'not a picture: {type(item).__name__}, expected a path, bytes, a PIL image, an array or a tensor')
     if not item: raise ImageError('empty file')
-    return Image.open(BytesIO(item), formats=FORMATS)
+    return bytes(item)
 
 def _decoded(im:Image.Image, size:tuple[int, int]|None)->Image.Image:
     "Decode; a JPEG at 1/2, 1/4 or 1/8 of its size if that is at least twice `size` (height, width)."
     drafted = None
     if size:
-        h, w = size[::-1] if im.getexif().get(0x0112) in (5, 6, 7, 8) else size    # rotated by 90 degrees
+        h, w = size[::-1] if _orientation(im) in (5, 6, 7, 8) else size    # rotated by 90 degrees
         drafted = im.draft(None, (2*w, 2*h))
     im.load()
     if not drafted or drafted[1][2:] == im.size: return im
     box = drafted[1]    # the decoder rounds up: 1/8 of 1001 px is 126, of which 125.125 belong to the picture
     return im.resize((round(box[2]), round(box[3])), Image.Resampling.BILINEAR, box=box)
 
-def _load_image(item, max_pixels:int, draft:tuple[int, int]|None)->Image.Image:
-    im = _open_lazily(item)
+def _load(item:Image.Image|bytes, max_pixels:int, draft:tuple[int, int]|None, opening:int)->Image.Image:
+    im = item if isinstance(item, Image.Image) else Image.open(BytesIO(item), formats=FORMATS)   # reads the header
     if 0 in im.size: raise ImageError(f'no pixels: {im.width}x{im.height}')
     if im.width*im.height > max_pixels: raise ImageError(f'too large: {im.width}x{im.height} pixels, the limit is {max_pixels:,}')
-    return _to_rgb(_decoded(im, None if im is item else draft))
+    return _to_rgb(_decoded(im, None if im is item else draft), opening)
+
+def _load_image(item:Image.Image|bytes, *how)->Image.Image:
+    "As `_load`, a file with broken metadata without it."
+    try: return _load(item, *how)
+    except ImageError: raise
+    except Exception:
+        if isinstance(item, Image.Image) or (plain := _without_metadata(item)) == item: raise
+        return _load(plain, *how)
 
 # %% ../../nbs/catalog/05_images.ipynb #62572f51
+# Place and first bytes of files that are not read, and what they are
+_PICTURES = {(0, b'%PDF'): 'PDF', (0, b'%!PS'): 'PostScript', (0, b'8BPS'): 'Photoshop', (0, b'\0\0\1\0'): 'ICO', (0, b'<svg'): 'SVG',
+             (4, b'ftyphei'): 'HEIC', (4, b'ftyphev'): 'HEIC', (4, b'ftypmif1'): 'HEIC', (4, b'ftypmsf1'): 'HEIC', (4, b'ftypcrx'): 'raw',
+             (0, b'\xff\x0a'): 'JPEG XL', (4, b'JXL '): 'JPEG XL', (4, b'jP  '): 'JPEG 2000', (0, b'\xff\x4f\xff\x51'): 'JPEG 2000'}
+_OTHER = {(0, b'<!doctype html'): 'HTML', (0, b'<html'): 'HTML', (0, b'<?xml'): 'XML', (0, b'PK\3\4'): 'ZIP', (4, b'ftyp'): 'a video'}
+
+def _foreign(item)->str:
+    "The reason why the bytes `item` are refused: what they are, as far as the first of them say it, and what to do."
+    start = item[:1024].removeprefix(b'\xef\xbb\xbf').lstrip().lower()
+    def kind(o): return next((what for (at, first), what in o.items() if start[at:].startswith(first.lower())), None)
+    what = kind(_PICTURES) or b'<svg' in start and kind(_OTHER) == 'XML' and 'SVG'
+    if what: return f'not an image that can be read: its content is {what}; save it as JPEG or PNG'
+    return f'not an image: its content is {kind(_OTHER) or "unknown"}, expected one of {", ".join(FORMATS)}'
+
 def open_image(
     # A path, a file or its bytes, a PIL image, an array or tensor: (h, w), (h, w, colours), (colours, h, w); uint8, a tensor also 0 to 1
     item,
     *, max_pixels:int=MAX_PIXELS,                # Largest number of pixels of a picture
     draft:tuple[int, int]|None=None,             # Final height and width: a large JPEG is decoded at reduced size; None decodes it fully
-)->Image.Image:                                  # 8-bit RGB, EXIF rotation applied, transparency on white
+    opening:int=OPENING_VERSION,                 # Version of the rules; a model is served with the version it was trained with
+)->Image.Image:                                  # 8-bit sRGB, EXIF rotation applied, transparency on white
     "Open `item` as a person would see it; raise `ImageError` with the reason if it cannot be used."
-    try: return _load_image(item, max_pixels, draft)
+    item = _image_or_bytes(item)
+    try: return _load_image(item, max_pixels, draft, opening)
     except ImageError: raise
     except Image.DecompressionBombError as e: raise ImageError(f'too large: {e}') from None
-    except UnidentifiedImageError: raise ImageError(f'not an image: its content is none of {", ".join(FORMATS)}') from None
+    except UnidentifiedImageError: raise ImageError(_foreign(item)) from None
     except Exception as e: raise ImageError(f'damaged or truncated: {e}') from None  # a decoder may raise anything on a damaged file
 
 # %% ../../nbs/catalog/05_images.ipynb #9fd03b52
@@ -184,15 +301,22 @@ def hash_images(
 # %% ../../nbs/catalog/05_images.ipynb #adc6ae50
 METHODS = choices('method')
 
+def _thick(im:Image.Image, w:int, h:int)->Image.Image:
+    "`im`, no thinner than a pixel when it is scaled to fit into `w`×`h`."
+    if round(im.height/im.width*w) < 1: return im.resize((w, 1), Image.Resampling.BILINEAR)
+    if round(im.width/im.height*h) < 1: return im.resize((1, h), Image.Resampling.BILINEAR)
+    return im
+
 def fit_image(
     im:Image.Image,               # RGB picture
     size:tuple[int, int],         # Height and width, px
     method:str=RunConfig.method,  # 'squish' changes the aspect ratio, 'crop' cuts the longer side, 'pad' adds white
+    opening:int=OPENING_VERSION,  # As in `open_image`
 )->Image.Image:
     "`im` at exactly `size`, bilinear with antialiasing."
     h, w = size
     if method == 'crop': return ImageOps.fit(im, (w, h), Image.Resampling.BILINEAR)
-    if method == 'pad':  return ImageOps.pad(im, (w, h), Image.Resampling.BILINEAR, color='white')
+    if method == 'pad':  return ImageOps.pad(_thick(im, w, h) if opening > 1 else im, (w, h), Image.Resampling.BILINEAR, color='white')
     if method == 'squish': return im.resize((w, h), Image.Resampling.BILINEAR)
     raise CatalogError(f'resize method {method!r} is unknown; choose one of {", ".join(METHODS)}')
 
@@ -222,14 +346,13 @@ class Prep(Record):
 
     def __post_init__(self):
         if not isinstance(self.size, (tuple, list)): raise CatalogError(f'size={self.size!r}, expected (height, width)')
-        if self.opening != OPENING_VERSION:
+        if not 1 <= self.opening <= OPENING_VERSION:
             raise CatalogError(f'the model was trained on pictures opened with version {self.opening} of the rules, '
-                               f'this version of catalog_tagger has version {OPENING_VERSION}; '
-                               'install the one it was made with')
+                               f'this version of catalog_tagger has 1 to {OPENING_VERSION}; install the one it was made with')
 
     def picture(self, item)->Image.Image:
         "`item` opened and resized, before normalisation."
-        return fit_image(open_image(item, draft=self.size), self.size, self.method)
+        return fit_image(open_image(item, draft=self.size, opening=self.opening), self.size, self.method, self.opening)
 
     def __call__(self, item)->np.ndarray:
         "`item` as float32 (3, height, width), normalised."

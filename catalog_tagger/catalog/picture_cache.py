@@ -14,7 +14,7 @@ from fastcore.xdg import xdg_cache_home
 
 from ..core.files import CatalogError, atomic_path, file_stamp, sweep
 from ..core.process import progress
-from .images import ImageError, OPENING_VERSION, Prep, open_named
+from .images import ImageError, Prep, open_named
 
 # %% auto #0
 __all__ = ['cache_folder', 'cache_pictures']
@@ -27,7 +27,7 @@ def cache_folder()->Path:
 # %% ../../nbs/catalog/07_picture_cache.ipynb #5b44c9b0
 def _file_name(images:Sequence[str|Path], prep:Prep)->str:
     "File name of a cache: its shape, and a hash of everything that the pixels depend on."
-    what = [OPENING_VERSION, PIL.__version__, prep.size, prep.method, list(map(file_stamp, images))]
+    what = [prep.opening, PIL.__version__, prep.size, prep.method, list(map(file_stamp, images))]
     return f'decoded-{len(images)}x{prep.size[0]}x{prep.size[1]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]}.npy'
 
 # %% ../../nbs/catalog/07_picture_cache.ipynb #8042697c

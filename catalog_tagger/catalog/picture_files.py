@@ -5,51 +5,57 @@
 # %% ../../nbs/catalog/06_picture_files.ipynb #a4d63f52
 from __future__ import annotations
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from ..core.files import CatalogError, inside_or_reason
 from ..core.table import check_columns
-from .readers.base import SUFFIXES
+from .readers.base import SUFFIXES, suffix_reason
 from .images import ImageError, Prep
 
 # %% auto #0
 __all__ = ['find_pictures', 'open_picture', 'open_pictures']
 
 # %% ../../nbs/catalog/06_picture_files.ipynb #9351d52b
-def _pictures_below(folder:str)->Iterator[str]:
-    "Paths of the pictures in `folder` and its subfolders, sorted by name in each folder; hidden files and links to folders are skipped."
+def _files_below(folder:str, skip:Container[str])->Iterator[tuple[str, str|None]]:
+    "Files in `folder` and its subfolders, each with the reason if it is passed over; hidden files and those of `skip` are left out."
+    real = os.path.realpath(folder)
     for name in sorted(os.listdir(folder)):
         path = f'{folder}/{name}'
-        if name.startswith('.'): continue
-        if os.path.isdir(path) and not os.path.islink(path): yield from _pictures_below(path)
-        elif name.lower().endswith(SUFFIXES): yield path
+        if name.startswith('.') or f'{real}/{name}' in skip: continue
+        if not os.path.isdir(path): yield path, suffix_reason(name)
+        elif os.path.islink(path): yield path, 'a link to a folder, which is not followed'
+        else: yield from _files_below(path, skip)
 
-def _named_pictures(path:Path)->Iterator[tuple[str, str|None]]:
-    "The picture at `path` or those in it, with the reason if one is refused: a link that leads outside, or a name that is not valid text."
+def _named_pictures(path:Path, skip:Container[str])->Iterator[tuple[str, str|None]]:
+    "The picture at `path` or the files in it, each with the reason if it is refused, such as a link that leads outside."
     if not path.exists() and not path.name.lower().endswith(SUFFIXES): raise CatalogError(f'{path} does not exist')
     path = path.absolute()
-    root, files = (path, _pictures_below(str(path))) if path.is_dir() else ('/', [str(path)])
-    for o in files:
+    root, files = (path, _files_below(str(path), skip)) if path.is_dir() else ('/', [(str(path), None)])
+    for o, passed in files:
         name, why = inside_or_reason(root, o)
-        yield (name if why else o), why
+        yield (name if why else o), why or passed
 
 # %% ../../nbs/catalog/06_picture_files.ipynb #8078c0c7
 def find_pictures(
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # Pictures, folders of pictures, or a table with resolved paths in its column `image`
-)->dict[str, str|None]:                               # Absolute path → reason why it cannot be used, or None; in order
+    skip:Iterable[str|Path]=(),                       # Files and folders to leave out, such as those that the job itself writes
+)->dict[str, str|None]:                               # Absolute path → None, or the reason why it cannot be used; in order, those with a reason last
     "Find the pictures of `source`, each once."
     if isinstance(source, pd.DataFrame):
         found = {str(o).encode('utf-8', 'backslashreplace').decode(): None for o in check_columns(source)['image']}
     else:
         source = [source] if isinstance(source, (str, Path)) else list(source)
-        found = {name: why for o in source for name, why in _named_pictures(Path(o))}
-    if not found:
+        skip, found = {os.path.realpath(o) for o in skip}, {}
+        # a file that is also named by itself is not passed over
+        for name, why in (o for path in source for o in _named_pictures(Path(path), skip)): found[name] = why and found.get(name, why)
+    if all(found.values()):
+        other = next((f'; of {len(found)} other files the first is {o}: {why}' for o, why in found.items()), '')
         raise CatalogError(f'no picture in {"the table" if isinstance(source, pd.DataFrame) else ", ".join(map(str, source))}; '
-                           f'looked for {" ".join(SUFFIXES)}')
-    return found
+                           f'looked for {" ".join(SUFFIXES)}{other}')
+    return dict(sorted(found.items(), key=lambda o: bool(o[1])))
 
 # %% ../../nbs/catalog/06_picture_files.ipynb #52dde011
 def open_picture(

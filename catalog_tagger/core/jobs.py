@@ -21,7 +21,7 @@ from .records import as_type
 
 # %% auto #0
 __all__ = ['PARTS_VERSION', 'prefetch', 'share_threads', 'part_facts', 'part_path', 'write_part', 'remove_parts', 'begin_parts',
-           'missing_parts', 'map_parts', 'check_counts', 'run_job']
+           'missing_parts', 'map_parts', 'check_counts', 'parts_folder', 'run_job']
 
 # %% ../../nbs/core/06_jobs.ipynb #98122fdd
 def prefetch(
@@ -53,10 +53,10 @@ def _digest(chunks:Iterable[bytes])->str:
     for o in chunks: h.update(o)
     return h.hexdigest()[:32]
 
-def _stamps(images:Iterable[str])->Iterator[bytes]:
-    "The stamp of each of `images`, or only its name if it cannot be read."
-    for o in images:
-        try: yield json.dumps(file_stamp(o)).encode()
+def _stamps(found:dict[str, str|None])->Iterator[bytes]:
+    "The stamp of each picture of `found`, or only its name if it is not opened or cannot be read."
+    for o, why in found.items():
+        try: yield json.dumps(o if why else file_stamp(o)).encode()
         except CatalogError: yield json.dumps(o).encode()
 
 def _plain_json(o):
@@ -66,7 +66,8 @@ def _plain_json(o):
 
 def _predictor_parts(predictor)->Iterator[bytes]:
     "Everything that the predictions depend on: the attributes of `predictor` and the tensors of its model."
-    yield json.dumps({k: v for k, v in vars(predictor).items() if k != 'model'}, default=_plain_json).encode()
+    # sorted, because the arrays of a bundle are loaded in another order in each process
+    yield json.dumps({k: v for k, v in vars(predictor).items() if k != 'model'}, default=_plain_json, sort_keys=True).encode()
     for k, v in predictor.model.state_dict().items(): yield k.encode() + v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 PARTS_VERSION = 2   # Increased when parts of an older version cannot be joined with parts of this one
@@ -147,6 +148,10 @@ def check_counts(**counts:int)->None:
     for name, o in counts.items():
         if not isinstance(o, int) or o < 1: raise CatalogError(f'{name}={o}, expected 1 or more')
 
+def parts_folder(out:Path)->Path:
+    "The folder for the parts of a job that writes `out`."
+    return out.with_name(f'{out.name}.parts')
+
 def run_job(
     out:Path,                # File or folder that the job writes; until then its parts are in a folder next to it
     found:dict,              # From `find_pictures`
@@ -159,7 +164,7 @@ def run_job(
     resume:bool=True,        # As in `begin_parts`
 ):
     "Compute the missing parts, join all parts and remove them; return the result of `join`."
-    parts = out.with_name(f'{out.name}.parts')
+    parts = parts_folder(out)
     begin_parts(parts, facts, resume)
     with share_threads(workers) as workers, warnings.catch_warnings():
         warnings.filterwarnings('ignore', module='PIL')    # warnings on damaged pictures, which are reported as rejected

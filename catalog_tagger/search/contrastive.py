@@ -149,7 +149,7 @@ def contrastive_learner(
     **kwargs
 )->Learner:                   # With `facts` and `history` as from `catalog_learner`; nothing is frozen
     "A fastai `Learner` that trains a body on pictures without labels."
-    a = find_arch(arch)
+    a = find_arch(arch, dls.prep.size)
     prep = replace(dls.prep, mean=a.mean, std=a.std)
     model = _contrastive_model(a, read_weights(a, weights), prep.size, n_out)
     if metrics is None: metrics = [twin_accuracy, embedding_std, effective_rank]

@@ -21,7 +21,7 @@ from ..core.table import none_usable, read_table, rejected_table, write_table
 from ..core.process import progress, rng
 from ..core.records import Record
 from ..core.sealed import SUMS, read_sealed, seal, load_errors
-from ..core.jobs import check_counts, map_parts, part_facts, run_job
+from ..core.jobs import check_counts, map_parts, part_facts, parts_folder, run_job
 from ..core.config import EmbedSettings, RunConfig
 from ..catalog.images import Prep
 from ..catalog.picture_files import find_pictures, open_pictures
@@ -102,9 +102,10 @@ def make_embedder(
 def _from_arch(arch:str, layer:str, size, weights)->Embedder:
     "The embedder of a pretrained backbone."
     if layer not in _POOLS: raise CatalogError(f'layer={layer!r} needs a tagger, {arch} is a backbone; use {" or ".join(_POOLS)}')
-    a = find_arch(arch); body = cut_body(a, create_net(a, read_weights(a, weights)))
+    prep = arch_prep(arch, size)
+    a = find_arch(arch, prep.size); body = cut_body(a, create_net(a, read_weights(a, weights)))
     model = nn.Sequential(body, nn.Sequential(*_pooling_layers(body, layer), UnitLength()))
-    return Embedder(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), arch_prep(arch, size), arch)
+    return Embedder(model.eval().requires_grad_(False).to(memory_format=torch.channels_last), prep, arch)
 
 # %% ../../nbs/search/04_embed.ipynb #5bf5db3b
 def fit_projection(
@@ -245,7 +246,7 @@ def embed_catalog(
     "Compute a vector for every picture of `source` and write them to `out`."
     if dtype not in ('float32', 'float16'): raise CatalogError(f'dtype={dtype!r}, expected float32 or float16')
     check_counts(bs=bs, chunk=chunk, dims=1 if dims is None else dims)
-    out, found = output_folder(out, 'embedder.json'), find_pictures(source)
+    out = output_folder(out, 'embedder.json'); found = find_pictures(source, skip=[out, parts_folder(out)])
     facts = part_facts(embedder, found, dict(head=json.dumps(describe_layers(embedder.model[1])), bs=bs, chunk=chunk))
     fast = replace(embedder, model=serving_model(embedder.model, embedder.prep))
     def make(todo, workers): return map_parts(partial(_embed_batch, fast), todo, bs, workers, 'embed', _pack_vectors)

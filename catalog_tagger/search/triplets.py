@@ -259,7 +259,7 @@ def embedding_learner(
     if start is not None and start.prep != dls.prep:
         raise CatalogError(f'start was trained with {start.prep}, the data has {dls.prep}; build the data with start.prep')
     arch = arch if start is None else start.arch
-    a = find_arch(arch)
+    a = find_arch(arch, dls.prep.size)
     if start is None and weights not in (None, 'none'): check_stats(dls.prep, a)
     state = read_weights(a, weights) if start is None else None
     body, head = catalog_model(a, dim, state, head=projection, dropout=dropout)

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from ..core.files import CatalogError, atomic_path, check_target
-from ..core.table import rejected_table
+from ..core.table import UnixLines, rejected_table
 from ..core.process import progress
-from ..core.jobs import check_counts, map_parts, part_facts, run_job
+from ..core.jobs import check_counts, map_parts, part_facts, parts_folder, run_job
 from ..core.extras import import_optional
 from ..core.config import RunConfig
 from ..catalog.picture_files import find_pictures, open_pictures
@@ -54,7 +54,7 @@ def _tag_batch(predictor, options:dict, review:bool, batch:list[tuple])->list[li
 # %% ../../nbs/serve/13_many.ipynb #da5d3b20
 def _as_csv(rows:Iterable[Sequence])->str:
     "`rows` as the lines of a CSV file."
-    f = StringIO(); csv.writer(f, lineterminator='\n').writerows(rows)
+    f = StringIO(); csv.writer(UnixLines(f), lineterminator='\r\n').writerows(rows)
     return f.getvalue()
 
 _TAGS, _QUEUE = '.csv', '.queue.csv'   # The files of a part
@@ -158,7 +158,8 @@ def _tag_files(
     "Check the arguments, tag missing parts with `make`, and join the parts."
     check_counts(bs=bs, chunk=chunk)
     if not 0 <= min_score <= 1: raise CatalogError(f'min_score={min_score}, expected 0 to 1')
-    (out, review), found = _check_output_files(out, review, predictor), find_pictures(source)
+    out, review = _check_output_files(out, review, predictor)
+    found = find_pictures(source, skip=[out, parts_folder(out), *[review]*(review is not None)])
     options = dict(k=k, min_score=min_score) | options; asked = review is not None
     fast.predict([], **options)    # a wrong option is an error before a picture is opened
     facts = part_facts(predictor, found, options | dict(review=asked, bs=bs, chunk=chunk))

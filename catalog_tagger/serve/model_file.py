@@ -60,7 +60,7 @@ def read_model(
     "The model that `arch` and `head` describe with the tensors of `data`, and the additional arrays."
     from catalog_tagger.train.backbones import find_arch
     from catalog_tagger.train.heads import build_model
-    a, got = find_arch(arch), load_tensors(data)
+    a, got = find_arch(arch, size), load_tensors(data)
     with torch.device('meta'): shapes, names = build_model(a, head)
     _check_tensors({names[k]: v for k, v in shapes.state_dict().items()}, got)
     _check_output(shapes, size, n)

@@ -13,7 +13,6 @@ import numpy as np, pandas as pd, torch
 from ..core.files import CatalogError, atomic_files, atomic_path, write_json
 from ..core.table import write_table
 from ..core.extras import import_optional
-from ..catalog.images import OPENING_VERSION
 from .modes import DEFAULT_MODE
 from .tagger import Tagger
 
@@ -33,7 +32,7 @@ def _input_rules(t:Tagger)->dict:
     h, w = t.prep.size
     return dict(input='picture', output='scores', shape=['batch', 3, h, w], dtype='float32', layout='NCHW', channels='RGB',
                 opset=ONNX_OPSET, views=t.tta,
-                size=[h, w], mean=list(t.prep.mean), std=list(t.prep.std), method=t.prep.method, opening=OPENING_VERSION,
+                size=[h, w], mean=list(t.prep.mean), std=list(t.prep.std), method=t.prep.method, opening=t.prep.opening,
                 labels='selected_tags.csv',
                 steps=['open as 8-bit RGB: rotated as EXIF says, transparent parts on white',
                        f'resize to {h}x{w} px by {t.prep.method}, bilinear', 'divide by 255',

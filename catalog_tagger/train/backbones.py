@@ -4,9 +4,10 @@
 
 # %% ../../nbs/train/00_backbones.ipynb #b65081fc
 from __future__ import annotations
-import difflib
+import difflib, sys
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import timm, torch, torchvision
 from torch import nn
@@ -35,12 +36,12 @@ class Arch:
     mean:tuple[float, float, float]  # Mean of the data that its weights were trained on; channels R, G, B in 0..1
     std:tuple[float, float, float]   # Standard deviation, likewise
     size:int = 224                   # Side of the pictures it was trained on, px
+    # Height and width that it is built for, px; None for a net that takes several sizes, or its own size
+    input:tuple[int, int]|None = field(default=None, repr=False)
 
 # %% ../../nbs/train/00_backbones.ipynb #1004b0c2
-def find_arch(
-    name:str,  # 'efficientnet_lite0', one of `TORCHVISION`, or any model name of timm
-)->Arch:
-    "The backbone `name`; raise `CatalogError` with the closest names if it is unknown."
+def _find_name(name:str)->Arch:
+    "The backbone `name`, as its weights were trained."
     if name == BUNDLED: return Arch(name, 'timm', 'tf_efficientnet_lite0', (127/255,)*3, (128/255,)*3)
     if name == 'inception_v3': return Arch(name, 'torchvision', name, (.5,)*3, (.5,)*3, 299)
     if name in TORCHVISION: return Arch(name, 'torchvision', name, *IMAGENET)
@@ -50,6 +51,30 @@ def find_arch(
                            'works')
     cfg = timm.get_pretrained_cfg(name)
     return Arch(name, 'timm', name, tuple(cfg.mean), tuple(cfg.std), cfg.input_size[-1])
+
+def _empty_net(a:Arch)->nn.Module:
+    "The net of `a` with random weights."
+    if a.library == 'timm': return timm.create_model(a.net, **(dict(img_size=a.input) if a.input else {}))
+    # torchvision's initialisation explodes before BatchNorm has seen data
+    return getattr(torchvision.models, a.net)(weights=None, **(dict(init_weights=False) if a.net == 'inception_v3' else {}))
+
+@lru_cache
+def _takes(a:Arch, size:tuple[int, int])->bool:
+    "Can the net of `a` be built, and does it take pictures of `size`? Tried on the meta device, which computes shapes only."
+    try:
+        with torch.random.fork_rng([]), torch.device('meta'): _empty_net(a).eval()(torch.zeros(1, 3, *size))
+    except Exception: return False   # each net has its own error
+    return True
+
+def find_arch(
+    name:str,                       # 'efficientnet_lite0', one of `TORCHVISION`, or any model name of timm
+    size:tuple[int, int]=None,      # Height and width of the pictures, px; None for the size that its weights were trained on
+)->Arch:
+    "The backbone `name` for pictures of `size`; raise `CatalogError` with the closest names if it is unknown, or with the size it takes."
+    a = _find_name(name)
+    if size is None or _takes(a, size): return a
+    if _takes(res := replace(a, input=tuple(size)), size): return res
+    raise CatalogError(f'{name} takes no pictures of {size[0]}x{size[1]} px; it was trained on {a.size}x{a.size}: use --size {a.size}')
 
 # %% ../../nbs/train/00_backbones.ipynb #a96d3b07
 def arch_name(
@@ -70,8 +95,8 @@ def arch_prep(
     method:str=RunConfig.method,  # How pictures are resized, as in `fit_image`
 )->Prep:
     "The `Prep` that turns a picture into the input of backbone `name`, with its mean and std."
-    a = find_arch(name)
-    return Prep(as_size(size), a.mean, a.std, method)
+    a = find_arch(name, size := as_size(size))
+    return Prep(size, a.mean, a.std, method)
 
 # %% ../../nbs/train/00_backbones.ipynb #3164ee6f
 def own_classifier(net:nn.Module)->nn.Module:
@@ -94,7 +119,12 @@ def _check_state(net:nn.Module, state:dict[str, torch.Tensor], a:Arch, whole:boo
         if k in free or k.endswith('num_batches_tracked') or got is not None and got.shape == v.shape: continue
         raise CatalogError(f'the weights do not fit {a.name}: '
                            f'tensor {k} {"is missing" if got is None else f"has shape {tuple(got.shape)}"}, '
-                           f'expected shape {tuple(v.shape)}')
+                           f'expected shape {tuple(v.shape)}' + f' for pictures of {a.input}; use --size {a.size}'*bool(a.input))
+
+def _for_input(net:nn.Module, state:dict[str, torch.Tensor])->dict[str, torch.Tensor]:
+    "`state` with its parameters for each place interpolated to the input size of `net`, if timm can do that."
+    convert = getattr(sys.modules[type(net).__module__], 'checkpoint_filter_fn', None)
+    return convert(dict(state), net) if convert else state
 
 def create_net(
     a:Arch,
@@ -102,10 +132,9 @@ def create_net(
     whole:bool=False,                    # Load its classifier too? If False, it may be missing from `state` or have other classes
 )->nn.Module:                            # With its original classifier of 1000 classes
     "The whole net of `a`, with its classifier."
-    if a.library == 'timm': net = timm.create_model(a.net)
-    # torchvision's initialisation explodes before BatchNorm has seen data
-    else: net = getattr(torchvision.models, a.net)(weights=None, **(dict(init_weights=False) if a.net == 'inception_v3' else {}))
+    net = _empty_net(a)
     if state is not None:
+        if a.input: state = _for_input(net, state)
         _check_state(net, state, a, whole); own = net.state_dict()
         net.load_state_dict({k: v for k, v in state.items() if v.shape == own[k].shape}, strict=False)
     return net

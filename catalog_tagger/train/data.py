@@ -16,7 +16,7 @@ from ..core.files import CatalogError
 from ..core.table import ShowsFacts, check_columns
 from ..core.process import progress
 from ..core.config import RunConfig
-from ..catalog.images import ImageError, Prep, fit_image, item_name, open_image, open_named
+from ..catalog.images import OPENING_VERSION, ImageError, Prep, fit_image, item_name, open_image, open_named
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
 
@@ -36,8 +36,10 @@ class CatalogImage(PILImage):
 class OpenImage(Transform):
     "Open a picture, a large JPEG at reduced size; `train` and `valid` are the sizes needed (height, width), None for full size."
     input_types = Path, str, Tensor, ndarray, bytes, Image.Image
-    def __init__(self, train:tuple[int, int]|None, valid:tuple[int, int]): store_attr()
-    def __call__(self, x, split_idx=None, **kwargs): return CatalogImage.create(x, draft=self.train if split_idx == 0 else self.valid)
+    opening = 1   # The version of a learner that was exported before there was another
+    def __init__(self, train:tuple[int, int]|None, valid:tuple[int, int], opening:int=OPENING_VERSION): store_attr()
+    def __call__(self, x, split_idx=None, **kwargs):
+        return CatalogImage.create(x, draft=self.train if split_idx == 0 else self.valid, opening=self.opening)
 
 # %% ../../nbs/train/04_data.ipynb #a29db80a
 class FitImage(Transform):
@@ -45,7 +47,7 @@ class FitImage(Transform):
     order,split_idx = 1,1
     def __init__(self, prep:Prep): self.prep = prep
     def __call__(self, x, split_idx=None, **kwargs): return x if split_idx == 0 else super().__call__(x, split_idx=1, **kwargs)
-    def encodes(self, x:PILImage): return type(x)(fit_image(x, self.prep.size, self.prep.method))
+    def encodes(self, x:PILImage): return type(x)(fit_image(x, self.prep.size, self.prep.method, self.prep.opening))
 
 # %% ../../nbs/train/04_data.ipynb #de840d53
 def train_tfms(
@@ -94,7 +96,8 @@ def picture_block(
     train:tuple[int, int]=None,    # Height and width of a picture that training needs, px; None for full size
 )->TransformBlock:
     "Pictures preprocessed by `prep`; those for training keep their size, so that your own crop comes first."
-    return TransformBlock(OpenImage(train, prep.size), FitImage(prep), [IntToFloatTensor, Normalize.from_stats(prep.mean, prep.std)])
+    normalize = [IntToFloatTensor, Normalize.from_stats(prep.mean, prep.std)]
+    return TransformBlock(OpenImage(train, prep.size, prep.opening), FitImage(prep), normalize)
 
 class _OnlyLabel(Transform):
     "The label of a list of one; a label that is not in a list unchanged."

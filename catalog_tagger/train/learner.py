@@ -265,7 +265,7 @@ def catalog_learner(
     pretrained = pretrained and weights not in (None, 'none'); head = ifnone(custom_head, head)
     if isinstance(arch, nn.Module): name, model = None, own_model(arch, len(space.vocab), prep.size, head=head, dropout=dropout)
     else:
-        a = find_arch(name := arch_name(arch))
+        a = find_arch(name := arch_name(arch), prep.size)
         if pretrained: check_stats(prep, a)
         model = catalog_model(a, len(space.vocab), read_weights(a, weights if pretrained else None), head=head, dropout=dropout)
     loss_func = _as_loss(loss_func, space, dls.train.n); find_activation(loss_func, space)
