@@ -18,7 +18,7 @@ from .files import CatalogError, atomic_path
 # %% auto #0
 __all__ = ['SPLITS', 'RESERVED', 'rejected_table', 'report_rejected', 'none_usable', 'is_tags', 'check_columns', 'check_table',
            'set_aside', 'source_name', 'source_columns', 'source_view', 'first_few', 'ShowsFacts', 'Catalog',
-           'write_table', 'read_table', 'as_numbers', 'json_rows']
+           'UnixLines', 'write_table', 'read_table', 'as_numbers', 'json_rows']
 
 # %% ../../nbs/core/01_table.ipynb #67dbd360
 def rejected_table(
@@ -159,10 +159,16 @@ def _facts(self:Catalog)->dict[str, str]:
 # %% ../../nbs/core/01_table.ipynb #3ec27a68
 _LISTS = ('tags', 'labels')
 
+class UnixLines:
+    "A text file for a CSV writer with the line terminator CRLF, with which Python quotes a carriage return in a cell; lines end in LF."
+    def __init__(self, file): self.file = file
+    def write(self, row:str): self.file.write(row.removesuffix('\r\n') + '\n')
+
 def write_table(path:str|Path, df:pd.DataFrame)->None:
     "Write `df` as CSV without its index; `tags` and `labels` become JSON lists in their cells."
     df = df.assign(**{c: df[c].map(lambda o: json.dumps(o, ensure_ascii=False)) for c in _LISTS if c in df})
-    with atomic_path(path) as p: df.to_csv(p, index=False, encoding='utf-8', quoting=csv.QUOTE_MINIMAL)
+    with atomic_path(path) as p, open(p, 'w', encoding='utf-8', newline='') as f:
+        df.to_csv(UnixLines(f), index=False, quoting=csv.QUOTE_MINIMAL, lineterminator='\r\n')
 
 def read_table(path:str|Path)->pd.DataFrame:
     "Read a table that `write_table` wrote; all columns but `tags` and `labels` are read as text."

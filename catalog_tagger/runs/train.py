@@ -22,7 +22,7 @@ from ..catalog.picture_cache import cache_folder
 from ..catalog.split import report_torn, split_summary
 from ..catalog.labels import LabelSpace, missing_labels, report_missing
 from ..catalog.prepare import prepare_catalog
-from ..train.backbones import arch_prep, find_arch
+from ..train.backbones import arch_prep
 from ..train.data import catalog_dls, train_tfms
 from ..train.learner import catalog_learner, training_summary
 from ..train.checks import check_learner
@@ -88,7 +88,7 @@ def fit_learner(
 )->float:                 # The learning rate used
     "Train the head with a frozen body, then the body; a model from scratch has no frozen stage."
     lr, learn.facts.rate_curve = suggest_rate(learn) if cfg.lr_find else (cfg.lr, None)
-    settings = training_settings(cfg) | dict(pictures=pictures)
+    settings = training_settings(cfg) | dict(pictures=pictures, opening=learn.dls.prep.opening)
     for name, stage, fit in _train_stages(learn, cfg, lr):
         if checkpoints is None: fit()
         else: fit_stage(stage, name, fit, checkpoints, config=settings, say=say)
@@ -123,7 +123,7 @@ def train_run(
     *, resume:bool=False,  # Resume an interrupted run, from its checkpoints in `cfg.out`
 )->dict:                 # The contents of `metrics.json`
     "Prepare the catalog `cfg.source`, train, score, and save the run in the folder `cfg.out`."
-    find_arch(cfg.arch)   # its name is checked before the catalog is read
+    arch_prep(cfg.arch, cfg.size)   # name and size are checked before the catalog is read
     unfinished = output_folder(cfg.out, 'config.json', UNFINISHED, source=cfg.source)/UNFINISHED
     if not resume: clear_checkpoints(unfinished)
     elif unfinished.is_dir(): check_resume(unfinished, training_settings(cfg))

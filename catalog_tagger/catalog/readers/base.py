@@ -25,9 +25,9 @@ from ..csv_tables import (
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'drop_rare',
-           'picture_folder', 'add_reasons', 'locate_pictures', 'one_picture_per_row', 'take_roles', 'finish_reading',
-           'merge_rows', 'read_picture_table', 'untagged', 'Layout', 'all_layouts', 'layouts_of', 'table_columns',
-           'list_tables', 'unread_note', 'pick_table']
+           'picture_folder', 'add_reasons', 'locate_pictures', 'suffix_reason', 'one_picture_per_row', 'take_roles',
+           'finish_reading', 'merge_rows', 'read_picture_table', 'untagged', 'Layout', 'all_layouts', 'layouts_of',
+           'table_columns', 'list_tables', 'unread_note', 'pick_table']
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a1ee3e36
 def drop_rare(
@@ -47,7 +47,7 @@ def drop_rare(
     return keep.reset_index(drop=True), rejected_table(out)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #88edf2b5
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff')
+SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif', '.avifs')
 
 def _is_picture(name:str)->bool: return name.lower().endswith(SUFFIXES)
 
@@ -95,6 +95,19 @@ def locate_pictures(root:Path, df:pd.DataFrame, names:pd.Series)->pd.DataFrame:
     "`df` with the resolved path of each picture in `image`, and a reason if the path is invalid."
     places = list(map(_locator(root), names.tolist()))
     return add_reasons(df.assign(image=[o for o, _ in places]), [o for _, o in places])
+
+# %% ../../../nbs/catalog/readers/00_base.ipynb #7ac3e915
+_PICTURE_SUFFIXES = ('.heic', '.heif', '.jxl', '.jp2', '.psd', '.svg', '.eps', '.ai', '.pdf', '.ico',
+                     '.dng', '.cr2', '.cr3', '.nef', '.arw')
+
+def suffix_reason(
+    name:str,      # Of a file
+)->str|None:       # None if its suffix is that of a picture that can be read
+    "The reason why a file in a folder is passed over."
+    suffix = Path(name).suffix.lower()
+    if suffix in SUFFIXES: return None
+    what = f'suffix {suffix!r} is not' if suffix else 'the name has no suffix, expected'
+    return f'{what} one of {" ".join(SUFFIXES)}' + '; save the picture as JPEG'*(suffix in _PICTURE_SUFFIXES)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #f2dcdbd7
 _SEVERAL = re.compile(r'\s*[;,|]\s*')
