@@ -1,4 +1,4 @@
-"What a shop's export says is what is read: cells are text, columns mean what the user says, folders of any depth, and nothing is left out in silence."
+"Exports are read as they are: cells are text, columns mean what the user says, folders have any depth, nothing is left out in silence."
 import json, unicodedata
 
 import pandas as pd, pytest
@@ -20,12 +20,16 @@ def one_column(root, cells, **options):
     df = pd.DataFrame({'id': [f'{i}.jpg' for i in range(len(cells))], 'x': cells})
     df.to_csv(root/'products.csv', index=False)
     catalog = read_catalog(root, label_columns=['x'], tags_column='none', **options)
-    labels = dict.fromkeys(df['id'], '') | {im.rpartition('/')[2]: o[0].removeprefix('x=') for im, o in zip(catalog.df['image'], catalog.df['tags'])}
+    labels = dict.fromkeys(df['id'], '') | {im.rpartition('/')[2]: o[0].removeprefix('x=') for im, o in zip(catalog.df['image'],
+                                                                                                            catalog.df['tags'])}
     return list(labels.values()), catalog.notes
 
-AS_THEY_ARE = ['000', '007', '36', '36.0', '9.90', '1,299.00', '1E5', '1e3', 'TRUE', 'false', 'Inf', '-0', '+1', '0x1F', '900719925474099301', '2011-05-31',
-               '31/12/2016', 'SS9', '10½', '2²', '①', '㎏', 'Nike™', 'tops/tees', 'a-b', 'a_b', 'A/B', '#1', 'C#', '=1+1', '@cmd', '[x]', '{y}', '(z)',
-               "o'neill", 'say "hi"', 'a;b', 'a,b', 'a|b', '-', '–', 'none', 'nil', 'undefined', '👩‍🎤', 'می‌خواهم', 'İpek', 'ß', 'x=y', 'x=', '\\n']
+AS_THEY_ARE = ['000', '007', '36', '36.0', '9.90', '1,299.00', '1E5', '1e3', 'TRUE', 'false', 'Inf', '-0', '+1', '0x1F',
+               '900719925474099301', '2011-05-31',
+               '31/12/2016', 'SS9', '10½', '2²', '①', '㎏', 'Nike™', 'tops/tees', 'a-b', 'a_b', 'A/B', '#1', 'C#', '=1+1', '@cmd', '[x]',
+               '{y}', '(z)',
+               "o'neill", 'say "hi"', 'a;b', 'a,b', 'a|b', '-', '–', 'none', 'nil', 'undefined', '👩‍🎤', 'می‌خواهم', 'İpek', 'ß', 'x=y',
+               'x=', '\\n']
 
 @pytest.mark.parametrize('cell', AS_THEY_ARE)
 def test_a_label_is_the_text_of_its_cell(cell, tmp_path):
@@ -72,8 +76,10 @@ def test_spellings_are_joined_and_the_most_frequent_is_shown(counts, want, colum
     found, _ = labels_of({t: len(counts) + 4 - i for i, t in enumerate(counts)}, column)
     assert found == dict.fromkeys(counts, want)
 
-@pytest.mark.parametrize('a, b', [('10½', '101⁄2'), ('2²', '22'), ('Nike™', 'Niketm'), ('tops/tees', 'tops tees'), ('a-b', 'a b'), ('a_b', 'a-b'), ('Maße', 'Masse'),
-                                  ('shorts', 'short'), ('glasses', 'glass'), ('tights', 'tight'), ('İpek', 'ipek'), ('㎏', 'kg'), ('①', '1'), ('C#', 'C')])
+APART = [('10½', '101⁄2'), ('2²', '22'), ('Nike™', 'Niketm'), ('tops/tees', 'tops tees'), ('a-b', 'a b'), ('a_b', 'a-b'), ('Maße', 'Masse'),
+         ('shorts', 'short'), ('glasses', 'glass'), ('tights', 'tight'), ('İpek', 'ipek'), ('㎏', 'kg'), ('①', '1'), ('C#', 'C')]
+
+@pytest.mark.parametrize('a, b', APART)
 def test_other_labels_stay_apart(a, b):
     found, _ = labels_of({a: 5, b: 5})
     assert found == {a: a, b: b}
@@ -108,7 +114,9 @@ def table(root, text, name='export.csv', **options):
     return read_catalog(root/name, **options)
 
 def test_labels_free_tags_text_products_and_folds_come_from_one_table(tmp_path):
-    catalog = table(tmp_path, 'sku,file,type,tags,title,split\na,1,Shirt,"new; sale",One,train\na,2,Shirt,new,One,train\nb,3,Hat,,Two,test\n', label_columns=['type'])
+    catalog = table(tmp_path,
+                    'sku,file,type,tags,title,split\na,1,Shirt,"new; sale",One,train\na,2,Shirt,new,One,train\nb,3,Hat,,Two,test\n',
+                    label_columns=['type'])
     assert catalog.df['tags'].tolist() == [['type=Shirt', 'new', 'sale'], ['type=Shirt', 'new'], ['type=Hat']]
     assert catalog.df[['product', 'text', 'split']].values.tolist() == [['a', 'One', 'train'], ['a', 'One', 'train'], ['b', 'Two', 'test']]
     assert catalog.groups == ('type',) and catalog.layout == 'tags'
@@ -120,9 +128,12 @@ def test_a_machine_tag_is_a_free_tag_although_a_column_has_its_name(tmp_path):
     assert fit_labels(df, groups=catalog.groups).exclusive == {}
 
 @pytest.mark.parametrize('columns, cells, options, product', [
-    ('sku', ['a', 'a', 'b'], {}, ['a', 'a', 'b']), ('product_id', ['1', '1', '2'], {}, ['1', '1', '2']), ('Product ID', ['1', '1', '2'], {}, ['1', '1', '2']),
-    ('handle', ['x', '', 'x'], {}, ['x', '', 'x']), ('item_group_id', ['g', 'g', ' g '], {}, ['g']*3), ('parent_sku', ['p', 'p', ''], {}, ['p', 'p', '']),
-    ('group', ['a', 'a', 'b'], {}, None), ('group', ['a', 'a', 'b'], dict(product='group'), ['a', 'a', 'b']), ('sku', ['a', 'a', 'b'], dict(product='none'), None),
+    ('sku', ['a', 'a', 'b'], {}, ['a', 'a', 'b']), ('product_id', ['1', '1', '2'], {}, ['1', '1', '2']), ('Product ID', ['1', '1', '2'],
+                                                                                                          {}, ['1', '1', '2']),
+    ('handle', ['x', '', 'x'], {}, ['x', '', 'x']), ('item_group_id', ['g', 'g', ' g '], {}, ['g']*3), ('parent_sku', ['p', 'p', ''], {},
+                                                                                                        ['p', 'p', '']),
+    ('group', ['a', 'a', 'b'], {}, None), ('group', ['a', 'a', 'b'], dict(product='group'), ['a', 'a', 'b']), ('sku', ['a', 'a', 'b'],
+                                                                                                               dict(product='none'), None),
     ('model', ['m', 'm', 'n'], dict(product='model'), ['m', 'm', 'n']), ('unit', ['a', 'a', 'b'], {}, None)])
 def test_products(columns, cells, options, product, tmp_path):
     pd.DataFrame({'image': ['1', '2', '3'], 'tags': 'x', columns: cells}).to_csv(tmp_path/'t.csv', index=False)
@@ -137,7 +148,8 @@ def test_the_coarsest_column_names_the_product(tmp_path):
 
 def test_a_column_of_categories_is_no_column_of_products(tmp_path):
     catalog = table(tmp_path, 'image,tags,parent\n' + ''.join(f'{i},x,{"Shoes" if i % 2 else "Hats"}\n' for i in range(40)))
-    assert 'product' not in catalog.df and any("column parent is not used for products, because 'Hats' has 20 pictures" in o for o in catalog.notes)
+    assert 'product' not in catalog.df and any("column parent is not used for products, because 'Hats' has 20 pictures" in o
+                                               for o in catalog.notes)
 
 @pytest.mark.parametrize('text, what', [
     ('image,tags,title\n1,x,Red shoe\n2,x,Red shoe\n3,x,Hat\n', "2 pictures share their text with others, such as 'Red shoe'"),
@@ -148,7 +160,9 @@ def test_what_repeats_over_pictures_is_told(text, what, tmp_path):
     assert not any('share their' in o for o in table(tmp_path, text, product='none').notes)
 
 @pytest.mark.parametrize('cells, options, split', [
-    (['train', 'val', 'Test'], {}, ['train', 'valid', 'test']), (['train', 'val', 'Test'], dict(split_column='none'), None), (['A', 'B', 'A'], {}, None)])
+    (['train', 'val', 'Test'], {}, ['train', 'valid', 'test']), (['train', 'val', 'Test'], dict(split_column='none'), None), (['A', 'B',
+                                                                                                                               'A'], {},
+                                                                                                                              None)])
 def test_folds(cells, options, split, tmp_path):
     pd.DataFrame({'image': ['1', '2', '3'], 'tags': 'x', 'split': cells}).to_csv(tmp_path/'t.csv', index=False)
     catalog = read_catalog(tmp_path, **options)
@@ -179,9 +193,12 @@ def test_a_row_that_cannot_be_used_has_a_reason(text, options, reason, tmp_path)
     ('image,tags\n1,x\n', dict(split_column='part'), "no column 'part' (given as split_column=)"),
     ('image,tags\n1,x\n', dict(image_column='file'), "no column 'file' (given as image_column=)"),
     ('image,tags\n1,x\n', dict(tags_column='words'), "no column 'words' (given as tags_column=)"),
-    ('image,tags,split\n1,x,train\n2,x,rest\n', {}, "split 'rest' is unknown"), ('image,tags\n1,x\n', dict(clean=['html']), "clean='html', expected some of entities, invisible"),
-    ('image,tags\n1,caf\xe9\n'.encode('cp1252'), {}, "with encoding=cp1252 it reads '1,café'"), ('image,tags\n1,x\n', dict(encoding='ms'), "encoding='ms' is unknown"),
-    ('image;tags,price\n1;x,9\n', {}, "as many ',' as ';'"), ('image,tags\n1,"x\n', {}, 'unexpected end'), ('image,tags,tags\n1,x,y\n', {}, 'duplicate column')])
+    ('image,tags,split\n1,x,train\n2,x,rest\n', {}, "split 'rest' is unknown"), ('image,tags\n1,x\n', dict(clean=['html']),
+                                                                                 "clean='html', expected some of entities, invisible"),
+    ('image,tags\n1,caf\xe9\n'.encode('cp1252'), {}, "with encoding=cp1252 it reads '1,café'"), ('image,tags\n1,x\n', dict(encoding='ms'),
+                                                                                                 "encoding='ms' is unknown"),
+    ('image;tags,price\n1;x,9\n', {}, "as many ',' as ';'"), ('image,tags\n1,"x\n', {}, 'unexpected end'), ('image,tags,tags\n1,x,y\n',
+                                                                                                            {}, 'duplicate column')])
 def test_an_error_names_option_columns_and_way_out(text, options, error, tmp_path):
     with pytest.raises(CatalogError) as e: table(tmp_path, text, **dict(layout='tags') | options)
     assert error in str(e.value) and '\n' not in str(e.value)
@@ -192,7 +209,8 @@ def test_cp1252_when_it_is_named(tmp_path):
 def test_titles_with_commas_and_shifted_rows_of_styles(tmp_path):
     head = 'id,gender,masterCategory,subCategory,articleType,productDisplayName\n'
     good = '1,Women,Apparel,Topwear,Shirts,Blue, Long Shirt\n2,Men,Apparel,Topwear,Shirts,Shirt\n'
-    (tmp_path/'styles.csv').write_text(head + good + '3,"Women, Girls",Apparel,Topwear,Shirts,Shirt\n4,Women, Girls,Apparel,Topwear,Shirts,Shirt\n5,Apparel,Topwear,Shirts,Shirt\n')
+    shifted = '4,Women, Girls,Apparel,Topwear,Shirts,Shirt\n5,Apparel,Topwear,Shirts,Shirt\n'
+    (tmp_path/'styles.csv').write_text(head + good + '3,"Women, Girls",Apparel,Topwear,Shirts,Shirt\n' + shifted)
     catalog = read_catalog(tmp_path)
     assert catalog.df['id'].tolist() == ['1', '2', '3'] and catalog.df['text'][0] == 'Blue, Long Shirt'
     assert catalog.rejected['row'].tolist() == [3, 4] and any('1 rows have unquoted commas in the last column' in o for o in catalog.notes)
@@ -200,9 +218,13 @@ def test_titles_with_commas_and_shifted_rows_of_styles(tmp_path):
 # ---- Pictures that a table names
 
 @pytest.mark.parametrize('there, named, found', [
-    ('images/7.jpg', '7', 'images/7.jpg'), ('images/7.png', '7', 'images/7.png'), ('images/7.JPG', '7', 'images/7.JPG'), ('images/7.jpg', '7.jpg', 'images/7.jpg'),
-    ('images/7.jpg', 'images/7.jpg', 'images/7.jpg'), ('images/7.jpg', './images/7.jpg', 'images/7.jpg'), ('images/7.jpg', r'images\7.jpg', 'images/7.jpg'),
-    ('photos/7.jpg', '7.jpg', 'photos/7.jpg'), ('7.jpg', '7', '7.jpg'), ('images/a/7.jpg', 'images/a/7.jpg', 'images/a/7.jpg'), ('images/7.jpg', ' 7 ', 'images/7.jpg')])
+    ('images/7.jpg', '7', 'images/7.jpg'), ('images/7.png', '7', 'images/7.png'), ('images/7.JPG', '7', 'images/7.JPG'), ('images/7.jpg',
+                                                                                                                          '7.jpg',
+                                                                                                                          'images/7.jpg'),
+    ('images/7.jpg', 'images/7.jpg', 'images/7.jpg'), ('images/7.jpg', './images/7.jpg', 'images/7.jpg'), ('images/7.jpg',
+                                                                                                           r'images\7.jpg', 'images/7.jpg'),
+    ('photos/7.jpg', '7.jpg', 'photos/7.jpg'), ('7.jpg', '7', '7.jpg'), ('images/a/7.jpg', 'images/a/7.jpg', 'images/a/7.jpg'),
+                                                 ('images/7.jpg', ' 7 ', 'images/7.jpg')])
 def test_a_picture_is_found(there, named, found, tmp_path):
     (tmp_path/there).parent.mkdir(parents=True, exist_ok=True); (tmp_path/there).touch()
     pd.DataFrame({'image': [named], 'tags': ['x']}).to_csv(tmp_path/'t.csv', index=False)
@@ -228,7 +250,8 @@ def test_rounded_ids_are_named(tmp_path):
 
 @pytest.mark.parametrize('files, tags', [
     (['a/1.jpg', 'b/2.jpg'], [['category=a'], ['category=b']]), (['train/a/1.jpg', 'Val/a/2.jpg'], [['category=a']]*2),
-    (['nan/1.jpg', 'None/2.jpg'], [['category=None'], ['category=nan']]), (['x=y/1.jpg', 'a, b/2.jpg'], [['category=a, b'], ['category=x=y']]),
+    (['nan/1.jpg', 'None/2.jpg'], [['category=None'], ['category=nan']]), (['x=y/1.jpg', 'a, b/2.jpg'], [['category=a, b'],
+                                                                                                         ['category=x=y']]),
     (['women/dress/1.jpg', 'men/shirt/2.jpg'], [['level1=men', 'level2=shirt'], ['level1=women', 'level2=dress']]),
     (['F/A/G/1.jpg', 'V/C/2.jpg'], [['level1=F', 'level2=A', 'level3=G'], ['level1=V', 'level2=C']]),
     (['a/1.jpg', 'a/deep/2.jpg', 'b/3.jpg'], [['level1=a'], ['level1=a', 'level2=deep'], ['level1=b']]),
@@ -239,7 +262,8 @@ def test_folders_are_labels(files, tags, tmp_path):
     assert read_catalog(pictures(tmp_path, *files)).df['tags'].tolist() == tags
 
 def test_levels_have_parents_and_a_shorter_path_ends(tmp_path):
-    files = [f'{fold}/{kind}/{i}.jpg' for fold in ('train', 'val', 'test') for kind in ('Fruit/Apple/Gala', 'Fruit/Apple/Fuji', 'Vegetables/Carrots') for i in range(3)]
+    files = [f'{fold}/{kind}/{i}.jpg' for fold in ('train', 'val', 'test') for kind in ('Fruit/Apple/Gala', 'Fruit/Apple/Fuji',
+                                                                                        'Vegetables/Carrots') for i in range(3)]
     ready = prepare_catalog(RunConfig(str(pictures(tmp_path, *files)), 'run'))
     assert ready.space.lineage('Gala') == ['Fruit', 'Apple', 'Gala'] and ready.space.lineage('Carrots') == ['Vegetables', 'Carrots']
     assert ready.space.ends == ['Carrots'] and list(ready.space.exclusive) == ['level1', 'level2', 'level3']
@@ -251,18 +275,21 @@ def test_equal_names_in_two_folders_are_one_label_and_told(tmp_path):
 def test_twins_in_case_are_one_class_in_both_directions(tmp_path):
     for a, b in (('Dress', 'dress'), ('dress', 'DRESS')):
         root = tmp_path/a
-        files = [f'train/{a}/{i}.jpg' for i in range(6)] + [f'train/tea/t{i}.jpg' for i in range(6)] + [f'valid/{b}/v{i}.jpg' for i in range(3)] + [f'valid/tea/w{i}.jpg' for i in range(3)]
+        files = [f'{fold}/{c}/{i}.jpg' for fold, c, n in (('train', a, 6), ('train', 'tea', 6), ('valid', b, 3), ('valid', 'tea', 3))
+                 for i in range(n)]
         assert set(prepare_catalog(RunConfig(str(pictures(root, *files)), 'run')).space.vocab) == {a, 'tea'}
 
 def test_folders_without_pictures_and_tables_are_told(tmp_path):
     root = pictures(tmp_path, 'train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg')
-    (root/'descriptions').mkdir(); (root/'descriptions'/'a.txt').write_text('x'); (root/'classes.csv').write_text('Class,Price\na,1\n'); (root/'list.xlsx').write_bytes(b'PK')
+    (root/'descriptions').mkdir(); (root/'descriptions'/'a.txt').write_text('x')
+    (root/'classes.csv').write_text('Class,Price\na,1\n'); (root/'list.xlsx').write_bytes(b'PK')
     notes = read_catalog(root).notes
     assert 'folders without a picture are no classes: descriptions/' in notes
     assert 'not read: classes.csv, list.xlsx; to read a table, give it instead of its folder' in notes
 
 @pytest.mark.parametrize('files, error', [
-    (['train/a/1.jpg', 'other/b/2.jpg'], 'contains both train/ and other/'), (['a/1.heic', 'b/2.heic'], "2 files, most frequent reason: suffix '.heic'")])
+    (['train/a/1.jpg', 'other/b/2.jpg'], 'contains both train/ and other/'), (['a/1.heic', 'b/2.heic'],
+                                                                              "2 files, most frequent reason: suffix '.heic'")])
 def test_folders_that_are_not_understood(files, error, tmp_path):
     for o in files: (tmp_path/o).parent.mkdir(parents=True, exist_ok=True); (tmp_path/o).touch()
     with pytest.raises(CatalogError, match=error): read_catalog(tmp_path)
@@ -298,10 +325,15 @@ def test_columns_that_are_named_help_to_detect_a_table(tmp_path):
 # ---- The command
 
 @pytest.mark.parametrize('message, said', [
-    ('min_count=4 leaves none', '--min-count 4 leaves none'), ('give it as delim=; or', 'give it as --delim; or'), ('(given as product=)', '(given as --product)'),
-    ('split_by needs test_from or test_values', '--split-by needs --test-from or --test-values'), ("where='size=3' is wrong", "--where 'size=3' is wrong"),
-    ("layout='coco'", "--layout 'coco'"), ("the column 'min_count' is not", "the column 'min_count' is not"), ('`$.label_columns` is 3', '`$.label_columns` is 3'),
-    ("catalog's root: size=3, bs=0", "catalog's root: --size 3, --bs 0"), ('resume=False', '--resume False'), ('nothing here', 'nothing here'), ('x_min_count=3', 'x_min_count=3')])
+    ('min_count=4 leaves none', '--min-count 4 leaves none'), ('give it as delim=; or', 'give it as --delim; or'), ('(given as product=)',
+                                                                                                                    '(given as --product)'),
+    ('split_by needs test_from or test_values', '--split-by needs --test-from or --test-values'), ("where='size=3' is wrong",
+                                                                                                   "--where 'size=3' is wrong"),
+    ("layout='coco'", "--layout 'coco'"), ("the column 'min_count' is not", "the column 'min_count' is not"), ('`$.label_columns` is 3',
+                                                                                                               '`$.label_columns` is 3'),
+    ("catalog's root: size=3, bs=0", "catalog's root: --size 3, --bs 0"), ('resume=False', '--resume False'), ('nothing here',
+                                                                                                               'nothing here'),
+                                           ('x_min_count=3', 'x_min_count=3')])
 def test_an_error_of_the_command_names_its_flags(message, said): assert as_flags(message) == said
 
 def test_check_tells_all_that_was_rejected_and_noted(tmp_path, capsys):
@@ -310,8 +342,10 @@ def test_check_tells_all_that_was_rejected_and_noted(tmp_path, capsys):
     (root/'t.csv').write_text('id,type\n' + rows + '99,Hat\n5,Hat &amp; Cap\n')
     assert main(['check', str(root), '--label-columns', 'type', '--json']) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts['rejected_rows'] == [dict(image=str((root/'images').resolve()/'5.png'), row=5, reason='its rows have two labels of type: Shirt and Hat & Cap'),
-                                      dict(image=str((root/'images').resolve()/'5.png'), row=13, reason='its rows have two labels of type: Shirt and Hat & Cap'),
+    assert facts['rejected_rows'] == [dict(image=str((root/'images').resolve()/'5.png'), row=5,
+                                           reason='its rows have two labels of type: Shirt and Hat & Cap'),
+                                      dict(image=str((root/'images').resolve()/'5.png'), row=13,
+                                           reason='its rows have two labels of type: Shirt and Hat & Cap'),
                                       dict(image=str((root/'images').resolve()/'99.jpg'), row=12, reason='missing: no such file')]
     assert any('HTML entities decoded in 7 cells of type' in o for o in facts['notes']) and set(facts['labels']) == {'Shirt', 'Hat & Cap'}
     assert main(['check', str(root)]) == 2 and '--label-columns or --tags-column' in capsys.readouterr().err

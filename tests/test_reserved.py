@@ -43,7 +43,8 @@ def test_another_column_changes_nothing(layout, name, shops, with_column):
         assert ready.catalog.df[c].tolist() == plain.catalog.df[c].tolist(), c
     assert ready.space == plain.space and len(ready.catalog.rejected) == len(plain.catalog.rejected)
     assert source_view(ready.catalog.df)[name].tolist() == cells(60)
-    assert any(f'source.{name}' in o for o in ready.catalog.notes) == (name in RESERVED) and not any('source.' in o for o in plain.catalog.notes)
+    assert any(f'source.{name}' in o for o in ready.catalog.notes) == (name in RESERVED) and not any('source.' in o
+                                                                                                     for o in plain.catalog.notes)
 
 @pytest.mark.parametrize('name', ['labels', 'group', 'row', 'why', 'score', 'split', 'tags', 'text', 'image'])
 def test_a_condition_means_the_source(name, with_column):

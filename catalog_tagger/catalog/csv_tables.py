@@ -117,9 +117,9 @@ def _parse_objects(data:bytes)->list[dict]:
 def read_objects(path:str|Path)->list[dict]:
     "The rows of a JSON table: a list of objects, or an object in each line."
     rows = read_json(path, _parse_objects)
-    if isinstance(rows, dict): raise CatalogError(f'{path} must be a list of objects, one per picture, not one object with {first_few(list(rows), 4)}')
     if not isinstance(rows, list) or not all(isinstance(o, dict) for o in rows):
-        raise CatalogError(f'{path} must be a list of objects, one per picture')
+        found = f', not one object with {first_few(list(rows), 4)}' if isinstance(rows, dict) else ''
+        raise CatalogError(f'{path} must be a list of objects, one per picture{found}')
     return rows
 
 def _json_table(path)->tuple[pd.DataFrame, list, range, list[str]]:
@@ -132,7 +132,7 @@ JSON_SUFFIXES = ('.json', '.jsonl', '.ndjson')
 def read_rows(
     path:str|Path,       # CSV as for `csv_rows`, or JSON as for `read_objects`
     encoding:str=None,   # Of a CSV, as in `csv_rows`
-)->tuple[pd.DataFrame, list[str]]:   # Cells as text, reserved columns renamed; `row` from 0, and `why`, the reason why a row is rejected; and notes
+)->tuple[pd.DataFrame, list[str]]:   # Text, reserved columns renamed; `row` from 0; `why`, the reason if a row is rejected; and notes
     "Read a table without guessing the types of its cells."
     is_json = Path(path).suffix.lower() in JSON_SUFFIXES
     df, why, rows, notes = _json_table(path) if is_json else _csv_table(path, encoding)
@@ -140,7 +140,8 @@ def read_rows(
     return set_aside(df).assign(why=pd.Series(why, dtype=object), row=rows), notes
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #b7b0ca22
-IMAGE_COLUMNS = ('image', 'picture', 'photo', 'img', 'file', 'filename', 'fname', 'path', 'image_path', 'image_file', 'image_name', 'image_id', 'id')
+IMAGE_COLUMNS = ('image', 'picture', 'photo', 'img', 'file', 'filename', 'fname', 'path', 'image_path', 'image_file', 'image_name',
+                 'image_id', 'id')
 TAG_COLUMNS   = ('tags', 'hashtags', 'labels', 'keywords', 'tag', 'label')
 TEXT_COLUMNS  = ('text', 'caption', 'title', 'description', 'productDisplayName')
 
@@ -178,7 +179,8 @@ def require_column(
     if given is not None: return named_column(df, given, option)
     own = source_columns(df); found = [c for o in names if (c := find_column(own, [o]))]
     if not found:
-        raise CatalogError(f'the table has no column of {what}: looked for {", ".join(names)}; give it as {option}=; its columns are: {list_columns(df)}')
+        raise CatalogError(f'the table has no column of {what}: looked for {", ".join(names)}; '
+                           f'give it as {option}=; its columns are: {list_columns(df)}')
     return own[next((c for c in found if any(o != '' for o in df[own[c]])), found[0])]
 
 def take_column(
@@ -196,5 +198,7 @@ FOLD_NAMES = dict(train='train', training='train', valid='valid', validation='va
 def split_names(s:pd.Series)->pd.Series:  # Empty cells stay empty
     "Convert the names that sources use for folds to train, valid and test."
     res = s.astype(str).str.strip().str.lower().map(FOLD_NAMES | {'': ''})
-    if res.isna().any(): raise CatalogError(f'split {s[res.isna()].iloc[0]!r} is unknown; expected one of {", ".join(FOLD_NAMES)}; to make new folds: split_column=none')
+    if res.isna().any():
+        raise CatalogError(f'split {s[res.isna()].iloc[0]!r} is unknown; expected one of {", ".join(FOLD_NAMES)}; '
+                           'to make new folds: split_column=none')
     return res

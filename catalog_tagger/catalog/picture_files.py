@@ -42,7 +42,7 @@ def _named_pictures(path:Path, skip:Container[str])->Iterator[tuple[str, str|Non
 def find_pictures(
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # Pictures, folders of pictures, or a table with resolved paths in its column `image`
     skip:Iterable[str|Path]=(),                       # Files and folders to leave out, such as those that the job itself writes
-)->dict[str, str|None]:                               # Absolute path → None, or the reason why it cannot be used; in order, those with a reason last
+)->dict[str, str|None]:   # Absolute path → None, or the reason why it cannot be used; in order, those with a reason last
     "Find the pictures of `source`, each once."
     if isinstance(source, pd.DataFrame):
         found = {str(o).encode('utf-8', 'backslashreplace').decode(): None for o in check_columns(source)['image']}

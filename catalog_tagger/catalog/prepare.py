@@ -47,12 +47,14 @@ def _usable(catalog:Catalog)->Catalog:
     if len(catalog.df): return catalog
     reasons = catalog.rejected['reason'][catalog.rejected['reason'] != SAME_PICTURE].value_counts()
     if reasons.empty: raise CatalogError('the catalog is empty')
-    raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times)' + ''.join(f'; {o}' for o in catalog.notes if 'missing pictures' in o))
+    hints = ''.join(f'; {o}' for o in catalog.notes if 'missing pictures' in o)
+    raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times){hints}')
 
 # %% ../../nbs/catalog/14_prepare.ipynb #6cdd4956
 def _detection(cfg:RunConfig)->dict:
     "The options in `cfg` that help to detect a layout."
-    return {o: getattr(cfg, o) for o in ('label_columns', 'tags_column', 'image_column', 'encoding') if getattr(cfg, o) not in (None, LABEL_COLUMNS)}
+    given = {o: getattr(cfg, o) for o in ('label_columns', 'tags_column', 'image_column', 'encoding')}
+    return {k: o for k, o in given.items() if o not in (None, LABEL_COLUMNS)}
 
 def _missing_hint(root:Path, rejected:pd.DataFrame)->list[str]:
     "A note on missing pictures that are there under a similar name: another case or suffix, or an id that a spreadsheet changed."
@@ -61,8 +63,12 @@ def _missing_hint(root:Path, rejected:pd.DataFrame)->list[str]:
     there = {plain(o): str(o.relative_to(root)) for o in find_files(root)} if len(missing) else {}
     near = [(o, there[plain(o)]) for o in missing if plain(o) in there]
     powers = [o for o in map(os.path.basename, missing) if re.match(r'\d+[.,]?\d*E\+\d+\.', o, re.I)]
-    if powers: return [f'{len(powers)} of {len(missing)} missing pictures have ids that a spreadsheet has rounded, such as {powers[0]!r}: export ids as text']
-    return [f'{len(near)} of {len(missing)} missing pictures are there under another name, such as {os.path.basename(near[0][0])!r}: {near[0][1]}'] if near else []
+    if powers:
+        return [f'{len(powers)} of {len(missing)} missing pictures have ids that a spreadsheet has rounded, '
+                f'such as {powers[0]!r}: export ids as text']
+    if not near: return []
+    return [f'{len(near)} of {len(missing)} missing pictures are there under another name, '
+            f'such as {os.path.basename(near[0][0])!r}: {near[0][1]}']
 
 def _copies_note(df:pd.DataFrame, groups:Iterable[str])->list[str]:
     "A note on copies of a picture with different labels of an exclusive group."
@@ -71,7 +77,8 @@ def _copies_note(df:pd.DataFrame, groups:Iterable[str])->list[str]:
         value = copies['tags'].map(lambda o: next((t for t in o if column_of(t, [c])), None))
         several = value.groupby(copies['pixels']).transform('nunique') > 1
         clash += list(zip(copies['image'][several], value[several]))
-    return [f'{len(dict(clash))} pictures are copies of pictures with another label, such as {clash[0][0]} ({clash[0][1]})'] if clash else []
+    if not clash: return []
+    return [f'{len(dict(clash))} pictures are copies of pictures with another label, such as {clash[0][0]} ({clash[0][1]})']
 
 def read_audited(cfg:RunConfig)->Catalog:  # With `unit`
     "Read and audit the catalog of `cfg`; the pictures of a product and copies of a picture, with `cfg.near` also near copies, are a unit."

@@ -41,9 +41,10 @@ def _check_not_understood(root:Path, tables:dict[Path, list[str]])->None:
     for file, columns in tables.items():
         if (c := _names_pictures(root, file)) is None: continue
         image = '' if find_column(columns, IMAGE_COLUMNS) == c else f' with image_column={c!r}'
-        raise CatalogError(f'{file} names pictures in its column {c!r}, but which of its columns are labels is not known: looked for {", ".join(TAG_COLUMNS)}. '
-                           f'Name them with label_columns= or tags_column={" and" if image else ""}{image}; its columns are: {", ".join(columns)}. '
-                           'To take folders for classes instead: layout=folders')
+        raise CatalogError(
+            f'{file} names pictures in its column {c!r}, but which of its columns are labels is not known: looked for '
+            f'{", ".join(TAG_COLUMNS)}. Name them with label_columns= or tags_column={" and" if image else ""}{image}; '
+            f'its columns are: {", ".join(columns)}. To take folders for classes instead: layout=folders')
 
 # %% ../../nbs/catalog/04_read.ipynb #91c254db
 class UnknownLayout(CatalogError):

@@ -46,7 +46,7 @@ class CatalogSettings:
     label_columns:tuple[str, ...]|None = None  # Columns of labels, coarse to fine, or none; three of them for styles.csv, if not given
     tags_column:str|None = None            # Column of free tags, or none; tags, hashtags, labels, keywords, tag or label if not given
     image_column:str|None = None           # Column of pictures, as file names or ids; image, file, id or similar if not given
-    product:str|None = None                # Column whose value all pictures of a product share, or none; sku, handle or similar if not given
+    product:str|None = None                # Column that pictures of a product have in common, or none; sku, handle or similar if not given
     where:str|None = None                  # Select rows by a condition on the columns, such as "masterCategory in ['Apparel', 'Footwear']"
     min_count:whole(1) = 1                 # Leave out the rows of labels with fewer rows than this
     label_min_count:whole(1) = 1           # Drop labels with fewer training pictures than this; their pictures keep their other labels

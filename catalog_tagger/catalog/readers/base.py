@@ -127,7 +127,8 @@ def one_picture_per_row(
     notes, cells = [], df[column].map(_named_pictures)
     if (several := cells.map(len) > 1).any():
         first = df[column][several.idxmax()]
-        notes.append(f'{several.sum()} cells of {source_name(column)} name several pictures, such as {first!r:.60}: one row is made for each')
+        notes.append(f'{several.sum()} cells of {source_name(column)} name several pictures, such as {first!r:.60}: '
+                     'one row is made for each')
     df = df.assign(**{column: cells}).explode(column, ignore_index=True)
     def forward(o): return o.replace('\\', '/') if isinstance(o, str) and '\\' in o and not (root/o).exists() else o
     names = df[column].map(forward)
@@ -203,9 +204,8 @@ def finish_reading(
 def _contradictions(good:pd.DataFrame, groups:Iterable[str])->dict[str, str]:
     "Picture → why its rows contradict each other: two labels of an exclusive group, or two folds."
     more = good[good.duplicated('image', keep=False)]
-    if 'split' in more:
-        res = {im: f'its rows are in two folds: {" and ".join(o)}' for im, o in more.groupby('image')['split'].unique().items() if len(o) > 1}
-    else: res = {}
+    folds = more.groupby('image')['split'].unique() if 'split' in more else {}
+    res = {im: f'its rows are in two folds: {" and ".join(o)}' for im, o in folds.items() if len(o) > 1}
     for c in groups:
         values = more['tags'].map(lambda o: [t for t in o if t.startswith(f'{c}=')])
         for im, o in values.groupby(more['image']).agg(lambda s: list(dict.fromkeys(chain.from_iterable(s)))).items():
@@ -216,7 +216,7 @@ def merge_rows(
     df:pd.DataFrame,             # Rows with `image`, `tags`, `row` and `why`
     groups:Iterable[str]=(),     # Columns of labels, of which a picture has one
 )->pd.DataFrame:
-    "Merge the rows of a picture: all its tags, other columns from the first row. If a row is invalid or contradicts another, the picture is rejected."
+    "Merge the rows of a picture: all its tags, other columns from the first row; reject it if a row is invalid or contradicts another."
     harmless = df['why'].isna() | df['why'].astype(str).str.startswith((NO_TAGS, SAME_PICTURE))
     invalid = df['image'].isin(set(df['image'][~harmless]))
     df = add_reasons(df, invalid.map({True: 'another row of this picture was rejected', False: None}))
@@ -238,7 +238,8 @@ def _repeats_note(df:pd.DataFrame)->list[str]:
         n = s[~_is_blank(s)].value_counts(); n = n[(n > 1) & (n <= max(8, _LARGEST*len(df)))]
         if len(n):
             return [f'{n.sum()} pictures share their {what} with others, such as {n.index[0]!r:.60} ({n.iloc[0]} pictures): '
-                    'if they show one product, name the column of products, or its pictures are torn over the folds; give it as product=, or product=none']
+                    'if they show one product, name its column with product=, or its pictures are torn over the folds; '
+                    'if not, product=none']
     return []
 
 def _adds_nothing(df:pd.DataFrame)->pd.Series:
@@ -302,7 +303,7 @@ class Layout:
 
 LAYOUTS:dict[str, Layout] = {}  # Name → layout; each page adds its entry
 TABLE_OPTIONS = {o: o for o in ('image_column', 'product', 'split_column', 'encoding')}   # `options` of every layout of tables
-LABEL_OPTIONS = TABLE_OPTIONS | {o: o for o in ('label_columns', 'tags_column', 'delim', 'clean', 'empty')}   # Of tables with labels in their cells
+LABEL_OPTIONS = TABLE_OPTIONS | {o: o for o in ('label_columns', 'tags_column', 'delim', 'clean', 'empty')}   # Of labels in cells
 
 def all_layouts()->dict[str, Layout]:
     "All layouts by name; the modules of this folder are imported in the order of their names."

@@ -46,7 +46,8 @@ def _fold_dirs(root:Path)->tuple[list[Path], list[Path]]:
     others = [o for o in dirs if o not in folds]
     if folds and (stray := [o.name for o in others if _holds_pictures(o)]):
         raise CatalogError(f'{root} contains both {folds[0].name}/ and {stray[0]}/, so folds and classes cannot be distinguished: '
-                           f'move {stray[0]}/ away, rename a class called {folds[0].name}, or take all folders for classes with split_column=none')
+                           f'move {stray[0]}/ away, rename a class called {folds[0].name}, '
+                           'or take all folders for classes with split_column=none')
     return folds, others if folds else []
 
 # %% ../../../nbs/catalog/readers/02_folders.ipynb #5a92f559
@@ -73,8 +74,11 @@ def _level_parents(df:pd.DataFrame, names:list[str])->tuple[dict[str, str], list
 
 # %% ../../../nbs/catalog/readers/02_folders.ipynb #e38d9ef6
 def _folder_notes(df:pd.DataFrame, names:list[str], others:list[Path])->list[str]:
-    notes = [f'{len(names)} levels of folders: {", ".join(f"{c} ({df[c][df[c] != str()].nunique()} labels)" for c in names)}'] if len(names) > 1 else []
-    return notes + ([f'folders without a picture are no classes: {first_few(f"{o.name}/" for o in others)}'] if others else [])
+    n = {c: df[c][df[c] != ''].nunique() for c in names}
+    levels = ', '.join(f'{c} ({k} labels)' for c, k in n.items())
+    notes = [f'{len(names)} levels of folders: {levels}'] if len(names) > 1 else []
+    empty = first_few(f'{o.name}/' for o in others)
+    return notes + ([f'folders without a picture are no classes: {empty}'] if others else [])
 
 def read_folders(
     path:str|Path,                      # Folder of class folders, or of `train`, `validation`, `test` with class folders inside
@@ -85,7 +89,8 @@ def read_folders(
 )->Catalog:                             # With `split` if the source has folds
     "Read class folders: the labels of a picture are the names of the folders above it, each level an exclusive group."
     root = Path(path).resolve()
-    if split_column not in (None, 'none'): raise CatalogError(f'split_column={split_column!r}, expected none: class folders have no columns')
+    if split_column not in (None, 'none'):
+        raise CatalogError(f'split_column={split_column!r}, expected none: class folders have no columns')
     folds, others = _fold_dirs(root) if split_column is None else ([], [])
     # a README next to the folders is not a picture
     files = [o for o in find_files(root) if o.parent != root or o.is_dir() or o.suffix.lower() in SUFFIXES]
@@ -93,7 +98,8 @@ def read_folders(
     df = pd.DataFrame([_folder_row(root, o, folds) for o in files], columns=['image', 'levels', 'split', 'why'])
     if df['why'].notna().all():
         why = df['why'].str.replace(r"^'.*' leads", 'its files lead', regex=True).value_counts()
-        raise CatalogError(f'{path} has no picture in a class folder' + (f': {len(df)} files, most frequent reason: {why.index[0]}' if len(df) else ''))
+        found = f': {len(df)} files, most frequent reason: {why.index[0]}' if len(df) else ''
+        raise CatalogError(f'{path} has no picture in a class folder{found}')
     names, notes = _level_names(df['levels'][df['why'].isna()].map(len).max()), []
     for i, c in enumerate(names):
         cells, told = clean_cells(pd.Series([o[i].strip() if len(o) > i else '' for o in df['levels']], name=c), none_or(clean), ())

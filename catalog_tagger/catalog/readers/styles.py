@@ -15,7 +15,8 @@ from ...core.table import Catalog, source_columns, source_name
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
 from ..cells import clean_cells, clean_tag, find_delim, parse_tags
 from ..csv_tables import TORN, named_column, read_rows, require_column
-from .base import LABEL_OPTIONS, LAYOUTS, Layout, NO_TAGS, add_reasons, pick_table, read_picture_table, unread_note
+from .base import (
+    LABEL_OPTIONS, LAYOUTS, Layout, NO_TAGS, add_reasons, pick_table, read_picture_table, unread_note)
 
 # %% auto #0
 __all__ = ['LABEL_COLUMNS', 'none_or', 'column_tags', 'label_tags', 'read_styles']
@@ -50,7 +51,8 @@ def _free_tags(cells:pd.Series, name:str, delim:str|None, empty:Iterable[str])->
     parse = (lambda o: parse_tags([o] if isinstance(o, str) else o)) if single else (lambda o: parse_tags(o, delim or ','))
     tags, why = _parsed(cells, parse)
     notes = [f'tags: column {name}, {"one tag in a cell" if single else f"delimiter {delim!r}" if delim else "no delimiter found"}']
-    if void := [o for ts in tags for o in ts if o in empty]: notes.append(f'words for an empty cell among tags in {len(void)} places, such as {void[0]!r}')
+    if void := [o for ts in tags for o in ts if o in empty]:
+        notes.append(f'words for an empty cell among tags in {len(void)} places, such as {void[0]!r}')
     return [[o for o in ts if o not in empty] for ts in tags] if void else tags, why, notes
 
 def label_tags(
@@ -86,7 +88,7 @@ def _join_titles(df:pd.DataFrame, groups:Sequence[str])->tuple[pd.DataFrame, lis
 
 def read_styles(
     path:str|Path,                              # Folder with `styles.csv` and `images/<id>.jpg`, or the file
-    label_columns:Sequence[str]=None,           # Columns of labels, coarse to fine; `LABEL_COLUMNS` if not given. Each is an exclusive group
+    label_columns:Sequence[str]=None,           # Columns of labels, coarse to fine, each an exclusive group; None for `LABEL_COLUMNS`
     *, tags_column:str=None,                    # Column of free tags besides
     image_column:str=None,                      # Column of paths, file names or ids; `id` if not given
     delim:str=None, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `label_tags`
@@ -96,7 +98,8 @@ def read_styles(
     min_count:int=RunConfig.min_count,          # Smallest number of rows of a label, as in `drop_rare`
 )->Catalog:
     "Read the layout of Fashion Product Images."
-    file, groups = pick_table(path, 'styles', 'styles.csv' if Path(path).is_dir() else None), none_or(LABEL_COLUMNS if label_columns is None else label_columns)
+    file = pick_table(path, 'styles', 'styles.csv' if Path(path).is_dir() else None)
+    groups = none_or(LABEL_COLUMNS if label_columns is None else label_columns)
     df, notes = read_rows(file, encoding)
     image = require_column(df, image_column, ('id',), 'pictures', 'image_column')
     df, joined = _join_titles(df, groups)

@@ -39,7 +39,8 @@ def read_tags(
     min_count:int=RunConfig.min_count,  # Smallest number of pictures of a tag, as in `drop_rare`
 )->Catalog:
     "Read a table with a column of tags, columns of labels, or both, and one or several rows per picture."
-    file = pick_table(path, 'tags', table, image_column=image_column, tags_column=tags_column, label_columns=label_columns, encoding=encoding)
+    file = pick_table(path, 'tags', table, image_column=image_column, tags_column=tags_column, label_columns=label_columns,
+                      encoding=encoding)
     df, notes = read_rows(file, encoding)
     image, groups = require_column(df, image_column, IMAGE_COLUMNS, 'pictures', 'image_column'), _label_columns(df, label_columns)
     free = None
