@@ -5,6 +5,7 @@ import pandas as pd, pytest
 from PIL import Image
 
 from catalog_tagger.apps.cli import as_flags, main
+from catalog_tagger.catalog import recipe
 from catalog_tagger.catalog.labels import fit_labels
 from catalog_tagger.catalog.prepare import prepare_catalog, recipe_steps
 from catalog_tagger.catalog.read import find_layout, read_catalog
@@ -102,10 +103,18 @@ def test_a_recipe_comes_after_the_join_and_names_tags_in_any_case(steps, counts,
 
 def test_a_step_that_meets_nothing_says_so():
     df = pd.DataFrame({'image': 'x', 'tags': [['type=Dress']]*6, 'split': ['train', 'valid', 'test']*2})
-    recipe = fit_recipe(df, [*recipe_steps(RunConfig('shop', 'run'), ['type']), dict(step='exclude', tags=['sale'])], groups=['type'])
-    assert recipe.unmet == ['step exclude of the recipe changes no free tag; label columns are type: name them as columns of the step']
+    fitted = fit_recipe(df, [*recipe_steps(RunConfig('shop', 'run'), ['type']), dict(step='exclude', tags=['sale'])], groups=['type'])
+    assert fitted.unmet == ['step exclude of the recipe changes no free tag; label columns are type: name them as columns of the step']
     with pytest.raises(CatalogError, match="columns has 'kind', which is not a label column of the catalog: type"):
         fit_recipe(df, [dict(step='exclude', tags=['sale'], columns=['kind'])], groups=['type'])
+
+@pytest.mark.parametrize('form, lemma, merged', [('shorts', 'short', False), ('glasses', 'glass', False), ('tights', 'tight', False),
+                                                 ('dresses', 'dress', True), ('skirts', 'skirt', True)])
+def test_a_doubtful_lemma_is_shown_and_not_made_without_wordnet(form, lemma, merged, monkeypatch):
+    monkeypatch.setattr(recipe, 'load_wordnet', lambda: None)
+    df = pd.DataFrame({'image': 'x', 'tags': [[form, 'a'], [lemma, 'b']]*6, 'split': 'train'})
+    res = fit_recipe(df, [dict(step='lemmatise')])
+    assert (res.provenance[form]['label'] == lemma) == merged and res.suspicious()['tag'].tolist() == ([] if merged else [form])
 
 # ---- One plain table of any name
 

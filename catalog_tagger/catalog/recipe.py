@@ -45,6 +45,14 @@ _BARE = .05      # Smallest share of a lemma in the pictures of lemma and form, 
 COMPANY = .2    # Smallest similarity of the co-occurring tags of two forms of a word
 MIN_SEEN = 20   # Smallest number of pictures for which co-occurring tags are compared
 
+# Artefacts whose plural has a meaning of its own in WordNet 3.0, and four more garments: for machines without its data
+_OWN_PLURALS = frozenset('''
+aloes arms balusters bars beads bellows bilges binoculars bleachers bloomers boards bones boxers brakes briefs buckskins chains clappers cleaners
+cleats clews colors colours cords corduroys digs drawers duds durables eyeglasses fatigues flats glasses glassworks graphics grounds irons
+ironworks knuckles leotards levis limbers links lodgings metalworks mules nylons overalls pliers pumps quarters rayons rings rooms scrubs seats
+shades shorts sights silks slacks slops snips snuffers specs spectacles stacks stairs stalls stays steps stocks sundries sunglasses sweats tails
+threads tights togs trappings trimmings trunks vibes waders ways weeds workings works'''.split())
+
 def _counter_cosine(a:Counter, b:Counter)->float:
     "Cosine similarity of two counts."
     norm = np.sqrt(sum(o*o for o in a.values())*sum(o*o for o in b.values()))
@@ -55,6 +63,7 @@ def _doubt_form(a:str, b:str, counts:Counter, company:dict, wn, given:bool)->str
     rarer = counts[a] and counts[b] < _BARE*(counts[a] + counts[b])
     if rarer and (counts[b] or not given): return f'{b} is far rarer: {counts[b]} pictures to {counts[a]}'
     if wn and (why := _doubt_senses(wn, a, b)): return why
+    if a.rpartition(' ')[2] in _OWN_PLURALS: return f'{a} has a meaning of its own'
     seen = min(counts[a], counts[b]) >= MIN_SEEN
     return f'{a} and {b} occur with different tags' if seen and _counter_cosine(company[a], company[b]) < COMPANY else ''
 
