@@ -31,7 +31,7 @@ def _tag_spread(ready:Prepared)->dict[str, dict]:
 def catalog_facts(
     cfg:RunConfig,
     ready:Prepared=None,  # From `prepare_catalog`; None to prepare the catalog
-)->dict:  # `layout`, `notes`, `pictures`, `rejected`, `split`, `labels`, `missing_labels`, `merged`, `dropped`, `balance` and more; all JSON
+)->dict:  # `layout`, `notes`, `pictures`, `rejected`, `split`, `labels`, `missing_labels`, `merged`, `dropped` and more; all JSON
     "The facts of a catalog, and the result of split and recipe, without training."
     ready = ready or prepare_catalog(cfg)
     catalog, space = ready.catalog, ready.space
