@@ -81,7 +81,8 @@ def torn(**folds):
     "The sentence on a table whose pictures have these units in each fold."
     rows = [(u, f) for f, units in folds.items() for u in units.split()]
     df = pd.DataFrame({'image': [f'shop/{u}{i}.jpg' for i, (u, _) in enumerate(rows)], 'product': [u for u, _ in rows],
-                       'tags': [['a']]*len(rows), 'split': [f for _, f in rows]})
+                       'tags': [['a']]*len(rows),
+                       'split': [f for _, f in rows]})
     df = join_units(df)
     return report_torn(split_summary(df, split_audit(df)))
 
