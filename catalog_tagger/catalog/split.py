@@ -218,11 +218,18 @@ class _Rescue:
         def cost(g): return len(self.only(g)), -self.have[self.folds[g]][t], len(self.tags[g])
         return sorted((g for g in self.units[t] if self.folds[g] != f), key=cost)[:8]
 
+    def is_spare(self, t, f, g, to)->bool:
+        "Could fold `f`, which loses tag `t` when unit `g` moves to fold `to`, then get a unit with it that its own fold can spare?"
+        joined = set(self.tags[g])
+        return any(all(self.have[self.folds[o]][u] > 1 or self.folds[o] == to and u in joined for u in self.tags[o])
+                   for o in self.units[t] if self.folds[o] != f)
+
     def fill(self, t, f, depth=3)->bool:
         "Move a unit with tag `t` to fold `f`; if its old fold then lacks a tag, another unit is moved there, up to `depth` moves."
         for g in self.movable(t, f):
             old, lost, done = self.folds[g], self.only(g), len(self.moves)
             if lost and not depth: return False
+            if depth == 1 and not all(self.is_spare(u, old, g, f) for u in lost): continue    # only to save time
             self.put(g, f); self.moves.append((t, g, old, f))
             if all(self.have[old][u] or self.fill(u, old, depth - 1) for u in lost): return True
             while len(self.moves) > done: _, back, to, _ = self.moves.pop(); self.put(back, to)
