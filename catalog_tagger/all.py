@@ -26,7 +26,7 @@ from catalog_tagger.catalog.picture_files import find_pictures
 from catalog_tagger.catalog.picture_cache import cache_folder, cache_pictures
 
 # Folds
-from catalog_tagger.catalog.split import cross_folds, group_duplicates, near_duplicates, split_audit, split_by, split_catalog, split_summary
+from catalog_tagger.catalog.split import cross_folds, join_units, near_duplicates, split_audit, split_by, split_catalog, split_summary
 
 # Labels
 from catalog_tagger.catalog.labels import LabelSpace, apply_labels, fit_labels
