@@ -21,8 +21,8 @@ from .calibrate import check_scores, fit_calibration, safe_logit
 from .decide import Decision, fit_decision
 
 # %% auto #0
-__all__ = ['COMBINE', 'product_names', 'Rule', 'combine_scores', 'product_truth', 'product_half', 'rule_losses', 'ProductRule',
-           'has_products', 'fit_products']
+__all__ = ['COMBINE', 'product_names', 'Rule', 'combine_scores', 'nearest_pictures', 'product_truth', 'product_half',
+           'rule_losses', 'ProductRule', 'has_products', 'fit_products']
 
 # %% ../../nbs/serve/06a_products.ipynb #eb3e55f2
 def product_names(
@@ -73,6 +73,16 @@ def combine_scores(
     names, order, start = _by_product(product, len(scores))
     scores = np.asarray(scores, float)[order]
     return names, COMBINE[rule].func(scores, start) if len(names) else scores
+
+# %% ../../nbs/serve/06a_products.ipynb #0ead0002
+def nearest_pictures(
+    distance:np.ndarray,   # Of each picture, as from `Outside.distance`
+    product,               # As in `combine_scores`
+)->np.ndarray:             # Number of a picture for each product, in their order
+    "The picture of each product with the smallest distance."
+    _, order, start = _by_product(product, len(distance))
+    of = np.repeat(np.arange(len(start)), np.diff(np.append(start, len(order))))
+    return order[np.lexsort((np.asarray(distance)[order], of))][start]
 
 # %% ../../nbs/serve/06a_products.ipynb #04ba7403
 def product_truth(
