@@ -16,7 +16,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 from fastcore.docments import docments
 
 from ..core.files import CatalogError, check_target, output_folder, write_json
-from ..core.config import ANSWERS, EmbedSettings, find_preset, GROUPS, IndexSettings, PRESETS, RunConfig
+from ..core.config import ANSWERS, EmbedSettings, find_preset, GROUPS, IndexSettings, PER, PRESETS, RunConfig
 from ..catalog import readers
 from ..serve.modes import MODES
 
@@ -114,8 +114,8 @@ _Mode = Annotated[Literal[tuple(MODES)], '; '.join(f'{m}, {o.text}' for m, o in 
 
 def tag(
     run:str,                  # Folder of a run, or of a bundle
-    paths:tuple[str, ...],    # Pictures, and folders of pictures
-    *, out:str,               # CSV or Parquet file with columns image, rank, tag, score, reason
+    paths:tuple[str, ...],    # Pictures, and folders of pictures; for products also folders with a table, or tables
+    *, out:str,               # CSV or Parquet file with columns image (or product), rank, tag, score, reason
     trust:bool=False,         # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
     k:int=None,               # Maximal number of tags per picture, including parents; default: all of the mode, or 3 without thresholds
     mode:_Mode=None,          # Decision mode; the first if not given
@@ -123,11 +123,14 @@ def tag(
     resume:bool=True,         # Resume an interrupted job
     review:str=None,          # CSV file for the pictures that a person should review, in order of priority
     min_score:float=0.,       # Threshold of free tags, for a model without fitted thresholds
+    per:Literal[PER]=PER[0],  # An answer for each picture, or for each product: by a column of a table, else by folder
+    product:str=None,         # Column of products of a table, if it is not that of the run
 ):
-    "Tag pictures."
+    "Tag pictures, or products."
     check_target(out, '--out', '.csv', '.parquet'); check_target(review, '--review', '.csv')
     from catalog_tagger.runs.tag import tag_run
-    tag_run(run, paths, out, trust=trust, k=k, mode=mode, engine=engine, resume=resume, review=review, min_score=min_score)
+    tag_run(run, paths, out, trust=trust, k=k, mode=mode, engine=engine, resume=resume, review=review, min_score=min_score, per=per,
+            product=product)
 
 # %% ../../nbs/apps/03_cli.ipynb #553b0e68
 def issues(

@@ -19,14 +19,14 @@ from ..core.table import rejected_table
 from ..core.process import progress
 from ..core.jobs import check_counts, map_parts, part_facts, run_job
 from ..core.extras import import_optional
-from ..core.config import RunConfig
+from ..core.config import PER, RunConfig
 from ..catalog.picture_files import find_pictures, open_pictures
 from .products import nearest_pictures, product_names
 from .review import QUEUE_COLUMNS, review_queue
 from .tagger import Tagger, check_reviewable
 
 # %% auto #0
-__all__ = ['ANSWER_COLUMNS', 'PER', 'tag_many', 'tag_many_ray']
+__all__ = ['ANSWER_COLUMNS', 'tag_many', 'tag_many_ray']
 
 # %% ../../nbs/serve/13_many.ipynb #58f3df41
 ANSWER_COLUMNS = ['image', 'rank', 'tag', 'score', 'reason']  # One row per tag, or one with the reason why a picture cannot be used
@@ -101,8 +101,6 @@ def _read_part_rows(path:Path)->pd.DataFrame:
     return pd.read_csv(path, names=ANSWER_COLUMNS, dtype=kinds, keep_default_na=False, na_values=[''])
 
 # %% ../../nbs/serve/13_many.ipynb #1ece9a01
-PER = ('picture', 'product')   # What an answer is for
-
 def _columns(columns:list[str], per:str)->list[str]:
     "The columns of a file with a row per answer: `product` instead of `image` if answers are for products."
     return columns if per == 'picture' else [per, *columns[1:]]
