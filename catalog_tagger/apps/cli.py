@@ -228,11 +228,12 @@ def index(
 # %% ../../nbs/apps/03_cli.ipynb #dffc54c4
 def similar(
     index:str,                   # Folder of an index, from the command index
-    picture:str=None,            # A picture, or the id of one in the index
+    picture:str=None,            # A picture, or a product, an id or a file name of the index
     *, k:int=ANSWERS,            # Number of answers; with --duplicates the number of neighbours that are compared
     where:str=None,              # Condition on the columns of the catalog, such as "baseColour == 'Blue' and year > 2012"
     tags:tuple[str, ...]=None,   # Tags that all answers have; without a picture, the most typical ones come first
     duplicates:float=None,       # List pairs of pictures with at least this cosine instead, such as 0.98
+    per:Literal[PER]=PER[0],     # Answer with pictures, or with the best picture of each product
     out:str=None,                # CSV file with all columns, instead of printing
 ):
     "Search an index for products similar to a picture or an id, or by tags, or list its duplicates."
@@ -243,10 +244,10 @@ def similar(
     from catalog_tagger.search.index import SimilarIndex
     found = SimilarIndex.load(index)
     if duplicates is not None: res = found.duplicates(duplicates, k)
-    elif tags: res = found.find(tags, picture, k, where=where)
-    else: res = found.search(picture, k, where=where)
+    elif tags: res = found.find(tags, picture, k, where=where, per=per)
+    else: res = found.search(picture, k, where=where, per=per)
     if out is not None: return write_table(out, res)
-    print(res[[c for c in ('image', 'other', 'score', 'labels') if c in res]].round(3).to_string(index=False, max_colwidth=80))
+    print(res[[c for c in ('product', 'image', 'other', 'score', 'labels') if c in res]].round(3).to_string(index=False, max_colwidth=80))
 
 # %% ../../nbs/apps/03_cli.ipynb #f62d099c
 class _Parser(argparse.ArgumentParser):

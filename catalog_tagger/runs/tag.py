@@ -14,10 +14,10 @@ import pandas as pd
 from ..core.files import CatalogError, catalog_root
 from ..core.config import PER, RunConfig
 from ..core.table import none_usable, read_table, report_rejected
-from ..catalog.csv_tables import IMAGE_COLUMNS, find_column
 from ..catalog.picture_files import find_pictures
 from ..catalog.read import read_catalog
-from ..catalog.readers.base import NO_TAGS, SAME_PICTURE, SUFFIXES, list_tables
+from ..catalog.readers.base import NO_TAGS, SAME_PICTURE
+from ..catalog.prepare import picture_table
 from ..serve.products import product_names
 from ..serve.many import tag_many, tag_many_ray
 from ..serve.tagger import find_bundle
@@ -27,14 +27,6 @@ from .folder import Run, is_run, load_tagger
 __all__ = ['find_products', 'tag_run']
 
 # %% ../../nbs/runs/06_tag.ipynb #190dc802
-def _table_of(path:Path, cfg:RunConfig)->Path|None:
-    "The table that names the pictures of `path`, which may be the table itself; None for pictures without one."
-    if path.is_file(): return None if path.name.lower().endswith(SUFFIXES) else path
-    asked = [*filter(None, [cfg.image_column]), *IMAGE_COLUMNS]
-    tables = [f for f, columns in list_tables(path, cfg.encoding).items() if find_column(columns, asked)] if path.is_dir() else []
-    if len(tables) > 1: raise CatalogError(f'{path} has {len(tables)} tables: {", ".join(o.name for o in tables)}; give the table instead of its folder')
-    return tables[0] if tables else None
-
 def _read_table_products(file:Path, cfg:RunConfig)->tuple[pd.DataFrame, list[str]]:
     "The pictures of a table with `product`, and with `why` if they cannot be used, whatever their labels; and notes on products."
     options = {o: v for o in ('image_column', 'product', 'encoding') if (v := getattr(cfg, o)) is not None}
@@ -64,7 +56,7 @@ def find_products(
     "Which pictures belong to a product: by the column of a catalog's table, with or without labels; without a table by folder."
     plain, tables = [], []
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
-        file = _table_of(path, cfg)
+        file = picture_table(path, cfg)
         df, notes = (None, []) if file is None else _read_table_products(file, cfg)
         if df is None or path.is_dir() and not any(map(os.path.isfile, df['image'][:50])):
             if file: say(f'{file} is not read: its pictures are not there')

@@ -56,7 +56,7 @@ def _tag_batch(predictor, options:dict, review:bool, batch:list[tuple])->list[li
 def _product_rows(name:str, answer:list|None, unusable:dict[str, str])->list[tuple]:
     "The rows of a product: its tags if it has a usable picture, and the reason for each picture that is not."
     tags = [] if answer is None else _answer_rows(name, answer)
-    return tags + [r for image, why in unusable.items() for r in _answer_rows(name, f'{image}: {why}')]
+    return tags + [r for image, why in unusable.items() for r in _answer_rows(name, why if image == name else f'{image}: {why}')]
 
 def _tag_products(tagger:Tagger, options:dict, review:bool, batch:list[tuple])->list[list[tuple]]:
     "As `_tag_batch`, for products, each with its pictures: their scores are combined, and `tagger` has the decision for products."
