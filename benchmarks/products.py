@@ -6,8 +6,8 @@
 The first draws a shop, `demo_shop`, whose products have one to four pictures, every second one a close-up. The second takes
 DATA/fashion-product-images with `productDisplayName` as product: 357 names hold 859 pictures, every other picture is a product of its
 own. Products are kept in one fold; the rule is chosen on one half of the valid products, the decision for products is fitted on the
-other. All intervals are of 1,000 samples of products drawn with replacement; the difference is measured in the same samples. "several"
-are the test products with several pictures. The last column is another run on the same pictures with `product='none'`: pictures of a
+other. All intervals are of 1,000 samples of products drawn with replacement; the difference is that of a product minus the mean of its
+own pictures. "several" are the test products with several pictures. The last column is another run on the same pictures with `product='none'`: pictures of a
 product are then in train and in test."""
 import argparse, os, tempfile
 from dataclasses import replace
@@ -27,14 +27,14 @@ def shown(o:dict, sign:str='')->str:
 def rows(title:str, p:dict, torn:dict, names:list[str])->None:
     print(f'\n{title}: {p["products"]} products with {p["pictures"]} pictures\n  {"":<26}{"per product":<26}{"per picture":<26}{"difference":<28}torn')
     for m in names:
-        other = shown(torn[m]) if torn else ''
-        print(f'  {m:<26}{shown(p["product"][m]):<26}{shown(p["picture"][m]):<26}{shown(p["difference"][m], "+"):<28}{other}')
+        other, difference = shown(torn[m]) if torn else '', shown(p['difference'][m], '+') if m in p['difference'] else ''
+        print(f'  {m:<26}{shown(p["product"][m]):<26}{shown(p["picture"][m]):<26}{difference:<28}{other}')
 
 def compare(cfg:RunConfig, d:Path)->None:
     t = perf_counter(); m = train_run(replace(cfg, out=str(d/'run')), say=lambda o: None)
     torn = train_run(replace(cfg, out=str(d/'torn'), product='none'), say=lambda o: None)
     run = Run.open(d/'run'); df, p = run.pictures('test'), m['products']; several = df['product'].duplicated(keep=False) & (df['product'] != '')
-    names = [k for k, o in p['difference'].items() if o['low'] is not None] + ['f1_micro', 'f1_macro']
+    names = [*p['difference'], 'f1_micro', 'f1_macro']
     print(f'{sum(m["pictures"].values()):,} pictures, {cfg.arch} at {cfg.size} px; two runs in {perf_counter() - t:.0f} s')
     print(f'rule {p["rule"]}, cross-entropy on half of valid: {", ".join(f"{k} {v:.4f}" for k, v in p["losses"].items())}')
     kept = p['promise']

@@ -16,7 +16,7 @@ from .process import rng
 
 # %% auto #0
 __all__ = ['METRICS', 'recall_at_k', 'precision_at_k', 'dominant_recall', 'f1', 'exact_match', 'mean_average_precision',
-           'group_accuracy', 'label_table', 'Metric', 'find_metric', 'floor_scores', 'score_table', 'bootstrap_means',
+           'group_accuracy', 'label_table', 'Metric', 'find_metric', 'floor_scores', 'score_table',
            'bootstrap_interval', 'picture_scores', 'add_intervals']
 
 # %% ../../nbs/core/07_metrics.ipynb #769565ec
@@ -299,31 +299,20 @@ def score_table(
     return pd.DataFrame({c: _all_scores(*o, targs, counts=counts, groups=groups, parents=parents, k=k) for c, o in rows.items()})
 
 # %% ../../nbs/core/07_metrics.ipynb #9ef9fb0e
-def bootstrap_means(
-    values,          # A number for each picture, or nan
-    of=None,         # Number of the product of each picture, from 0; None draws pictures
-    n:int=1000,      # Number of bootstrap samples
-    seed:int=42,     # The same seed draws the same samples of as many products
-)->np.ndarray:       # Shape (n,), nan for a sample without a number
-    "The mean of `values` in each bootstrap sample, of pictures or of products drawn with replacement."
-    x, draw = _arr(values).astype(float), rng(seed, 'bootstrap'); known = ~np.isnan(x)
-    if n < 1: raise CatalogError(f'n is {n}, expected 1 or more')
-    if of is None: of = np.cumsum(known) - 1; size = int(known.sum())
-    else: of = np.asarray(of); size = int(of.max(initial=-1)) + 1
-    if not size: return np.full(n, np.nan)
-    total, count = (np.bincount(of[known], o, size) for o in (x[known], None))
-    picks = (draw.integers(size, size=size) for _ in range(n))
-    with np.errstate(invalid='ignore'): return np.array([total[o].sum()/count[o].sum() for o in picks])
-
 def bootstrap_interval(
     values,          # A number for each picture, or nan
     n:int=1000,      # Number of bootstrap samples
     seed:int=42,     # The same seed draws the same samples
-    *, of=None,      # As in `bootstrap_means`
+    *, of=None,      # Number of the product of each picture, from 0: whole products are drawn; None draws pictures
 )->tuple[float, float]:  # Lower and upper limit, nan if no picture has a number
-    "The 95 % percentile bootstrap interval of the mean of `values`, over pictures drawn with replacement."
-    means = _known(bootstrap_means(values, of, n, seed))
-    return tuple(np.percentile(means, [2.5, 97.5]).tolist()) if len(means) else (np.nan, np.nan)
+    "The 95 % percentile bootstrap interval of the mean of `values`, over pictures or products drawn with replacement."
+    x, draw = _arr(values).astype(float), rng(seed, 'bootstrap'); known = ~np.isnan(x)
+    if n < 1: raise CatalogError(f'n is {n}, expected 1 or more')
+    if not known.any(): return np.nan, np.nan
+    of = np.arange(known.sum()) if of is None else np.unique(np.asarray(of)[known], return_inverse=True)[1]
+    total, count = np.bincount(of, x[known]), np.bincount(of)
+    picks = (draw.integers(len(count), size=len(count)) for _ in range(n))
+    return tuple(np.percentile([total[o].sum()/count[o].sum() for o in picks], [2.5, 97.5]).tolist())
 
 # %% ../../nbs/core/07_metrics.ipynb #f83d82ad
 def picture_scores(
@@ -343,7 +332,7 @@ def picture_scores(
 def add_intervals(
     table:pd.DataFrame,      # From `score_table`
     pictures:pd.DataFrame,   # From `picture_scores`
-    of=None,                 # As in `bootstrap_means`
+    of=None,                 # As in `bootstrap_interval`
 )->pd.DataFrame:             # `table` with `low` and `high` after `score`
     "Add a bootstrap interval for each score of `table` that is in `pictures`, nan for the others."
     ends = pd.DataFrame({m: bootstrap_interval(o, of=of) for m, o in pictures.items()}, index=['low', 'high']).T.reindex(table.index)

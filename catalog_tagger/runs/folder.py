@@ -57,7 +57,7 @@ class ProductMetrics(TypedDict):
     fitted:Count       # Number of valid products on which the decision was fitted
     product:dict[str, dict[str, Finite|None]]      # As `test` in `RunMetrics`, here of products
     picture:dict[str, dict[str, Finite|None]]
-    difference:dict[str, dict[str, Finite|None]]   # Metric → `score`, `low` and `high` of product minus picture
+    difference:dict[str, dict[str, Finite|None]]   # Metric → `score`, `low` and `high` of a product minus its pictures
 
 class RunMetrics(TypedDict):
     "The parts of `metrics.json` that are checked when it is read."

@@ -9,7 +9,7 @@ from fastai.learner import Learner
 
 from ..core.table import SPLITS, json_rows
 from ..core.process import package_versions
-from ..core.metrics import add_intervals, bootstrap_means, label_table, picture_scores, score_table
+from ..core.metrics import add_intervals, bootstrap_interval, label_table, picture_scores, score_table
 from ..train.learner import training_summary
 from ..serve.answers import as_matrix, decode
 from ..serve.coverage import published
@@ -46,14 +46,10 @@ def score_pictures(
     return table, label_table(scores, pred, targs, space.vocab, space.counts)
 
 # %% ../../nbs/runs/02_score.ipynb #57aee102
-def _difference(a:dict, b:dict, draws:dict)->dict[str, dict]:
-    "Each score of `a` minus that of `b`, with its interval if both have `draws`, means in the same bootstrap samples."
-    res = {}
-    for m in a:
-        known = None not in (a[m]['score'], b[m]['score'])
-        ends = np.nanpercentile(draws['product'][m] - draws['picture'][m], [2.5, 97.5]).tolist() if known and m in draws['product'] else [None]*2
-        res[m] = dict(score=a[m]['score'] - b[m]['score'] if known else None, low=ends[0], high=ends[1])
-    return res
+def _difference(product:pd.DataFrame, picture:pd.DataFrame, of:np.ndarray)->dict[str, dict]:
+    "For each score the mean over products of their own score minus that of their pictures, whose products are `of`, with its interval."
+    gain = product - picture.groupby(of).mean()
+    return {m: dict(zip(('score', 'low', 'high'), (None if np.isnan(v) else float(v) for v in (o.mean(), *bootstrap_interval(o))))) for m, o in gain.items()}
 
 def _promise_kept(tagger:Tagger, scores:np.ndarray, truth:np.ndarray)->dict|None:
     "How many products would be published without review, and how many of these are right; None without a promise."
@@ -73,15 +69,14 @@ def score_products(
     scores, targs = tagger.scores(df['image']) if scores is None else scores, space.one_hot(df['labels'])
     (names, whole), (truth, disagree), whose = tagger.combined(scores, product), product_truth(targs, product, space), tagger.for_products()
     sides = dict(product=(whose, whole, truth, np.arange(len(names))), picture=(tagger, scores, targs, pd.factorize(np.array(product, object))[0]))
-    tables, draws = {}, {}
+    tables, values = {}, {}
     for side, (t, s, y, of) in sides.items():
-        pred = _predicted(t, s, min_score); each = picture_scores(s, y, pred, **facts)
-        tables[side] = json_rows(add_intervals(score_table(s, y, pred=pred, **facts), each, of), 'index')
-        draws[side] = {m: bootstrap_means(o, of) for m, o in each.items()}
+        pred = _predicted(t, s, min_score); values[side] = picture_scores(s, y, pred, **facts)
+        tables[side] = json_rows(add_intervals(score_table(s, y, pred=pred, **facts), values[side], of), 'index')
     n, o = pd.Series(product).value_counts(), tagger.products
     fitted = dict(rule=o.rule, losses=o.losses, fitted=o.products) if o else dict(rule='mean', losses={}, fitted=0)
     return dict(fitted, products=len(names), pictures=len(product), several=int((n > 1).sum()), disagree=disagree,
-                promise=_promise_kept(tagger, whole, truth), **tables, difference=_difference(*tables.values(), draws))
+                promise=_promise_kept(tagger, whole, truth), **tables, difference=_difference(*values.values(), of))
 
 # %% ../../nbs/runs/02_score.ipynb #d494aa0d
 def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:

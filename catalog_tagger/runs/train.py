@@ -128,7 +128,7 @@ def report_products(
     each, pic, diff = (products[o]['exact_match'] for o in ('product', 'picture', 'difference'))
     say(f'{products["products"]} products with {products["pictures"]} pictures, answered by {COMBINE[products["rule"]].text}: '
         f'exact match {each["score"]:.3f} per product, {pic["score"]:.3f} per picture, '
-        f'difference {diff["score"]:+.3f} (95 %: {diff["low"]:+.3f} to {diff["high"]:+.3f})'
+        f'a product beside its own pictures {diff["score"]:+.3f} (95 %: {diff["low"]:+.3f} to {diff["high"]:+.3f})'
         + (f'; the pictures of {products["disagree"]} products have different labels of a group' if products['disagree'] else ''))
 
 def train_run(
