@@ -16,7 +16,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 from fastcore.docments import docments
 
 from ..core.files import CatalogError, check_target, output_folder, write_json
-from ..core.config import ANSWERS, EmbedSettings, find_preset, GROUPS, IndexSettings, PRESETS, RunConfig
+from ..core.config import ANSWERS, EmbedSettings, find_preset, GROUPS, IndexSettings, PER, PRESETS, RunConfig
 from ..catalog import readers
 from ..serve.modes import MODES
 
@@ -114,8 +114,8 @@ _Mode = Annotated[Literal[tuple(MODES)], '; '.join(f'{m}, {o.text}' for m, o in 
 
 def tag(
     run:str,                  # Folder of a run, or of a bundle
-    paths:tuple[str, ...],    # Pictures, and folders of pictures
-    *, out:str,               # CSV or Parquet file with columns image, rank, tag, score, reason
+    paths:tuple[str, ...],    # Pictures, and folders of pictures; for products also folders with a table, or tables
+    *, out:str,               # CSV or Parquet file with columns image (or product), rank, tag, score, reason
     trust:bool=False,         # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
     k:int=None,               # Maximal number of tags per picture, including parents; default: all of the mode, or 3 without thresholds
     mode:_Mode=None,          # Decision mode; the first if not given
@@ -123,11 +123,14 @@ def tag(
     resume:bool=True,         # Resume an interrupted job
     review:str=None,          # CSV file for the pictures that a person should review, in order of priority
     min_score:float=0.,       # Threshold of free tags, for a model without fitted thresholds
+    per:Literal[PER]=PER[0],  # An answer for each picture, or for each product: by a column of a table, else by folder
+    product:str=None,         # Column of products of a table, if it is not that of the run
 ):
-    "Tag pictures."
+    "Tag pictures, or products."
     check_target(out, '--out', '.csv', '.parquet'); check_target(review, '--review', '.csv')
     from catalog_tagger.runs.tag import tag_run
-    tag_run(run, paths, out, trust=trust, k=k, mode=mode, engine=engine, resume=resume, review=review, min_score=min_score)
+    tag_run(run, paths, out, trust=trust, k=k, mode=mode, engine=engine, resume=resume, review=review, min_score=min_score, per=per,
+            product=product)
 
 # %% ../../nbs/apps/03_cli.ipynb #553b0e68
 def issues(
@@ -225,11 +228,12 @@ def index(
 # %% ../../nbs/apps/03_cli.ipynb #dffc54c4
 def similar(
     index:str,                   # Folder of an index, from the command index
-    picture:str=None,            # A picture, or the id of one in the index
+    picture:str=None,            # A picture, or a product, an id or a file name of the index
     *, k:int=ANSWERS,            # Number of answers; with --duplicates the number of neighbours that are compared
     where:str=None,              # Condition on the columns of the catalog, such as "baseColour == 'Blue' and year > 2012"
     tags:tuple[str, ...]=None,   # Tags that all answers have; without a picture, the most typical ones come first
     duplicates:float=None,       # List pairs of pictures with at least this cosine instead, such as 0.98
+    per:Literal[PER]=PER[0],     # Answer with pictures, or with the best picture of each product
     out:str=None,                # CSV file with all columns, instead of printing
 ):
     "Search an index for products similar to a picture or an id, or by tags, or list its duplicates."
@@ -240,10 +244,10 @@ def similar(
     from catalog_tagger.search.index import SimilarIndex
     found = SimilarIndex.load(index)
     if duplicates is not None: res = found.duplicates(duplicates, k)
-    elif tags: res = found.find(tags, picture, k, where=where)
-    else: res = found.search(picture, k, where=where)
+    elif tags: res = found.find(tags, picture, k, where=where, per=per)
+    else: res = found.search(picture, k, where=where, per=per)
     if out is not None: return write_table(out, res)
-    print(res[[c for c in ('image', 'other', 'score', 'labels') if c in res]].round(3).to_string(index=False, max_colwidth=80))
+    print(res[[c for c in ('product', 'image', 'other', 'score', 'labels') if c in res]].round(3).to_string(index=False, max_colwidth=80))
 
 # %% ../../nbs/apps/03_cli.ipynb #f62d099c
 class _Parser(argparse.ArgumentParser):

@@ -15,6 +15,7 @@ import pandas as pd
 from ..core.files import CatalogError, catalog_root, read_json
 from ..core.table import Catalog
 from ..core.config import RunConfig
+from .csv_tables import IMAGE_COLUMNS, find_column
 from .read import find_layout, read_catalog
 from .images import audit_images
 from .split import join_units, near_duplicates, split_audit, split_by, split_catalog
@@ -22,12 +23,12 @@ from .text import TextTags, tag_texts
 from .steps import check_steps, spell, spelling_first, step_applies
 from .labels import LabelSpace, apply_labels, column_of, fit_labels
 from .recipe import Recipe, fit_recipe
-from .readers.base import SAME_PICTURE, all_layouts
+from .readers.base import NO_TAGS, SAME_PICTURE, SUFFIXES, all_layouts, list_tables
 from .readers.folders import find_files
 from .readers.styles import LABEL_COLUMNS
 
 # %% auto #0
-__all__ = ['read_audited', 'recipe_steps', 'split_by_config', 'Prepared', 'prepare_catalog']
+__all__ = ['picture_table', 'detection_options', 'read_audited', 'recipe_steps', 'split_by_config', 'Prepared', 'prepare_catalog']
 
 # %% ../../nbs/catalog/14_prepare.ipynb #af576d76
 _EARLIER = dict(label_columns=[LABEL_COLUMNS])   # Defaults that configs of earlier versions store for every layout
@@ -50,8 +51,21 @@ def _usable(catalog:Catalog)->Catalog:
     hints = ''.join(f'; {o}' for o in catalog.notes if 'missing pictures' in o)
     raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times){hints}')
 
+# %% ../../nbs/catalog/14_prepare.ipynb #14ab0001
+def picture_table(
+    path:str|Path,   # Folder of a catalog, its table, or pictures
+    cfg:RunConfig,   # Its `image_column` and `encoding` are used
+)->Path|None:
+    "The table that names the pictures of `path`, whether or not it has labels; None for pictures without one."
+    path = Path(path)
+    if path.is_file(): return None if path.name.lower().endswith(SUFFIXES) else path
+    asked = [*filter(None, [cfg.image_column]), *IMAGE_COLUMNS]
+    tables = [f for f, columns in list_tables(path, cfg.encoding).items() if find_column(columns, asked)] if path.is_dir() else []
+    if len(tables) > 1: raise CatalogError(f'{path} has {len(tables)} tables: {", ".join(o.name for o in tables)}; give the table instead of its folder')
+    return tables[0] if tables else None
+
 # %% ../../nbs/catalog/14_prepare.ipynb #6cdd4956
-def _detection(cfg:RunConfig)->dict:
+def detection_options(cfg:RunConfig)->dict:
     "The options in `cfg` that help to detect a layout."
     given = {o: getattr(cfg, o) for o in ('label_columns', 'tags_column', 'image_column', 'encoding')}
     return {k: o for k, o in given.items() if o not in (None, LABEL_COLUMNS)}
@@ -80,10 +94,23 @@ def _copies_note(df:pd.DataFrame, groups:Iterable[str])->list[str]:
     if not clash: return []
     return [f'{len(dict(clash))} pictures are copies of pictures with another label, such as {clash[0][0]} ({clash[0][1]})']
 
-def read_audited(cfg:RunConfig)->Catalog:  # With `unit`
+def _with_unlabelled(catalog:Catalog)->Catalog:
+    "`catalog` with the pictures that were rejected only because they have no label."
+    more, rejected = catalog.unlabelled, catalog.rejected
+    if more is None or more.empty: return catalog
+    df = pd.concat([catalog.df, more], ignore_index=True) if len(catalog.df) else more
+    still = ~(rejected['reason'].str.startswith(NO_TAGS) & rejected['image'].isin(set(more['image'])))
+    return replace(catalog, df=df.sort_values('row', kind='stable', ignore_index=True), rejected=rejected[still].reset_index(drop=True),
+                   notes=(*catalog.notes, f'{len(more)} of {len(df)} pictures have no label'))
+
+def read_audited(
+    cfg:RunConfig,
+    *, unlabelled:bool=False,   # Keep the pictures without a label, with empty `tags`
+)->Catalog:  # With `unit`
     "Read and audit the catalog of `cfg`; the pictures of a product and copies of a picture, with `cfg.near` also near copies, are a unit."
-    layout = cfg.layout or find_layout(cfg.source, **_detection(cfg))
+    layout = cfg.layout or find_layout(cfg.source, **detection_options(cfg))
     catalog = read_catalog(cfg.source, layout, where=cfg.where, min_count=cfg.min_count, **_reader_options(cfg, layout))
+    if unlabelled: catalog = _with_unlabelled(catalog)
     catalog = catalog.keep(*audit_images(catalog.df))
     catalog = replace(catalog, notes=(*catalog.notes, *_missing_hint(catalog_root(cfg.source).resolve(), catalog.rejected)))
     df = join_units(_usable(catalog).df, near_duplicates(catalog.df, cfg.near) if cfg.near is not None else None)

@@ -14,9 +14,9 @@ from .files import CatalogError
 from .records import check_fields, Record
 
 # %% auto #0
-__all__ = ['EMPTY_CELLS', 'CLEAN_RULES', 'GROUPS', 'ANSWERS', 'PRESETS', 'whole', 'number', 'CatalogSettings', 'SplitSettings',
-           'PictureSettings', 'ModelSettings', 'TrainingSettings', 'JobSettings', 'RunConfig', 'choices',
-           'training_settings', 'EmbedSettings', 'IndexSettings', 'find_preset']
+__all__ = ['EMPTY_CELLS', 'CLEAN_RULES', 'GROUPS', 'ANSWERS', 'PER', 'PRESETS', 'whole', 'number', 'CatalogSettings',
+           'SplitSettings', 'PictureSettings', 'ModelSettings', 'TrainingSettings', 'JobSettings', 'RunConfig',
+           'choices', 'training_settings', 'EmbedSettings', 'IndexSettings', 'find_preset']
 
 # %% ../../nbs/core/05_config.ipynb #a341e995
 def whole(
@@ -169,6 +169,7 @@ def training_settings(cfg:RunConfig)->dict:  # Field → value
 
 # %% ../../nbs/core/05_config.ipynb #27ea5d5c
 ANSWERS = 10   # Similar products to return, if their number is not given
+PER = ('picture', 'product')   # What an answer is for
 
 @dataclass(frozen=True)
 class EmbedSettings:

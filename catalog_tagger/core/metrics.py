@@ -304,12 +304,16 @@ def bootstrap_interval(
     values,          # A number for each picture, or nan
     n:int=1000,      # Number of bootstrap samples
     seed:int=42,     # The same seed draws the same samples
+    *, of=None,      # Number of the product of each picture, from 0: whole products are drawn; None draws pictures
 )->tuple[float, float]:  # Lower and upper limit, nan if no picture has a number
-    "The 95 % percentile bootstrap interval of the mean of `values`, over pictures drawn with replacement."
-    x, draw = _known(_arr(values).astype(float)), rng(seed, 'bootstrap')
+    "The 95 % percentile bootstrap interval of the mean of `values`, over pictures or products drawn with replacement."
+    x, draw = _arr(values).astype(float), rng(seed, 'bootstrap'); known = ~np.isnan(x)
     if n < 1: raise CatalogError(f'n is {n}, expected 1 or more')
-    if not len(x): return np.nan, np.nan
-    return tuple(np.percentile([x[draw.integers(len(x), size=len(x))].mean() for _ in range(n)], [2.5, 97.5]).tolist())
+    if not known.any(): return np.nan, np.nan
+    of = np.arange(known.sum()) if of is None else np.unique(np.asarray(of)[known], return_inverse=True)[1]
+    total, count = np.bincount(of, x[known]), np.bincount(of)
+    picks = (draw.integers(len(count), size=len(count)) for _ in range(n))
+    return tuple(np.percentile([total[o].sum()/count[o].sum() for o in picks], [2.5, 97.5]).tolist())
 
 # %% ../../nbs/core/07_metrics.ipynb #f83d82ad
 def picture_scores(
@@ -329,7 +333,8 @@ def picture_scores(
 def add_intervals(
     table:pd.DataFrame,      # From `score_table`
     pictures:pd.DataFrame,   # From `picture_scores`
+    of=None,                 # As in `bootstrap_interval`
 )->pd.DataFrame:             # `table` with `low` and `high` after `score`
     "Add a bootstrap interval for each score of `table` that is in `pictures`, nan for the others."
-    ends = pd.DataFrame({m: bootstrap_interval(o) for m, o in pictures.items()}, index=['low', 'high']).T.reindex(table.index)
+    ends = pd.DataFrame({m: bootstrap_interval(o, of=of) for m, o in pictures.items()}, index=['low', 'high']).T.reindex(table.index)
     return pd.concat([table[['score']], ends, table.drop(columns='score')], axis=1)

@@ -31,6 +31,7 @@ from ..catalog.split import report_torn
 from ..serve.answers import as_matrix
 from ..serve.calibrate import reliability_table, share_bounds
 from ..serve.modes import DEFAULT_MODE
+from ..serve.products import COMBINE
 from ..serve.coverage import coverage_curve, published
 from ..serve.decide import Decision, decide
 from ..serve.review import review_queue
@@ -245,6 +246,23 @@ def _label_scores(run:Run)->list:
     return [P('Click a column header to sort. Scores on few pictures are unreliable: see how many there are in test.'),
             _html_table(df, 'Each label on test', sort=True, most=2000)]
 
+# %% ../../nbs/report/04_report.ipynb #babca601
+def _products(run:Run)->list:
+    "Scores per product beside scores per picture; nothing if each product has one picture."
+    if (p := run.metrics.get('products')) is None: return []
+    def cell(o): return _Sorted(_with_interval(o['score'], o['low'], o['high']), np.nan if o['score'] is None else o['score'])
+    rows = [{'score': k, 'per product (95 %)': cell(o), 'per picture (95 %)': cell(p['picture'][k]), 'product minus its pictures (95 %)': cell(p['difference'].get(k, dict.fromkeys(('score', 'low', 'high')))),
+             'predict nothing': o['nothing'], 'most frequent': o['commonest']} for k, o in p['product'].items()]
+    losses = ', '.join(f'{k} {v:.4f}' for k, v in p['losses'].items())
+    chosen = f', chosen on half of the valid products by the cross-entropy ({losses}); the decision was fitted on the other {p["fitted"]:,}' if losses else ''
+    kept, clash = p.get('promise'), p['disagree']
+    return [P(f'{p["products"]:,} products of test with {p["pictures"]:,} pictures, {p["several"]:,} of them with several. '
+              f'A product is answered by {COMBINE[p["rule"]].text}{chosen}.'),
+            P(f'{kept["published"]:,} products ({kept["share"]:.0%}) would be published without review, {kept["right"]:,} of them without a wrong tag.')
+            if kept else P('Nothing can be promised for products: valid has too few, or too many errors.'),
+            P(f'The pictures of {clash:,} products have different labels of a group; the first picture counts.') if clash else None,
+            _html_table(pd.DataFrame(rows), 'Scores of test per product and per picture, and of a product minus the mean of its own pictures; intervals are of products drawn with replacement')]
+
 # %% ../../nbs/report/04_report.ipynb #31c27754
 class Judged(NamedTuple):
     "The pictures of test with the answers of the run's bundle."
@@ -408,7 +426,8 @@ def run_page(
     try: j = judge_test(run)
     except CatalogError as e: note = P('Confusion, pictures and coverage are left out: ', str(e), cls='note')
     sections = {'Data': _data(run) + (_examples(j) if j else []), 'Split': _split_section(run), 'Labels': _labels(run),
-                'Training': _training(run), 'Scores': _scores(run), 'Each label': _label_scores(run)}
+                'Training': _training(run), 'Scores': _scores(run),
+                **({'Products': _products(run)} if 'products' in run.metrics else {}), 'Each label': _label_scores(run)}
     if j is not None:
         sections |= {'Confusion': _confusion(j), 'Worst pictures': _worst(j), 'Doubtful pictures': _doubtful(j),
                      'What can be published': _deciding(j)}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import pandas as pd, torch
 from fastcore.basics import patch
@@ -25,7 +25,7 @@ from ..catalog.prepare import Prepared
 from ..serve.tagger import Tagger, find_bundle
 
 # %% auto #0
-__all__ = ['RunMetrics', 'is_run', 'Run', 'load_tagger', 'save_run']
+__all__ = ['ProductMetrics', 'RunMetrics', 'is_run', 'Run', 'load_tagger', 'save_run']
 
 # %% ../../nbs/runs/00_folder.ipynb #80c0847d
 def _read_table(path:Path, *need:str)->pd.DataFrame:
@@ -46,11 +46,25 @@ def _read_split(path:Path)->pd.DataFrame:
     if df.empty: raise CatalogError(f'{path} is empty, so the pictures that were trained on are unknown; restore it, or train again')
     return df
 
+class ProductMetrics(TypedDict):
+    "The part `products` of `metrics.json`, as from `score_products`, of the test fold."
+    rule:str
+    losses:dict[str, Finite]
+    products:Count
+    pictures:Count
+    several:Count      # Number of products with several pictures
+    disagree:Count     # Number of products whose pictures have different labels of a group
+    fitted:Count       # Number of valid products on which the decision was fitted
+    product:dict[str, dict[str, Finite|None]]      # As `test` in `RunMetrics`, here of products
+    picture:dict[str, dict[str, Finite|None]]
+    difference:dict[str, dict[str, Finite|None]]   # Metric → `score`, `low` and `high` of a product minus its pictures
+
 class RunMetrics(TypedDict):
     "The parts of `metrics.json` that are checked when it is read."
     valid:dict[str, dict[str, Finite|None]]   # Metric → `score`, `low`, `high` and the baselines
     test:dict[str, dict[str, Finite|None]]
     pictures:dict[str, Count]                 # Fold → number of pictures
+    products:NotRequired[ProductMetrics]      # Of a catalog with products that have several pictures
 
 def _read_metrics(path:Path)->dict:
     "The contents of `metrics.json` at `path`; the scores of valid and test are required."
@@ -197,7 +211,8 @@ def save_run(
         replace(cfg, source=str(Path(cfg.source).resolve()), out=str(Path(cfg.out).resolve())).save(d/'config.json')
         write_table(d/'history.csv', learn.history.table())
         if facts.rate_curve is not None: write_table(d/'lr_find.csv', facts.rate_curve)
-        write_table(d/'split.csv', df[['image', 'row', 'split', 'digest', 'tags', 'labels']].assign(image=rel(df['image'])))
+        columns = ['image', 'row', 'split', 'digest', 'tags', 'labels'] + ['product']*('product' in df)
+        write_table(d/'split.csv', df[columns].assign(image=rel(df['image'])))
         if ready.words: ready.words.save(d/'words.json')
         write_table(d/'audit.csv', ready.audit)
         write_table(d/'rejected.csv', rejected.assign(image=rel(rejected['image'])))

@@ -17,7 +17,7 @@ from ..catalog.read import known_layout
 from ..catalog.images import audit_images
 from ..catalog.picture_files import find_pictures
 from ..catalog.split import join_units
-from ..catalog.prepare import read_audited
+from ..catalog.prepare import detection_options, picture_table, read_audited
 from ..serve.tagger import Tagger
 from ..search.faiss import KINDS
 from ..search.embed import Embedder, embed_catalog, make_embedder
@@ -49,17 +49,25 @@ def _read_pictures(source, where:str|None)->Catalog:
     if df.empty: raise none_usable(len(found), rejected)
     return Catalog(choose_rows(join_units(df), where).reset_index(drop=True), rejected, source=str(source))
 
+def _read_settings(source, cfg:RunConfig|None)->RunConfig|None:
+    "`cfg` for the catalog at `source`, whose columns of labels need not be known; None for pictures without a catalog."
+    cfg = replace(cfg or RunConfig(str(source), ''), source=str(source), min_count=1, near=None)
+    try: layout = cfg.layout or known_layout(source, **detection_options(cfg))
+    except CatalogError:
+        if picture_table(source, cfg) is None: raise
+        return replace(cfg, layout='tags', label_columns=('none',), tags_column='none')
+    return layout and replace(cfg, layout=layout)
+
 def read_products(
     source:str|Path,            # Folder of a catalog, or of pictures
     cfg:RunConfig=None,         # Settings for reading the catalog, such as the config of a run; None for the defaults
     space=None,                 # `LabelSpace` that maps tags to `labels`; None takes the tags themselves
     *, where:str=None,          # Condition that selects rows, as in `choose_rows`
 )->Catalog:                    # With `unit` and `labels`; pictures without a catalog have only `unit`
-    "The products to search in, audited, with copies of a picture as one unit, and with the catalog's columns if its layout is known."
-    layout = known_layout(source)
-    if layout is None: return _read_pictures(source, where)
-    cfg = cfg or RunConfig(str(source), '')
-    catalog = read_audited(replace(cfg, source=str(source), layout=cfg.layout or layout, where=where, min_count=1, near=None))
+    "The products to search in, labelled or not, audited, with the pictures of a product and copies as one unit, and with the catalog's columns."
+    cfg = _read_settings(source, cfg)
+    if cfg is None: return _read_pictures(source, where)
+    catalog = read_audited(replace(cfg, where=where), unlabelled=True)
     return catalog.keep(catalog.df.assign(labels=catalog.df['tags'].map(space.encode if space else list)))
 
 # %% ../../nbs/runs/05_index.ipynb #86cb4431
@@ -82,9 +90,10 @@ def index_catalog(
     catalog = read_products(source, cfg, tagger and tagger.space, where=where)
     e = embed_catalog(embedder, catalog.df, out, dtype=dtype, dims=dims, whiten=whiten, resume=resume)
     rejected = pd.concat([catalog.rejected, e.rejected], ignore_index=True)
-    table = catalog.df.drop(columns=['digest', 'pixels'])
+    table = catalog.df.drop(columns='pixels')
     index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=recall)
     index.save(out)
     say(f'{index} in {out}; {len(rejected)} pictures could not be used{":" if len(rejected) else ""}')
     report_rejected(rejected, say)
+    for o in catalog.notes: say(o)
     return index

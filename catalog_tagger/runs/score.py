@@ -4,36 +4,80 @@
 
 # %% ../../nbs/runs/02_score.ipynb #3348a28d
 from __future__ import annotations
-import pandas as pd
+import numpy as np, pandas as pd
 from fastai.learner import Learner
 
 from ..core.table import SPLITS, json_rows
 from ..core.process import package_versions
-from ..core.metrics import add_intervals, label_table, picture_scores, score_table
+from ..core.metrics import add_intervals, bootstrap_interval, label_table, picture_scores, score_table
 from ..catalog.labels import missing_labels
 from ..train.learner import training_summary
 from ..serve.answers import as_matrix, decode
+from ..serve.coverage import published
 from ..serve.decide import decide
+from ..serve.modes import DEFAULT_MODE
+from ..serve.products import has_products, product_names, product_truth
 from ..serve.tagger import Tagger
 
 # %% auto #0
-__all__ = ['score_pictures', 'run_metrics']
+__all__ = ['score_pictures', 'score_products', 'run_metrics']
 
 # %% ../../nbs/runs/02_score.ipynb #087e57f9
+def _score_facts(space, k:int)->dict:
+    return dict(counts=space.counts, groups=space.group_columns, parents=space.parent_columns, k=k)
+
+def _predicted(tagger:Tagger, scores:np.ndarray, min_score:float)->np.ndarray:
+    "The answers of `tagger` as 0 and 1."
+    space, decision = tagger.space, tagger.decision
+    answers = decide(scores, space, decision) if decision else decode(scores, space, k=None, min_score=min_score)
+    return as_matrix(answers, space)
+
 def score_pictures(
     tagger:Tagger,
     df:pd.DataFrame,       # A catalog with `image` and `labels`
     *, k:int=3,            # Number of labels per picture in recall@k
     min_score:float=.5,    # Threshold of free tags, for a model without fitted thresholds
+    scores:np.ndarray=None,   # The scores of its pictures, if they are known
 )->tuple[pd.DataFrame, pd.DataFrame]:  # `score_table` with baselines, and `label_table`
     "Score a model as it is used: with its `Prep`, and with decoded answers for the scores of label sets."
-    space, decision = tagger.space, tagger.decision
-    scores, targs = tagger.scores(df['image']), space.one_hot(df['labels'])
-    answers = decide(scores, space, decision) if decision else decode(scores, space, k=None, min_score=min_score)
-    pred = as_matrix(answers, space)
-    facts = dict(counts=space.counts, groups=space.group_columns, parents=space.parent_columns, k=k)
+    space = tagger.space; facts = _score_facts(space, k)
+    scores, targs = tagger.scores(df['image']) if scores is None else scores, space.one_hot(df['labels'])
+    pred = _predicted(tagger, scores, min_score)
     table = add_intervals(score_table(scores, targs, pred=pred, **facts), picture_scores(scores, targs, pred, **facts))
     return table, label_table(scores, pred, targs, space.vocab, space.counts)
+
+# %% ../../nbs/runs/02_score.ipynb #57aee102
+def _difference(product:pd.DataFrame, picture:pd.DataFrame, of:np.ndarray)->dict[str, dict]:
+    "For each score the mean over products of their own score minus that of their pictures, whose products are `of`, with its interval."
+    gain = product - picture.groupby(of).mean()
+    return {m: dict(zip(('score', 'low', 'high'), (None if np.isnan(v) else float(v) for v in (o.mean(), *bootstrap_interval(o))))) for m, o in gain.items()}
+
+def _promise_kept(tagger:Tagger, scores:np.ndarray, truth:np.ndarray)->dict|None:
+    "How many products would be published without review, and how many of these are right; None without a promise."
+    if tagger.products is None or '' not in tagger.products.decision.publish: return None
+    decision, space = tagger.products.decision, tagger.space
+    right, n, share = published(decision.calibrated(scores, space), truth, space, decision.publish[''], min_score=decision.thresholds[DEFAULT_MODE])
+    return dict(published=n, right=right, share=float(share))
+
+def score_products(
+    tagger:Tagger,
+    df:pd.DataFrame,       # As in `score_pictures`, with `product`
+    *, k:int=3, min_score:float=.5, scores:np.ndarray=None,   # As in `score_pictures`
+)->dict|None:              # Scores per `product` and per `picture`, their `difference`, and facts; None if each product has one picture
+    "Score the answers per product beside those per picture; all intervals are of products drawn with replacement."
+    product, space = product_names(df), tagger.space; facts = _score_facts(space, k)
+    if not has_products(product): return None
+    scores, targs = tagger.scores(df['image']) if scores is None else scores, space.one_hot(df['labels'])
+    (names, whole), (truth, disagree), whose = tagger.combined(scores, product), product_truth(targs, product, space), tagger.for_products()
+    sides = dict(product=(whose, whole, truth, np.arange(len(names))), picture=(tagger, scores, targs, pd.factorize(np.array(product, object))[0]))
+    tables, values = {}, {}
+    for side, (t, s, y, of) in sides.items():
+        pred = _predicted(t, s, min_score); values[side] = picture_scores(s, y, pred, **facts)
+        tables[side] = json_rows(add_intervals(score_table(s, y, pred=pred, **facts), values[side], of), 'index')
+    n, o = pd.Series(product).value_counts(), tagger.products
+    fitted = dict(rule=o.rule, losses=o.losses, fitted=o.products) if o else dict(rule='mean', losses={}, fitted=0)
+    return dict(fitted, products=len(names), pictures=len(product), several=int((n > 1).sum()), disagree=disagree,
+                promise=_promise_kept(tagger, whole, truth), **tables, difference=_difference(*values.values(), of))
 
 # %% ../../nbs/runs/02_score.ipynb #d494aa0d
 def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
@@ -42,8 +86,10 @@ def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
     for fold in SPLITS:
         rows = df[df['split'] == fold]
         if fold == 'train': rows = rows.sample(min(n_valid, len(rows)), random_state=0)
-        table, labels = score_pictures(tagger, rows.reset_index(drop=True))
+        rows = rows.reset_index(drop=True); scores = tagger.scores(rows['image'])
+        table, labels = score_pictures(tagger, rows, scores=scores)
         res[fold] = json_rows(table, 'index')
+    if products := score_products(tagger, rows, scores=scores): res['products'] = products
     return dict(res, labels=json_rows(labels), missing_labels=missing_labels(df, tagger.space),
                 pictures=df['split'].value_counts().to_dict(), parameters=sum(o.numel() for o in learn.model.parameters()),
                 training=training_summary(learn), versions=package_versions())

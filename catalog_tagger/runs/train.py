@@ -29,13 +29,15 @@ from ..train.checks import check_learner
 from ..train.checkpoint import KeepBest, StopOnNaN, check_resume, clear_checkpoints, fit_stage
 from ..train.activations import cached_learner
 from ..train.schedule import EMA, SaveEpochs, balance_sampling, find_mix, fit_schedule, rarity_weights, suggest_rate
+from ..serve.products import COMBINE, product_names
 from ..serve.tagger import Tagger, save_bundle
 from ..serve.fit import fit_tagger
 from .folder import save_run
 from .score import run_metrics
 
 # %% auto #0
-__all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'frozen_features', 'report_rejected', 'report_scores', 'train_run']
+__all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'frozen_features', 'report_rejected', 'report_scores', 'report_products',
+           'train_run']
 
 # %% ../../nbs/runs/01_train.ipynb #2e1c5533
 def build_learner(
@@ -117,6 +119,18 @@ def _pictures_digest(df:pd.DataFrame)->str:
 def report_scores(table:pd.DataFrame, say):
     say(table.map(lambda o: '–' if pd.isna(o) else f'{o:.3f}').to_string())
 
+def report_products(
+    products:dict|None,   # From `score_products`
+    say,
+):
+    "One line on the answers per product; none if each product has one picture."
+    if products is None: return
+    each, pic, diff = (products[o]['exact_match'] for o in ('product', 'picture', 'difference'))
+    say(f'{products["products"]} products with {products["pictures"]} pictures, answered by {COMBINE[products["rule"]].text}: '
+        f'exact match {each["score"]:.3f} per product, {pic["score"]:.3f} per picture, '
+        f'a product beside its own pictures {diff["score"]:+.3f} (95 %: {diff["low"]:+.3f} to {diff["high"]:+.3f})'
+        + (f'; the pictures of {products["disagree"]} products have different labels of a group' if products['disagree'] else ''))
+
 def train_run(
     cfg:RunConfig,
     say=print,           # Called with each line of the progress report
@@ -148,12 +162,14 @@ def train_run(
     metrics = run_metrics(learn, tagger, df) | dict(split=split, lr=lr,
                                                     seconds=round(time.perf_counter() - start, 1))
     save_run(cfg, learn, ready, metrics)
-    facts = dict(catalog=Path(cfg.source).name, pictures=len(df), training=metrics['training'],
+    products = dict(products=f'{len(set(product_names(df)))}, answered by {COMBINE[tagger.products.rule].text}') if tagger.products else {}
+    facts = dict(catalog=Path(cfg.source).name, pictures=len(df), **products, training=metrics['training'],
                  epochs=len(learn.history.rows), seed=cfg.seed)
     try: save_bundle(tagger, Path(cfg.out)/'tagger', facts=facts, metrics=metrics['test'], words=ready.words)
     except CatalogError as e: say(f'no bundle was saved, learner.pkl is complete: {e}')
     clear_checkpoints(unfinished)
     say('\nOn the test fold, beside the baselines: predicting nothing, and always predicting the most frequent labels:')
     report_scores(pd.DataFrame(metrics['test']).T, say)
+    report_products(metrics.get('products'), say)
     say(f'\nsaved in {cfg.out} after {metrics["seconds"]:.0f} s')
     return metrics

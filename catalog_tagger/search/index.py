@@ -4,7 +4,7 @@
 
 # %% ../../nbs/search/05_index.ipynb #41b755ec
 from __future__ import annotations
-import difflib
+import difflib, hashlib, os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -15,12 +15,13 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..core.files import CatalogError, atomic_files, output_folder, parse_json, write_json
-from ..core.table import check_columns, check_table, json_rows, read_table, rejected_table, write_table
-from ..core.config import ANSWERS, IndexSettings, RunConfig
+from ..core.table import check_columns, check_table, first_few, json_rows, read_table, rejected_table, source_columns, write_table
+from ..core.config import ANSWERS, PER, IndexSettings, RunConfig
 from ..core.process import rng
 from ..core.records import Finite, Positive, Record, Share, as_type, check_format
 from ..core.sealed import SUMS, parse_array, read_sealed, seal, load_errors
 from ..catalog.query import choose_rows
+from ..catalog.readers.base import PRODUCT_COLUMNS
 from .vectors import EmbeddingsError, check_ids, read_vectors, unit_vectors
 from .retrieval import value_codes, row_numbers, top_columns
 from .exact import exact_neighbours
@@ -183,39 +184,83 @@ def neighbours(
     return score, np.where(score > -np.inf, np.take_along_axis(at, cols, 1), -1)
 
 # %% ../../nbs/search/05_index.ipynb #00e607c4
-@patch
-def _row(self:SimilarIndex, query)->int|None:
-    "The row with the id `query`, None if there is none."
-    found = np.flatnonzero((self.table['image'] == query).to_numpy()) if isinstance(query, str) else ()
-    return int(found[0]) if len(found) else None
+def _file_digest(query)->str|None:
+    "The `digest` of a picture file or its bytes, as from `audit_images`; None for any other query."
+    if isinstance(query, bytes): data = query
+    elif isinstance(query, (str, Path)) and Path(query).is_file(): data = Path(query).read_bytes()
+    else: return None
+    return hashlib.sha256(data).hexdigest()[:32]
 
 @patch
-def _vector(self:SimilarIndex, query)->np.ndarray:
-    "The vector of a picture, or `query` itself if it is a vector."
+def _known_file(self:SimilarIndex, query)->np.ndarray:
+    "The rows of a picture file that is in the index, under its path or with the same bytes."
+    same = self.table['image'] == (str(Path(query).resolve()) if isinstance(query, (str, Path)) else '')
+    if not same.any() and 'digest' in self.table: same = self.table['digest'] == _file_digest(query)
+    return np.flatnonzero(same)
+
+def _named_rows(table:pd.DataFrame, name:str)->np.ndarray:
+    "The rows of `table` with a product, an id, or a file name without folder and suffix that is `name`; none if there are no such rows."
+    own = source_columns(table); columns = ['product']*('product' in table) + [own[o] for o in own if o.lower() in ('id', *PRODUCT_COLUMNS)]
+    stems = [os.path.splitext(os.path.basename(o))[0] for o in table['image']]
+    for values in (*(table[c].astype(str) for c in columns), pd.Series(stems, table.index)):
+        if (found := values == name).any(): return np.flatnonzero(found)
+    return np.array([], int)
+
+# %% ../../nbs/search/05_index.ipynb #00e60701
+@patch
+def _products(self:SimilarIndex)->np.ndarray:
+    "The code of each row's product; a row without one has that of its unit."
+    codes = value_codes(self.table['product'].mask(self.table['product'] == ''), len(self), 'product') if 'product' in self.table else np.full(len(self), -1)
+    return np.where(codes < 0, len(self) + self._units(), codes)
+
+@patch
+def _rows_of(self:SimilarIndex, query)->np.ndarray:
+    "The rows that `query` names; an error if these are of several products."
+    if isinstance(query, (str, bytes, Path)) and len(rows := self._known_file(query)): return rows
+    if not isinstance(query, str): return np.array([], int)
+    rows = np.flatnonzero(self.table['image'] == query)
+    if not len(rows) and not Path(query).is_file(): rows = _named_rows(self.table, query)
+    if len(set(self._products()[rows])) > 1:
+        raise CatalogError(f'{query!r} names {len(rows)} pictures of several products: {first_few(self.table["image"][rows], 5)}; give one of these')
+    return rows
+
+# %% ../../nbs/search/05_index.ipynb #00e60702
+@patch
+def _vector(self:SimilarIndex, query, rows:np.ndarray)->np.ndarray:
+    "The mean vector of the `rows` that `query` names; without any, that of a picture, or `query` itself if it is a vector."
+    if len(rows): return ((mean := self.vectors[rows].mean(0, dtype=np.float64)[None])/max(np.linalg.norm(mean), 1e-9)).astype(np.float32)
     if isinstance(query, np.ndarray) and query.ndim == 1: return unit_vectors(query[None])
     if isinstance(query, (str, Path)) and not Path(query).exists():
-        raise CatalogError(f'{str(query)!r} is neither an id of this index nor a picture file')
+        raise CatalogError(f'{str(query)!r} is neither an id of this index nor a picture file: looked for a product, a column id, and names of pictures')
     if self.embedder is None: raise CatalogError('this index has no embedder, so it cannot embed other pictures: search by id or by vector')
     return unit_vectors(self.embedder([query]))
 
 @patch
-def _answer(self:SimilarIndex, query, k:int, among)->pd.DataFrame:
-    row = self._row(query)
-    score, at = self.neighbours([row], k, among) if row is not None else self.nearest(self._vector(query), k, among)
-    found = at[0] >= 0
-    res = self.table.iloc[at[0][found]].reset_index(drop=True)
-    res.insert(1, 'score', score[0][found])
+def _answer(self:SimilarIndex, query, k:int, among, per:str)->pd.DataFrame:
+    if per not in PER: raise CatalogError(f'per={per!r}, expected {" or ".join(PER)}')
+    if k < 1: raise CatalogError(f'k is {k}, expected 1 or more')
+    rows, units = self._rows_of(query), self._units()
+    out, take, v = np.isin(units, units[rows]), k, self._vector(query, rows)
+    while True:   # until there are enough answers of other products
+        score, at = (o[0] for o in self.nearest(v, min(take + int(out.sum()), len(self)), among))
+        keep = (at >= 0) & ~out[at]; score, at = score[keep], at[keep]
+        if per == 'product': score, at = (o[~pd.Series(self._products()[at]).duplicated().to_numpy()] for o in (score, at))
+        if len(at) >= k or take >= len(self): break
+        take *= 4
+    res = self.table.drop(columns='digest', errors='ignore').iloc[at[:k]].reset_index(drop=True)
+    res.insert(1, 'score', score[:k])
     return res
 
 @patch
 def search(
     self:SimilarIndex,
-    query,              # An id of the index, a picture (path, PIL image, bytes, array (h, w, 3)), or a vector
+    query,              # A picture (path, PIL image, bytes, array (h, w, 3)), a vector, or what the shop calls it: image, product, id, file name
     k:int=ANSWERS,      # Answers
     *, where:str=None,  # Condition on the table's columns, as in `choose_rows`
+    per:str='picture',  # Or 'product': of each product only its best picture
 )->pd.DataFrame:        # Rows of the table with `score`, the cosine, best first
-    "The `k` pictures most similar to `query`; for an id, without pictures of its own unit."
-    return self._answer(query, k, None if where is None else choose_rows(self.table, where).index.to_numpy())
+    "The `k` pictures most similar to `query`, without those of its own unit: its product and its copies."
+    return self._answer(query, k, None if where is None else choose_rows(self.table, where).index.to_numpy(), per)
 
 # %% ../../nbs/search/05_index.ipynb #9f87c0d5
 def _tag_column(table:pd.DataFrame)->str:
@@ -229,7 +274,7 @@ def find(
     tags:Sequence[str],  # A picture must have all of them
     near=None,           # Query, as in `search`; None for the mean vector of all pictures with the tags
     k:int=ANSWERS,       # Answers
-    *, where:str=None,   # As in `search`
+    *, where:str=None, per:str='picture',   # As in `search`
 )->pd.DataFrame:         # As from `search`
     "Pictures with these tags, the most similar to `near` first; without `near` the most typical ones."
     labels = choose_rows(self.table, where)[_tag_column(self.table)]
@@ -241,7 +286,7 @@ def find(
     among = labels.index[[set(tags) <= set(o) for o in labels]].to_numpy()
     if not len(among): raise CatalogError(f'no picture has all of {", ".join(tags)}')
     if near is None: near = (middle := self.vectors[among].mean(0, dtype=np.float64))/max(np.linalg.norm(middle), 1e-9)
-    return self._answer(near, k, among)
+    return self._answer(near, k, among, per)
 
 # %% ../../nbs/search/05_index.ipynb #87a3ee49
 @patch

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch, torch.nn.functional as F
+import pandas as pd, torch, torch.nn.functional as F
 from fastai.learner import Learner
 
 from ..core.files import CatalogError
@@ -17,10 +17,18 @@ from ..train.data import check_labelled, check_rows, source_pictures
 from ..train.learner import check_answers, whole_learner
 from .outside import fit_outside
 from .decide import fit_decision
+from .products import fit_products, has_products, product_names
 from .tagger import Tagger
 
 # %% auto #0
 __all__ = ['fit_tagger']
+
+# %% ../../nbs/serve/11_fit.ipynb #33b52bb4
+def _valid_products(rows)->list[str]|None:   # Items of a dataset
+    "The product of each row of valid, None if each product has one picture."
+    if not isinstance(rows, pd.DataFrame) or not {'image', 'product'} <= set(rows): return None
+    product = product_names(rows)
+    return product if has_products(product) else None
 
 # %% ../../nbs/serve/11_fit.ipynb #33b52bb3
 def fit_tagger(
@@ -40,4 +48,6 @@ def fit_tagger(
     if targs.ndim == 1: targs = F.one_hot(targs, len(tagger.space.vocab))
     outside = fit_outside(tagger.features(source_pictures(learn.dls.train_ds)), features)
     tagger.decision = fit_decision(scores, targs.numpy(), tagger.space, outside=outside)
+    if product := _valid_products(learn.dls.valid_ds.items):
+        tagger.products = fit_products(scores, targs.numpy(), product, tagger.space, outside=outside)
     return tagger

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/serve/13_many.ipynb #3e4ee1da
 from __future__ import annotations
-import csv, json, shutil, warnings
+import csv, hashlib, json, shutil, warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -19,8 +19,9 @@ from ..core.table import UnixLines, rejected_table
 from ..core.process import progress
 from ..core.jobs import check_counts, map_parts, part_facts, parts_folder, run_job
 from ..core.extras import import_optional
-from ..core.config import RunConfig
+from ..core.config import PER, RunConfig
 from ..catalog.picture_files import find_pictures, open_pictures
+from .products import nearest_pictures, product_names
 from .review import QUEUE_COLUMNS, review_queue
 from .tagger import Tagger, check_reviewable
 
@@ -31,7 +32,7 @@ __all__ = ['ANSWER_COLUMNS', 'tag_many', 'tag_many_ray']
 ANSWER_COLUMNS = ['image', 'rank', 'tag', 'score', 'reason']  # One row per tag, or one with the reason why a picture cannot be used
 
 def _answer_rows(image:str, answer:str|list[tuple[str, float]])->list[tuple]:
-    "The rows of one picture, from its tags or the reason why it cannot be used; without tags it has one row that is empty."
+    "The rows of one picture or product, from its tags or the reason why it cannot be used; without tags it has one row that is empty."
     if isinstance(answer, str): return [(image, None, None, None, answer)]
     return [(image, i, t, round(s, 6), None) for i, (t, s) in enumerate(answer, 1)] or [(image,) + (None,)*4]
 
@@ -51,6 +52,27 @@ def _tag_batch(predictor, options:dict, review:bool, batch:list[tuple])->list[li
     results = dict(zip(names, answers)) | bad
     return [[r for image, _ in batch for r in _answer_rows(image, results[image])]] + [queue]*review
 
+# %% ../../nbs/serve/13_many.ipynb #da5d3b01
+def _product_rows(name:str, answer:list|None, unusable:dict[str, str])->list[tuple]:
+    "The rows of a product: its tags if it has a usable picture, and the reason for each picture that is not."
+    tags = [] if answer is None else _answer_rows(name, answer)
+    return tags + [r for image, why in unusable.items() for r in _answer_rows(name, why if image == name else f'{image}: {why}')]
+
+def _tag_products(tagger:Tagger, options:dict, review:bool, batch:list[tuple])->list[list[tuple]]:
+    "As `_tag_batch`, for products, each with its pictures: their scores are combined, and `tagger` has the decision for products."
+    good, bad = open_pictures(tagger.prep, [o for _, pictures in batch for o in pictures])
+    product, answers, queue = [name for name, pictures in batch for image, _ in pictures if image in good], {}, []
+    if good:
+        scores, features = tagger.scores_and_features(good.values()) if review else (tagger.scores(good.values()), None)
+        names, whole = tagger.combined(scores, product)
+        answers = dict(zip(names, tagger.answers(whole, **options)))
+        outside = review and tagger.decision.outside
+        if outside: features = features[nearest_pictures(outside.distance(features), product)]
+        if review: queue = _queue_rows(names, whole, features if outside else None, tagger)
+    rows = [r for name, pictures in batch
+            for r in _product_rows(name, answers.get(name), {image: bad[image] for image, _ in pictures if image in bad})]
+    return [rows] + [queue]*review
+
 # %% ../../nbs/serve/13_many.ipynb #da5d3b20
 def _as_csv(rows:Iterable[Sequence])->str:
     "`rows` as the lines of a CSV file."
@@ -67,15 +89,21 @@ def _tag_parts(
     predictor, options:dict, review:bool, bs:int,   # As in `tag_many`
     parts:dict[int, list[tuple]],                   # Pictures of each part with the reason why they cannot be used, from `find_pictures`
     workers:int,
+    batch:Callable=_tag_batch,   # Or `_tag_products`, with products as parts
 )->Iterator[tuple[int, dict[str, bytes]]]:          # Number of the part and its files
     "Tag part after part, `workers` batches at a time."
-    return map_parts(partial(_tag_batch, predictor, options, review), parts, bs, workers, 'tag', _pack_rows)
+    return map_parts(partial(batch, predictor, options, review), parts, bs, workers, 'tag', _pack_rows)
 
 # %% ../../nbs/serve/13_many.ipynb #f8780db1
 def _read_part_rows(path:Path)->pd.DataFrame:
     "The rows of a part."
     kinds = dict(image=str, rank='Int64', tag=str, score=float, reason=str)
     return pd.read_csv(path, names=ANSWER_COLUMNS, dtype=kinds, keep_default_na=False, na_values=[''])
+
+# %% ../../nbs/serve/13_many.ipynb #1ece9a01
+def _columns(columns:list[str], per:str)->list[str]:
+    "The columns of a file with a row per answer: `product` instead of `image` if answers are for products."
+    return columns if per == 'picture' else [per, *columns[1:]]
 
 # %% ../../nbs/serve/13_many.ipynb #807163fe
 def _arrow():
@@ -98,42 +126,42 @@ def _check_output_file(
     out = check_target(path, name, *suffixes)
     if out.suffix.lower() == '.parquet': _arrow()
     if out.exists() and out.stat().st_size and _column_names(out) != columns:
-        raise CatalogError(f'{out} exists and is not a {what}; give another name, or remove it')
+        raise CatalogError(f'{out} exists and is not a {what} with the columns {", ".join(columns)}; give another name, or remove it')
     return out
 
-def _check_output_files(out:str|Path, review:str|Path|None, predictor)->tuple[Path, Path|None]:
+def _check_output_files(out:str|Path, review:str|Path|None, predictor, per:str)->tuple[Path, Path|None]:
     "The files to write, for tags and for the review queue."
-    out = _check_output_file(out, 'out', 'table of tags', ANSWER_COLUMNS, ('.csv', '.parquet'))
+    out = _check_output_file(out, 'out', 'table of tags', _columns(ANSWER_COLUMNS, per), ('.csv', '.parquet'))
     if review is None: return out, None
     if Path(review) == out: raise CatalogError(f'out and review are both {out}; give two names')
     check_reviewable(predictor)
-    return out, _check_output_file(review, 'review', 'review queue', QUEUE_COLUMNS, ('.csv',))
+    return out, _check_output_file(review, 'review', 'review queue', _columns(QUEUE_COLUMNS, per), ('.csv',))
 
 # %% ../../nbs/serve/13_many.ipynb #1ece9a12
-def _join_csv(files:Iterable[Path], path:Path):
+def _join_csv(files:Iterable[Path], path:Path, per:str):
     with open(path, 'wb') as f:
-        f.write(_as_csv([ANSWER_COLUMNS]).encode())
+        f.write(_as_csv([_columns(ANSWER_COLUMNS, per)]).encode())
         for o in files:
             with open(o, 'rb') as part: shutil.copyfileobj(part, f)
 
-def _join_parquet(files:Iterable[Path], path:Path):
+def _join_parquet(files:Iterable[Path], path:Path, per:str):
     pa, pq = _arrow()
-    schema = pa.schema(list(zip(ANSWER_COLUMNS, (pa.string(), pa.int32(), pa.string(), pa.float64(), pa.string()))))
+    schema = pa.schema(list(zip(_columns(ANSWER_COLUMNS, per), (pa.string(), pa.int32(), pa.string(), pa.float64(), pa.string()))))
     with pq.ParquetWriter(path, schema) as f:
-        for o in files: f.write_table(pa.Table.from_pandas(_read_part_rows(o), schema, preserve_index=False))
+        for o in files: f.write_table(pa.Table.from_pandas(_read_part_rows(o).set_axis(schema.names, axis=1), schema, preserve_index=False))
 
 def _csv_rows(path:Path)->Iterator[list[str]]:
     with open(path, encoding='utf-8', newline='') as f: yield from csv.reader(f)
 
-def _join_queue(files:Iterable[Path], path:Path):
+def _join_queue(files:Iterable[Path], path:Path, per:str):
     "As `join_queues`, with only the lines of the file in memory."
     at, worth, lines = QUEUE_COLUMNS.index('worth'), array('d'), []
     for r in chain.from_iterable(map(_csv_rows, files)): worth.append(float(r[at])); lines.append(_as_csv([r]))
     with open(path, 'w', encoding='utf-8', newline='') as f:
-        f.write(_as_csv([QUEUE_COLUMNS])); f.writelines(lines[i] for i in np.argsort(-np.array(worth), kind='stable'))
+        f.write(_as_csv([_columns(QUEUE_COLUMNS, per)])); f.writelines(lines[i] for i in np.argsort(-np.array(worth), kind='stable'))
 
 def _count_tagged(files:Iterable[Path], chunk:int)->tuple[int, pd.DataFrame]:
-    "The number of tagged pictures, and the `rejected` table."
+    "The number of tagged pictures or products, and the `rejected` table."
     tagged, rejected = 0, [rejected_table()]
     for i, f in enumerate(files):
         df = _read_part_rows(f)
@@ -142,28 +170,40 @@ def _count_tagged(files:Iterable[Path], chunk:int)->tuple[int, pd.DataFrame]:
         if df['reason'].notna().any(): rejected.append(df[df['reason'].notna()][['image', 'row', 'reason']])
     return tagged, pd.concat(rejected, ignore_index=True) if len(rejected) > 1 else rejected[0]
 
-def _join(out:Path, review:Path|None, chunk:int, files:dict[str, list[Path]])->tuple[int, pd.DataFrame]:
+def _join(out:Path, review:Path|None, chunk:int, per:str, files:dict[str, list[Path]])->tuple[int, pd.DataFrame]:
     "Join the parts."
-    with atomic_path(out) as p: (_join_csv if out.suffix.lower() == '.csv' else _join_parquet)(files[_TAGS], p)
+    with atomic_path(out) as p: (_join_csv if out.suffix.lower() == '.csv' else _join_parquet)(files[_TAGS], p, per)
     if review is not None:
-        with atomic_path(review) as p: _join_queue(files[_QUEUE], p)
+        with atomic_path(review) as p: _join_queue(files[_QUEUE], p, per)
     return _count_tagged(files[_TAGS], chunk)
+
+# %% ../../nbs/serve/13_many.ipynb #e27a3501
+def _pictures_of_products(df:pd.DataFrame)->dict[str, list[tuple]]:
+    "Product → its pictures, each with the reason why it cannot be used, or None."
+    df, res = df.drop_duplicates('image'), {}
+    for name, image, why in zip(product_names(df), df['image'].astype(str), df['why'] if 'why' in df else [None]*len(df)):
+        res.setdefault(name, []).append((image, why if isinstance(why, str) else None))
+    return res
 
 # %% ../../nbs/serve/13_many.ipynb #e27a35eb
 def _tag_files(
     predictor, fast,     # The predictor as given, and the one to check `options` with
     source, out, review, k, min_score, bs, chunk, workers, resume, options:dict,   # As in `tag_many`
     make:Callable,       # From the options, and whether there is a review queue, to the function for `run_job`
+    per:str='picture',   # As in `tag_many`
 )->tuple[int, pd.DataFrame]:
     "Check the arguments, tag missing parts with `make`, and join the parts."
     check_counts(bs=bs, chunk=chunk)
     if not 0 <= min_score <= 1: raise CatalogError(f'min_score={min_score}, expected 0 to 1')
-    out, review = _check_output_files(out, review, predictor)
+    out, review = _check_output_files(out, review, predictor, per)
     found = find_pictures(source, skip=[out, parts_folder(out), *[review]*(review is not None)])
     options = dict(k=k, min_score=min_score) | options; asked = review is not None
     fast.predict([], **options)    # a wrong option is an error before a picture is opened
     facts = part_facts(predictor, found, options | dict(review=asked, bs=bs, chunk=chunk))
-    join, suffixes = partial(_join, out, review, chunk), (_TAGS, _QUEUE) if asked else (_TAGS,)
+    if per == 'product':
+        found = _pictures_of_products(source)
+        facts |= dict(per=per, products=hashlib.sha256(json.dumps(found).encode()).hexdigest())
+    join, suffixes = partial(_join, out, review, chunk, per), (_TAGS, _QUEUE) if asked else (_TAGS,)
     return run_job(out, found, facts, make(options, asked), join, suffixes=suffixes, chunk=chunk, workers=workers, resume=resume)
 
 # %% ../../nbs/serve/13_many.ipynb #31c7c781
@@ -178,12 +218,16 @@ def tag_many(
     chunk:int=1024,           # Pictures per part: the most that an interrupted run has to repeat
     workers:int=None,         # Batches processed at the same time; None for the number of torch's threads, at most 4
     resume:bool=True,         # Use the parts of an interrupted run
+    per:str='picture',        # Or 'product': an answer for each product of a table with `product`, whose column `why` may refuse pictures
     **options,                # Other options of `predictor.predict`
-)->tuple[int, pd.DataFrame]:  # How many pictures were tagged, and the `rejected` table of those that could not be
+)->tuple[int, pd.DataFrame]:  # How many pictures or products were tagged, and the `rejected` table of those that could not be
     "Write the tags of every picture of `source` to `out`: each picture once, each with at least one row, in the order of `source`."
-    fast = predictor.for_serving()
-    def make(options, review): return partial(_tag_parts, fast, options, review, bs)
-    return _tag_files(predictor, fast, source, out, review, k, min_score, bs, chunk, workers, resume, options, make)
+    if per not in PER: raise CatalogError(f'per={per!r}, expected {" or ".join(PER)}')
+    if per == 'product' and not (isinstance(source, pd.DataFrame) and isinstance(predictor, Tagger)):
+        raise CatalogError("per='product' needs a tagger, and a table with image and product")
+    fast, batch = (predictor.for_serving(), _tag_batch) if per == 'picture' else (predictor.for_serving().for_products(), _tag_products)
+    def make(options, review): return lambda parts, workers: _tag_parts(fast, options, review, bs, parts, workers, batch)
+    return _tag_files(predictor, fast, source, out, review, k, min_score, bs, chunk, workers, resume, options, make, per)
 
 # %% ../../nbs/serve/13_many.ipynb #4611f53c
 def _load_tagger(load:Callable|str|Path):

@@ -4,12 +4,12 @@
 
 # %% ../../nbs/serve/10_tagger.ipynb #937d0243
 from __future__ import annotations
-import json
+import json, warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np, torch
+import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from msgspec import Meta
 from safetensors.torch import save_file
@@ -24,9 +24,10 @@ from ..catalog.images import Prep
 from ..catalog.text import TextTags
 from ..catalog.labels import LabelSpace
 from ..train.losses import ACTIVATIONS
-from .predictor import Predictor, tta_views
-from .outside import outside_from_arrays
+from .predictor import Predictor, as_pictures, tta_views
+from .outside import Outside, outside_from_arrays
 from .decide import Decision, decide
+from .products import ProductRule, combine_scores, product_names
 from .card import model_card
 from .model_file import ArchName, plain_tensors, read_model
 
@@ -35,8 +36,10 @@ __all__ = ['BUNDLE_FORMAT', 'BUNDLE_FILES', 'BundleError', 'Tagger', 'check_revi
 
 # %% ../../nbs/serve/10_tagger.ipynb #ef962abd
 BUNDLE_FORMAT = 1   # Increased when older versions cannot read what this one writes
-# The files of a bundle and the maximum size of each, bytes
+# The files of every bundle and the maximum size of each, bytes
 BUNDLE_FILES = {'model.safetensors': 4 << 30, 'tagger.json': 64 << 20, 'README.md': 1 << 20, SUMS: 4096}
+
+_ANY_FILES = {'products.json': 64 << 20} | BUNDLE_FILES   # And of the bundle of a catalog with products
 
 class BundleError(CatalogError): "A bundle that cannot be loaded; the message says which and why."
 
@@ -51,6 +54,7 @@ class Tagger(Predictor):
     metrics:dict = field(default_factory=dict)  # Its scores on the test fold, with baselines and intervals
     arrays:dict[str, np.ndarray] = field(default_factory=dict)  # Other arrays that were saved with the model
     card:str = ''         # The model card, Markdown
+    products:ProductRule|None = None   # From pictures to products, from `fit_products`
 
     @classmethod
     def from_learner(cls, learn, *, space:LabelSpace=None, prep:Prep=None)->Tagger:   # As in `Predictor.from_learner`
@@ -60,8 +64,9 @@ class Tagger(Predictor):
 
     def _facts(self)->dict[str, str]:
         scores = {k: f'{o["score"]:.3f}' for k, o in self.metrics.items() if o['score'] is not None}
+        products = {} if self.products is None else dict(products=f'{self.products.rule}, fitted on {self.products.products}')
         return dict(backbone=self.arch or 'your own') | super()._facts() | dict(
-            modes='none: the best tags, without thresholds' if self.decision is None else ', '.join(self.decision.modes),
+            modes='none: the best tags, without thresholds' if self.decision is None else ', '.join(self.decision.modes)) | products | dict(
             trained=first_few(self.facts) or 'not recorded', test=first_few(scores, 3) or 'not scored')
 
     def calibrated(self, scores:np.ndarray)->np.ndarray:   # Shape of `scores`
@@ -133,6 +138,39 @@ def scores_and_features(self:Tagger, items, bs:int=RunConfig.bs)->tuple[np.ndarr
         scores.append(self.mean_scores(map(head, seen)).cpu().numpy()); features.append(_pool_features(seen[0]).cpu().numpy())
     return np.concatenate(scores), np.concatenate(features)
 
+# %% ../../nbs/serve/10_tagger.ipynb #5f2a90c2
+@patch
+def combined(
+    self:Tagger,
+    scores:np.ndarray,   # From `scores`
+    product,             # Product of each picture
+)->tuple[list[str], np.ndarray]:
+    "`combine_scores` by the rule of the tagger; without one by the mean."
+    return combine_scores(scores, product, self.products.rule if self.products else 'mean')
+
+@patch
+def for_products(self:Tagger)->Tagger:
+    "The tagger whose `answers` are for products: with the decision that was fitted for them; without one, a warning says so."
+    if self.products: return replace(self, decision=self.products.decision)
+    warnings.warn('this tagger was not trained on products with several pictures: the mean of their logits is answered'
+                  + (' with the thresholds of pictures, and nothing is promised for products' if self.decision else ''))
+    return self
+
+@patch
+def predict_products(
+    self:Tagger,
+    items,                # Pictures, or a table with `image` and `product`
+    product=None,         # Product of each picture; None for that of the table
+    *, k:int=None, mode:str=None, min_score:float=0.,  # As in `answers`
+    bs:int=RunConfig.bs,  # Batch size
+)->dict[str, list[tuple[str, float]]]:   # Product → its tags with scores, as from `predict`
+    "The tags of each product: the scores of its pictures are combined, then the decision for products is applied."
+    if product is None:
+        if not isinstance(items, pd.DataFrame): raise CatalogError('product= is missing: give the product of each picture, or a table')
+        product = product_names(items)
+    names, scores = self.combined(self.scores(as_pictures(items)[0], bs), product)
+    return dict(zip(names, self.for_products().answers(scores, k=k, mode=mode, min_score=min_score)))
+
 # %% ../../nbs/serve/10_tagger.ipynb #93338910
 def _record_or_plain(o): return o.to_dict() if isinstance(o, Record) else o
 
@@ -186,11 +224,12 @@ def save_bundle(
     tensors = plain_tensors(model, t.arch,
                             d['head']) | {f'arrays.{k}': torch.from_numpy(np.ascontiguousarray(o)) for k, o in arrays.items()}
     _check_plain(t)
-    with atomic_files(folder, BUNDLE_FILES) as tmp:
+    with atomic_files(folder, _ANY_FILES) as tmp:
         save_file(tensors, tmp/'model.safetensors')
         write_json(tmp/'tagger.json', d)
         (tmp/'README.md').write_text(model_card(d, t.space), encoding='utf-8')
-        seal(tmp, BUNDLE_FILES)
+        if t.products: t.products.save(tmp/'products.json')
+        seal(tmp, _ANY_FILES)
         _check_same_output(Tagger.load(tmp).model, t.model, t.prep.size)
     return Path(folder)
 
@@ -227,12 +266,19 @@ def find_bundle(run:str|Path)->Path|None:
         finish_save(o)
         if (o/'tagger.json').is_file(): return o
 
+def _read_products(files:dict[str, bytes], space:LabelSpace, outside:Outside|None)->ProductRule|None:
+    "The content of `products.json`, None if the bundle has none; `outside` is shared with the decision for pictures."
+    if 'products.json' not in files: return None
+    res = ProductRule.from_dict(parse_json(files['products.json']), 'products.json')
+    return replace(res, decision=replace(res.decision.check_space(space), outside=outside))
+
 @patch(cls_method=True)
 def load(cls:Tagger, path:str|Path)->Tagger:
     "Load the tagger that `save_bundle` wrote to `path`; an invalid bundle raises `BundleError`, and no code from it is run."
     with load_errors(path, BundleError):
-        files = read_sealed(path, BUNDLE_FILES, 'a bundle'); m = _parse_manifest(files['tagger.json'])
+        files = read_sealed(path, _ANY_FILES, 'a bundle', ('products.json',)); m = _parse_manifest(files['tagger.json'])
         model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab))
-        decision = m.decision and replace(m.decision, outside=outside_from_arrays(arrays))
+        outside = outside_from_arrays(arrays); decision = m.decision and replace(m.decision, outside=outside)
+        products = _read_products(files, m.space, outside)
         card = files['README.md'].decode('utf-8')
-        return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, card)
+        return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, card, products)

@@ -19,8 +19,8 @@ from ..catalog.read import find_layout, known_layout
 from .drawing import ARTICLES, COLOURS, PATTERNS, check_known, check_side, draw_scene
 
 # %% auto #0
-__all__ = ['FAULTS', 'FORMS', 'demo_products', 'demo_styles', 'demo_folders', 'demo_onehot', 'demo_tags', 'demo_posts',
-           'demo_imaterialist', 'demo_feidegger', 'study_data']
+__all__ = ['FAULTS', 'FORMS', 'demo_products', 'demo_styles', 'demo_folders', 'demo_onehot', 'demo_tags', 'demo_shop',
+           'demo_posts', 'demo_imaterialist', 'demo_feidegger', 'study_data']
 
 # %% ../../nbs/testing/01_demo.ipynb #7cc119df
 _BRANDS = 'Urbano', 'Northfold', 'Maravelle', 'Kestrel Lane', 'Lumina', 'Oddwell', 'Tamarind', 'Fjordline'
@@ -255,6 +255,37 @@ def demo_tags(
     if form == 'long': df = df.explode('tags').rename(columns={'tags': 'tag'})
     else: df['tags'] = df.tags.map(lambda o: join_tags(o, delim) if form == 'delimited' else json.dumps(o))
     _write_csv(root/'tags.csv', df)
+    return root
+
+# %% ../../nbs/testing/01_demo.ipynb #7d10aa02
+def _view(seed, i, j, size):
+    "Picture `j` of product `i`: its own position, background and light; every second one shows only a part of it."
+    p, gen = _product(seed, i), rng(seed, 'view', i, j)
+    whole = round(size/gen.uniform(.5, .75)) if j % 2 else size
+    picture, _ = draw_scene(gen, p['article'], p['colour'], p['pattern'], whole, own=rng(seed, 'own', i))
+    x, y = (int(o) for o in gen.integers(whole - size + 1, size=2))
+    return picture.crop((x, y, x + size, y + size))
+
+def _shop_rows(seed, i):
+    "A row for each picture of product `i`: one to four."
+    p, row = _product(seed, i), _demo_row(seed, i)
+    facts = dict(title=row['productDisplayName'], type=p['article'], colour=p['colour'], tags=join_tags([p['pattern'], row['subCategory']], ';'))
+    return [dict(sku=f'P{row["id"]}', image=f'P{row["id"]}-{j + 1}.jpg', **facts) for j in range(1 + int(rng(seed, 'views', i).integers(4)))]
+
+# %% ../../nbs/testing/01_demo.ipynb #7d10aa03
+def demo_shop(
+    root:str|Path,   # Folder to make; must be absent or empty
+    n:int=200,       # Number of products, each with one to four pictures
+    seed:int=42,     # Products of the same types and colours as `demo_styles` draws for this seed
+    size:int=96,     # Width and height of the pictures in pixels
+)->Path:             # `root`, resolved
+    "Write drawn products as `root/products.csv`, a row for each picture, and `root/images/<sku>-<number>.jpg`."
+    check_side(size); demo_products(n, seed)
+    root = _new_folder(root); (root/'images').mkdir(parents=True)
+    rows = [_shop_rows(seed, i) for i in range(n)]
+    for i, own in enumerate(progress(rows, 'drawing')):
+        for j, o in enumerate(own): (root/'images'/o['image']).write_bytes(_jpeg(_view(seed, i, j, size)))
+    _write_csv(root/'products.csv', pd.DataFrame([o for own in rows for o in own]))
     return root
 
 # %% ../../nbs/testing/01_demo.ipynb #ea9db184

@@ -238,13 +238,13 @@ def _edge(xy, size):
     ImageDraw.Draw(mask).line([*xy, xy[0]], 255, max(1, size[0]//100))
     return mask
 
-def _cutout(gen, article, colour, pattern, size):
-    "The product on a transparent background, drawn three times as large and then reduced."
+def _cutout(gen, article, colour, pattern, size, own):
+    "The product on a transparent background, drawn three times as large and then reduced; `own` draws its cloth and shape."
     a, b = place = _placing(gen)
     v, u = np.mgrid[:3*size, :3*size] / (3*size)
     uv = np.tensordot(np.linalg.inv(a), np.stack([u-b[0], v-b[1]]), 1)
-    layer, paints = Image.new('RGBA', u.shape), _paints(_cloth(gen, colour, pattern, uv))
-    for shape in ARTICLES.at[article, 'draw'](gen): _paint(layer, paints, shape, place)
+    layer, paints = Image.new('RGBA', u.shape), _paints(_cloth(own, colour, pattern, uv))
+    for shape in ARTICLES.at[article, 'draw'](own): _paint(layer, paints, shape, place)
     return layer.resize((size, size), Image.Resampling.LANCZOS)
 
 # %% ../../nbs/testing/00_drawing.ipynb #cd12ef3e
@@ -284,9 +284,9 @@ def check_known(what, name, table):
 def check_side(size):
     if size < 16: raise CatalogError(f'size is {size}, expected at least 16 pixels')
 
-def draw_scene(gen, article, colour, pattern, size):
-    "The photograph of a product and its true mask, bool (size, size)."
-    cut = _cutout(gen, article, colour, pattern, size)
+def draw_scene(gen, article, colour, pattern, size, own=None):
+    "The photograph of a product and its true mask, bool (size, size). With the same `own`, photographs show the same product."
+    cut = _cutout(gen, article, colour, pattern, size, own or gen)
     back = Image.fromarray(_backdrop(gen, size).clip(0, 255).astype(np.uint8))
     if gen.random() < .12: _distract(gen, back)
     if gen.random() < .5: _shadow(gen, back, cut)
