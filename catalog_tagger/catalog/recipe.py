@@ -47,11 +47,12 @@ MIN_SEEN = 20   # Smallest number of pictures for which co-occurring tags are co
 
 # Artefacts whose plural has a meaning of its own in WordNet 3.0, and four more garments: for machines without its data
 _OWN_PLURALS = frozenset('''
-aloes arms balusters bars beads bellows bilges binoculars bleachers bloomers boards bones boxers brakes briefs buckskins chains clappers cleaners
-cleats clews colors colours cords corduroys digs drawers duds durables eyeglasses fatigues flats glasses glassworks graphics grounds irons
-ironworks knuckles leotards levis limbers links lodgings metalworks mules nylons overalls pliers pumps quarters rayons rings rooms scrubs seats
-shades shorts sights silks slacks slops snips snuffers specs spectacles stacks stairs stalls stays steps stocks sundries sunglasses sweats tails
-threads tights togs trappings trimmings trunks vibes waders ways weeds workings works'''.split())
+aloes arms balusters bars beads bellows bilges binoculars bleachers bloomers boards bones boxers brakes briefs buckskins chains
+clappers cleaners cleats clews colors colours cords corduroys digs drawers duds durables eyeglasses fatigues flats glasses
+glassworks graphics grounds irons ironworks knuckles leotards levis limbers links lodgings metalworks mules nylons overalls pliers
+pumps quarters rayons rings rooms scrubs seats shades shorts sights silks slacks slops snips snuffers specs spectacles stacks stairs
+stalls stays steps stocks sundries sunglasses sweats tails threads tights togs trappings trimmings trunks vibes waders ways weeds
+workings works'''.split())
 
 def _counter_cosine(a:Counter, b:Counter)->float:
     "Cosine similarity of two counts."

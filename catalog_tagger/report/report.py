@@ -251,17 +251,21 @@ def _products(run:Run)->list:
     "Scores per product beside scores per picture; nothing if each product has one picture."
     if (p := run.metrics.get('products')) is None: return []
     def cell(o): return _Sorted(_with_interval(o['score'], o['low'], o['high']), np.nan if o['score'] is None else o['score'])
-    rows = [{'score': k, 'per product (95 %)': cell(o), 'per picture (95 %)': cell(p['picture'][k]), 'product minus its pictures (95 %)': cell(p['difference'].get(k, dict.fromkeys(('score', 'low', 'high')))),
+    none = dict.fromkeys(('score', 'low', 'high'))
+    rows = [{'score': k, 'per product (95 %)': cell(o), 'per picture (95 %)': cell(p['picture'][k]),
+             'product minus its pictures (95 %)': cell(p['difference'].get(k, none)),
              'predict nothing': o['nothing'], 'most frequent': o['commonest']} for k, o in p['product'].items()]
     losses = ', '.join(f'{k} {v:.4f}' for k, v in p['losses'].items())
-    chosen = f', chosen on half of the valid products by the cross-entropy ({losses}); the decision was fitted on the other {p["fitted"]:,}' if losses else ''
+    chosen = f', chosen on half of the valid products by the cross-entropy ({losses}); the decision was fitted on the other {p["fitted"]:,}'
     kept, clash = p.get('promise'), p['disagree']
     return [P(f'{p["products"]:,} products of test with {p["pictures"]:,} pictures, {p["several"]:,} of them with several. '
-              f'A product is answered by {COMBINE[p["rule"]].text}{chosen}.'),
-            P(f'{kept["published"]:,} products ({kept["share"]:.0%}) would be published without review, {kept["right"]:,} of them without a wrong tag.')
+              f'A product is answered by {COMBINE[p["rule"]].text}{chosen if losses else ""}.'),
+            P(f'{kept["published"]:,} products ({kept["share"]:.0%}) would be published without review, '
+              f'{kept["right"]:,} of them without a wrong tag.')
             if kept else P('Nothing can be promised for products: valid has too few, or too many errors.'),
             P(f'The pictures of {clash:,} products have different labels of a group; the first picture counts.') if clash else None,
-            _html_table(pd.DataFrame(rows), 'Scores of test per product and per picture, and of a product minus the mean of its own pictures; intervals are of products drawn with replacement')]
+            _html_table(pd.DataFrame(rows), 'Scores of test per product and per picture, and of a product minus the mean of its own '
+                        'pictures; intervals are of products drawn with replacement')]
 
 # %% ../../nbs/report/04_report.ipynb #31c27754
 class Judged(NamedTuple):

@@ -50,13 +50,15 @@ def score_pictures(
 def _difference(product:pd.DataFrame, picture:pd.DataFrame, of:np.ndarray)->dict[str, dict]:
     "For each score the mean over products of their own score minus that of their pictures, whose products are `of`, with its interval."
     gain = product - picture.groupby(of).mean()
-    return {m: dict(zip(('score', 'low', 'high'), (None if np.isnan(v) else float(v) for v in (o.mean(), *bootstrap_interval(o))))) for m, o in gain.items()}
+    def plain(*values): return [None if np.isnan(v) else float(v) for v in values]
+    return {m: dict(zip(('score', 'low', 'high'), plain(o.mean(), *bootstrap_interval(o)))) for m, o in gain.items()}
 
 def _promise_kept(tagger:Tagger, scores:np.ndarray, truth:np.ndarray)->dict|None:
     "How many products would be published without review, and how many of these are right; None without a promise."
     if tagger.products is None or '' not in tagger.products.decision.publish: return None
     decision, space = tagger.products.decision, tagger.space
-    right, n, share = published(decision.calibrated(scores, space), truth, space, decision.publish[''], min_score=decision.thresholds[DEFAULT_MODE])
+    right, n, share = published(decision.calibrated(scores, space), truth, space, decision.publish[''],
+                                min_score=decision.thresholds[DEFAULT_MODE])
     return dict(published=n, right=right, share=float(share))
 
 def score_products(
@@ -69,7 +71,8 @@ def score_products(
     if not has_products(product): return None
     scores, targs = tagger.scores(df['image']) if scores is None else scores, space.one_hot(df['labels'])
     (names, whole), (truth, disagree), whose = tagger.combined(scores, product), product_truth(targs, product, space), tagger.for_products()
-    sides = dict(product=(whose, whole, truth, np.arange(len(names))), picture=(tagger, scores, targs, pd.factorize(np.array(product, object))[0]))
+    of_product = pd.factorize(np.array(product, object))[0]
+    sides = dict(product=(whose, whole, truth, np.arange(len(names))), picture=(tagger, scores, targs, of_product))
     tables, values = {}, {}
     for side, (t, s, y, of) in sides.items():
         pred = _predicted(t, s, min_score); values[side] = picture_scores(s, y, pred, **facts)

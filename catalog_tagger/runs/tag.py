@@ -35,8 +35,8 @@ def _read_table_products(file:Path, cfg:RunConfig)->tuple[pd.DataFrame, list[str
     bad = bad[~bad['reason'].str.startswith((NO_TAGS, SAME_PICTURE)) & ~bad['image'].isin(set(df['image']))]
     named = bad['image'].where(bad['image'] != '', [f'row {o} of {file.name}' for o in bad['row']])
     df = df.assign(product=df['product'] if 'product' in df else '', why=None)
-    return pd.concat([df, pd.DataFrame(dict(image=named, product='', why=bad['reason']))], ignore_index=True)[['image', 'product', 'why']], [
-        o for o in catalog.notes if o.startswith('product:')]
+    both = pd.concat([df, pd.DataFrame(dict(image=named, product='', why=bad['reason']))], ignore_index=True)
+    return both[['image', 'product', 'why']], [o for o in catalog.notes if o.startswith('product:')]
 
 # %% ../../nbs/runs/06_tag.ipynb #190dc803
 def _folder_products(paths:Sequence[str|Path])->pd.DataFrame:
@@ -62,12 +62,15 @@ def find_products(
             if file: say(f'{file} is not read: its pictures are not there')
             plain.append(path); continue
         tables.append(df)
-        say(notes[0] if notes else f'{file.name} has no column of products, so each picture is a product of its own; name one with product=')
-        beside = {k for k, why in find_pictures(catalog_root(path).resolve()).items() if not why} - set(df['image']) if path.is_dir() else ()
+        say(notes[0] if notes else
+            f'{file.name} has no column of products, so each picture is a product of its own; name one with product=')
+        there = find_pictures(path.resolve()) if path.is_dir() else {}
+        beside = {k for k, why in there.items() if not why} - set(df['image'])
         if beside: say(f'{len(beside)} pictures of {path} are not in {file.name} and are not tagged, such as {min(beside)}')
     if plain:
         tables.append(df := _folder_products(plain))
-        say(f'{len(set(product_names(df)))} products with {len(df)} pictures: a subfolder is a product, and a picture beside subfolders is one of its own')
+        say(f'{len(set(product_names(df)))} products with {len(df)} pictures: '
+            'a subfolder is a product, and a picture beside subfolders is one of its own')
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/runs/06_tag.ipynb #190dc8e6
