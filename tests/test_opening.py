@@ -19,6 +19,7 @@ from catalog_tagger.serve.many import tag_many
 from catalog_tagger.serve.tagger import Tagger, save_bundle
 from catalog_tagger.testing.demo import demo_folders
 from catalog_tagger.testing.tiny import TINY_ARCH, tiny_space, tiny_tagger
+from catalog_tagger.train.data import OpenImage
 from catalog_tagger.train.backbones import arch_prep, create_net, find_arch
 from catalog_tagger.train.learner import catalog_model
 
@@ -153,6 +154,13 @@ def far(a, b): return np.abs(np.asarray(a, int) - np.asarray(b, int)).max()
 def test_avif_under_any_name(o, name, tmp_path):
     (tmp_path/name).write_bytes(data(oriented(o), 'AVIF', quality=100, subsampling='4:4:4', exif=orientation(o)))
     assert far(open_image(tmp_path/name), scene) <= 6
+
+@pytest.mark.parametrize('o', ORIENTATIONS)
+@pytest.mark.parametrize('opening', [1, OPENING_VERSION])
+def test_an_opened_picture_is_not_turned_and_coloured_again(o, opening):
+    body = data(oriented(o).convert('P'), exif=orientation(o), icc_profile=rgb_profile('Adobe RGB'))
+    once = open_image(body, opening=opening)
+    assert once.size == scene.size and same(open_image(once, opening=opening), once) and not once.info
 
 ENTRY = struct.pack('<HHI', 0x0112, 3, 1) + b'\6\0\0\0'     # Orientation 6
 def ifd(*entries, n=None): return b'II*\0\x08\0\0\0' + struct.pack('<H', len(entries) if n is None else n) + b''.join(entries) + bytes(4)
@@ -298,6 +306,13 @@ def test_a_stored_bundle_keeps_its_rules(run, colourful):
     assert np.abs(old(file) - new(file)).max() > .1 and np.abs(new(file) - new(shown)).max() <= 3/255/min(new.std)
     tagger.prep = new
     assert np.abs(tagger.scores([file]) - tagger.scores([stored])).max() > 1e-5
+
+def test_an_exported_learner_keeps_its_rules(colourful):
+    "One that was exported before there was a second version has no `opening`."
+    file, stored, shown = colourful; opens = OpenImage(None, (48, 48))
+    assert np.abs(np.asarray(opens(file), int) - np.asarray(shown, int)).max() <= 3
+    del opens.__dict__['opening']
+    assert same(opens(file), stored)
 
 def test_stored_embeddings_keep_their_rules(colourful):
     file, stored, _ = colourful

@@ -261,7 +261,7 @@ def _part(part)->HTMLResponse: return HTMLResponse(to_xml(part, indent=False))
 
 def _answer_picture(state, data:bytes, mode:str|None, k:int|None):
     "The card of the picture in `data`."
-    im = open_image(data, draft=state.tagger.prep.size); picture = state.tagger.prep.picture(im)    # opened once, as `prep` opens it
+    prep = state.tagger.prep; im = open_image(data, draft=prep.size, opening=prep.opening); picture = prep.picture(im)    # opened once
     with state.lock: answer = answer_picture(state.fast, picture, mode=mode, k=k)
     return _part(_answer_card(answer, data_uri(encode_image(thumbnail(im))), state.tagger, state.index is not None))
 

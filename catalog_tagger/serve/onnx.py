@@ -34,7 +34,8 @@ def _input_rules(t:Tagger)->dict:
                 opset=ONNX_OPSET, views=t.tta,
                 size=[h, w], mean=list(t.prep.mean), std=list(t.prep.std), method=t.prep.method, opening=t.prep.opening,
                 labels='selected_tags.csv',
-                steps=['open as 8-bit RGB: rotated as EXIF says, transparent parts on white',
+                steps=['open as 8-bit RGB: rotated as EXIF says, transparent parts on white' +
+                       ', colours in sRGB by the ICC profile'*(t.prep.opening > 1),
                        f'resize to {h}x{w} px by {t.prep.method}, bilinear', 'divide by 255',
                        'subtract mean, divide by std, for each channel'])
 
