@@ -60,7 +60,8 @@ def picture_table(
     if path.is_file(): return None if path.name.lower().endswith(SUFFIXES) else path
     asked = [*filter(None, [cfg.image_column]), *IMAGE_COLUMNS]
     tables = [f for f, columns in list_tables(path, cfg.encoding).items() if find_column(columns, asked)] if path.is_dir() else []
-    if len(tables) > 1: raise CatalogError(f'{path} has {len(tables)} tables: {", ".join(o.name for o in tables)}; give the table instead of its folder')
+    if len(tables) > 1:
+        raise CatalogError(f'{path} has {len(tables)} tables: {", ".join(o.name for o in tables)}; give the table instead of its folder')
     return tables[0] if tables else None
 
 # %% ../../nbs/catalog/14_prepare.ipynb #6cdd4956

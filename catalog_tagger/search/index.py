@@ -15,7 +15,8 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 from ..core.files import CatalogError, atomic_files, output_folder, parse_json, write_json
-from ..core.table import check_columns, check_table, first_few, json_rows, read_table, rejected_table, source_columns, write_table
+from ..core.table import (
+    check_columns, check_table, first_few, json_rows, read_table, rejected_table, source_columns, write_table)
 from ..core.config import ANSWERS, PER, IndexSettings, RunConfig
 from ..core.process import rng
 from ..core.records import Finite, Positive, Record, Share, as_type, check_format
@@ -208,9 +209,10 @@ def _named_rows(table:pd.DataFrame, name:str)->np.ndarray:
 
 # %% ../../nbs/search/05_index.ipynb #00e60701
 @patch
-def _products(self:SimilarIndex)->np.ndarray:
+def _product_codes(self:SimilarIndex)->np.ndarray:
     "The code of each row's product; a row without one has that of its unit."
-    codes = value_codes(self.table['product'].mask(self.table['product'] == ''), len(self), 'product') if 'product' in self.table else np.full(len(self), -1)
+    if 'product' not in self.table: return self._units()
+    product = self.table['product']; codes = value_codes(product.mask(product == ''), len(self), 'product')
     return np.where(codes < 0, len(self) + self._units(), codes)
 
 @patch
@@ -220,8 +222,9 @@ def _rows_of(self:SimilarIndex, query)->np.ndarray:
     if not isinstance(query, str): return np.array([], int)
     rows = np.flatnonzero(self.table['image'] == query)
     if not len(rows) and not Path(query).is_file(): rows = _named_rows(self.table, query)
-    if len(set(self._products()[rows])) > 1:
-        raise CatalogError(f'{query!r} names {len(rows)} pictures of several products: {first_few(self.table["image"][rows], 5)}; give one of these')
+    if len(set(self._product_codes()[rows])) > 1:
+        some = first_few(self.table['image'][rows], 5)
+        raise CatalogError(f'{query!r} names {len(rows)} pictures of several products: {some}; give one of these')
     return rows
 
 # %% ../../nbs/search/05_index.ipynb #00e60702
@@ -231,7 +234,8 @@ def _vector(self:SimilarIndex, query, rows:np.ndarray)->np.ndarray:
     if len(rows): return ((mean := self.vectors[rows].mean(0, dtype=np.float64)[None])/max(np.linalg.norm(mean), 1e-9)).astype(np.float32)
     if isinstance(query, np.ndarray) and query.ndim == 1: return unit_vectors(query[None])
     if isinstance(query, (str, Path)) and not Path(query).exists():
-        raise CatalogError(f'{str(query)!r} is neither an id of this index nor a picture file: looked for a product, a column id, and names of pictures')
+        raise CatalogError(f'{str(query)!r} is neither an id of this index nor a picture file: '
+                           'looked for a product, a column id, and names of pictures')
     if self.embedder is None: raise CatalogError('this index has no embedder, so it cannot embed other pictures: search by id or by vector')
     return unit_vectors(self.embedder([query]))
 
@@ -244,7 +248,7 @@ def _answer(self:SimilarIndex, query, k:int, among, per:str)->pd.DataFrame:
     while True:   # until there are enough answers of other products
         score, at = (o[0] for o in self.nearest(v, min(take + int(out.sum()), len(self)), among))
         keep = (at >= 0) & ~out[at]; score, at = score[keep], at[keep]
-        if per == 'product': score, at = (o[~pd.Series(self._products()[at]).duplicated().to_numpy()] for o in (score, at))
+        if per == 'product': score, at = (o[~pd.Series(self._product_codes()[at]).duplicated().to_numpy()] for o in (score, at))
         if len(at) >= k or take >= len(self): break
         take *= 4
     res = self.table.drop(columns='digest', errors='ignore').iloc[at[:k]].reset_index(drop=True)
@@ -254,7 +258,7 @@ def _answer(self:SimilarIndex, query, k:int, among, per:str)->pd.DataFrame:
 @patch
 def search(
     self:SimilarIndex,
-    query,              # A picture (path, PIL image, bytes, array (h, w, 3)), a vector, or what the shop calls it: image, product, id, file name
+    query,              # A picture (path, PIL image, bytes, array (h, w, 3)), a vector, or a name in the index: of a product, an id, a file
     k:int=ANSWERS,      # Answers
     *, where:str=None,  # Condition on the table's columns, as in `choose_rows`
     per:str='picture',  # Or 'product': of each product only its best picture
