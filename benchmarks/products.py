@@ -25,8 +25,8 @@ def shown(o:dict, sign:str='')->str:
     return f'{o["score"]:{sign}.3f}' + ('' if o['low'] is None else f' ({o["low"]:{sign}.3f} to {o["high"]:{sign}.3f})')
 
 def rows(title:str, p:dict, torn:dict, names:list[str])->None:
-    print(f'\n{title}: {p["products"]} products with {p["pictures"]} pictures\n'
-          f'  {"":<26}{"per product":<26}{"per picture":<26}{"difference":<28}torn')
+    print(f'\n{title}: {p["products"]} products with {p["pictures"]} pictures')
+    print(f'  {"":<26}{"per product":<26}{"per picture":<26}{"difference":<28}torn')
     for m in names:
         other, difference = shown(torn[m]) if torn else '', shown(p['difference'][m], '+') if m in p['difference'] else ''
         print(f'  {m:<26}{shown(p["product"][m]):<26}{shown(p["picture"][m]):<26}{difference:<28}{other}')
@@ -40,8 +40,8 @@ def compare(cfg:RunConfig, d:Path)->None:
     print(f'{sum(m["pictures"].values()):,} pictures, {cfg.arch} at {cfg.size} px; two runs in {perf_counter() - t:.0f} s')
     print(f'rule {p["rule"]}, cross-entropy on half of valid: {", ".join(f"{k} {v:.4f}" for k, v in p["losses"].items())}')
     kept = p['promise']
-    print(f'published without review: {kept["published"]} of {p["products"]} test products, {kept["right"]} right' if kept
-          else 'no promise')
+    published = f'{kept["published"]} of {p["products"]} test products, {kept["right"]} right' if kept else 'nothing is promised'
+    print(f'published without review: {published}')
     rows('test', p, torn['test'], names)
     rows('test, several', score_products(run.tagger(), df[several].reset_index(drop=True)), {}, names)
 
@@ -51,8 +51,8 @@ def main():
     parser.add_argument('--size', type=int, default=64); parser.add_argument('--epochs', type=int, default=4)
     args = parser.parse_args(); d = Path(tempfile.mkdtemp())
     how = dict(size=args.size, epochs=args.epochs, freeze_epochs=10)
-    if args.real: cfg = RunConfig(str(Path(os.environ['CATALOG_TAGGER_DATA'])/'fashion-product-images'), '', product='productDisplayName',
-                                  **how)
+    real = Path(os.environ.get('CATALOG_TAGGER_DATA', ''))/'fashion-product-images'
+    if args.real: cfg = RunConfig(str(real), '', product='productDisplayName', **how)
     else: cfg = RunConfig(str(demo_shop(d/'shop', n=args.products)), '', label_columns=('type', 'colour'), **how)
     compare(cfg, d)
 

@@ -61,6 +61,7 @@ from catalog_tagger.serve.predictor import Predictor
 from catalog_tagger.serve.tagger import Tagger, save_bundle
 from catalog_tagger.serve.modes import MODES
 from catalog_tagger.serve.decide import Decision, decide, fit_decision
+from catalog_tagger.serve.products import COMBINE, ProductRule, combine_scores, fit_products, product_names, product_truth
 from catalog_tagger.serve.review import review_queue
 from catalog_tagger.serve.many import tag_many
 from catalog_tagger.serve.onnx import export_onnx, quantise_onnx
@@ -77,11 +78,11 @@ from catalog_tagger.search.contrastive import contrastive_dls, contrastive_learn
 # Runs
 from catalog_tagger.runs.folder import Run, load_tagger
 from catalog_tagger.runs.train import build_learner, fit_learner, train_run
-from catalog_tagger.runs.score import score_pictures
+from catalog_tagger.runs.score import score_pictures, score_products
 from catalog_tagger.runs.evaluate import evaluate_run, review_pictures
 from catalog_tagger.runs.compare import compare_runs
 from catalog_tagger.runs.index import index_catalog
-from catalog_tagger.runs.tag import tag_run
+from catalog_tagger.runs.tag import find_products, tag_run
 
 # Plots and reports
 from catalog_tagger.report.plots import (
@@ -96,5 +97,5 @@ from catalog_tagger.report.report import write_report
 
 # A catalog to try things on
 from catalog_tagger.testing.demo import (
-    FAULTS, demo_feidegger, demo_folders, demo_imaterialist, demo_onehot, demo_posts, demo_styles, demo_tags, study_data)
+    FAULTS, demo_feidegger, demo_folders, demo_imaterialist, demo_onehot, demo_posts, demo_shop, demo_styles, demo_tags, study_data)
 from catalog_tagger.testing.drawing import draw_product

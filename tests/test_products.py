@@ -13,7 +13,7 @@ from catalog_tagger.core.config import RunConfig
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.metrics import bootstrap_interval
 from catalog_tagger.core.sealed import seal
-from catalog_tagger.report.report import _products
+from catalog_tagger.report.report import _product_scores
 from catalog_tagger.runs.folder import Run
 from catalog_tagger.runs.index import index_catalog
 from catalog_tagger.runs.train import train_run
@@ -45,8 +45,8 @@ def test_scores_are_those_of_plain_loops(rule):
     names, got = combine_scores(scores, product, rule)
     assert names == list(dict.fromkeys(product))
     for name, row in zip(names, got):
-        np.testing.assert_allclose(row, PLAIN[rule]([s for s, o in zip(scores, product) if o == name]),
-                                   atol=1e-6)   # scores are clipped at 1e-9
+        own = [s for s, o in zip(scores, product) if o == name]
+        np.testing.assert_allclose(row, PLAIN[rule](own), atol=1e-6)   # scores are clipped at 1e-9
 
 def test_a_certain_score_stays_finite():
     assert np.isfinite(combine_scores(np.array([[1., 0.], [0., 0.]]), ['A', 'A'])[1]).all()
@@ -156,8 +156,8 @@ def run(tmp_path_factory):
 def test_a_run_scores_products_beside_pictures(run):
     root, lines = run; saved = Run.open(root/'run'); p, df = saved.metrics['products'], saved.split
     test = df[df['split'] == 'test']
-    assert (p['products'], p['pictures']) == (test['product'].nunique(),
-                                              len(test)) and p['several'] == (test['product'].value_counts() > 1).sum()
+    n = test['product'].value_counts()
+    assert (p['products'], p['pictures'], p['several']) == (len(n), len(test), (n > 1).sum())
     assert df.groupby('product')['split'].nunique().eq(1).all()
     assert p['fitted'] == int((~product_half(df[df['split'] == 'valid']['product'].nunique())).sum())
     for m, o in p['picture'].items(): assert o['score'] == saved.metrics['test'][m]['score']
@@ -176,12 +176,12 @@ def test_product_scores_are_those_of_predict_products(run):
     assert p == {k: pytest.approx(v) for k, v in dict(product=right.mean(), picture=each.mean(), difference=np.mean(gain)).items()}
 
 def test_the_report_has_a_section(run):
-    page = to_xml(Div(*_products(Run.open(run[0]/'run'))))
+    page = to_xml(Div(*_product_scores(Run.open(run[0]/'run'))))
     assert 'per product (95 %)' in page and 'cross-entropy' in page
 
 def test_without_products_nothing_is_said():
     older = Run.open(SAMPLE)
-    assert 'products' not in older.metrics and _products(older) == []
+    assert 'products' not in older.metrics and _product_scores(older) == []
     assert _valid_products(pd.DataFrame({'image': ['a', 'b'], 'product': ['P', '']})) is None
     assert _valid_products(pd.DataFrame({'image': ['a', 'b'], 'product': ['P', 'P']})) == ['P', 'P']
 
@@ -192,19 +192,21 @@ def test_a_damaged_part_of_metrics_is_refused(run, tmp_path):
 
 # -- tagging
 
+def tag(run, source, out, *more):
+    return main(['tag', str(run[0]/'run'), str(source), '--out', str(out), '--per', 'product', *map(str, more)])
+
 def new_shop(root):
     "New products without labels, of which one has a broken picture, and one no other."
     shop = demo_shop(root, n=8, size=32, seed=5); df = pd.read_csv(shop/'products.csv', dtype=str)
     n = df['sku'].value_counts(); whole, part = n.index[n == 1][0], n.index[n > 1][0]
-    for o in (df['image'][df['sku'] == whole].iloc[0],
-              df['image'][df['sku'] == part].iloc[-1]): (shop/'images'/o).write_bytes(b'no picture')
+    bad = df['image'][df['sku'] == whole].iloc[0], df['image'][df['sku'] == part].iloc[-1]
+    for o in bad: (shop/'images'/o).write_bytes(b'no picture')
     df[['sku', 'image', 'title']].to_csv(shop/'products.csv', index=False)
     return shop, df, whole, part
 
 def test_products_of_a_table_without_labels_are_tagged(run, tmp_path, capsys):
     shop, df, lost, part = new_shop(tmp_path/'new')
-    assert main(['tag', str(run[0]/'run'), str(shop), '--out', str(tmp_path/'t.csv'), '--per', 'product', '--review',
-                 str(tmp_path/'q.csv')]) == 0
+    assert tag(run, shop, tmp_path/'t.csv', '--review', tmp_path/'q.csv') == 0
     out, table, queue = capsys.readouterr().out, pd.read_csv(tmp_path/'t.csv'), pd.read_csv(tmp_path/'q.csv')
     assert list(table)[:2] == ['product', 'rank'] and list(queue)[0] == 'product'
     assert table['product'].unique().tolist() == df['sku'].unique().tolist()    # each product, in order
@@ -220,24 +222,22 @@ def test_the_same_products_as_subfolders(run, tmp_path, capsys):
     shop, df, _, _ = new_shop(tmp_path/'new')
     for o in df.itertuples(): (d := tmp_path/'folders'/o.sku).mkdir(parents=True, exist_ok=True); shutil.copy(shop/'images'/o.image, d)
     for source, out in ((shop, 'a.csv'), (tmp_path/'folders', 'b.csv')):
-        assert main(['tag', str(run[0]/'run'), str(source), '--out', str(tmp_path/out), '--per', 'product']) == 0
-    a, b = (pd.read_csv(tmp_path/o).drop(columns='reason') for o in ('a.csv', 'b.csv'))
-    pd.testing.assert_frame_equal(a.sort_values(['product', 'rank'], ignore_index=True), b.sort_values(['product', 'rank'],
-                                                                                                       ignore_index=True), atol=1e-5)
+        assert tag(run, source, tmp_path/out) == 0
+    a, b = (pd.read_csv(tmp_path/o).sort_values(['product', 'rank'], ignore_index=True) for o in ('a.csv', 'b.csv'))
+    pd.testing.assert_frame_equal(a.drop(columns='reason'), b.drop(columns='reason'), atol=1e-5)
     assert 'a subfolder is a product' in capsys.readouterr().out
 
 @pytest.mark.parametrize('options, said', [
-    (['--engine', 'ray'], '--engine local'), (['--product', 'titel'], "did you mean 'title'"), (['--per', 'unit'],
-                                                                                                '--per unit, expected picture or product')])
+    (['--engine', 'ray'], '--engine local'), (['--product', 'titel'], "did you mean 'title'"),
+    (['--per', 'unit'], '--per unit, expected picture or product')])
 def test_errors_of_tagging_products(run, tmp_path, capsys, options, said):
     shop, *_ = new_shop(tmp_path/'new')
-    assert main(['tag', str(run[0]/'run'), str(shop), '--out', str(tmp_path/'t.csv'), '--per', 'product', *options]) == 2
+    assert tag(run, shop, tmp_path/'t.csv', *options) == 2
     assert said in capsys.readouterr().err.replace("'local'", 'local').replace("'unit'", 'unit')
 
 def test_a_column_of_products_is_named(run, tmp_path):
     shop, df, _, _ = new_shop(tmp_path/'new')
-    assert main(['tag', str(run[0]/'run'), str(shop/'products.csv'), '--out', str(tmp_path/'t.csv'), '--per', 'product', '--product',
-                 'title']) == 0
+    assert tag(run, shop/'products.csv', tmp_path/'t.csv', '--product', 'title') == 0
     assert set(pd.read_csv(tmp_path/'t.csv')['product']) == set(df['title'])
 
 # -- evaluation

@@ -95,7 +95,9 @@ def _to_rgb(im:Image.Image, opening:int)->Image.Image:
     if im.mode in ('F', 'I'): raise ImageError('32 bits per channel: the value of white is unknown; save it with 8 or 16 bits')
     if im.mode.startswith('I;16'): im = _from_16_bit(im, opening)
     if opening > 1: im = _to_srgb(im)
-    return _on_white(im) if im.has_transparency_data else im.convert('RGB')
+    res = _on_white(im) if im.has_transparency_data else im.convert('RGB')
+    res.info = {}   # profile and orientation are applied, and must not be applied again
+    return res
 
 # %% ../../nbs/catalog/05_images.ipynb #4b7c19ae
 def _is_readable_profile(body:bytes)->bool:

@@ -247,25 +247,33 @@ def _label_scores(run:Run)->list:
             _html_table(df, 'Each label on test', sort=True, most=2000)]
 
 # %% ../../nbs/report/04_report.ipynb #babca601
-def _products(run:Run)->list:
+def _score_cell(o:dict|None)->_Sorted:
+    "A score with its interval; – if there is none."
+    if o is None or o['score'] is None: return _Sorted('–', np.nan)
+    return _Sorted(_with_interval(o['score'], o['low'], o['high']), o['score'])
+
+def _chosen_rule(p:dict)->str:
+    "The sentence on the rule for products."
+    losses = ', '.join(f'{k} {v:.4f}' for k, v in p['losses'].items())
+    return f'A product is answered by {COMBINE[p["rule"]].text}' + (
+        f', chosen on half of the valid products by the cross-entropy ({losses}); the decision was fitted on the other {p["fitted"]:,}.'
+        if losses else '; the run was not trained on products with several pictures.')
+
+def _product_scores(run:Run)->list:
     "Scores per product beside scores per picture; nothing if each product has one picture."
     if (p := run.metrics.get('products')) is None: return []
-    def cell(o): return _Sorted(_with_interval(o['score'], o['low'], o['high']), np.nan if o['score'] is None else o['score'])
-    none = dict.fromkeys(('score', 'low', 'high'))
-    rows = [{'score': k, 'per product (95 %)': cell(o), 'per picture (95 %)': cell(p['picture'][k]),
-             'product minus its pictures (95 %)': cell(p['difference'].get(k, none)),
-             'predict nothing': o['nothing'], 'most frequent': o['commonest']} for k, o in p['product'].items()]
-    losses = ', '.join(f'{k} {v:.4f}' for k, v in p['losses'].items())
-    chosen = f', chosen on half of the valid products by the cross-entropy ({losses}); the decision was fitted on the other {p["fitted"]:,}'
+    rows = [{'score': k, 'per product (95 %)': _score_cell(o), 'per picture (95 %)': _score_cell(p['picture'][k]),
+             'product minus its pictures (95 %)': _score_cell(p['difference'].get(k)), 'predict nothing': o['nothing'],
+             'most frequent': o['commonest']} for k, o in p['product'].items()]
     kept, clash = p.get('promise'), p['disagree']
-    return [P(f'{p["products"]:,} products of test with {p["pictures"]:,} pictures, {p["several"]:,} of them with several. '
-              f'A product is answered by {COMBINE[p["rule"]].text}{chosen if losses else ""}.'),
+    n, several, pictures = (p[o] for o in ('products', 'several', 'pictures'))
+    return [P(f'{n:,} products of test with {pictures:,} pictures, {several:,} of them with several. ', _chosen_rule(p)),
             P(f'{kept["published"]:,} products ({kept["share"]:.0%}) would be published without review, '
-              f'{kept["right"]:,} of them without a wrong tag.')
-            if kept else P('Nothing can be promised for products: valid has too few, or too many errors.'),
+              f'{kept["right"]:,} of them without a wrong tag.') if kept
+            else P('Nothing can be promised for products: valid has too few, or too many errors.'),
             P(f'The pictures of {clash:,} products have different labels of a group; the first picture counts.') if clash else None,
             _html_table(pd.DataFrame(rows), 'Scores of test per product and per picture, and of a product minus the mean of its own '
-                        'pictures; intervals are of products drawn with replacement')]
+                                            'pictures; intervals are of products drawn with replacement')]
 
 # %% ../../nbs/report/04_report.ipynb #31c27754
 class Judged(NamedTuple):
@@ -431,7 +439,7 @@ def run_page(
     except CatalogError as e: note = P('Confusion, pictures and coverage are left out: ', str(e), cls='note')
     sections = {'Data': _data(run) + (_examples(j) if j else []), 'Split': _split_section(run), 'Labels': _labels(run),
                 'Training': _training(run), 'Scores': _scores(run),
-                **({'Products': _products(run)} if 'products' in run.metrics else {}), 'Each label': _label_scores(run)}
+                **({'Products': _product_scores(run)} if 'products' in run.metrics else {}), 'Each label': _label_scores(run)}
     if j is not None:
         sections |= {'Confusion': _confusion(j), 'Worst pictures': _worst(j), 'Doubtful pictures': _doubtful(j),
                      'What can be published': _deciding(j)}

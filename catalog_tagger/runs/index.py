@@ -64,7 +64,7 @@ def read_products(
     space=None,                 # `LabelSpace` that maps tags to `labels`; None takes the tags themselves
     *, where:str=None,          # Condition that selects rows, as in `choose_rows`
 )->Catalog:                    # With `unit` and `labels`; pictures without a catalog have only `unit`
-    "The products to search in, labelled or not, audited, with a product and its copies as one unit, and with the catalog's columns."
+    "The products to search in, labelled or not, audited; the pictures of a product and copies are a unit; with the catalog's columns."
     cfg = _read_settings(source, cfg)
     if cfg is None: return _read_pictures(source, where)
     catalog = read_audited(replace(cfg, where=where), unlabelled=True)

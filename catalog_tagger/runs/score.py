@@ -26,7 +26,7 @@ __all__ = ['score_pictures', 'score_products', 'run_metrics']
 def _score_facts(space, k:int)->dict:
     return dict(counts=space.counts, groups=space.group_columns, parents=space.parent_columns, k=k)
 
-def _predicted(tagger:Tagger, scores:np.ndarray, min_score:float)->np.ndarray:
+def _answer_matrix(tagger:Tagger, scores:np.ndarray, min_score:float)->np.ndarray:
     "The answers of `tagger` as 0 and 1."
     space, decision = tagger.space, tagger.decision
     answers = decide(scores, space, decision) if decision else decode(scores, space, k=None, min_score=min_score)
@@ -42,25 +42,25 @@ def score_pictures(
     "Score a model as it is used: with its `Prep`, and with decoded answers for the scores of label sets."
     space = tagger.space; facts = _score_facts(space, k)
     scores, targs = tagger.scores(df['image']) if scores is None else scores, space.one_hot(df['labels'])
-    pred = _predicted(tagger, scores, min_score)
+    pred = _answer_matrix(tagger, scores, min_score)
     table = add_intervals(score_table(scores, targs, pred=pred, **facts), picture_scores(scores, targs, pred, **facts))
     return table, label_table(scores, pred, targs, space.vocab, space.counts)
 
 # %% ../../nbs/runs/02_score.ipynb #57aee102
-def _difference(product:pd.DataFrame, picture:pd.DataFrame, of:np.ndarray)->dict[str, dict]:
+def _product_gain(product:pd.DataFrame, picture:pd.DataFrame, of:np.ndarray)->dict[str, dict]:
     "For each score the mean over products of their own score minus that of their pictures, whose products are `of`, with its interval."
     gain = product - picture.groupby(of).mean()
-    def plain(*values): return [None if np.isnan(v) else float(v) for v in values]
-    return {m: dict(zip(('score', 'low', 'high'), plain(o.mean(), *bootstrap_interval(o)))) for m, o in gain.items()}
+    ends = {m: (o.mean(), *bootstrap_interval(o)) for m, o in gain.items()}
+    return json_rows(pd.DataFrame(ends, index=['score', 'low', 'high']).T, 'index')
 
 def _promise_kept(tagger:Tagger, scores:np.ndarray, truth:np.ndarray)->dict|None:
     "How many products would be published without review, and how many of these are right; None without a promise."
     if tagger.products is None or '' not in tagger.products.decision.publish: return None
-    decision, space = tagger.products.decision, tagger.space
-    right, n, share = published(decision.calibrated(scores, space), truth, space, decision.publish[''],
-                                min_score=decision.thresholds[DEFAULT_MODE])
+    decision, space = tagger.products.decision, tagger.space; p = decision.calibrated(scores, space)
+    right, n, share = published(p, truth, space, decision.publish[''], min_score=decision.thresholds[DEFAULT_MODE])
     return dict(published=n, right=right, share=float(share))
 
+# %% ../../nbs/runs/02_score.ipynb #57aee122
 def score_products(
     tagger:Tagger,
     df:pd.DataFrame,       # As in `score_pictures`, with `product`
@@ -70,17 +70,15 @@ def score_products(
     product, space = product_names(df), tagger.space; facts = _score_facts(space, k)
     if not has_products(product): return None
     scores, targs = tagger.scores(df['image']) if scores is None else scores, space.one_hot(df['labels'])
-    (names, whole), (truth, disagree), whose = tagger.combined(scores, product), product_truth(targs, product, space), tagger.for_products()
-    of_product = pd.factorize(np.array(product, object))[0]
-    sides = dict(product=(whose, whole, truth, np.arange(len(names))), picture=(tagger, scores, targs, of_product))
-    tables, values = {}, {}
-    for side, (t, s, y, of) in sides.items():
-        pred = _predicted(t, s, min_score); values[side] = picture_scores(s, y, pred, **facts)
-        tables[side] = json_rows(add_intervals(score_table(s, y, pred=pred, **facts), values[side], of), 'index')
-    n, o = pd.Series(product).value_counts(), tagger.products
-    fitted = dict(rule=o.rule, losses=o.losses, fitted=o.products) if o else dict(rule='mean', losses={}, fitted=0)
-    return dict(fitted, products=len(names), pictures=len(product), several=int((n > 1).sum()), disagree=disagree,
-                promise=_promise_kept(tagger, whole, truth), **tables, difference=_difference(*values.values(), of))
+    (names, whole), (truth, disagree) = tagger.combined(scores, product), product_truth(targs, product, space)
+    of, tables, values = pd.factorize(np.array(product, object))[0], {}, {}
+    sides = dict(product=(tagger.for_products(), whole, truth, np.arange(len(names))), picture=(tagger, scores, targs, of))
+    for side, (t, s, y, own) in sides.items():
+        pred = _answer_matrix(t, s, min_score); values[side] = picture_scores(s, y, pred, **facts)
+        tables[side] = json_rows(add_intervals(score_table(s, y, pred=pred, **facts), values[side], own), 'index')
+    o = tagger.products; fitted = dict(rule=o.rule, losses=o.losses, fitted=o.products) if o else dict(rule='mean', losses={}, fitted=0)
+    return dict(fitted, products=len(names), pictures=len(product), several=int((np.bincount(of) > 1).sum()), disagree=disagree,
+                promise=_promise_kept(tagger, whole, truth), **tables, difference=_product_gain(*values.values(), of))
 
 # %% ../../nbs/runs/02_score.ipynb #d494aa0d
 def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:

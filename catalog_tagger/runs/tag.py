@@ -34,9 +34,9 @@ def _read_table_products(file:Path, cfg:RunConfig)->tuple[pd.DataFrame, list[str
     df, bad = catalog.unlabelled, catalog.rejected
     bad = bad[~bad['reason'].str.startswith((NO_TAGS, SAME_PICTURE)) & ~bad['image'].isin(set(df['image']))]
     named = bad['image'].where(bad['image'] != '', [f'row {o} of {file.name}' for o in bad['row']])
-    df = df.assign(product=df['product'] if 'product' in df else '', why=None)
-    both = pd.concat([df, pd.DataFrame(dict(image=named, product='', why=bad['reason']))], ignore_index=True)
-    return both[['image', 'product', 'why']], [o for o in catalog.notes if o.startswith('product:')]
+    df = df.assign(product=df['product'] if 'product' in df else '', why=None)[['image', 'product', 'why']]
+    df = pd.concat([df, pd.DataFrame(dict(image=named, product='', why=bad['reason']))], ignore_index=True)
+    return df, [o for o in catalog.notes if o.startswith('product:')]
 
 # %% ../../nbs/runs/06_tag.ipynb #190dc803
 def _folder_products(paths:Sequence[str|Path])->pd.DataFrame:
@@ -48,30 +48,30 @@ def _folder_products(paths:Sequence[str|Path])->pd.DataFrame:
         return os.path.relpath(folder, base) if folder not in roots and any(folder.startswith(f'{o}/') for o in roots) else ''
     return pd.DataFrame(dict(image=list(found), product=list(map(product, found)), why=list(found.values())))
 
+def _report_beside(folder:Path, file:Path, df:pd.DataFrame, say)->None:
+    "Report the pictures in the folder of a catalog that its table does not name."
+    there = {k for k, why in find_pictures(catalog_root(folder).resolve()).items() if not why} - set(df['image'])
+    if there: say(f'{len(there)} pictures of {folder} are not in {file.name} and are not tagged, such as {min(there)}')
+
 def find_products(
-    paths:str|Path|Sequence[str|Path],  # Catalogs (folders with a table, or the table) and pictures and folders of them
+    paths:str|Path|Sequence[str|Path],  # Catalogs (folders with a table, or the table), and pictures and folders of them
     cfg:RunConfig,                      # Its options for the columns of a table are used
     say=print,                          # Called with a line that reports what is taken as products
 )->pd.DataFrame:                        # Columns `image`, `product` ('' for a product of its own) and `why` it cannot be used
     "Which pictures belong to a product: by the column of a catalog's table, with or without labels; without a table by folder."
-    plain, tables = [], []
+    plain, res = [], []
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
-        file = picture_table(path, cfg)
-        df, notes = (None, []) if file is None else _read_table_products(file, cfg)
-        if df is None or path.is_dir() and not any(map(os.path.isfile, df['image'][:50])):
-            if file: say(f'{file} is not read: its pictures are not there')
-            plain.append(path); continue
-        tables.append(df)
-        say(notes[0] if notes else
-            f'{file.name} has no column of products, so each picture is a product of its own; name one with product=')
-        there = find_pictures(path.resolve()) if path.is_dir() else {}
-        beside = {k for k, why in there.items() if not why} - set(df['image'])
-        if beside: say(f'{len(beside)} pictures of {path} are not in {file.name} and are not tagged, such as {min(beside)}')
+        if (file := picture_table(path, cfg)) is None: plain.append(path); continue
+        df, notes = _read_table_products(file, cfg)
+        if path.is_dir() and not any(map(os.path.isfile, df['image'][:50])):
+            say(f'{file} is not read: its pictures are not there'); plain.append(path); continue
+        say(*notes[:1] or [f'{file.name} has no column of products, so each picture is a product of its own; name one with product='])
+        if path.is_dir(): _report_beside(path, file, df, say)
+        res.append(df)
     if plain:
-        tables.append(df := _folder_products(plain))
-        say(f'{len(set(product_names(df)))} products with {len(df)} pictures: '
-            'a subfolder is a product, and a picture beside subfolders is one of its own')
-    return pd.concat(tables, ignore_index=True)
+        res.append(df := _folder_products(plain)); n = len(set(product_names(df)))
+        say(f'{n} products with {len(df)} pictures: a subfolder is a product, and a picture beside subfolders is one of its own')
+    return pd.concat(res, ignore_index=True)
 
 # %% ../../nbs/runs/06_tag.ipynb #190dc8e6
 def _bundle(run:str|Path)->str:

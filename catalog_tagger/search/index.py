@@ -209,10 +209,10 @@ def _named_rows(table:pd.DataFrame, name:str)->np.ndarray:
 
 # %% ../../nbs/search/05_index.ipynb #00e60701
 @patch
-def _products(self:SimilarIndex)->np.ndarray:
+def _product_codes(self:SimilarIndex)->np.ndarray:
     "The code of each row's product; a row without one has that of its unit."
     if 'product' not in self.table: return self._units()
-    codes = value_codes(self.table['product'].mask(self.table['product'] == ''), len(self), 'product')
+    product = self.table['product']; codes = value_codes(product.mask(product == ''), len(self), 'product')
     return np.where(codes < 0, len(self) + self._units(), codes)
 
 @patch
@@ -222,9 +222,9 @@ def _rows_of(self:SimilarIndex, query)->np.ndarray:
     if not isinstance(query, str): return np.array([], int)
     rows = np.flatnonzero(self.table['image'] == query)
     if not len(rows) and not Path(query).is_file(): rows = _named_rows(self.table, query)
-    if len(set(self._products()[rows])) > 1:
-        raise CatalogError(f'{query!r} names {len(rows)} pictures of several products: '
-                           f'{first_few(self.table["image"][rows], 5)}; give one of these')
+    if len(set(self._product_codes()[rows])) > 1:
+        some = first_few(self.table['image'][rows], 5)
+        raise CatalogError(f'{query!r} names {len(rows)} pictures of several products: {some}; give one of these')
     return rows
 
 # %% ../../nbs/search/05_index.ipynb #00e60702
@@ -248,7 +248,7 @@ def _answer(self:SimilarIndex, query, k:int, among, per:str)->pd.DataFrame:
     while True:   # until there are enough answers of other products
         score, at = (o[0] for o in self.nearest(v, min(take + int(out.sum()), len(self)), among))
         keep = (at >= 0) & ~out[at]; score, at = score[keep], at[keep]
-        if per == 'product': score, at = (o[~pd.Series(self._products()[at]).duplicated().to_numpy()] for o in (score, at))
+        if per == 'product': score, at = (o[~pd.Series(self._product_codes()[at]).duplicated().to_numpy()] for o in (score, at))
         if len(at) >= k or take >= len(self): break
         take *= 4
     res = self.table.drop(columns='digest', errors='ignore').iloc[at[:k]].reset_index(drop=True)
@@ -258,7 +258,7 @@ def _answer(self:SimilarIndex, query, k:int, among, per:str)->pd.DataFrame:
 @patch
 def search(
     self:SimilarIndex,
-    query,              # A picture (path, PIL image, bytes, array (h, w, 3)), a vector, or its image, product, id or file name in the shop
+    query,              # A picture (path, PIL image, bytes, array (h, w, 3)), a vector, or a name in the index: of a product, an id, a file
     k:int=ANSWERS,      # Answers
     *, where:str=None,  # Condition on the table's columns, as in `choose_rows`
     per:str='picture',  # Or 'product': of each product only its best picture

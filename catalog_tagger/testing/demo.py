@@ -268,10 +268,9 @@ def _view(seed, i, j, size):
 
 def _shop_rows(seed, i):
     "A row for each picture of product `i`: one to four."
-    p, row = _product(seed, i), _demo_row(seed, i)
-    facts = dict(title=row['productDisplayName'], type=p['article'], colour=p['colour'],
-                 tags=join_tags([p['pattern'], row['subCategory']], ';'))
-    n = 1 + int(rng(seed, 'views', i).integers(4))
+    p, row, n = _product(seed, i), _demo_row(seed, i), 1 + int(rng(seed, 'views', i).integers(4))
+    facts = dict(title=row['productDisplayName'], type=p['article'], colour=p['colour'])
+    facts['tags'] = join_tags([p['pattern'], row['subCategory']], ';')
     return [dict(sku=f'P{row["id"]}', image=f'P{row["id"]}-{j + 1}.jpg', **facts) for j in range(n)]
 
 # %% ../../nbs/testing/01_demo.ipynb #7d10aa03
