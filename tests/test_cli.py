@@ -86,7 +86,7 @@ def test_a_wrong_choice_is_refused_at_once(option, value, capsys):
     "Before the catalog is looked for: there is none."
     from catalog_tagger.apps.cli import main
     assert main(['train', 'no catalog', '--out', 'r', f'--{option}', value]) == 2
-    assert f"{option}='{value}', expected " in capsys.readouterr().err
+    assert f"--{option.replace('_', '-')} '{value}', expected " in capsys.readouterr().err
 
 def test_a_preset_and_what_wins_over_it(capsys):
     from catalog_tagger.apps.cli import _config, main, make_parser
