@@ -1,4 +1,4 @@
-"Pictures are opened as a person would see them, every file of a folder has a row, and a net of a fixed input size is built for its pictures."
+"Pictures are opened as a person would see them, every file of a folder has a row, a net of a fixed input size fits its pictures."
 import struct, zlib
 from dataclasses import replace
 from io import BytesIO

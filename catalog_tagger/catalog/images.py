@@ -103,7 +103,8 @@ def _to_rgb(im:Image.Image, opening:int)->Image.Image:
 def _is_readable_profile(body:bytes)->bool:
     "Is `body` of a chunk iCCP a name, 0 for zlib, and a profile that Pillow reads?"
     name, _, packed = body.partition(b'\0')
-    try: return bool(name) and packed[:1] == b'\0' and len(zlib.decompressobj().decompress(packed[1:], MAX_TEXT_CHUNK + 1)) <= MAX_TEXT_CHUNK
+    try: return bool(name) and packed[:1] == b'\0' and \
+        len(zlib.decompressobj().decompress(packed[1:], MAX_TEXT_CHUNK + 1)) <= MAX_TEXT_CHUNK
     except zlib.error: return False
 
 def _plain_png(data:bytes)->bytes:

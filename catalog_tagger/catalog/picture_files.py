@@ -46,7 +46,7 @@ def _as_text(path)->str:
 def find_pictures(
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # Pictures, folders of pictures, or a table with resolved paths in its column `image`
     skip:Iterable[str|Path]=(),                       # Files and folders to leave out, such as those that the job itself writes
-)->dict[str, str|None]:                               # Absolute path → None, or the reason why it cannot be used; in order, those with a reason last
+)->dict[str, str|None]:   # Absolute path → None, or the reason why it cannot be used; in order, those with a reason last
     "Find the pictures of `source`, each once."
     if isinstance(source, pd.DataFrame):
         found = {_as_text(o): None for o in check_columns(source)['image']}
