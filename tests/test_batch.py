@@ -87,7 +87,7 @@ def counting(f, n, before=None, after=None):
 def half_part(parts, n, files):
     with atomic_path(jobs.part_path(parts, n, '.csv')) as p: p.write_bytes(files['.csv'][:len(files['.csv'])//2]); die()
 
-def half_join(files, path): path.write_bytes(files[0].read_bytes()); die()
+def half_join(files, path, per): path.write_bytes(files[0].read_bytes()); die()
 
 def half_removed(parts): next(parts.glob('*.csv')).unlink(); die()
 

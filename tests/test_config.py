@@ -18,6 +18,7 @@ OTHERS = {   # A function or a module, and its parameter that only shares the na
     ('testing.', 'delim'): 'what a drawn file is written with', ('catalog.cells.join_tags', 'delim'): 'what a cell is written with',
     ('apps.tour.demo_run', 'size'): 'a quick tour', ('apps.tour.demo_run', 'epochs'): 'a quick tour',
     ('apps.cli.compare', 'arch'): 'several architectures',
+    ('train.backbones.find_arch', 'size'): 'of no pictures, when only the architecture is asked for',
     ('catalog.text.', 'min_count'): 'of words, not of labels', ('catalog.labels.LabelSpace', 'recipe'): 'the recipe itself, not its file',
     ('train.learner.TrainFacts', 'tta'): 'its scores are those of get_preds until asked',
     ('serve.predictor.Predictor', 'tta'): 'likewise', ('serve.tagger.Tagger', 'tta'): 'likewise',

@@ -151,6 +151,11 @@ def test_products(columns, cells, options, product, tmp_path):
     assert any(o.startswith('product: column ') for o in catalog.notes) == (product is not None)
     assert source_view(catalog.df)[columns].tolist() == cells
 
+def test_the_pictures_of_a_row_are_a_product(tmp_path):
+    text = 'image,tags\n1.jpg; 2.jpg,x\n3.jpg,y\n'
+    assert table(tmp_path, text).df['product'].tolist() == ['row 0', 'row 0', 'row 1']
+    assert 'product' not in table(tmp_path, text, product='none').df
+
 def test_the_coarsest_column_names_the_product(tmp_path):
     catalog = table(tmp_path, 'image,tags,sku,item_group_id\n1,x,a1,a\n2,x,a2,a\n')
     assert catalog.df['product'].tolist() == ['a', 'a']

@@ -33,11 +33,11 @@ def _csv_delimiter(first:str)->str:
     if most and most == claims: raise ValueError(f'its first line has as many {best!r} as {rival!r}, so the delimiter is ambiguous')
     return best
 
-_MARKS = {codecs.BOM_UTF8: 'utf-8-sig', codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}   # First bytes → encoding
+_ENCODING_MARKS = {codecs.BOM_UTF8: 'utf-8-sig', codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}   # First bytes → encoding
 
 def _text_encoding(start:bytes, given:str=None)->str:
     "The encoding `given`, or the one that the first bytes of a file show: UTF-16 with its mark, else UTF-8."
-    if given is None: return next((o for mark, o in _MARKS.items() if start.startswith(mark)), 'utf-8')
+    if given is None: return next((o for mark, o in _ENCODING_MARKS.items() if start.startswith(mark)), 'utf-8')
     try: return codecs.lookup(given).name
     except LookupError: raise CatalogError(f'encoding={given!r} is unknown; common ones are utf-8, utf-16, cp1252 and latin-1') from None
 
@@ -70,7 +70,7 @@ def csv_rows(
     finally: csv.field_size_limit(old)
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #eebc1bca
-def _column_names(head:list[str], rows:list[list[str]])->list[str|None]:
+def _names_of_columns(head:list[str], rows:list[list[str]])->list[str|None]:
     "The names of the columns; an unnamed column has the name `column 3`, or None if its cells are empty."
     return [o or (f'column {i + 1}' if any(len(r) > i and r[i] for r in rows) else None) for i, o in enumerate(head)]
 
@@ -81,7 +81,7 @@ def _csv_table(path, encoding)->tuple[pd.DataFrame, list, list, list[str]]:
     same = {}.setdefault    # equal cells share their memory
     rows = [[same(c, c) for c in o] for o in csv_rows(path, encoding=encoding)] or [[]]
     head = [o.strip() for o in rows.pop(0)]; n = len(head)
-    names = _column_names(head, rows); kept = [o for o in names if o is not None]
+    names = _names_of_columns(head, rows); kept = [o for o in names if o is not None]
     if len(set(kept)) < len(kept): raise CatalogError(f'{path}: duplicate column in {",".join(head)}')
     full, total = [i for i, o in enumerate(rows) if any(o)], len(rows)
     rows = [rows[i] if len(rows[i]) <= n or any(rows[i][n:]) else rows[i][:n] for i in full]

@@ -56,7 +56,7 @@ def find_layout(
 )->str:             # A name of `LAYOUTS`
     "Detect the layout of a catalog from its files; if it is unknown or ambiguous, the error lists what was looked for and what was found."
     path = Path(path)
-    if not path.exists(): raise UnknownLayout(f'{path} is not a folder or a table: it does not exist')
+    if not path.exists(): raise UnknownLayout(f'{path} {"does not exist" if path.suffix else "is not a folder"}')
     tables = list_tables(path, options.get('encoding'))
     fit = [name for f, columns in tables.items() for name in layouts_of(f.name, columns, **options)]
     if not fit:
@@ -93,5 +93,5 @@ def read_catalog(
     "Read a catalog with the reader of its layout."
     layout = layout or find_layout(path, **options)
     _check_options(layout, options)
-    if not Path(path).exists(): raise CatalogError(f'{path} is not a folder or a table: it does not exist')
+    if not Path(path).exists(): raise CatalogError(f'{path} is not a folder')
     return all_layouts()[layout].read(path, where=where, min_count=min_count, **options)

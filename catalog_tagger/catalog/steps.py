@@ -23,7 +23,7 @@ def spelling_key(tag:str)->str:
     "What spellings of one label share: all but case and white space, in Unicode's composed form."
     return ' '.join(normalize('NFC', tag.lower()).split())
 
-def _join(tag:str, *, names:dict[str, str]=None)->str:
+def _join_spellings(tag:str, *, names:dict[str, str]=None)->str:
     "The name of the spellings of `tag`; its key, before names are learned."
     key = spelling_key(tag)
     return key if names is None else names.get(key, tag)
@@ -101,8 +101,8 @@ class Step:
 
 # %% ../../nbs/catalog/10_steps.ipynb #4d5cdc3f
 STEPS = {
-    'join': Step(_join, 'join spellings that differ in case or white space; the most frequent is shown', 'joined', dict(names=_SPELLINGS),
-                 respells=True, learn=_frequent_spellings),
+    'join': Step(_join_spellings, 'join spellings that differ in case or white space; the most frequent is shown', 'joined',
+                 dict(names=_SPELLINGS), respells=True, learn=_frequent_spellings),
     'normalise': Step(normalise, 'lowercase, one Unicode form, single spaces', 'normalised',
                       dict(form=_FORM, case=_FLAG, seps=_TEXT), respells=True),
     'alias': Step(_alias, 'merge synonyms and misspellings: a name and its other names', 'aliased', dict(to=_NAMES),

@@ -112,7 +112,7 @@ def suffix_reason(
 # %% ../../../nbs/catalog/readers/00_base.ipynb #f2dcdbd7
 _SEVERAL = re.compile(r'\s*[;,|]\s*')
 
-def _named_pictures(cell)->list:
+def _pictures_of_cell(cell)->list:
     "The pictures that a cell names: itself, or its parts if it is a list, or if all parts have a suffix of pictures."
     if isinstance(cell, list): return cell
     parts = _SEVERAL.split(cell) if isinstance(cell, str) else []
@@ -124,7 +124,7 @@ def one_picture_per_row(
     column:str,         # Column of pictures
 )->tuple[pd.DataFrame, list[str]]:   # With a row for each picture, and notes
     "Give each picture of a cell its own row, in order, and write the paths of Windows with `/`."
-    notes, cells = [], df[column].map(_named_pictures)
+    notes, cells = [], df[column].map(_pictures_of_cell)
     if (several := cells.map(len) > 1).any():
         first = df[column][several.idxmax()]
         notes.append(f'{several.sum()} cells of {source_name(column)} name several pictures, such as {first!r:.60}: '
@@ -271,6 +271,8 @@ def read_picture_table(
     df, roles = take_roles(df, product, split_column, [*groups, *(source_name(o) for o in (image_column, tags_column) if o)])
     if tags_column and source_name(tags_column) == 'tags': df = df.drop(columns=tags_column)
     df, found = one_picture_per_row(root, df, image_column)
+    if df['row'].duplicated().any() and 'product' not in df and product != 'none':
+        df = df.assign(product='row ' + df['row'].astype(str)); roles.append('product: the pictures of a row')
     names = df[image_column]; df = take_column(df, image_column, 'image', names)
     text = source_columns(df).get(find_column(source_columns(df), TEXT_COLUMNS))
     if text: df = take_column(df, text, 'text', [o if isinstance(o, str) else '' for o in df[text]])
