@@ -26,7 +26,7 @@ from ..core.config import RunConfig
 from ..catalog.images import Prep
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
-from ..train.backbones import Arch, BUNDLED, InceptionBody, create_net, cut_body, find_arch
+from ..train.backbones import Arch, BUNDLED, create_net, cut_body, find_arch
 from ..train.weights import body_names, read_weights
 from ..train.losses import find_optimiser
 from ..train.data import crop_size, random_crops, train_tfms
@@ -129,8 +129,6 @@ def projection_head(
 def _contrastive_model(a:Arch, state:dict[str, Tensor]|None, size:tuple[int, int], n_out:int)->nn.Sequential:
     "The body of `a` and a projection head for pictures of `size`."
     body = cut_body(a, create_net(a, state))
-    if isinstance(body, InceptionBody):
-        raise CatalogError(f'{a.name} has two outputs in training, which contrastive learning does not support; use {BUNDLED} or resnet18')
     shape = body.eval()(torch.zeros(1, 3, *size)).shape
     return nn.Sequential(body, projection_head(shape[1], n_out, len(shape) == 4))
 
@@ -149,6 +147,8 @@ def contrastive_learner(
     **kwargs
 )->Learner:                   # With `facts` and `history` as from `catalog_learner`; nothing is frozen
     "A fastai `Learner` that trains a body on pictures without labels."
+    if (a := find_arch(arch)).net == 'inception_v3':
+        raise CatalogError(f'{a.name} has two outputs in training, which contrastive learning does not support; use {BUNDLED} or resnet18')
     a = find_arch(arch, dls.prep.size)
     prep = replace(dls.prep, mean=a.mean, std=a.std)
     model = _contrastive_model(a, read_weights(a, weights), prep.size, n_out)
