@@ -1,5 +1,5 @@
 "Exports are read as they are: cells are text, columns mean what the user says, folders have any depth, nothing is left out in silence."
-import json, unicodedata
+import json, os, unicodedata
 
 import pandas as pd, pytest
 from PIL import Image
@@ -308,6 +308,14 @@ def test_folders_that_are_not_understood(files, error, tmp_path):
     for o in files: (tmp_path/o).parent.mkdir(parents=True, exist_ok=True); (tmp_path/o).touch()
     with pytest.raises(CatalogError, match=error): read_catalog(tmp_path)
 
+def test_names_that_are_no_text_have_a_reason(tmp_path):
+    root = pictures(tmp_path, 'a/1.png', 'b/2.png')
+    for o in (b'a/caf\xe9.png', b'caf\xe9/3.png'):
+        path = os.path.join(os.fsencode(root), o); os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, 'wb') as f: f.write((root/'a/1.png').read_bytes())
+    catalog = read_catalog(root)
+    assert len(catalog.df) == 2 and catalog.rejected['reason'].tolist() == ['its name, or that of its folder, is not valid text']*2
+
 def test_folds_that_are_classes(tmp_path):
     root = pictures(tmp_path, 'train/1.jpg', 'bus/2.jpg')
     assert read_catalog(root, split_column='none').df['tags'].tolist() == [['category=bus'], ['category=train']]
@@ -345,7 +353,9 @@ def test_columns_that_are_named_help_to_detect_a_table(tmp_path):
                                                                                                    "--where 'size=3' is wrong"),
     ("layout='coco'", "--layout 'coco'"), ("the column 'min_count' is not", "the column 'min_count' is not"), ('`$.label_columns` is 3',
                                                                                                                '`$.label_columns` is 3'),
-    ("catalog's root: size=3, bs=0", "catalog's root: --size 3, --bs 0"), ('resume=False', '--resume False'), ('nothing here',
+    ("catalog's root: size=3, bs=0", "catalog's root: --size 3, --bs 0"), ('resume=False', '--no-resume'), ('trust=True (--trust)',
+                                                                                                            '--trust (--trust)'),
+                                           ('nothing here',
                                                                                                                'nothing here'),
                                            ('x_min_count=3', 'x_min_count=3')])
 def test_an_error_of_the_command_names_its_flags(message, said): assert as_flags(message) == said

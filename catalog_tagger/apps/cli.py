@@ -353,7 +353,7 @@ def as_flags(
     def flag(m):
         name = m[1] or m[3]
         return f'--{name.replace("_", "-")}{" " if m[2] else ""}' if name else m[0]
-    return re.sub(pattern, flag, message)
+    return re.sub(r'--([\w-]+) (True|False)\b', lambda m: f'--{"no-"*(m[2] == "False")}{m[1]}', re.sub(pattern, flag, message))
 
 def main(argv:list[str]=None)->int:  # Exit code: 0, 2 for invalid input, 3 when training diverged, 130 when interrupted
     "The entry point of the command; `argv` is for calls from Python."

@@ -53,6 +53,8 @@ def _fold_dirs(root:Path)->tuple[list[Path], list[Path]]:
 # %% ../../../nbs/catalog/readers/02_folders.ipynb #5a92f559
 def _folder_row(root:Path, file:Path, folds:list[Path])->dict:
     "The row of the table for `file`: its folders below the root, or below its fold; `why` is the reason if it is rejected."
+    text = str(file).encode('utf-8', 'backslashreplace').decode()
+    if text != str(file): return dict(image=text, levels=(), split=None, why='its name, or that of its folder, is not valid text')
     parts = file.relative_to(root).parts[:-1]
     fold, levels = (parts[0], parts[1:]) if folds and parts else (None, parts)
     row = dict(image=str(file), levels=levels, split=fold, why=None)
