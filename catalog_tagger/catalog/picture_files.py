@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.files import CatalogError, inside_or_reason
+from ..core.files import CatalogError, escaped_text, inside_or_reason
 from ..core.table import check_columns
 from .readers.base import SUFFIXES, suffix_reason
 from .images import ImageError, Prep
@@ -39,17 +39,13 @@ def _named_pictures(path:Path, skip:Container[str])->Iterator[tuple[str, str|Non
         yield (name if why else o), why or passed
 
 # %% ../../nbs/catalog/06_picture_files.ipynb #8078c0c7
-def _as_text(path)->str:
-    "`path` as text, with bytes that are none escaped."
-    return str(path).encode('utf-8', 'backslashreplace').decode()
-
 def find_pictures(
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # Pictures, folders of pictures, or a table with resolved paths in its column `image`
     skip:Iterable[str|Path]=(),                       # Files and folders to leave out, such as those that the job itself writes
 )->dict[str, str|None]:   # Absolute path → None, or the reason why it cannot be used; in order, those with a reason last
     "Find the pictures of `source`, each once."
     if isinstance(source, pd.DataFrame):
-        found = {_as_text(o): None for o in check_columns(source)['image']}
+        found = {escaped_text(o): None for o in check_columns(source)['image']}
     else:
         source = [source] if isinstance(source, (str, Path)) else list(source)
         skip, found = {os.path.realpath(o) for o in skip}, {}
@@ -57,8 +53,8 @@ def find_pictures(
         for name, why in (o for path in source for o in _named_pictures(Path(path), skip)): found[name] = why and found.get(name, why)
     if all(found.values()):
         other = next((f'; of {len(found)} other files the first is {o}: {why}' for o, why in found.items()), '')
-        raise CatalogError(f'no picture in {"the table" if isinstance(source, pd.DataFrame) else ", ".join(map(_as_text, source))}; '
-                           f'looked for {" ".join(SUFFIXES)}{_as_text(other)}')
+        raise CatalogError(f'no picture in {"the table" if isinstance(source, pd.DataFrame) else ", ".join(map(escaped_text, source))}; '
+                           f'looked for {" ".join(SUFFIXES)}{escaped_text(other)}')
     return dict(sorted(found.items(), key=lambda o: bool(o[1])))
 
 # %% ../../nbs/catalog/06_picture_files.ipynb #52dde011

@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['CatalogError', 'catalog_root', 'inside', 'inside_or_reason', 'is_leftover', 'sweep', 'atomic_path', 'finish_save',
-           'atomic_files', 'output_folder', 'check_target', 'write_json', 'read_json', 'parse_json', 'file_stamp']
+__all__ = ['CatalogError', 'catalog_root', 'inside', 'escaped_text', 'inside_or_reason', 'is_leftover', 'sweep', 'atomic_path',
+           'finish_save', 'atomic_files', 'output_folder', 'check_target', 'write_json', 'read_json', 'parse_json',
+           'file_stamp']
 
 # %% ../../nbs/core/00_files.ipynb #a593092c
 class CatalogError(ValueError):
@@ -37,13 +38,17 @@ def inside(
     return res
 
 # %% ../../nbs/core/00_files.ipynb #40401c86
+def escaped_text(o)->str:
+    "`o` as text, with bytes of a file name that are not valid text escaped."
+    return str(o).encode('utf-8', 'backslashreplace').decode()
+
 def inside_or_reason(
     root:str|Path,           # Folder that must contain the path
     path:str|Path,           # As written in the data
 )->tuple[str, str|None]:     # The resolved path and None, or the path as given and the reason why it is refused
     "`inside` for readers, which reject the row and continue."
     try: return str(inside(root, path)), None
-    except CatalogError as e: return str(path).encode('utf-8', 'backslashreplace').decode(), str(e)
+    except CatalogError as e: return escaped_text(path), str(e)
 
 # %% ../../nbs/core/00_files.ipynb #b4a0caf2
 def _temporary(name:str='')->str:

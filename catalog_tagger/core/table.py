@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
 
-from .files import CatalogError, atomic_path
+from .files import CatalogError, atomic_path, escaped_text
 
 # %% auto #0
 __all__ = ['SPLITS', 'RESERVED', 'rejected_table', 'report_rejected', 'none_usable', 'is_tags', 'check_columns', 'check_table',
@@ -26,7 +26,7 @@ def rejected_table(
 )->pd.DataFrame:              # Columns `image`, `row` and `reason`
     "The table of pictures that cannot be used, each with its row in the source and the reason."
     # a name may contain bytes that are not valid text, which pandas with pyarrow refuses
-    rows = [(str(image).encode('utf-8', 'backslashreplace').decode(), row, why) for image, row, why in rows]
+    rows = [(escaped_text(image), row, why) for image, row, why in rows]
     return pd.DataFrame(rows, columns=['image', 'row', 'reason'])
 
 # %% ../../nbs/core/01_table.ipynb #5b1e0c72

@@ -142,10 +142,6 @@ _LARGEST = .1   # Largest share of the pictures that one product has, if it has 
 
 def _is_blank(s:pd.Series)->pd.Series: return s.astype(str).str.strip() == ''
 
-def _products_note(product:pd.Series, column:str)->str:
-    n = product[~_is_blank(product)].value_counts()
-    return f'product: column {column}, {len(n):,} products with {n.min()} to {n.max()} pictures'
-
 def _take_product(df:pd.DataFrame, given:str|None, labels:Iterable[str])->tuple[pd.DataFrame, list[str]]:
     "`df` with `product` from the column `given` or one of `PRODUCT_COLUMNS`, and a note."
     own = {o: c for o, c in source_columns(df).items() if o not in labels}
@@ -155,7 +151,8 @@ def _take_product(df:pd.DataFrame, given:str|None, labels:Iterable[str])->tuple[
     n = cells[cells != ''].value_counts()
     if given is None and len(n) and n.iloc[0] > max(8, _LARGEST*len(df)):
         return df, [f'column {name} is not used for products, because {n.index[0]!r} has {n.iloc[0]} pictures; to use it: product={name}']
-    return df.assign(product=cells), [_products_note(cells, name)] if len(n) else []
+    notes = [f'product: column {name}, {len(n):,} products with {n.min()} to {n.max()} pictures'] if len(n) else []
+    return df.assign(product=cells), notes
 
 def _take_split(df:pd.DataFrame, given:str|None, labels:Iterable[str])->tuple[pd.DataFrame, list[str]]:
     "`df` with `split` from the column `given` or `split`, and a note; a row without a fold is rejected."
@@ -178,7 +175,7 @@ def take_roles(
     "Use columns of the source for products and folds; note them, and the columns with reserved names."
     df, notes = _take_product(df, product, labels)
     df, more = _take_split(df, split_column, labels)
-    used = {o for o in (product, split_column, *(['split'] if 'split' in df else []), *(['product'] if 'product' in df else []))}
+    used = {product, split_column} | {'product', 'split'} & set(df)
     aside = [c for o, c in source_columns(df).items() if o != c and o not in labels and o not in used]
     return df, notes + more + ([f'columns with reserved names are kept as {", ".join(aside)}'] if aside else [])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...core.files import CatalogError, inside_or_reason
+from ...core.files import CatalogError, escaped_text, inside_or_reason
 from ...core.table import Catalog, first_few
 from ...core.config import CLEAN_RULES, RunConfig
 from ..query import choose_rows
@@ -53,7 +53,7 @@ def _fold_dirs(root:Path)->tuple[list[Path], list[Path]]:
 # %% ../../../nbs/catalog/readers/02_folders.ipynb #5a92f559
 def _folder_row(root:Path, file:Path, folds:list[Path])->dict:
     "The row of the table for `file`: its folders below the root, or below its fold; `why` is the reason if it is rejected."
-    text = str(file).encode('utf-8', 'backslashreplace').decode()
+    text = escaped_text(file)
     if text != str(file): return dict(image=text, levels=(), split=None, why='its name, or that of its folder, is not valid text')
     parts = file.relative_to(root).parts[:-1]
     fold, levels = (parts[0], parts[1:]) if folds and parts else (None, parts)
@@ -108,7 +108,7 @@ def read_folders(
         df[c] = cells; notes += told
     df = choose_rows(df.drop(columns='levels').assign(row=range(len(df))), where).reset_index(drop=True)
     df = df.assign(split=df['split'].str.lower().map(FOLD_NAMES)) if folds else df.drop(columns='split')
-    df['tags'] = pd.Series([[t for c in names for t in column_tags(c, o[c])] for _, o in df[names].iterrows()], dtype=object)
+    df['tags'] = pd.Series([[t for c, o in zip(names, row) for t in column_tags(c, o)] for row in df[names].values], dtype=object)
     parents, more = _level_parents(df[df['why'].isna()], names)
     notes = [*_folder_notes(df, names, others), *notes, *more, *unread_note(root)]
     return finish_reading(df, 'folders', path, min_count, groups=names, parents=parents, notes=notes)
