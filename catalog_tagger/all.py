@@ -9,7 +9,7 @@ from catalog_tagger.core.config import RunConfig, find_preset
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import Catalog, check_table, read_table, write_table
 from catalog_tagger.catalog.read import find_layout, read_catalog
-from catalog_tagger.catalog.readers.base import drop_rare, untagged
+from catalog_tagger.catalog.readers.base import drop_rare
 from catalog_tagger.catalog.readers.styles import read_styles
 from catalog_tagger.catalog.readers.folders import read_folders
 from catalog_tagger.catalog.readers.tags import read_tags

@@ -367,24 +367,33 @@ def altered(shop, p, what):
     if what == 'other parts': how['chunk'] = 16
     return how
 
-SAYS = {'a new picture': 'pictures was 60, is 61; source has changed', 'one less': 'pictures was 60, is 59',
-        'another content': 'source has changed', 'another model': 'model has changed',
-        'another size': 'model has changed', 'other labels': 'model has changed', 'more tags': 'k was 2, is 3',
-        'other parts': 'chunk was 8, is 16'}
+STARTS_OVER = {'a new picture': 'pictures was 60, is 61; source has changed', 'one less': 'pictures was 60, is 59',
+               'another content': 'source has changed', 'another model': 'model has changed',
+               'another size': 'model has changed', 'other labels': 'model has changed'}
+REFUSED = {'more tags': 'k was 2, is 3', 'other parts': 'chunk was 8, is 16'}
 
-@pytest.mark.parametrize('what', SAYS)
-def test_what_has_changed_is_told(stopped, what):
+@pytest.mark.parametrize('what', STARTS_OVER)
+def test_parts_that_nothing_can_use_are_removed_and_told(stopped, what):
     shop, out, p = stopped
     how = altered(shop, p, what)
-    with pytest.raises(CatalogError, match=SAYS[what]): tag_many(p, shop, out, **how)
-    assert not out.exists()
+    with pytest.warns(UserWarning, match=f'starts over: {STARTS_OVER[what]}'): n, rejected = tag_many(p, shop, out, **how)
+    assert n + len(rejected) == len(list(shop.iterdir())) and not Path(f'{out}.parts').exists()
+    tag_many(p, shop, out.with_name('fresh.csv'), **how)
+    assert out.read_bytes() == out.with_name('fresh.csv').read_bytes()
+
+@pytest.mark.parametrize('what', REFUSED)
+def test_parts_with_other_options_are_kept(stopped, what):
+    shop, out, p = stopped
+    how = altered(shop, p, what)
+    with pytest.raises(CatalogError, match=REFUSED[what]): tag_many(p, shop, out, **how)
+    assert not out.exists() and len(list(Path(f'{out}.parts').glob('*.csv'))) == 2
     n, rejected = tag_many(p, shop, out, resume=False, **how)
     assert n + len(rejected) == len(list(shop.iterdir())) and not Path(f'{out}.parts').exists()
 
 def test_parts_of_another_version_are_not_resumed(stopped):
     shop, out, p = stopped; f = out.with_name('t.csv.parts')/'manifest.json'
     write_json(f, {k: o for k, o in read_json(f).items() if k != 'version'})
-    with pytest.raises(CatalogError, match='version was None, is 2'): tag_many(p, shop, out, **HOW)
+    with pytest.warns(UserWarning, match='starts over: version was None, is 2'): tag_many(p, shop, out, **HOW)
 
 def test_a_broken_model_is_told_and_mended(shop, predictor, tmp_path):
     predictor.model.register_buffer('nan', torch.tensor(float('nan'))); forward = predictor.model.forward

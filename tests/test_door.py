@@ -7,7 +7,7 @@ from PIL import Image
 from catalog_tagger.apps.cli import as_flags, main
 from catalog_tagger.catalog import recipe
 from catalog_tagger.catalog.labels import fit_labels
-from catalog_tagger.catalog.prepare import prepare_catalog, recipe_steps
+from catalog_tagger.catalog.prepare import prepare_catalog, read_audited, recipe_steps
 from catalog_tagger.catalog.read import find_layout, read_catalog
 from catalog_tagger.catalog.recipe import fit_recipe
 from catalog_tagger.core.config import RunConfig
@@ -373,3 +373,20 @@ def test_check_tells_all_that_was_rejected_and_noted(tmp_path, capsys):
                                       dict(image=str((root/'images').resolve()/'99.jpg'), row=12, reason='missing: no such file')]
     assert any('HTML entities decoded in 7 cells of type' in o for o in facts['notes']) and set(facts['labels']) == {'Shirt', 'Hat & Cap'}
     assert main(['check', str(root)]) == 2 and '--label-columns or --tags-column' in capsys.readouterr().err
+
+# ---- What is counted and what is asked for
+
+def test_a_rejected_row_is_no_further_row(tmp_path):
+    (tmp_path/'tags.csv').write_text('image,tags\na.jpg,red\na.jpg,blue\nb.jpg,\n,red\n')
+    catalog = read_catalog(tmp_path)
+    assert catalog.df['tags'].tolist() == [['red', 'blue']] and len(catalog.rejected) == 2
+    assert '1 further rows of pictures are joined with their first row' in catalog.notes
+
+def test_the_columns_of_the_fashion_products_can_be_named_for_another_table(tmp_path):
+    "A table beside class folders: only the named columns say that it is the catalog."
+    for o in ('x/1.png', 'y/2.png'): (tmp_path/o).parent.mkdir(); Image.new('RGB', (20, 20), o[0] == 'x' and 'red' or 'blue').save(tmp_path/o)
+    (tmp_path/'shop.csv').write_text('image,masterCategory,subCategory,articleType\nx/1.png,Apparel,Topwear,Tshirts\n'
+                                     'y/2.png,Apparel,Topwear,Shirts\n')
+    columns = ('masterCategory', 'subCategory', 'articleType')
+    catalog = read_audited(RunConfig(str(tmp_path), '', label_columns=columns))
+    assert catalog.layout == 'tags' and catalog.groups == columns and len(catalog.df) == 2

@@ -172,8 +172,7 @@ def test_what_was_begun_otherwise_is_told(shop, embedder, tmp_path, monkeypatch)
     monkeypatch.setattr(embed, '_finish', lambda *a: 1/0)
     with pytest.raises(ZeroDivisionError): embed_catalog(embedder, shop, tmp_path/'e', **HOW)
     monkeypatch.undo()
-    for other, says in ((make('concat'), 'head was'), (make(seed=1), 'model has changed')):
-        with pytest.raises(CatalogError, match=says): embed_catalog(other, shop, tmp_path/'e', **HOW)
+    with pytest.raises(CatalogError, match='head was'): embed_catalog(make('concat'), shop, tmp_path/'e', **HOW)
     opened = []; open_one = picture_files.open_picture
     monkeypatch.setattr(picture_files, 'open_picture', lambda *a: opened.append(a) or open_one(*a))
     assert len(embed_catalog(embedder, shop, tmp_path/'e', **HOW).ids) == 41 and not opened    # all parts were there
@@ -185,7 +184,7 @@ def test_parts_of_another_version_are_not_resumed(shop, embedder, tmp_path, monk
         m.setattr(embed, '_finish', lambda *a: 1/0)
         with pytest.raises(ZeroDivisionError): embed_catalog(embedder, shop, tmp_path/'e', **HOW)
     f = tmp_path/'e.parts'/'manifest.json'; write_json(f, {k: o for k, o in read_json(f).items() if k != 'version'})
-    with pytest.raises(CatalogError, match='version was None, is 2'): embed_catalog(embedder, shop, tmp_path/'e', **HOW)
+    with pytest.warns(UserWarning, match='version was None, is 2'): embed_catalog(embedder, shop, tmp_path/'e', **HOW)
 
 def test_nothing_usable_and_nothing_ours(shop, embedder, tmp_path):
     (tmp_path/'bad').mkdir(); (tmp_path/'bad'/'a.jpg').touch()

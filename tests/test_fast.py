@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip('execnb', reason='needs nbdev, of the developers\' extra: pip install -e ".[dev,test]"')
+
 root = Path(__file__).resolve().parents[1]
 GRAPH = {f: Counter(names) for f,names in {              # file → how many names it takes from each
     'catalog_tagger/a.py': {}, 'catalog_tagger/b.py': {'catalog_tagger/a.py': 2},

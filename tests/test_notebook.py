@@ -3,8 +3,9 @@ import base64, io, subprocess, sys
 from pathlib import Path
 
 import pytest
-from execnb.nbio import dict2nb, mk_cell
 from PIL import Image
+
+nbio = pytest.importorskip('execnb.nbio', reason='needs nbdev, of the developers\' extra: pip install -e ".[dev,test]"')
 
 root = Path(__file__).resolve().parents[1]
 
@@ -25,7 +26,7 @@ def test_not_same(nb, a, b): assert not nb.same(a, b)
 
 def page(*cells):
     "A notebook of code cells, each its source and what it printed."
-    res = dict2nb(dict(cells=[mk_cell(source) for source, _ in cells], metadata={}, nbformat=4, nbformat_minor=5))
+    res = nbio.dict2nb(dict(cells=[nbio.mk_cell(source) for source, _ in cells], metadata={}, nbformat=4, nbformat_minor=5))
     for i, (c, (_, said)) in enumerate(zip(res.cells, cells)):
         c.id, c.outputs = f'{i:08x}', [dict(output_type='stream', name='stdout', text=[said])] if said else []
     return res

@@ -7,7 +7,7 @@ from __future__ import annotations
 import codecs, csv, difflib, json, re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import pandas as pd
@@ -76,10 +76,10 @@ def _names_of_columns(head:list[str], rows:list[list[str]])->list[str|None]:
 
 TORN = ' cells under '   # In the reason for a row with too few or too many cells
 
-def _csv_table(path, encoding)->tuple[pd.DataFrame, list, list, list[str]]:
+def _csv_table(path, encoding, most)->tuple[pd.DataFrame, list, list, list[str]]:
     "The cells of a CSV, for each row the reason why it is rejected, or None, and its number, and notes."
     same = {}.setdefault    # equal cells share their memory
-    rows = [[same(c, c) for c in o] for o in csv_rows(path, encoding=encoding)] or [[]]
+    rows = [[same(c, c) for c in o] for o in islice(csv_rows(path, encoding=encoding), most and most + 1)] or [[]]
     head = [o.strip() for o in rows.pop(0)]; n = len(head)
     names = _names_of_columns(head, rows); kept = [o for o in names if o is not None]
     if len(set(kept)) < len(kept): raise CatalogError(f'{path}: duplicate column in {",".join(head)}')
@@ -132,10 +132,11 @@ JSON_SUFFIXES = ('.json', '.jsonl', '.ndjson')
 def read_rows(
     path:str|Path,       # CSV as for `csv_rows`, or JSON as for `read_objects`
     encoding:str=None,   # Of a CSV, as in `csv_rows`
+    most:int=None,       # Number of rows of a CSV to read at most; None reads all
 )->tuple[pd.DataFrame, list[str]]:   # Text, reserved columns renamed; `row` from 0; `why`, the reason if a row is rejected; and notes
     "Read a table without guessing the types of its cells."
     is_json = Path(path).suffix.lower() in JSON_SUFFIXES
-    df, why, rows, notes = _json_table(path) if is_json else _csv_table(path, encoding)
+    df, why, rows, notes = _json_table(path) if is_json else _csv_table(path, encoding, most)
     if df.empty: raise CatalogError(f'{path} has no rows')
     return set_aside(df).assign(why=pd.Series(why, dtype=object), row=rows), notes
 

@@ -55,7 +55,8 @@ def find_pictures(
         other = next((f'; of {len(found)} other files the first is {o}: {why}' for o, why in found.items()), '')
         raise CatalogError(f'no picture in {"the table" if isinstance(source, pd.DataFrame) else ", ".join(map(escaped_text, source))}; '
                            f'looked for {" ".join(SUFFIXES)}{escaped_text(other)}')
-    return dict(sorted(found.items(), key=lambda o: bool(o[1])))
+    found |= {o: found.pop(o) for o in [k for k, why in found.items() if why]}
+    return found
 
 # %% ../../nbs/catalog/06_picture_files.ipynb #52dde011
 def open_picture(

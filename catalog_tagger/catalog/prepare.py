@@ -69,7 +69,7 @@ def picture_table(
 def detection_options(cfg:RunConfig)->dict:
     "The options in `cfg` that help to detect a layout."
     given = {o: getattr(cfg, o) for o in ('label_columns', 'tags_column', 'image_column', 'encoding')}
-    return {k: o for k, o in given.items() if o not in (None, LABEL_COLUMNS)}
+    return {k: o for k, o in given.items() if o is not None}
 
 def _missing_hint(root:Path, rejected:pd.DataFrame)->list[str]:
     "A note on missing pictures that are there under a similar name: another case or suffix, or an id that a spreadsheet changed."

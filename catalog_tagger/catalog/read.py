@@ -4,6 +4,7 @@
 
 # %% ../../nbs/catalog/04_read.ipynb #8a4587e5
 from __future__ import annotations
+import os
 from inspect import signature
 from pathlib import Path
 
@@ -27,19 +28,21 @@ def _found_files(root:Path, tables:dict[Path, list[str]])->str:
     there = [f'{o.name}/' for o in subfolders(root)[:8]] if root.is_dir() else []
     return f'looked for {known}. Found {", ".join(what + there) or "nothing"}. Choose by layout='
 
-def _names_pictures(root:Path, file:Path)->str|None:
+def _names_pictures(root:Path, file:Path, encoding:str|None)->str|None:
     "The column of a table whose cells name pictures that are there, judged by its first rows."
-    try: df = read_rows(file)[0].head(50)
+    try: df = read_rows(file, encoding, most=50)[0].head(50)
     except CatalogError: return None
-    for name, c in source_columns(df).items():
-        rows = one_picture_per_row(root, df[[c]], c)[0]
-        places = locate_pictures(root, rows.assign(why=None), rows[c])
-        if any(Path(o).is_file() for o in places['image'][places['why'].isna()]): return name
+    own = source_columns(df)
+    cells = df[[*own.values()]].set_axis(list(own), axis=1).melt(var_name='column')
+    rows = one_picture_per_row(root, cells.assign(why=None), 'value')[0]
+    places = locate_pictures(root, rows, rows['value'])
+    there = places['why'].isna() & places['image'].map(os.path.isfile)
+    return next(iter(places['column'][there]), None)
 
-def _check_not_understood(root:Path, tables:dict[Path, list[str]])->None:
+def _check_not_understood(root:Path, tables:dict[Path, list[str]], encoding:str|None)->None:
     "Raise `CatalogError` if one of `tables`, which no layout fits, names pictures of `root`: its folders are then no classes."
     for file, columns in tables.items():
-        if (c := _names_pictures(root, file)) is None: continue
+        if (c := _names_pictures(root, file, encoding)) is None: continue
         image = '' if find_column(columns, IMAGE_COLUMNS) == c else f' with image_column={c!r}'
         raise CatalogError(
             f'{file} names pictures in its column {c!r}, but which of its columns are labels is not known: looked for '
@@ -57,10 +60,10 @@ def find_layout(
     "Detect the layout of a catalog from its files; if it is unknown or ambiguous, the error lists what was looked for and what was found."
     path = Path(path)
     if not path.exists(): raise UnknownLayout(f'{path} {"does not exist" if path.suffix else "is not a folder"}')
-    tables = list_tables(path, options.get('encoding'))
+    encoding = options.get('encoding'); tables = list_tables(path, encoding)
     fit = [name for f, columns in tables.items() for name in layouts_of(f.name, columns, **options)]
     if not fit:
-        _check_not_understood(path if path.is_dir() else path.parent, tables)
+        _check_not_understood(path if path.is_dir() else path.parent, tables, encoding)
         fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]
     if len(fit) == 1: return fit[0]
     if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found_files(path, tables)}, or give a table instead of its folder')

@@ -99,12 +99,14 @@ def remove_parts(parts:Path)->None:
     for o in parts.glob('[0-9]*'): o.unlink()
     shutil.rmtree(parts)
 
+_USELESS = ('version', 'pictures', 'source', 'model')   # If one of these facts has changed, nothing can use the parts any more
+
 def begin_parts(
     parts:Path,     # Folder of the parts
     facts:dict,     # From `part_facts`
-    resume:bool,    # Keep existing parts that have the same `facts`
+    resume:bool,    # Keep existing parts that have the same `facts`; raise an error if they have other options
 )->None:
-    "Create the folder `parts`, or resume the job in it."
+    "Create the folder `parts`, or resume the job in it; parts of other pictures or of another model are removed, with a warning."
     made, f = parts.exists(), parts/'manifest.json'
     if made and not f.is_file() and any(not o.startswith('.') for o in os.listdir(parts)):
         raise CatalogError(f'{parts} contains files but no manifest.json, so catalog_tagger did not write them; '
@@ -113,8 +115,10 @@ def begin_parts(
     if old == facts and resume: return
     if resume and any(parts.glob('[0-9]*')):
         changed = [k for k in {**facts, **old} if old.get(k) != facts.get(k)]
-        other = [f'{k} has changed' if k in ('source', 'model') else f'{k} was {old.get(k)}, is {facts.get(k)}' for k in changed]
-        raise CatalogError(f'{parts} has other settings: {"; ".join(other)}. Use the same settings again, or start over with resume=False')
+        other = '; '.join(f'{k} has changed' if k in ('source', 'model') else f'{k} was {old.get(k)}, is {facts.get(k)}' for k in changed)
+        if not set(changed) & set(_USELESS):
+            raise CatalogError(f'{parts} has other settings: {other}. Use the same settings again, or start over with resume=False')
+        warnings.warn(f'{parts} is of an interrupted job that cannot be resumed, so this job starts over: {other}')
     if made: remove_parts(parts)
     write_json(f, facts)
 

@@ -33,10 +33,11 @@ def rejected_table(
 def report_rejected(
     rejected:pd.DataFrame,  # From `rejected_table`
     say,                    # Called with each line
-    most:int=20,            # Largest number of lines
+    most:int=10,            # Largest number of pictures
 )->None:
-    "Report the first pictures that could not be used, one line each with the reason."
-    for o in rejected.head(most).itertuples(): say(f'  {o.image}: {o.reason}')
+    "Report the first pictures that could not be used, one line each with the reason, and the number of the others."
+    for o in rejected.head(most).itertuples(): say(f'  {o.image or f"row {o.row}"}: {o.reason}')
+    if len(rejected) > most: say(f'  … and {len(rejected) - most} more')
 
 def none_usable(
     n:int,                  # Number of pictures in the job

@@ -138,7 +138,7 @@ def size_plot(
 @readable
 def labelled_plot(
     labelled:pd.DataFrame,    # Pictures that have labels
-    unlabelled:pd.DataFrame,  # Pictures without labels, as from `untagged`
+    unlabelled:pd.DataFrame,  # Pictures without labels, such as `Catalog.unlabelled`
     *, n:int=7,               # Pictures shown of each kind
     seed:int=42,              # Selects them
 )->plt.Figure:

@@ -20,7 +20,7 @@ from ..catalog.prepare import read_audited
 from ..serve.review import join_queues, review_queue
 from ..serve.tagger import Tagger, check_reviewable
 from .folder import Run
-from .train import report_products, report_rejected, report_scores
+from .train import report_products, report_scores
 from .score import score_pictures, score_products
 
 # %% auto #0

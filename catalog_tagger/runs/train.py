@@ -16,6 +16,7 @@ from fastcore.basics import noop
 from fastcore.foundation import L
 
 from ..core.files import CatalogError, output_folder
+from ..core.table import report_rejected
 from ..core.process import interactive, reuse_memory
 from ..core.config import RunConfig, training_settings
 from ..catalog.picture_cache import cache_folder
@@ -36,8 +37,7 @@ from .folder import save_run
 from .score import run_metrics
 
 # %% auto #0
-__all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'frozen_features', 'report_rejected', 'report_scores', 'report_products',
-           'train_run']
+__all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'frozen_features', 'report_scores', 'report_products', 'train_run']
 
 # %% ../../nbs/runs/01_train.ipynb #2e1c5533
 def build_learner(
@@ -107,11 +107,6 @@ def frozen_features(
     return Tagger.from_learner(build_learner(cfg, df, space)).features(df['image'], bs)
 
 # %% ../../nbs/runs/01_train.ipynb #3f41fbf4
-def report_rejected(rejected:pd.DataFrame, say, most:int=5):
-    "A line for each rejected picture, the first `most` of them."
-    for o in rejected.head(most).itertuples(): say(f'  row {o.row}, {Path(o.image).name}: {o.reason}')
-    if len(rejected) > most: say(f'  … and {len(rejected) - most} more')
-
 def _pictures_digest(df:pd.DataFrame)->str:
     "Digest of the pictures, their folds and their labels."
     return hashlib.sha256('\n'.join(f'{o.digest} {o.split} {o.labels}' for o in df.itertuples()).encode()).hexdigest()[:16]

@@ -26,8 +26,8 @@ from ..csv_tables import (
 # %% auto #0
 __all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'drop_rare',
            'picture_folder', 'add_reasons', 'locate_pictures', 'suffix_reason', 'one_picture_per_row', 'take_roles',
-           'finish_reading', 'merge_rows', 'read_picture_table', 'untagged', 'Layout', 'all_layouts', 'layouts_of',
-           'table_columns', 'list_tables', 'unread_note', 'pick_table']
+           'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of', 'table_columns',
+           'list_tables', 'unread_note', 'pick_table']
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a1ee3e36
 def drop_rare(
@@ -275,19 +275,11 @@ def read_picture_table(
     if text: df = take_column(df, text, 'text', [o if isinstance(o, str) else '' for o in df[text]])
     df = locate_pictures(root, df, names)
     if groups: df = add_reasons(df, _adds_nothing(df))
-    more = len(df) - df['image'].nunique() - df['why'].notna().sum()
+    good = df['image'][df['why'].isna()]; more = len(good) - good.nunique()
     df = merge_rows(df, groups)
     merged = [f'{more:,} further rows of pictures are joined with their first row'] if more > 0 else []
     notes = [*notes, *found, *roles, *merged, *([] if 'product' in df or product == 'none' else _repeats_note(df[df['why'].isna()]))]
     return finish_reading(df, layout, path, min_count, groups=groups, notes=notes)
-
-# %% ../../../nbs/catalog/readers/00_base.ipynb #79091687
-def untagged(
-    rejected:pd.DataFrame,  # The `rejected` table of a reader
-)->pd.DataFrame:            # A catalog with `image`, `row` and empty `tags`
-    "The pictures that were rejected only because they have no tags."
-    df = rejected[rejected['reason'].str.startswith(NO_TAGS)].drop_duplicates('image').reset_index(drop=True)
-    return df[['image', 'row']].assign(tags=pd.Series([[] for _ in df.index], dtype=object))
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #6f733463
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ...core.config import CLEAN_RULES, RunConfig
 from ..query import choose_rows
 from ..cells import clean_cells
 from ..csv_tables import FOLD_NAMES
-from .base import LAYOUTS, Layout, SUFFIXES, add_reasons, finish_reading, unread_note
+from .base import LAYOUTS, Layout, SUFFIXES, add_reasons, finish_reading, suffix_reason, unread_note
 from .styles import column_tags, none_or
 
 # %% auto #0
@@ -59,7 +59,7 @@ def _folder_row(root:Path, file:Path, folds:list[Path])->dict:
     fold, levels = (parts[0], parts[1:]) if folds and parts else (None, parts)
     row = dict(image=str(file), levels=levels, split=fold, why=None)
     if file.is_dir(): return row | dict(why='a link to a folder, which is not followed')
-    if file.suffix.lower() not in SUFFIXES: return row | dict(why=f'suffix {file.suffix!r} is not one of {" ".join(SUFFIXES)}')
+    if why := suffix_reason(file.name): return row | dict(why=why)
     if not levels: return row | dict(why='not in a class folder')
     return row | dict(zip(('image', 'why'), inside_or_reason(root, file)))
 
