@@ -384,7 +384,8 @@ def test_a_rejected_row_is_no_further_row(tmp_path):
 
 def test_the_columns_of_the_fashion_products_can_be_named_for_another_table(tmp_path):
     "A table beside class folders: only the named columns say that it is the catalog."
-    for o in ('x/1.png', 'y/2.png'): (tmp_path/o).parent.mkdir(); Image.new('RGB', (20, 20), o[0] == 'x' and 'red' or 'blue').save(tmp_path/o)
+    for o, colour in {'x/1.png': 'red', 'y/2.png': 'blue'}.items():
+        (tmp_path/o).parent.mkdir(); Image.new('RGB', (20, 20), colour).save(tmp_path/o)
     (tmp_path/'shop.csv').write_text('image,masterCategory,subCategory,articleType\nx/1.png,Apparel,Topwear,Tshirts\n'
                                      'y/2.png,Apparel,Topwear,Shirts\n')
     columns = ('masterCategory', 'subCategory', 'articleType')
