@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..core.files import CatalogError, catalog_root, read_json
-from ..core.table import Catalog
+from ..core.table import Catalog, first_few, source_columns
 from ..core.config import RunConfig
 from .csv_tables import IMAGE_COLUMNS, find_column
 from .read import find_layout, read_catalog
@@ -25,7 +25,7 @@ from .labels import LabelSpace, apply_labels, column_of, fit_labels
 from .recipe import Recipe, fit_recipe
 from .readers.base import NO_TAGS, SAME_PICTURE, SUFFIXES, all_layouts, list_tables
 from .readers.folders import find_files
-from .readers.styles import LABEL_COLUMNS
+from .readers.styles import LABEL_COLUMNS, empty_column, none_or
 
 # %% auto #0
 __all__ = ['picture_table', 'detection_options', 'read_audited', 'recipe_steps', 'split_by_config', 'Prepared', 'prepare_catalog']
@@ -48,7 +48,7 @@ def _usable(catalog:Catalog)->Catalog:
     if len(catalog.df): return catalog
     reasons = catalog.rejected['reason'][catalog.rejected['reason'] != SAME_PICTURE].value_counts()
     if reasons.empty: raise CatalogError('the catalog is empty')
-    hints = ''.join(f'; {o}' for o in catalog.notes if 'missing pictures' in o)
+    hints = ''.join(f'; {o}' for o in catalog.notes if 'missing pictures' in o or 'holds no label' in o)
     raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times){hints}')
 
 # %% ../../nbs/catalog/14_prepare.ipynb #14ab0001
@@ -154,11 +154,29 @@ class Prepared(NamedTuple):
     recipe:Recipe           # Recipe fitted to the free tags of train
     words:TextTags|None     # Fitted on the texts of train, with `cfg.words`
 
+def _check_asked(catalog:Catalog, cfg:RunConfig)->None:
+    "Raise `CatalogError` if a column that `cfg` names holds nothing in the pictures that are left."
+    df, groups = catalog.df, none_or(cfg.label_columns)
+    own, found = source_columns(df), {column_of(t, groups) for o in df['tags'] for t in o}
+    for c in groups:
+        if c not in found and c in own: raise CatalogError(empty_column(c, df[own[c]], 'label_columns'))
+    if cfg.tags_column not in (None, 'none') and None not in found:
+        raise CatalogError(empty_column(cfg.tags_column, df.get(own.get(cfg.tags_column), ()), 'tags_column'))
+    if cfg.product not in (None, 'none') and 'product' in df and (df['product'] == '').all():
+        raise CatalogError(f'all cells of the column {cfg.product} are empty; to take each picture for a product, leave out product=')
+
+def _lost_groups(groups:Iterable[str], space:LabelSpace)->list[str]:
+    "A note for each label column of which no label is left."
+    lost = {c: {t: f'({o["rule"]})' for t, o in space.provenance.items() if column_of(t, [c])} for c in groups if c not in space.exclusive}
+    return [f'no label of the column {c} is left: {first_few(o, 3)}'
+            for c, o in lost.items() if o]
+
 def prepare_catalog(cfg:RunConfig)->Prepared:
     "Read, audit, split and label the catalog of `cfg`; everything about tags is learned on train."
     catalog, words = read_audited(cfg), None
     df, groups = catalog.df, () if cfg.words else catalog.groups or ()
     steps = recipe_steps(cfg, groups)
+    if not cfg.words: _check_asked(catalog, cfg)
     if cfg.words: df = df.assign(tags=[[] for _ in range(len(df))])
     elif not df['tags'].map(len).any():
         raise CatalogError('no picture has a tag; to make tags from the column text, give its language: --words en or --words de')
@@ -167,5 +185,5 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     recipe = fit_recipe(df, steps, groups=groups)
     given = not cfg.split_by and 'split' in catalog.df and catalog.df['split'].nunique() > 1     # folds of the source
     space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, groups=groups, source_folds=given)
-    catalog = replace(catalog, notes=(*catalog.notes, *recipe.unmet))
+    catalog = replace(catalog, notes=(*catalog.notes, *recipe.unmet, *_lost_groups(groups, space)))
     return Prepared(catalog.keep(*apply_labels(df, space)), space, audit, recipe, words)

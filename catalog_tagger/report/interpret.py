@@ -18,7 +18,7 @@ from ..core.process import progress
 from ..core.extras import import_optional
 from ..core.render import heat_overlay
 from ..catalog.images import open_image
-from ..catalog.labels import LabelSpace
+from ..catalog.labels import known_cells, LabelSpace
 from ..train.backbones import body_children
 from ..serve.predictor import Predictor, as_input
 from ..serve.calibrate import scored_cells, share_bounds
@@ -139,7 +139,7 @@ def label_confusion(
 )->pd.DataFrame:          # Index: label; `right` and `wrong` (true and false positives), `missed` and `neither` (false and true negatives)
     "The 2×2 confusion matrix of each label, by scikit-learn; a group counts only pictures that have a label of it."
     pred, targs = _numbers_and_truth(df, pred, space, 'pred')
-    res, known = np.zeros((len(space.vocab), 4), int), scored_cells(targs, space)
+    res, known = np.zeros((len(space.vocab), 4), int), known_cells(targs, space, df.get('tags'))
     for cols in _alternatives(space):
         # with one more column, because scikit-learn treats a single one as binary classification
         rows = known[:, cols[0]]; t, p = (np.pad(o[rows][:, cols], ((0, 0), (0, 1))) for o in (targs, pred > 0))
@@ -162,7 +162,8 @@ def instead_table(
     *, k:int=20,          # Maximal number of pairs
 )->pd.DataFrame:          # As from `confused_pairs`; `group` is '' for free tags, `share` is of the times that the true label was missed
     "Labels that were predicted where another was missed: pairs within a group or among free tags, the most frequent first."
-    pred, targs = _numbers_and_truth(df, pred, space, 'pred'); known, images = scored_cells(targs, space), df['image'].to_numpy()
+    pred, targs = _numbers_and_truth(df, pred, space, 'pred')
+    known, images = known_cells(targs, space, df.get('tags')), df['image'].to_numpy()
     missed, wrong, rows = targs & (pred == 0), (pred > 0) & ~targs & known, []
     for g, cols in zip([*space.exclusive, ''], _alternatives(space)):
         both = missed[:, cols].T.astype(int) @ wrong[:, cols]
@@ -225,9 +226,9 @@ def wrong_pictures(
     pred:np.ndarray,      # Answers as 0 and 1, from `as_matrix`; shape (pictures, labels)
     space:LabelSpace,
 )->np.ndarray:            # bool, shape (pictures,)
-    "Pictures with a wrong or missed label; a group without a true label does not count."
+    "Pictures with a wrong or missed label; a group without a truth does not count, as in `known_cells`."
     pred, targs = _numbers_and_truth(df, pred, space, 'pred')
-    return (((pred > 0) != targs) & scored_cells(targs, space)).any(1)
+    return (((pred > 0) != targs) & known_cells(targs, space, df.get('tags'))).any(1)
 
 # %% ../../nbs/report/02_interpret.ipynb #c31e7a7e
 def error_table(

@@ -76,7 +76,9 @@ def _group_issues(p:np.ndarray, t:np.ndarray, rows:np.ndarray, names:np.ndarray)
     "Issues of one exclusive group: probabilities `p`, and one true label in each row of `t`."
     if len(p) == 0 or len(names) < 2: return pd.DataFrame(columns=_ISSUE_COLUMNS)
     p = p + 1e-9; p, given = p/p.sum(1, keepdims=True), t.argmax(1)
-    flagged = _cleanlab('filter').find_label_issues(given, p, filter_by='low_self_confidence', n_jobs=1)
+    flagged, find = np.zeros(len(p), bool), _cleanlab('filter').find_label_issues
+    # the number of errors cannot be estimated from pictures of one label
+    if len(np.unique(given)) > 1: flagged = find(given, p, filter_by='low_self_confidence', n_jobs=1)
     best = p.argmax(1); i = np.flatnonzero(best != given)
     return pd.DataFrame(dict(row=rows[i], kind=np.where(flagged[i], 'wrong', 'doubtful'), tag=names[given[i]], instead=names[best[i]],
                              score=p[i, given[i]]))

@@ -21,7 +21,7 @@ from ..core.process import interactive, reuse_memory
 from ..core.config import RunConfig, training_settings
 from ..catalog.picture_cache import cache_folder
 from ..catalog.split import report_torn, split_summary
-from ..catalog.labels import LabelSpace, missing_labels, report_missing
+from ..catalog.labels import LabelSpace, missing_labels, report_missing, report_unscored
 from ..catalog.prepare import prepare_catalog
 from ..train.backbones import arch_prep
 from ..train.data import catalog_dls, train_tfms
@@ -164,6 +164,7 @@ def train_run(
     except CatalogError as e: say(f'no bundle was saved, learner.pkl is complete: {e}')
     clear_checkpoints(unfinished)
     say('\nOn the test fold, beside the baselines: predicting nothing, and always predicting the most frequent labels:')
+    for o in report_unscored(metrics['unscored']['test'], n['test'], ' of test'): say(o)
     report_scores(pd.DataFrame(metrics['test']).T, say)
     report_products(metrics.get('products'), say)
     say(f'\nsaved in {cfg.out} after {metrics["seconds"]:.0f} s')

@@ -5,7 +5,7 @@
 # %% ../../nbs/serve/02_calibrate.ipynb #9baa93ed
 from __future__ import annotations
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np, pandas as pd
@@ -15,7 +15,7 @@ from scipy.special import expit, logit, logsumexp
 
 from ..core.files import CatalogError
 from ..core.records import Record
-from ..catalog.labels import LabelSpace
+from ..catalog.labels import LabelSpace, known_cells
 from .answers import as_matrix, decode
 
 # %% auto #0
@@ -27,10 +27,8 @@ def scored_cells(
     targs:np.ndarray,    # 0 or 1, shape (pictures, labels)
     space:LabelSpace,
 )->np.ndarray:           # bool, shape of `targs`
-    "Which cells have a known truth: all except those of a group of which the picture has no label."
-    res = np.ones(targs.shape, bool)
-    for cols in space.group_columns.values(): res[np.ix_(~targs[:, cols].any(1), cols)] = False
-    return res
+    "Which cells can be fitted: all except those of a group of which the picture has no label, as in `known_cells` without `ends`."
+    return known_cells(targs, replace(space, ends=[]))
 
 def _checked_scores(scores, space:LabelSpace)->np.ndarray:
     scores = np.asarray(scores, float)
