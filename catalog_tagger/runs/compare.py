@@ -55,7 +55,7 @@ def run_row(
     cfg, metrics, space = run.config, run.metrics, run.labels; metric = main_score(space)
     valid = metrics['valid'][metric]
     return dict(model=cfg.arch, training=metrics['training'].split(', with')[0], train_pictures=metrics['pictures']['train'],
-                valid_pictures=metrics['pictures']['valid'], n_labels=len(space.vocab),
+                valid_pictures=metrics['pictures']['valid'], n_labels=len(space.vocab), labels=tuple(sorted(space.vocab)),
                 metric=metric, train=metrics.get('train', {}).get(metric, {}).get('score'), valid=valid['score'], low=valid.get('low'),
                 high=valid.get('high'),
                 baseline=valid['commonest'], epochs=len(run.history), seconds=metrics['seconds'])
@@ -86,10 +86,16 @@ def _differing_fields(cfgs:list[RunConfig])->list[str]:
     differ = [k for k in rows[0] if any(o[k] != rows[0][k] for o in rows)]
     return [', '.join(f'{k}={o[k]}' for k in differ) for o in rows]
 
-def _baseline_row(row:dict)->dict:
-    "The comparison's first row: an image-blind baseline."
-    return {k: row[k] for k in ('train_pictures', 'valid_pictures', 'n_labels', 'metric')} | dict(
-        model='baseline: most frequent labels', valid=row['baseline'])
+_BASELINE = 'baseline: most frequent labels'
+
+def _baseline_rows(rows:list[dict])->list[dict]:
+    "The comparison's first rows: the image-blind baseline of the runs; if they differ, each with the settings of its first run."
+    floors = {}
+    for o in rows:
+        if 'baseline' not in o: continue
+        row = {k: o[k] for k in ('train_pictures', 'valid_pictures', 'n_labels', 'metric')} | dict(model=_BASELINE, valid=o['baseline'])
+        floors.setdefault((o['labels'], *row.values()), row | dict(settings=o['settings']))
+    return [o | dict(settings=None) for o in floors.values()] if len(floors) == 1 else list(floors.values())
 
 _COMPARED_COLUMNS = ['model', 'settings', 'training', 'train_pictures', 'valid_pictures', 'n_labels', 'metric', 'train', 'valid',
                      'low', 'high', 'epochs', 'seconds', 'failed']
@@ -97,14 +103,13 @@ _COMPARED_COLUMNS = ['model', 'settings', 'training', 'train_pictures', 'valid_p
 def compare_runs(
     runs:Sequence[RunConfig|str|Path],  # Configs, trained if not there yet, and folders of runs
     say=print,                          # Called with each line of the progress report
-)->pd.DataFrame:                        # The baseline, then a row for each run, in order
+)->pd.DataFrame:                        # The baseline, or one for each set of labels and pictures; then a row for each run, in order
     "Train missing runs and compare all of them; the row of a failed run has the reason."
     if not runs: raise CatalogError('there is nothing to compare: give at least one run')
     runs = [o if isinstance(o, RunConfig) else Run.open(o) for o in runs]
     settings = _differing_fields([o.config if isinstance(o, Run) else o for o in runs])
     rows = [_compared_row(o, say) | dict(settings=s) for o, s in zip(runs, settings)]
-    baselines = pd.DataFrame([_baseline_row(o) for o in rows if 'baseline' in o]).drop_duplicates()
-    df = pd.DataFrame([*baselines.to_dict('records'), *rows]).reindex(columns=_COMPARED_COLUMNS)
+    df = pd.DataFrame([*_baseline_rows(rows), *rows]).reindex(columns=_COMPARED_COLUMNS)
     return df.astype({c: 'Int64' for c in ('train_pictures', 'valid_pictures', 'n_labels', 'epochs')})
 
 # %% ../../nbs/runs/04_compare.ipynb #226893c2
@@ -118,6 +123,11 @@ def _shown_row(o)->dict:
             'labels': _format_number(o.n_labels, 0), 'score': o.metric, 'train': _format_number(o.train),
             'valid': _format_number(o.valid) + between, 'epochs': _format_number(o.epochs, 0), 'seconds': _format_number(o.seconds, 0)}
 
+def _floors_note(df:pd.DataFrame)->str:
+    "A sentence if the runs have several baselines."
+    n = (df['model'] == _BASELINE).sum()
+    return f'\nThe runs have {n} baselines, because they have different labels or pictures: compare each with its own.\n' if n > 1 else ''
+
 def write_comparison(
     df:pd.DataFrame,   # From `compare_runs`
     path:str|Path,     # Name of the files without suffix
@@ -125,7 +135,7 @@ def write_comparison(
     "Write `df` to `path`.csv with all numbers, and to `path`.md for reading, with the reasons of failed runs below the table."
     shown = pd.DataFrame([_shown_row(o) for o in df.itertuples()])
     if not df['settings'].fillna('').any(): shown = shown.drop(columns='settings')
-    md = markdown_table(shown) + ''.join(f'\n{o.model} failed: {o.failed}\n' for o in df.itertuples() if pd.notna(o.failed))
+    md = markdown_table(shown) + _floors_note(df) + ''.join(f'\n{o.model} failed: {o.failed}\n' for o in df.itertuples() if pd.notna(o.failed))
     write_table(f'{path}.csv', df)
     with atomic_path(f'{path}.md') as p: p.write_text(md, encoding='utf-8')
     return md

@@ -112,7 +112,9 @@ def _pictures_digest(df:pd.DataFrame)->str:
     return hashlib.sha256('\n'.join(f'{o.digest} {o.split} {o.labels}' for o in df.itertuples()).encode()).hexdigest()[:16]
 
 def report_scores(table:pd.DataFrame, say):
-    say(table.map(lambda o: '–' if pd.isna(o) else f'{o:.3f}').to_string())
+    "The table of scores as text; a long name of a group is shortened in its middle, so that the numbers stay in sight."
+    def short(o): return o if len(o) <= 40 else f'{o[:26]}…{o[-13:]}'
+    say(table.rename(index=short).map(lambda o: '–' if pd.isna(o) else f'{o:.3f}').to_string())
 
 def report_products(
     products:dict|None,   # From `score_products`
