@@ -381,7 +381,8 @@ def report_unscored(
     of:str='',                 # Added after "pictures", such as " of test"
 )->list[str]:
     "A sentence for each group without a truth for some pictures."
-    return [f'{g}: {o:,} of {n:,} pictures{of} have no truth and are not scored' for g, o in unscored.items()]
+    def be(o): return 'has no truth and is' if o == 1 else 'have no truth and are'
+    return [f'{g}: {o:,} of {n:,} pictures{of} {be(o)} not scored' for g, o in unscored.items()]
 
 # %% ../../nbs/catalog/11_labels.ipynb #5a1c0eb6
 def _plain(value:str)->str: return re.sub(r'[\W_]+', '', spelling_key(value))

@@ -529,9 +529,9 @@ def _labels_note(runs:dict[str, Run], scores:Sequence[str])->str:
     "What can be compared between runs with different labels."
     shared = [o for o in scores if _same_labels(runs, o)]
     most = [f'{o}: {_ceilings(runs, o)}' for o in scores if o.startswith('precision@')]
-    return (f'These runs have different labels ({", ".join(f"{k}: {len(r.labels.vocab):,}" for k, r in runs.items())}), so a score of one is '
-            'not that of another: compare each with its own baseline. '
-            + (f'Only {", ".join(shared)} {"is" if len(shared) == 1 else "are"} over the same labels, and only there differences are shown. '
+    n = ', '.join(f'{k}: {len(r.labels.vocab):,}' for k, r in runs.items())
+    return (f'These runs have different labels ({n}), so a score of one is not that of another: compare each with its own baseline. '
+            + (f'Only {", ".join(shared)} {"is" if len(shared) == 1 else "are"} over the same labels, so only there differences are shown. '
                if shared else 'No score is over the same labels, so no differences are shown. ')
             + (f'The highest possible values: {"; ".join(most)}.' if most else ''))
 

@@ -135,7 +135,8 @@ def write_comparison(
     "Write `df` to `path`.csv with all numbers, and to `path`.md for reading, with the reasons of failed runs below the table."
     shown = pd.DataFrame([_shown_row(o) for o in df.itertuples()])
     if not df['settings'].fillna('').any(): shown = shown.drop(columns='settings')
-    md = markdown_table(shown) + _floors_note(df) + ''.join(f'\n{o.model} failed: {o.failed}\n' for o in df.itertuples() if pd.notna(o.failed))
+    failed = ''.join(f'\n{o.model} failed: {o.failed}\n' for o in df.itertuples() if pd.notna(o.failed))
+    md = markdown_table(shown) + _floors_note(df) + failed
     write_table(f'{path}.csv', df)
     with atomic_path(f'{path}.md') as p: p.write_text(md, encoding='utf-8')
     return md
