@@ -72,7 +72,8 @@ def _without_foreign(cfg:RunConfig, settings:Iterable[str])->tuple[RunConfig, li
     layouts = all_layouts(); mine = layouts[cfg.layout].options if cfg.layout in layouts else {}
     foreign = {o for k in layouts.values() for o in k.options} - set(mine)
     gone = {f.name: f.default for f in fields(RunConfig) if f.name in foreign & set(settings) and getattr(cfg, f.name) != f.default}
-    return replace(cfg, **gone), [f'not used, because {cfg.source} has the layout {cfg.layout}: {first_few(gone)}'] if gone else []
+    said = first_few(f'{o}={getattr(cfg, o)}' for o in gone)
+    return replace(cfg, **gone), [f'not used, because {cfg.source} has the layout {cfg.layout}: {said}'] if gone else []
 
 # %% ../../nbs/runs/05_index.ipynb #94fbfe88
 def _read_settings(source, cfg:RunConfig|None, given:dict)->tuple[RunConfig|None, list[str]]:
@@ -88,7 +89,7 @@ def _read_settings(source, cfg:RunConfig|None, given:dict)->tuple[RunConfig|None
         if picture_table(source, cfg) is None: raise
         named = {o: given[o] for o in ('label_columns', 'tags_column') if given.get(o)}
         if not named: notes.append(f'read without labels: {e}')
-        return replace(cfg, layout='tags', **dict(label_columns=('none',), tags_column='none') | named), notes
+        layout, cfg = 'tags', replace(cfg, **dict(label_columns=('none',), tags_column='none') | named)
     if layout is None:
         if given: raise CatalogError(f'{next(iter(given))}= is for a catalog, and {source} has pictures without a table or class folders')
         return None, []

@@ -197,11 +197,11 @@ def _file_digest(query)->str|None:
     else: return None
     return hashlib.sha256(data).hexdigest()[:32]
 
-def _same_file(images:pd.Series, path:str|Path)->np.ndarray:
-    "The rows of `images` that are the file at `path`, also by a link, or in another case where the disk ignores case."
+def _same_file(images:pd.Series, path:str|Path, look:bool)->np.ndarray:
+    "The rows of `images` that are the file at `path`; with `look` at files of this name, also by a link, or where the disk ignores case."
     try: names = {str(path), os.path.abspath(path), os.path.realpath(path)}
     except ValueError: return np.array([], int)      # a text that no file can have as its name
-    if len(same := np.flatnonzero(images.isin(names))) or not os.path.exists(path): return same
+    if len(same := np.flatnonzero(images.isin(names))) or not look or not os.path.exists(path): return same
     bases = {os.path.basename(o).casefold() for o in names}
     like = [i for i, o in enumerate(images) if os.path.basename(o).casefold() in bases]
     return np.array([i for i in like if os.path.exists(images[i]) and os.path.samefile(images[i], path)], int)
@@ -230,7 +230,7 @@ def _rows_of(self:SimilarIndex, query)->tuple[np.ndarray, bool]:
     digests = self.table.get('digest') if digest else None
     if digests is not None and (same := digests == digest).any(): return np.flatnonzero(same), False
     if not isinstance(query, (str, Path)): return none, False
-    if len(rows := _same_file(self.table['image'], query)): return rows, digests is not None
+    if len(rows := _same_file(self.table['image'], query, 'digest' not in self.table)): return rows, digests is not None
     if digest or not isinstance(query, str): return none, False
     rows = _named_rows(self.table, query)
     if len(set(self._product_codes()[rows])) > 1:
@@ -340,7 +340,7 @@ def find(
     "Pictures with these tags, the most similar to `near` first; without `near` the most typical ones."
     _check_answers(k, per)
     if isinstance(tags, str) or not len(tags): raise CatalogError(f'tags={tags!r}, expected a list of one or more tags')
-    labels = self.table[_tag_column(self.table)]
+    labels = self.table[_tag_column(self.table)].tolist()
     known = {t for o in labels for t in o}
     found = [_find_tag(t, known) for t in tags]
     among = np.array([i for i in self._chosen(where) if set(found) <= set(labels[i])], int)
