@@ -16,7 +16,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 from fastcore.docments import docments
 
 from ..core.files import CatalogError, check_target, output_folder, write_json
-from ..core.config import ANSWERS, EmbedSettings, find_preset, GROUPS, IndexSettings, PER, PRESETS, RunConfig
+from ..core.config import ANSWERS, EmbedSettings, find_preset, GROUPS, IndexSettings, PAIRS, PER, PRESETS, RunConfig
 from ..catalog import readers
 from ..serve.modes import MODES
 
@@ -206,7 +206,7 @@ def embed(
     from catalog_tagger.core.table import report_rejected
     from catalog_tagger.search.embed import embed_catalog
     from catalog_tagger.runs.index import load_embedder
-    embedder, _ = load_embedder(model, o.layer, size=o.size, weights=o.weights, trust=trust)
+    embedder, _ = load_embedder(model, o.layer, size=settings.get('size'), weights=o.weights, trust=trust)
     e = embed_catalog(embedder, paths, out, dtype=o.dtype, dims=o.dims, whiten=o.whiten, resume=resume)
     print(f'{len(e.ids)} vectors of {e.vectors.shape[1]} numbers in {out}; {len(e.rejected)} pictures could not be used')
     report_rejected(e.rejected, print)
@@ -223,31 +223,52 @@ def index(
     "Build an index of similar products from a catalog, or from a folder of pictures."
     IndexSettings(**settings)
     from catalog_tagger.runs.index import index_catalog
-    index_catalog(model, source, out, trust=trust, where=where, resume=resume, **settings)
+    index_catalog(model, source, out, trust=trust, where=where, resume=resume, say=lambda o: print(as_flags(o)), **settings)
 
 # %% ../../nbs/apps/03_cli.ipynb #dffc54c4
+def _check_together(picture, tags, duplicates, per:str):
+    "Raise `CatalogError` unless the options of `similar` can be followed together."
+    alone = 'give a picture, --tags or both, or --duplicates alone'
+    if duplicates is None and picture is None and tags is None: raise CatalogError(alone)
+    if duplicates is None: return
+    given = {'a picture': picture is not None, 'tags=': tags is not None, f'per={per}': per != PER[0]}
+    if clash := next((o for o, there in given.items() if there), None):
+        raise CatalogError(f'{clash} cannot be combined with --duplicates, which lists pairs; select pictures with --where; {alone}')
+    if not -1 <= duplicates <= 1: raise CatalogError(f'duplicates={duplicates:g}, expected a cosine of -1 to 1')
+
+def _shown(res)->str:
+    "The main columns of a table of answers as text, with whole paths."
+    from catalog_tagger.core.table import first_few
+    res = res[[c for c in ('product', 'image', 'other', 'score', 'labels') if c in res]].round(3)
+    if 'labels' in res: res = res.assign(labels=res['labels'].map(first_few))
+    return res.to_string(index=False)
+
 def similar(
     index:str,                   # Folder of an index, from the command index
     picture:str=None,            # A picture, or a product, an id or a file name of the index
-    *, k:int=ANSWERS,            # Number of answers; with --duplicates the number of neighbours that are compared
+    *, k:int=None,               # Number of answers; default: 10, with --duplicates 20 pairs, or all pairs with --out
     where:str=None,              # Condition on the columns of the catalog, such as "baseColour == 'Blue' and year > 2012"
     tags:tuple[str, ...]=None,   # Tags that all answers have; without a picture, the most typical ones come first
     duplicates:float=None,       # List pairs of pictures with at least this cosine instead, such as 0.98
     per:Literal[PER]=PER[0],     # Answer with pictures, or with the best picture of each product
-    out:str=None,                # CSV file with all columns, instead of printing
+    out:str=None,                # CSV or JSON file with all columns, instead of printing
 ):
     "Search an index for products similar to a picture or an id, or by tags, or list its duplicates."
-    if sum((picture is not None or tags is not None, duplicates is not None)) != 1:
-        raise CatalogError('give a picture, --tags or both, or --duplicates alone')
-    out = check_target(out, '--out', '.csv')
-    from catalog_tagger.core.table import write_table
+    _check_together(picture, tags, duplicates, per)
+    out = check_target(out, '--out', '.csv', '.json')
+    from catalog_tagger.core.table import json_rows, write_table
     from catalog_tagger.search.index import SimilarIndex
     found = SimilarIndex.load(index)
-    if duplicates is not None: res = found.duplicates(duplicates, k)
-    elif tags: res = found.find(tags, picture, k, where=where, per=per)
-    else: res = found.search(picture, k, where=where, per=per)
-    if out is not None: return write_table(out, res)
-    print(res[[c for c in ('product', 'image', 'other', 'score', 'labels') if c in res]].round(3).to_string(index=False, max_colwidth=80))
+    if duplicates is not None: res = found.duplicates(duplicates, k, where=where)
+    elif tags: res = found.find(tags, picture, ANSWERS if k is None else k, where=where, per=per)
+    else: res = found.search(picture, ANSWERS if k is None else k, where=where, per=per)
+    notes = list(map(as_flags, res.attrs['notes']))
+    if out is not None: write_table(out, res) if out.suffix.lower() == '.csv' else write_json(out, json_rows(res))
+    elif duplicates is not None and k is None and len(res) > PAIRS:
+        notes.append(f'{PAIRS} of {len(res):,} pairs shown; --k {len(res)} or --out pairs.csv for all')
+        res = res[:PAIRS]
+    if out is None and len(res): print(_shown(res))
+    for o in notes: print(o)
 
 # %% ../../nbs/apps/03_cli.ipynb #f62d099c
 class _Parser(argparse.ArgumentParser):

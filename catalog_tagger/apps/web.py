@@ -29,6 +29,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
+from ..core.config import ANSWERS
 from ..core.files import CatalogError
 from ..core.render import asset, colour_css, data_uri, encode_image, heat_overlay, thumbnail
 from ..catalog.images import open_image
@@ -271,13 +272,13 @@ def _heat(state, data:bytes, tag:str)->Response:
     return Response(encode_image(im, 'png'), media_type='image/png')
 
 def _similar(state, data:bytes):
-    "The ten products most similar to the picture in `data`."
+    "The products most similar to the picture in `data`, without itself, and why they are fewer than usual."
     if state.index is None: raise CatalogError('there is no index of products; start the page with --index')
-    with state.lock: found = state.index.search(data, k=10)
+    with state.lock: found = state.index.search(data, k=ANSWERS)
     def words(o): return ', '.join(o.labels) if isinstance(getattr(o, 'labels', None), list) else ''
-    return _part(
-        Ol(*(Li(Img(src=f'/thumb/{state.rows[o.image]}', alt='', loading='lazy'), Strong(Path(o.image).stem), f' {o.score:.2f} {words(o)}')
-             for o in found.itertuples())))
+    items = (Li(Img(src=f'/thumb/{state.rows[o.image]}', alt='', loading='lazy'), Strong(Path(o.image).stem), f' {o.score:.2f} {words(o)}')
+             for o in found.itertuples())
+    return _part(Div(Ol(*items), *(P(o, cls='dim') for o in found.attrs['notes'])))
 
 # %% ../../nbs/apps/01_web.ipynb #38906674
 async def _get_page(req, state): return _tagger_page(state)

@@ -14,7 +14,7 @@ from .files import CatalogError
 from .records import check_fields, Record
 
 # %% auto #0
-__all__ = ['EMPTY_CELLS', 'CLEAN_RULES', 'GROUPS', 'ANSWERS', 'PER', 'PRESETS', 'whole', 'number', 'CatalogSettings',
+__all__ = ['EMPTY_CELLS', 'CLEAN_RULES', 'GROUPS', 'ANSWERS', 'PAIRS', 'PER', 'PRESETS', 'whole', 'number', 'CatalogSettings',
            'SplitSettings', 'PictureSettings', 'ModelSettings', 'TrainingSettings', 'JobSettings', 'RunConfig',
            'choices', 'training_settings', 'EmbedSettings', 'IndexSettings', 'find_preset']
 
@@ -169,16 +169,17 @@ def training_settings(cfg:RunConfig)->dict:  # Field → value
 
 # %% ../../nbs/core/05_config.ipynb #27ea5d5c
 ANSWERS = 10   # Similar products to return, if their number is not given
+PAIRS = 20     # Pairs of similar pictures to print, if their number is not given
 PER = ('picture', 'product')   # What an answer is for
 
 @dataclass(frozen=True)
 class EmbedSettings:
     "Embedding"
     layer:str = 'avg'                      # Layer of the vectors: avg or concat (pooled features), for a run also hidden or logits
-    size:whole(8, 4096) = RunConfig.size   # Side of the input of a backbone, px; a run has its own size
-    weights:str = RunConfig.weights        # Weights of a backbone: default, bundled, none, or a .pth or .safetensors file
+    size:whole(8, 4096) = RunConfig.size   # Side of the input of a backbone, px; not for a run, which has its own
+    weights:str = RunConfig.weights        # Weights of a backbone, not of a run: default, bundled, none, or a .pth or .safetensors file
     dims:whole(1)|None = None              # Principal components to keep; all dimensions if not given
-    whiten:bool = False                    # Give all dimensions the same variance
+    whiten:bool = False                    # Give all dimensions the same variance; at most as many are kept as there are pictures
     dtype:str = 'float32'                  # float32, or float16 with half the size
     def __post_init__(self): check_fields(self)
 
@@ -187,6 +188,13 @@ class IndexSettings(EmbedSettings):
     "Embedding and search"
     kind:str|None = None            # exact, or flat, hnsw, ivf_sq8 or ivf_pq of FAISS; exact for up to 50,000 pictures if not given
     recall:number(.01, 1) = .95     # Share of the true nearest neighbours that FAISS must find; a higher value is slower
+    layout:str|None = None                     # Layout of the catalog; detected if not given
+    label_columns:tuple[str, ...]|None = None  # Columns of labels, or none; those of the run, or of styles.csv, if not given
+    tags_column:str|None = None                # Column of free tags, or none; that of the run, or tags or similar, if not given
+    image_column:str|None = None               # Column of pictures; that of the run, or image, file, id or similar, if not given
+    product:str|None = None                    # Column of products, or none; that of the run, or sku, handle or similar, if not given
+    split_column:str|None = None               # Column with the names of folds, or none; that of the run, or split, if not given
+    encoding:str|None = None                   # Encoding of a CSV, such as cp1252; that of the run, or UTF-8, if not given
 
 # %% ../../nbs/core/05_config.ipynb #12d1706b
 PRESETS = dict(study5=dict(min_scale=.5, max_rotate=10., max_lighting=.2))  # Name → fields of `RunConfig`
