@@ -8,10 +8,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TypedDict
-from unicodedata import normalize
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
@@ -21,48 +20,109 @@ from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import progress
 from ..core.records import Finite, Positive, Record
+from .descriptions import clean_text, clean_texts
+from .negations import NEGATIONS, join_negations
 
 # %% auto #0
 __all__ = ['ENGINES', 'BARE', 'find_words', 'find_phrases', 'join_phrases', 'find_names', 'name_words', 'fit_idf', 'top_words',
            'TextTags', 'fit_words', 'fit_text_tags', 'tag_texts']
 
 # %% ../../nbs/catalog/09_text.ipynb #4b082abf
-_TEXT_TOKEN = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:-[^\W_]+)*|[^\w\s]")
-
-def _clean(text, row)->str:
-    "`text` with composed letters (NFC) and straight apostrophes; '' for a missing text."
-    if isinstance(text, str): return normalize('NFC', text).replace('’', "'")
-    if pd.isna(text) is True: return ''
-    raise CatalogError(f'text of row {row} is {text!r}, expected a string or nothing')
+_TEXT_TOKEN = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|\bw/o\b|[^\W_]+(?:-[^\W_]+)*|[^\w\s]")
+_UNITS = frozenset("""nm µm mm cm dm km mm² cm² m² sqm qm cbm inch inches zoll yd ft mg gr gm gms kg kgs lb lbs oz gramm gram grams gramme kilogramm
+    kilogram kilograms kilo kilos ml cl dl ltr liter litre liters litres meter metre meters metres zentimeter centimeter centimeters centimetre
+    centimetres millimeter millimetre millimeters millimetres milliliter millilitre denier kw kwh mah hz khz mhz ghz mb gb tb px dpi lm db psi
+    watt volt ampere prozent percent pct stk pcs pc eur usd gbp chf""".split())
+_COUNTED = frozenset("""yard yards foot feet pound pounds ounce ounces fuß pfund unze unzen grad degree degrees euro euros dollar dollars cent cents
+    stück piece pieces min minute minutes minuten std stunde stunden hour hours sec sekunden seconds tag tage tagen day days woche wochen week
+    weeks monat monate monaten month months jahr jahre jahren year years mal times karat carat ct bar den""".split())   # Only after a number
 
 def _is_word(token:str)->bool:
     "Has the token two letters or more and no digit? Sizes, model numbers and initials are not words."
     return len(token) > 1 and token.replace('-', '').isalpha()
 
+def _is_unit(tokens:list[str], i:int)->bool:
+    "Is token `i` a unit of measurement?"
+    return (o := tokens[i].lower()) in _UNITS or o in _COUNTED and i > 0 and tokens[i-1][-1].isdigit()
+
 # %% ../../nbs/catalog/09_text.ipynb #de4671bb
 _HANTA = {'en': 'morphmodel_en.pgz', 'de': 'morphmodel_ger.pgz'}
 # First letters of the tags of nouns and adjectives in the BNC, STTS and Penn tag sets
 _POS_KINDS = {'NN': 'noun', 'AJ': 'adj', 'AD': 'adj', 'JJ': 'adj'}
+_NAMES = ('NE', 'FM', 'XY')           # Tags of names, foreign and unknown words in German
+_LEARNT = -18                        # Smallest log probability of a word that HanTa has learnt, and does not guess
+# Materials and colours that HanTa knows only as names, or that simplemma lacks
+_MATERIALS = frozenset("""angora alcantara bouclé chambray chiffon cord cordura denim elastan elasthan jersey kaschmir lurex lyocell lycra mesh modal mohair
+    musselin neopren nubuk polyamid polyester popeline satin scuba seersucker softshell spandex tencel twill tweed velvet viskose""".split())
+_COLOURS = frozenset('apricot aqua beige bordeaux cognac creme ecru fuchsia khaki lila magenta mint navy oliv petrol pink rosa taupe türkis'.split())
 
 def _word_kind(tag:str)->str:
     "'noun', 'adj', or '' for all other words, including names."
     return '' if tag in ('ADV', 'NNP', 'NNPS') else _POS_KINDS.get(tag[:2], '')
 
-@cache
-def _hanta(lang:str)->Callable:
-    "A function from the tokens of a sentence to (lemma, kind) of each: HanTa tags and lemmatises adjectives, simplemma lemmatises nouns."
-    import HanTa, simplemma
-    from HanTa.HanoverTagger import HanoverTagger
-    # A file name without a path would be searched in the current folder first, and unpickled
-    tagger = HanoverTagger(str(Path(HanTa.__file__).with_name(_HANTA[lang])))
-    tagger.analyze_forward, tagger.analyze_viterbi = cache(tagger.analyze_forward), cache(tagger.analyze_viterbi)
-    @cache
-    def noun(token, guess):
-        o = token if lang == 'en' else token[0].upper() + token[1:]
-        lemma = simplemma.lemmatize(o, lang=lang, greedy=lang == 'de')
-        return guess if lemma == o and not simplemma.is_known(o, lang=lang) else lemma
-    def tag(tokens): return [(noun(t, l) if _word_kind(p) == 'noun' else l, _word_kind(p)) for t, l, p in tagger.tag_sent(tokens)]
-    return tag
+# %% ../../nbs/catalog/09_text.ipynb #de4671bc
+class _Hanta:
+    "HanTa tags the words of a sentence and lemmatises adjectives; of its lemma of a noun and that of simplemma's dictionary the better one is used."
+    def __init__(self, lang:str):
+        import HanTa, simplemma
+        from HanTa.HanoverTagger import HanoverTagger
+        # A file name without a path would be searched in the current folder first, and unpickled
+        self.lang, self.tagger, self.known = lang, HanoverTagger(str(Path(HanTa.__file__).with_name(_HANTA[lang]))), partial(simplemma.is_known, lang=lang)
+        self.lookup = partial(simplemma.lemmatize, lang=lang, greedy=lang == 'de')
+        for o in ('analyze_forward', '_analyze', '_tag_word'): setattr(self.tagger, o, cache(getattr(self.tagger, o)))
+        for o in ('likely', 'noun', 'kind'): setattr(self, o, cache(getattr(self, o)))
+
+    def likely(self, word:str, pos:str='')->float:
+        "The log probability of `word` with a tag that begins with `pos`."
+        readings = self.tagger._tag_word(word, cutoff=99, casesensitive=False)
+        return max((p for t, p in readings if self.tagger.int2tag[t].startswith(pos)), default=-99)
+
+    def is_noun(self, lemma:str)->bool:
+        "Is a lemma of simplemma's, which does not know kinds of words, that of a noun?"
+        if self.lang == 'de': return lemma[0].isupper()
+        return self.likely(lemma, 'NN') > _LEARNT or self.likely(lemma, 'V') < _LEARNT and self.known(lemma)
+
+    def noun(self, token:str, guess:str)->str:
+        "The lemma of a noun, simplemma's; HanTa's `guess` if that is no noun, or in German less likely."
+        lemma = self.lookup(token)
+        if lemma == token and not self.known(token) or not self.is_noun(lemma): return guess
+        return guess if self.lang == 'de' and self.likely(guess, 'NN') > max(self.likely(lemma, 'NN'), _LEARNT) else lemma
+
+# %% ../../nbs/catalog/09_text.ipynb #de4671bd
+@patch
+def kind(self:_Hanta, token:str, tag:str, inside:bool)->str:
+    "What a token is for which HanTa has another tag than that of a noun or adjective."
+    if tag in _NAMES and token.lower() in _COLOURS: return 'adj'
+    if tag in _NAMES and token.lower() in _MATERIALS: return 'noun'
+    if tag in _NAMES and self.known(token) and (self.likely(token) < _LEARNT or self.likely(token, 'NN') > _LEARNT): return 'noun'
+    return 'noun' if inside and tag[0] == 'V' and self.lookup(token)[0].isupper() else ''
+
+@patch
+def spell(self:_Hanta, token:str)->str:
+    "A German word as in a sentence: a capital only at its beginning, and ß for SS where that is more likely."
+    word = token[0].upper() + token[1:].lower()
+    for o in (word[:m.start()] + 'ß' + word[m.end():] for m in re.finditer('ss', word) if token.isupper()):
+        if self.known(o) and self.likely(o) > self.likely(word): word = o
+    return word
+
+@patch
+def __call__(
+    self:_Hanta,
+    tokens:list[str],         # Of a sentence
+)->list[tuple[str, str]]:     # Lemma and kind of each
+    "Tag and lemmatise a sentence."
+    text = ' '.join(tokens)
+    cased = self.lang == 'en' or not (text.isupper() or text.islower())     # English is in lower case
+    words = [self.spell(o) if o[0].isalpha() else o for o in tokens] if self.lang == 'de' else tokens
+    tagged, res = self.tagger.tag_sent(words if text.isupper() else tokens, casesensitive=cased), []
+    for i, (word, (_, lemma, tag)) in enumerate(zip(words, tagged)):
+        kind = _word_kind(tag) or self.kind(word, tag, cased and i > 0 and tokens[i][0].isupper())
+        if tag == 'VVN' and i + 1 < len(tagged) and _word_kind(tagged[i+1][2]): kind, lemma = 'adj', word    # a checked shirt
+        if tag[0] == 'V' and kind == 'noun': lemma = self.tagger.analyze(word, pos='NN')[0]
+        res.append((self.noun(word, lemma) if kind == 'noun' else lemma, kind))
+    return res
+
+_hanta = cache(_Hanta)
 
 # %% ../../nbs/catalog/09_text.ipynb #dc1e133f
 _NLTK = {'averaged_perceptron_tagger_eng': 'taggers', 'wordnet': 'corpora', 'stopwords': 'corpora'}
@@ -100,32 +160,52 @@ def _tagger(lang:str, engine:str)->Callable:
     if lang not in _HANTA: raise CatalogError(f'lang is {lang!r}, expected one of {", ".join(_HANTA)}')
     return ENGINES[engine](lang)
 
+_SUSPENDED = re.compile(r'\b([^\W\d_]+)-(?=(?:\s*,\s*[^\W\d_]+-)*\s*,?\s*(?:und|oder|sowie|bzw\.?|and|or|to|&|/)\s*([^\W\d_]+(?:-[^\W\d_]+)*))')
+
+def _complete(part:re.Match, lang:str)->str:
+    "`Hals-` before `und Armband` as `Halsband`, `long-` before `and short-sleeved` as `long-sleeved`; '' if no such word is known."
+    import simplemma
+    first, second = part.groups()
+    if '-' in second: return f'{first}-{second.partition("-")[2]}'
+    words = (first + second[i:].lower() for i in range(2, len(second) - 2))
+    return next((o for o in words if simplemma.is_known(o.capitalize(), lang=lang)), '') if lang == 'de' else ''
+
 def _words_of(text:str, tag:Callable, lang:str)->Iterable[tuple]:
-    "(place, form, lemma, kind) of each noun and adjective of one text."
+    "(place, form, lemma, kind) of each noun, adjective and negated phrase of one text."
     from simplemma import split_sentences
     place = 0
-    for s in split_sentences(text if lang == 'de' else text.lower(), lang=lang):
-        tokens = _TEXT_TOKEN.findall(s)
-        yield from ((i, t.lower(), l.lower(), k) for i, (t, (l, k)) in enumerate(zip(tokens, tag(tokens)), place) if k and _is_word(t))
-        place += len(tokens) + 1
+    for line in text.splitlines():
+        if '-' in line: line = _SUSPENDED.sub(partial(_complete, lang=lang), line)
+        for s in split_sentences(line if lang == 'de' else line.lower(), lang=lang):
+            tokens = _TEXT_TOKEN.findall(s)
+            words = [(t.lower(), l.lower(), k if k and _is_word(t) and not _is_unit(tokens, i) else '')
+                     for i, (t, (l, k)) in enumerate(zip(tokens, tag(tokens)))]
+            yield from ((place + i, *o) for i, *o in join_negations(words, lang))
+            place += len(tokens) + 1
 
 # %% ../../nbs/catalog/09_text.ipynb #78a56255
+def _find_words(texts:list[str], lang:str, engine:str)->pd.DataFrame:
+    "`find_words` for clean texts."
+    tag = _tagger(lang, engine)
+    rows = [(i, *o) for i, text in enumerate(progress(texts, 'words')) for o in _words_of(text, tag, lang)]
+    return pd.DataFrame(rows, columns=list(_WORD_COLUMNS)).astype(_WORD_COLUMNS)
+
 def find_words(
-    texts:Iterable,        # Strings; None, nan and '' have no words
+    texts:Iterable,        # Strings, cleaned by `clean_text`; None, nan and '' have no words
     *, lang:str='en',      # Language of the texts, `en` or `de`
     engine:str='hanta',    # `hanta`, whose data is in the wheel, or `nltk`, only for English, which needs NLTK_DATA
 )->pd.DataFrame:           # One row per word: `item` (from 0), `at` (place), `form` (lowercased), `word` (lemma), `pos` (`noun` or `adj`)
-    "Find the nouns and adjectives of each text, lowercased and lemmatised."
+    "Find the nouns and adjectives of each text, lowercased and lemmatised, and the phrases that are negated."
     if isinstance(texts, str): raise CatalogError('texts is one string, expected a list or column of them')
-    tag, texts = _tagger(lang, engine), [_clean(o, i) for i, o in enumerate(texts)]
-    rows = [(i, *o) for i, text in enumerate(progress(texts, 'words')) for o in _words_of(text, tag, lang)]
-    return pd.DataFrame(rows, columns=list(_WORD_COLUMNS)).astype(_WORD_COLUMNS)
+    _tagger(lang, engine)
+    return _find_words(clean_texts(texts)[0], lang, engine)
 
 # %% ../../nbs/catalog/09_text.ipynb #ee2bd200
 def _word_pairs(words:pd.DataFrame)->pd.Series:
     "Each word joined with the next one, or nan."
-    after = words.shift(-1)
-    return (words['word'] + ' ' + after['word']).where((after['item'] == words['item']) & (after['at'] == words['at'] + 1))
+    after, single = words.shift(-1), ~words['word'].str.contains(' ')      # a negated phrase is joined already
+    near = (after['item'] == words['item']) & (after['at'] == words['at'] + 1)
+    return (words['word'] + ' ' + after['word']).where(near & single & single.shift(-1, fill_value=False))
 
 def find_phrases(
     words:pd.DataFrame,  # Words of the train texts, from `find_words`
