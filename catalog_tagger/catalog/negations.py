@@ -29,19 +29,22 @@ class Negation(NamedTuple):
     more:frozenset        # Words after which a noun is still denied
     end:frozenset         # Words that end a clause, once something was denied
     small:frozenset       # Words that can precede a noun
+    missing:frozenset     # Words that deny what is before them, as in *belt not included*
 
     def denies(self, forms:Sequence[str])->bool: return not {*self.nouns, *self.clauses}.isdisjoint(forms)
 
 NEGATIONS = {
     'de': Negation('ohne', 'nicht', _phrases('ohne,kein,keine,keinen,keiner,keinem,keines,weder,frei von,nein'), _phrases('nicht,nie,niemals'),
-                   _phrases('nicht nur,nicht bloß,nicht allein,nicht zuletzt,nicht umsonst,nicht ohne,ohne weiteres'),
+                   _phrases('nicht nur,nicht bloß,nicht allein,nicht zuletzt,nicht umsonst,nicht ohne,ohne weiteres,ohne zweifel'),
                    frozenset('oder noch bzw beziehungsweise /'.split()), frozenset('und sowie &'.split()), frozenset(['von']),
                    frozenset('und sowie & aber sondern mit jedoch doch sodass damit weil da denn wobei'.split()),
-                   frozenset('der die das den dem des ein eine einen einem einer eines jede jeden jedes jegliche jeglichen jegliches'.split())),
+                   frozenset('der die das den dem des ein eine einen einem einer eines jede jeden jedes jegliche jeglichen jegliches'.split()),
+                   frozenset('enthalten inbegriffen inklusive dabei vorhanden erhältlich'.split())),
     'en': Negation('without', 'not', _phrases('without,no,neither,nor,free of,free from,w/o,none,lacks,lacking'), _phrases("not,n't,never,cannot"),
                    _phrases('not only,not just,not merely,not least,not to mention,not without,not the same,no doubt,no matter,no wonder'),
                    frozenset('or nor /'.split()), frozenset('and & plus'.split()), frozenset(['of']),
-                   frozenset('and & plus but with while because so which that however though'.split()), frozenset('a an the any'.split()))}
+                   frozenset('and & plus but with while because so which that however though'.split()), frozenset('a an the any'.split()),
+                   frozenset('included available present provided'.split()))}
 
 # %% ../../nbs/catalog/08b_negations.ipynb #4e6a0007
 def _starting(phrases:dict, forms:Sequence[str], i:int)->int:
@@ -74,15 +77,18 @@ def _goes_on(rules:Negation, words:Sequence[tuple], i:int)->bool:
 def _scope(
     rules:Negation,
     words:Sequence[tuple],  # (form, lemma, kind) of each token
+    forms:Sequence[str],    # The first of each
     i:int,                  # Where the negation ends
     clause:bool,            # Does it deny the whole clause?
 )->tuple[list[range], int]: # Places of each phrase that it denies, and the place after the last
     "What a negation denies: noun phrases and adjectives, up to the end of the clause."
-    phrases, start, forms = [], i, [o for o, *_ in words]
+    phrases, start = [], i
     for j in range(i, len(words) + 1):
         form, _, kind = words[j] if j < len(words) else ('.', '', '')
-        if kind: continue
+        new = not clause and kind == 'adj' and j > start and words[j-1][2] == 'noun'     # without sleeves | blue dress
+        if kind and not new: continue
         if j > start: phrases.append(range(start, j))
+        if new: return phrases, j
         start = j + 1
         if not phrases and (not _is_mark(form) or form in ':"' and j == i): continue
         nouns = phrases and any(words[o][2] == 'noun' for o in phrases[-1])
@@ -90,7 +96,8 @@ def _scope(
         if phrases and joined:
             if start < len(words) and (words[start][2] or forms[start] in rules.small): continue
         elif form == ',' and phrases and _goes_on(rules, words, j): continue
-        elif not _is_mark(form) and (form in rules.more or form in rules.small or clause and form not in rules.end) and not _begins(rules, forms, j)[0]: continue
+        elif form in rules.more or form in rules.small and forms[j-1] in {*rules.either, *rules.both, ','}: continue
+        elif clause and not _is_mark(form) and form not in rules.end and not _begins(rules, forms, j)[0]: continue
         return phrases, j
     return phrases, len(words)
 
@@ -101,6 +108,12 @@ def _denied(rules:Negation, words:Sequence[tuple], places:Iterable[int])->tuple:
     first, kind = (rules.noun, 'noun') if 'noun' in kinds else (rules.adj, 'adj')
     return places[-1], ' '.join([first, *forms]), ' '.join([first, *lemmas]), kind
 
+def _deny_last(rules:Negation, words:Sequence[tuple], res:list[tuple]):
+    "Deny the phrase at the end of `res`."
+    k = len(res) - 1
+    while k and res[k-1][0] == res[k][0] - 1: k -= 1
+    res[k:] = [_denied(rules, words, [o for o, *_ in res[k:]])]
+
 def join_negations(
     words:Sequence[tuple],  # (form, lemma, kind) of each token of a sentence, in lower case; `kind` is `noun`, `adj` or ''
     lang:str,               # Their language, `en` or `de`
@@ -110,13 +123,11 @@ def join_negations(
     if not rules.denies(forms): return [(i, *o) for i, o in enumerate(words) if o[2]]
     while i < len(words):
         n, clause = _begins(rules, forms, i)
-        phrases, end = _scope(rules, words, i + n, clause) if n else ([], i + 1)
-        if n and not phrases and i > 1 and forms[i-1] in ':-–=' and res and res[-1][0] == i - 2:     # Taschen: keine
-            k = next(k for k in range(len(res)) if res[k][0] == i - 2 - (len(res) - 1 - k))
-            res[k:] = [_denied(rules, words, [o for o, *_ in res[k:]])]
-        if not n:
-            if words[i][2]: res.append((i, *words[i]))
-            elif idiom := _starting(rules.idioms, forms, i): end = i + idiom
+        absent = n and forms[i+n:i+n+1] and forms[i+n] in rules.missing     # belt not included
+        phrases, end = _scope(rules, words, forms, i + n, clause) if n and not absent else ([], i + 1 + n)
+        if n and not phrases and res and res[-1][0] >= i - 2 and (absent or forms[i-1] in ':-–='): _deny_last(rules, words, res)     # belt: no
+        if not n and (idiom := _starting(rules.idioms, forms, i)): end = i + idiom
+        elif not n and words[i][2] and not _is_number(forms, i): res.append((i, *words[i]))
         res += [_denied(rules, words, o) for o in phrases]
         i = max(end, i + 1)
     return res

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from ..core.files import CatalogError
-from ..core.table import check_columns
+from ..core.table import check_columns, first_few
 from ..core.process import progress
 from ..core.records import Finite, Positive, Record
 from .descriptions import clean_text, clean_texts
@@ -25,7 +25,7 @@ from .negations import NEGATIONS, join_negations
 
 # %% auto #0
 __all__ = ['ENGINES', 'BARE', 'find_words', 'find_phrases', 'join_phrases', 'find_names', 'name_words', 'fit_idf', 'top_words',
-           'TextTags', 'fit_words', 'fit_text_tags', 'tag_texts']
+           'TextTags', 'fit_words', 'fit_text_tags', 'tag_texts', 'why_untagged']
 
 # %% ../../nbs/catalog/09_text.ipynb #4b082abf
 _TEXT_TOKEN = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|\bw/o\b|[^\W_]+(?:-[^\W_]+)*|[^\w\s]")
@@ -51,10 +51,19 @@ _HANTA = {'en': 'morphmodel_en.pgz', 'de': 'morphmodel_ger.pgz'}
 _POS_KINDS = {'NN': 'noun', 'AJ': 'adj', 'AD': 'adj', 'JJ': 'adj'}
 _NAMES = ('NE', 'FM', 'XY')           # Tags of names, foreign and unknown words in German
 _LEARNT = -18                        # Smallest log probability of a word that HanTa has learnt, and does not guess
-# Materials and colours that HanTa knows only as names, or that simplemma lacks
-_MATERIALS = frozenset("""angora alcantara bouclé chambray chiffon cord cordura denim elastan elasthan jersey kaschmir lurex lyocell lycra mesh modal mohair
-    musselin neopren nubuk polyamid polyester popeline satin scuba seersucker softshell spandex tencel twill tweed velvet viskose""".split())
-_COLOURS = frozenset('apricot aqua beige bordeaux cognac creme ecru fuchsia khaki lila magenta mint navy oliv petrol pink rosa taupe türkis'.split())
+# Garments, furniture, materials and colours that HanTa knows only as names, or that simplemma lacks
+_SHOP_NOUNS = frozenset("""body bralette cape cap henley highheel lowboard loafer longsleeve mule ottomane polo pouf shopper skort slip snapback tajine tights
+    top weekender weste alcantara angora bernstein bouclé canvas chambray chiffon cord cordura denim elastan elasthan jersey kaschmir lurex lycra lyocell
+    mesh modal mohair musselin neopren nubuk polyamid polyester popeline ripstop satin scuba seersucker softshell spandex tencel twill tweed velvet
+    viskose""".split())
+_COLOURS = frozenset("""anthrazit apricot aqua beige blau bordeaux braun camel cognac creme ecru fuchsia gelb grau grün khaki lila magenta mint navy oliv petrol
+    pink rosa rot schwarz taupe türkis weiß""".split())
+
+_LACKS = re.compile('(.{3,}(?:los|frei))(?:e[mnrs]?)?$')     # German adjectives such as ärmellos
+
+def _shop_noun(word:str)->str:
+    "The German noun of `_SHOP_NOUNS` of which `word` is a form, or ''."
+    return next((o for o in (word, word[:-1]) if o in _SHOP_NOUNS and (o == word or word[-1] in 'sn')), '')
 
 def _word_kind(tag:str)->str:
     "'noun', 'adj', or '' for all other words, including names."
@@ -72,30 +81,33 @@ class _Hanta:
         for o in ('analyze_forward', '_analyze', '_tag_word'): setattr(self.tagger, o, cache(getattr(self.tagger, o)))
         for o in ('likely', 'noun', 'kind'): setattr(self, o, cache(getattr(self, o)))
 
-    def likely(self, word:str, pos:str='')->float:
-        "The log probability of `word` with a tag that begins with `pos`."
+    def likely(self, word:str, tags:str='.*')->float:
+        "The log probability of `word` with the best of the tags that a pattern matches."
         readings = self.tagger._tag_word(word, cutoff=99, casesensitive=False)
-        return max((p for t, p in readings if self.tagger.int2tag[t].startswith(pos)), default=-99)
+        return max((p for t, p in readings if re.fullmatch(tags, self.tagger.int2tag[t])), default=-99)
 
     def is_noun(self, lemma:str)->bool:
         "Is a lemma of simplemma's, which does not know kinds of words, that of a noun?"
         if self.lang == 'de': return lemma[0].isupper()
-        return self.likely(lemma, 'NN') > _LEARNT or self.likely(lemma, 'V') < _LEARNT and self.known(lemma)
+        return self.likely(lemma, 'NN.*') > _LEARNT or self.likely(lemma, 'V.*') < _LEARNT and self.known(lemma)
 
     def noun(self, token:str, guess:str)->str:
         "The lemma of a noun, simplemma's; HanTa's `guess` if that is no noun, or in German less likely."
+        if self.lang == 'de' and (word := _shop_noun(token.lower())): return word
         lemma = self.lookup(token)
-        if lemma == token and not self.known(token) or not self.is_noun(lemma): return guess
-        return guess if self.lang == 'de' and self.likely(guess, 'NN') > max(self.likely(lemma, 'NN'), _LEARNT) else lemma
+        if lemma.lower() == token.lower() and self.known(token): return token
+        if lemma.startswith(token) or not self.is_noun(lemma): return guess
+        return guess if self.lang == 'de' and self.likely(guess, 'NN.*') > max(self.likely(lemma, 'NN.*'), _LEARNT) else lemma
 
 # %% ../../nbs/catalog/09_text.ipynb #de4671bd
 @patch
-def kind(self:_Hanta, token:str, tag:str, inside:bool)->str:
+def kind(self:_Hanta, token:str, tag:str, capital:bool|None)->str:
     "What a token is for which HanTa has another tag than that of a noun or adjective."
     if tag in _NAMES and token.lower() in _COLOURS: return 'adj'
-    if tag in _NAMES and token.lower() in _MATERIALS: return 'noun'
-    if tag in _NAMES and self.known(token) and (self.likely(token) < _LEARNT or self.likely(token, 'NN') > _LEARNT): return 'noun'
-    return 'noun' if inside and tag[0] == 'V' and self.lookup(token)[0].isupper() else ''
+    if tag in _NAMES and _shop_noun(token.lower()): return 'noun'
+    if tag in _NAMES and self.known(token) and (self.likely(token) < _LEARNT or self.likely(token, 'NN.*') > _LEARNT): return 'noun'
+    noun = capital or capital is None and self.likely(token, 'NN') > _LEARNT     # None: the case says nothing
+    return 'noun' if noun and self.lang == 'de' and tag[0] == 'V' and self.lookup(token)[0].isupper() else ''
 
 @patch
 def spell(self:_Hanta, token:str)->str:
@@ -114,11 +126,14 @@ def __call__(
     text = ' '.join(tokens)
     cased = self.lang == 'en' or not (text.isupper() or text.islower())     # English is in lower case
     words = [self.spell(o) if o[0].isalpha() else o for o in tokens] if self.lang == 'de' else tokens
-    tagged, res = self.tagger.tag_sent(words if text.isupper() else tokens, casesensitive=cased), []
+    tagged, res = self.tagger.tag_sent([w if o.isupper() else o for w, o in zip(words, tokens)], casesensitive=cased), []
     for i, (word, (_, lemma, tag)) in enumerate(zip(words, tagged)):
-        kind = _word_kind(tag) or self.kind(word, tag, cased and i > 0 and tokens[i][0].isupper())
-        if tag == 'VVN' and i + 1 < len(tagged) and _word_kind(tagged[i+1][2]): kind, lemma = 'adj', word    # a checked shirt
-        if tag[0] == 'V' and kind == 'noun': lemma = self.tagger.analyze(word, pos='NN')[0]
+        kind, lacks = _word_kind(tag), self.lang == 'de' and _LACKS.match(word.lower())
+        if not kind and _is_word(word): kind = self.kind(word, tag, i > 0 and tokens[i][0].isupper() if cased else None)
+        if tag == 'VVN' and word.endswith('ed') and i + 1 < len(tagged) and _word_kind(tagged[i+1][2]): kind, lemma = 'adj', word
+        if lacks and not (self.known(word) and self.lookup(word) == word): kind, lemma = 'adj', lacks[1]
+        elif kind == 'adj' and tag in _NAMES: lemma = word
+        if kind == 'noun' and tag[0] == 'V': lemma = self.tagger.analyze(word, pos='NN')[0]
         res.append((self.noun(word, lemma) if kind == 'noun' else lemma, kind))
     return res
 
@@ -167,8 +182,14 @@ def _complete(part:re.Match, lang:str)->str:
     import simplemma
     first, second = part.groups()
     if '-' in second: return f'{first}-{second.partition("-")[2]}'
-    words = (first + second[i:].lower() for i in range(2, len(second) - 2))
-    return next((o for o in words if simplemma.is_known(o.capitalize(), lang=lang)), '') if lang == 'de' else ''
+    if lang != 'de': return ''
+    def known(word): return simplemma.is_known(word.capitalize(), lang=lang)
+    parts = [(second[:i], second[i:].lower()) for i in range(2, len(second) - 2)]
+    found = [b for _, b in parts if known(first + b)] or [b for a, b in parts if known(a) and known(b)]
+    return first + found[0] if found else ''
+
+_JOINED = re.compile(r"""\b(non|no(?=\ (?:show|iron|slip|sew|tie|stick|dig|pull|spill)\b)|(?:sugar|gluten|lactose|dairy|fat|nut|alcohol|bpa|lead|plastic|latex|nickel
+    |paraben|silicone|perfume|fragrance|scent|oil|chemical|cruelty|iron|wrinkle|crease|wire|lint|hands)(?=\ free\b))\ (?=[a-z])""", re.X)
 
 def _words_of(text:str, tag:Callable, lang:str)->Iterable[tuple]:
     "(place, form, lemma, kind) of each noun, adjective and negated phrase of one text."
@@ -176,7 +197,8 @@ def _words_of(text:str, tag:Callable, lang:str)->Iterable[tuple]:
     place = 0
     for line in text.splitlines():
         if '-' in line: line = _SUSPENDED.sub(partial(_complete, lang=lang), line)
-        for s in split_sentences(line if lang == 'de' else line.lower(), lang=lang):
+        if lang == 'en': line = _JOINED.sub(r'\1-', line.lower())     # no-iron and sugar-free are words
+        for s in split_sentences(line, lang=lang):
             tokens = _TEXT_TOKEN.findall(s)
             words = [(t.lower(), l.lower(), k if k and _is_word(t) and not _is_unit(tokens, i) else '')
                      for i, (t, (l, k)) in enumerate(zip(tokens, tag(tokens)))]
@@ -367,15 +389,38 @@ def apply(
     return self._apply(find_words(texts, lang=self.lang, engine=self.engine), len(texts))
 
 # %% ../../nbs/catalog/09_text.ipynb #efd32c8f
+def _report_negations(words:pd.DataFrame, tags:Iterable[str], lang:str, say):
+    "Report how many texts say what an item has not, and what became of it."
+    first = (f'{NEGATIONS[lang].noun} ', f'{NEGATIONS[lang].adj} ')
+    denied, made = words[words['word'].str.startswith(first)], [o for o in tags if o.startswith(first)]
+    if denied.empty: return
+    rare = [o for o in denied['form'].value_counts().index if not {o, *denied['word'][denied['form'] == o]} & set(made)]
+    say(f'{denied["item"].nunique()} texts say what the product has not; tags of it: {first_few(made, 3) or "none"}; '
+        f'too rare for a tag: {len(rare)}{", such as " + repr(rare[0]) if rare else ""}')
+
 @delegates(fit_words)
 def tag_texts(
     df:pd.DataFrame,                  # A catalog with `text` and `split`
     *, lang:str='en',                 # Language of the texts
     engine:str='hanta',               # As in `find_words`
+    say=print,                        # Called with a line for each rule that cleaned texts, and one for negations
     **kwargs,
 )->tuple[pd.DataFrame, TextTags]:     # `df` with `tags`, and the fitted `TextTags`
     "Make tags from the text of each row, with what is learned on the train rows."
     df = check_columns(df, 'text', 'split')
-    words = find_words(df['text'], lang=lang, engine=engine)
+    texts, notes = clean_texts(df['text'])
+    words = _find_words(texts, lang, engine)
     fitted = fit_words(words[words['item'].isin(df.index[df['split'] == 'train'])], lang=lang, engine=engine, **kwargs)
+    for o in notes: say(o)
+    _report_negations(words, [*fitted.nouns, *fitted.adjs], lang, say)
     return df.assign(tags=fitted._apply(words, len(df))), fitted
+
+# %% ../../nbs/catalog/09_text.ipynb #3c5340f5
+def why_untagged(
+    text:str,          # A text without tags
+    words:TextTags,    # What was learned on train
+)->str:
+    "Why a text has no tags: it is empty, has no nouns and adjectives, or none that is a tag."
+    if not clean_text(text): return 'the description is empty'
+    found = find_words([text], lang=words.lang, engine=words.engine)['form'].unique()
+    return f'no word of the description is a tag: {first_few(found, 4)}' if len(found) else 'no noun or adjective in the description'
