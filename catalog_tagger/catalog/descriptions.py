@@ -45,12 +45,13 @@ class _PlainText(HTMLParser):
 def _drop_markup(text:str)->str:
     if '<' not in text: return text
     parser = _PlainText()
-    parser.feed(_NO_TAG.sub('&lt;', _ASIDE.sub('', text))); parser.close()
+    parser.feed(_NO_TAG.sub('&lt;', _ASIDE.sub('', text).replace('&', '&amp;'))); parser.close()     # entities have a rule of their own
     return ''.join(parser.parts)
 
 # %% ../../nbs/catalog/08a_descriptions.ipynb #d5c1000a
 _LONGEST = 60     # Letters of the longest word
-_PLAIN = str.maketrans(dict.fromkeys('‐‑⁃﹣－−', '-') | dict.fromkeys('’ʼ＇', "'") | {chr(o): ' ' for o in (0xa0, *range(0x2000, 0x200b), 0x202f, 0x205f, 0x3000)})
+_SPACES = map(chr, (0xa0, *range(0x2000, 0x200b), 0x202f, 0x205f, 0x3000))
+_PLAIN = str.maketrans(dict.fromkeys('‐‑⁃﹣－−', '-') | dict.fromkeys('’ʼ＇', "'") | dict.fromkeys(_SPACES, ' '))
 _ADDRESS = re.compile(r'data:[^\s,]{0,99},\S*|(?:https?:/|www\.)\S+|[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+'
                       r'|\b[\w-]{1,64}\.(?:com|net|org|de|at|ch|eu|co\.uk)\b(?:/\S*)?', re.I)
 _RUN = re.compile(rf'[\w+/=-]{{{_LONGEST + 1},}}')

@@ -33,18 +33,22 @@ class Negation(NamedTuple):
 
     def denies(self, forms:Sequence[str])->bool: return not {*self.nouns, *self.clauses}.isdisjoint(forms)
 
+def _negation(noun:str, adj:str, nouns:str, clauses:str, idioms:str, **words:str)->Negation:
+    return Negation(noun, adj, *map(_phrases, (nouns, clauses, idioms)), **{k: frozenset(o.split()) for k, o in words.items()})
+
 NEGATIONS = {
-    'de': Negation('ohne', 'nicht', _phrases('ohne,kein,keine,keinen,keiner,keinem,keines,weder,frei von,nein'), _phrases('nicht,nie,niemals'),
-                   _phrases('nicht nur,nicht bloß,nicht allein,nicht zuletzt,nicht umsonst,nicht ohne,ohne weiteres,ohne zweifel'),
-                   frozenset('oder noch bzw beziehungsweise /'.split()), frozenset('und sowie &'.split()), frozenset(['von']),
-                   frozenset('und sowie & aber sondern mit jedoch doch sodass damit weil da denn wobei'.split()),
-                   frozenset('der die das den dem des ein eine einen einem einer eines jede jeden jedes jegliche jeglichen jegliches'.split()),
-                   frozenset('enthalten inbegriffen inklusive dabei vorhanden erhältlich'.split())),
-    'en': Negation('without', 'not', _phrases('without,no,neither,nor,free of,free from,w/o,none,lacks,lacking'), _phrases("not,n't,never,cannot"),
-                   _phrases('not only,not just,not merely,not least,not to mention,not without,not the same,no doubt,no matter,no wonder'),
-                   frozenset('or nor /'.split()), frozenset('and & plus'.split()), frozenset(['of']),
-                   frozenset('and & plus but with while because so which that however though'.split()), frozenset('a an the any'.split()),
-                   frozenset('included available present provided'.split()))}
+    'de': _negation(
+        'ohne', 'nicht', nouns='ohne,kein,keine,keinen,keiner,keinem,keines,weder,frei von,nein', clauses='nicht,nie,niemals',
+        idioms='nicht nur,nicht bloß,nicht allein,nicht zuletzt,nicht umsonst,nicht ohne,ohne weiteres,ohne zweifel',
+        either='oder noch bzw beziehungsweise /', both='und sowie &', more='von',
+        end='und sowie & aber sondern mit jedoch doch sodass damit weil da denn wobei',
+        small='der die das den dem des ein eine einen einem einer eines jede jeden jedes jegliche jeglichen jegliches',
+        missing='enthalten inbegriffen inklusive dabei vorhanden erhältlich'),
+    'en': _negation(
+        'without', 'not', nouns='without,no,neither,nor,free of,free from,w/o,none,lacks,lacking', clauses="not,n't,never,cannot",
+        idioms='not only,not just,not merely,not least,not to mention,not without,not the same,no doubt,no matter,no wonder',
+        either='or nor /', both='and & plus', more='of', end='and & plus but with while because so which that however though',
+        small='a an the any', missing='included available present provided')}
 
 # %% ../../nbs/catalog/08b_negations.ipynb #4e6a0007
 def _starting(phrases:dict, forms:Sequence[str], i:int)->int:
@@ -125,7 +129,8 @@ def join_negations(
         n, clause = _begins(rules, forms, i)
         absent = n and forms[i+n:i+n+1] and forms[i+n] in rules.missing     # belt not included
         phrases, end = _scope(rules, words, forms, i + n, clause) if n and not absent else ([], i + 1 + n)
-        if n and not phrases and res and res[-1][0] >= i - 2 and (absent or forms[i-1] in ':-–='): _deny_last(rules, words, res)     # belt: no
+        before = absent or i and forms[i-1] in ':-–='    # belt: no
+        if n and not phrases and before and res and res[-1][0] >= i - 2: _deny_last(rules, words, res)
         if not n and (idiom := _starting(rules.idioms, forms, i)): end = i + idiom
         elif not n and words[i][2] and not _is_number(forms, i): res.append((i, *words[i]))
         res += [_denied(rules, words, o) for o in phrases]

@@ -29,13 +29,14 @@ __all__ = ['ENGINES', 'BARE', 'find_words', 'find_phrases', 'join_phrases', 'fin
 
 # %% ../../nbs/catalog/09_text.ipynb #4b082abf
 _TEXT_TOKEN = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|\bw/o\b|[^\W_]+(?:-[^\W_]+)*|[^\w\s]")
-_UNITS = frozenset("""nm µm mm cm dm km mm² cm² m² sqm qm cbm inch inches zoll yd ft mg gr gm gms kg kgs lb lbs oz gramm gram grams gramme kilogramm
-    kilogram kilograms kilo kilos ml cl dl ltr liter litre liters litres meter metre meters metres zentimeter centimeter centimeters centimetre
-    centimetres millimeter millimetre millimeters millimetres milliliter millilitre denier kw kwh mah hz khz mhz ghz mb gb tb px dpi lm db psi
-    watt volt ampere prozent percent pct stk pcs pc eur usd gbp chf""".split())
-_COUNTED = frozenset("""yard yards foot feet pound pounds ounce ounces fuß pfund unze unzen grad degree degrees euro euros dollar dollars cent cents
-    stück piece pieces min minute minutes minuten std stunde stunden hour hours sec sekunden seconds tag tage tagen day days woche wochen week
-    weeks monat monate monaten month months jahr jahre jahren year years mal times karat carat ct bar den""".split())   # Only after a number
+_UNITS = frozenset("""nm µm mm cm dm km mm² cm² m² sqm qm cbm inch inches zoll yd ft mg gr gm gms kg kgs lb lbs oz gramm gram grams gramme
+    kilogramm kilogram kilograms kilo kilos ml cl dl ltr liter litre liters litres meter metre meters metres zentimeter centimeter
+    centimeters centimetre centimetres millimeter millimetre millimeters millimetres milliliter millilitre denier kw kwh mah hz khz mhz
+    ghz mb gb tb px dpi lm db psi watt volt ampere prozent percent pct stk pcs pc eur usd gbp chf""".split())
+# Units, and what else follows a number; without one these are words
+_COUNTED = frozenset("""yard yards foot feet pound pounds ounce ounces fuß pfund unze unzen grad degree degrees euro euros dollar dollars
+    cent cents stück piece pieces min minute minutes minuten std stunde stunden hour hours sec sekunden seconds tag tage tagen day days
+    woche wochen week weeks monat monate monaten month months jahr jahre jahren year years mal times karat carat ct bar den""".split())
 
 def _is_word(token:str)->bool:
     "Has the token two letters or more and no digit? Sizes, model numbers and initials are not words."
@@ -50,14 +51,15 @@ _HANTA = {'en': 'morphmodel_en.pgz', 'de': 'morphmodel_ger.pgz'}
 # First letters of the tags of nouns and adjectives in the BNC, STTS and Penn tag sets
 _POS_KINDS = {'NN': 'noun', 'AJ': 'adj', 'AD': 'adj', 'JJ': 'adj'}
 _NAMES = ('NE', 'FM', 'XY')           # Tags of names, foreign and unknown words in German
+_BEFORE_NOUN = ('AT0', 'AJ0', 'DPS', 'PRP', 'PRF')     # English tags after which no such verb can be
 _LEARNT = -18                        # Smallest log probability of a word that HanTa has learnt, and does not guess
 # Garments, furniture, materials and colours that HanTa knows only as names, or that simplemma lacks
-_SHOP_NOUNS = frozenset("""body bralette cape cap henley highheel lowboard loafer longsleeve mule ottomane polo pouf shopper skort slip snapback tajine tights
-    top weekender weste alcantara angora bernstein bouclé canvas chambray chiffon cord cordura denim elastan elasthan jersey kaschmir lurex lycra lyocell
-    mesh modal mohair musselin neopren nubuk polyamid polyester popeline ripstop satin scuba seersucker softshell spandex tencel twill tweed velvet
-    viskose""".split())
-_COLOURS = frozenset("""anthrazit apricot aqua beige blau bordeaux braun camel cognac creme ecru fuchsia gelb grau grün khaki lila magenta mint navy oliv petrol
-    pink rosa rot schwarz taupe türkis weiß""".split())
+_SHOP_NOUNS = frozenset("""body bralette cape cap henley highheel lowboard loafer longsleeve mule ottomane polo pouf shopper skort slip
+    snapback tajine tights top weekender weste alcantara angora bernstein bouclé canvas chambray chiffon cord cordura denim elastan
+    elasthan jersey kaschmir lurex lycra lyocell mesh modal mohair musselin neopren nubuk polyamid polyester popeline ripstop satin scuba
+    seersucker softshell spandex tencel twill tweed velvet viskose""".split())
+_COLOURS = frozenset("""anthrazit apricot aqua beige blau bordeaux braun camel cognac creme ecru fuchsia gelb grau grün khaki lila magenta
+    mint navy oliv petrol pink rosa rot schwarz taupe türkis weiß""".split())
 
 _LACKS = re.compile('(.{3,}(?:los|frei))(?:e[mnrs]?)?$')     # German adjectives such as ärmellos
 
@@ -71,15 +73,16 @@ def _word_kind(tag:str)->str:
 
 # %% ../../nbs/catalog/09_text.ipynb #de4671bc
 class _Hanta:
-    "HanTa tags the words of a sentence and lemmatises adjectives; of its lemma of a noun and that of simplemma's dictionary the better one is used."
+    "HanTa tags a sentence and lemmatises adjectives; of its lemma of a noun and that of simplemma's dictionary, the better one is used."
     def __init__(self, lang:str):
         import HanTa, simplemma
         from HanTa.HanoverTagger import HanoverTagger
         # A file name without a path would be searched in the current folder first, and unpickled
-        self.lang, self.tagger, self.known = lang, HanoverTagger(str(Path(HanTa.__file__).with_name(_HANTA[lang]))), partial(simplemma.is_known, lang=lang)
+        self.lang, self.tagger = lang, HanoverTagger(str(Path(HanTa.__file__).with_name(_HANTA[lang])))
+        self.known = partial(simplemma.is_known, lang=lang)
         self.lookup = partial(simplemma.lemmatize, lang=lang, greedy=lang == 'de')
         for o in ('analyze_forward', '_analyze', '_tag_word'): setattr(self.tagger, o, cache(getattr(self.tagger, o)))
-        for o in ('likely', 'noun', 'kind'): setattr(self, o, cache(getattr(self, o)))
+        for o in ('likely', 'noun', 'german', 'spell'): setattr(self, o, cache(getattr(self, o)))
 
     def likely(self, word:str, tags:str='.*')->float:
         "The log probability of `word` with the best of the tags that a pattern matches."
@@ -101,15 +104,6 @@ class _Hanta:
 
 # %% ../../nbs/catalog/09_text.ipynb #de4671bd
 @patch
-def kind(self:_Hanta, token:str, tag:str, capital:bool|None)->str:
-    "What a token is for which HanTa has another tag than that of a noun or adjective."
-    if tag in _NAMES and token.lower() in _COLOURS: return 'adj'
-    if tag in _NAMES and _shop_noun(token.lower()): return 'noun'
-    if tag in _NAMES and self.known(token) and (self.likely(token) < _LEARNT or self.likely(token, 'NN.*') > _LEARNT): return 'noun'
-    noun = capital or capital is None and self.likely(token, 'NN') > _LEARNT     # None: the case says nothing
-    return 'noun' if noun and self.lang == 'de' and tag[0] == 'V' and self.lookup(token)[0].isupper() else ''
-
-@patch
 def spell(self:_Hanta, token:str)->str:
     "A German word as in a sentence: a capital only at its beginning, and ß for SS where that is more likely."
     word = token[0].upper() + token[1:].lower()
@@ -118,24 +112,54 @@ def spell(self:_Hanta, token:str)->str:
     return word
 
 @patch
+def german(
+    self:_Hanta,
+    word:str,           # As `spell` returns it
+    lemma:str,          # HanTa's
+    tag:str,            # HanTa's
+    capital:bool|None,  # Is its capital a sign of a noun? None if the case says nothing
+)->tuple[str, str]:     # Lemma and kind
+    "Adjectives that deny, and the nouns and colours that HanTa takes for names or verbs."
+    kind, lacks = _word_kind(tag), _LACKS.match(word.lower())
+    if lacks and not (self.known(word) and self.lookup(word) == word): return lacks[1], 'adj'
+    if kind or not _is_word(word): return lemma, kind
+    if tag in _NAMES:
+        if word.lower() in _COLOURS: return word, 'adj'
+        common = self.known(word) and (self.likely(word) < _LEARNT or self.likely(word, 'NN.*') > _LEARNT)
+        return lemma, 'noun' if common or _shop_noun(word.lower()) else ''
+    if capital is None: capital = self.likely(word, 'NN') > _LEARNT
+    noun = capital and tag[0] == 'V' and self.lookup(word)[0].isupper()
+    return (self.tagger.analyze(word, pos='NN')[0], 'noun') if noun else (lemma, '')
+
+# %% ../../nbs/catalog/09_text.ipynb #de4671be
+@patch
+def english(
+    self:_Hanta,
+    tagged:list[tuple], # (token, lemma, tag) of a sentence
+    i:int,              # Place of the word
+)->tuple[str, str]:     # Lemma and kind
+    "Participles before a noun are adjectives (a checked shirt); what HanTa takes for a verb is a noun where no verb can be (with ruffles)."
+    word, lemma, tag = tagged[i]
+    if tag == 'VVN' and word.endswith('ed') and i + 1 < len(tagged) and _word_kind(tagged[i+1][2]): return word, 'adj'
+    if tag in ('VVB', 'VVI', 'VVZ') and i and tagged[i-1][2] in _BEFORE_NOUN:
+        return self.tagger.analyze(word, pos='NN2' if tag == 'VVZ' else 'NN1')[0], 'noun'
+    return lemma, _word_kind(tag)
+
+@patch
 def __call__(
     self:_Hanta,
     tokens:list[str],         # Of a sentence
 )->list[tuple[str, str]]:     # Lemma and kind of each
     "Tag and lemmatise a sentence."
-    text = ' '.join(tokens)
-    cased = self.lang == 'en' or not (text.isupper() or text.islower())     # English is in lower case
-    words = [self.spell(o) if o[0].isalpha() else o for o in tokens] if self.lang == 'de' else tokens
-    tagged, res = self.tagger.tag_sent([w if o.isupper() else o for w, o in zip(words, tokens)], casesensitive=cased), []
-    for i, (word, (_, lemma, tag)) in enumerate(zip(words, tagged)):
-        kind, lacks = _word_kind(tag), self.lang == 'de' and _LACKS.match(word.lower())
-        if not kind and _is_word(word): kind = self.kind(word, tag, i > 0 and tokens[i][0].isupper() if cased else None)
-        if tag == 'VVN' and word.endswith('ed') and i + 1 < len(tagged) and _word_kind(tagged[i+1][2]): kind, lemma = 'adj', word
-        if lacks and not (self.known(word) and self.lookup(word) == word): kind, lemma = 'adj', lacks[1]
-        elif kind == 'adj' and tag in _NAMES: lemma = word
-        if kind == 'noun' and tag[0] == 'V': lemma = self.tagger.analyze(word, pos='NN')[0]
-        res.append((self.noun(word, lemma) if kind == 'noun' else lemma, kind))
-    return res
+    if self.lang == 'en':
+        words, tagged = tokens, self.tagger.tag_sent(tokens)
+        found = [self.english(tagged, i) for i in range(len(tokens))]
+    else:
+        words, cased = [self.spell(o) for o in tokens], not ((text := ' '.join(tokens)).isupper() or text.islower())
+        tagged = self.tagger.tag_sent([w if o.isupper() else o for w, o in zip(words, tokens)], casesensitive=cased)
+        capitals = [i > 0 and o[0].isupper() if cased else None for i, o in enumerate(tokens)]
+        found = [self.german(w, l, p, o) for w, o, (_, l, p) in zip(words, capitals, tagged)]
+    return [(self.noun(w, l) if k == 'noun' else l, k) for w, (l, k) in zip(words, found)]
 
 _hanta = cache(_Hanta)
 
@@ -175,7 +199,8 @@ def _tagger(lang:str, engine:str)->Callable:
     if lang not in _HANTA: raise CatalogError(f'lang is {lang!r}, expected one of {", ".join(_HANTA)}')
     return ENGINES[engine](lang)
 
-_SUSPENDED = re.compile(r'\b([^\W\d_]+)-(?=(?:\s*,\s*[^\W\d_]+-)*\s*,?\s*(?:und|oder|sowie|bzw\.?|and|or|to|&|/)\s*([^\W\d_]+(?:-[^\W\d_]+)*))')
+_SUSPENDED = re.compile(r"""\b([^\W\d_]+)-(?=(?:\s*,\s*[^\W\d_]+-)*\s*,?\s*            # Hals-, Hand- und Armband
+    (?:und|oder|sowie|bzw\.?|and|or|to|&|/)\s*([^\W\d_]+(?:-[^\W\d_]+)*))""", re.X)
 
 def _complete(part:re.Match, lang:str)->str:
     "`Hals-` before `und Armband` as `Halsband`, `long-` before `and short-sleeved` as `long-sleeved`; '' if no such word is known."
@@ -188,8 +213,9 @@ def _complete(part:re.Match, lang:str)->str:
     found = [b for _, b in parts if known(first + b)] or [b for a, b in parts if known(a) and known(b)]
     return first + found[0] if found else ''
 
-_JOINED = re.compile(r"""\b(non|no(?=\ (?:show|iron|slip|sew|tie|stick|dig|pull|spill)\b)|(?:sugar|gluten|lactose|dairy|fat|nut|alcohol|bpa|lead|plastic|latex|nickel
-    |paraben|silicone|perfume|fragrance|scent|oil|chemical|cruelty|iron|wrinkle|crease|wire|lint|hands)(?=\ free\b))\ (?=[a-z])""", re.X)
+_JOINED = re.compile(r"""\b(non|no(?=\ (?:show|iron|slip|sew|tie|stick|dig|pull|spill)\b)
+    |(?:sugar|gluten|lactose|dairy|fat|nut|alcohol|bpa|lead|plastic|latex|nickel|paraben|silicone|perfume|fragrance|scent|oil|chemical|cruelty
+    |iron|wrinkle|crease|wire|lint|hands)(?=\ free\b))\ (?=[a-z])""", re.X)
 
 def _words_of(text:str, tag:Callable, lang:str)->Iterable[tuple]:
     "(place, form, lemma, kind) of each noun, adjective and negated phrase of one text."
