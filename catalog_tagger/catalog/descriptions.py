@@ -51,14 +51,14 @@ def _drop_markup(text:str)->str:
 # %% ../../nbs/catalog/08a_descriptions.ipynb #d5c1000a
 _LONGEST = 60     # Letters of the longest word
 _SPACES = map(chr, (0xa0, *range(0x2000, 0x200b), 0x202f, 0x205f, 0x3000))
-_PLAIN = str.maketrans(dict.fromkeys('‐‑⁃﹣－−', '-') | dict.fromkeys('’ʼ＇', "'") | dict.fromkeys(_SPACES, ' '))
+_PLAIN_LETTERS = str.maketrans(dict.fromkeys('‐‑⁃﹣－−', '-') | dict.fromkeys('’ʼ＇', "'") | dict.fromkeys(_SPACES, ' '))
 _ADDRESS = re.compile(r'data:[^\s,]{0,99},\S*|(?:https?:/|www\.)\S+|[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+'
                       r'|\b[\w-]{1,64}\.(?:com|net|org|de|at|ch|eu|co\.uk)\b(?:/\S*)?', re.I)
 _RUN = re.compile(rf'[\w+/=-]{{{_LONGEST + 1},}}')
 
-def _decode(text:str)->str: return unescape(unescape(text)) if '&' in text else text
+def _decode_entities(text:str)->str: return unescape(unescape(text)) if '&' in text else text
 
-def _plain(text:str)->str: return normalize('NFC', text).translate(_PLAIN)
+def _plain(text:str)->str: return normalize('NFC', text).translate(_PLAIN_LETTERS)
 
 def _drop_run(run:re.Match)->str:
     "Drop encoded data, which has digits, and what is too long for a word, but not words with slashes between them."
@@ -70,7 +70,7 @@ def _drop_addresses(text:str)->str:
     return _RUN.sub(_drop_run, text) if len(text) > _LONGEST else text
 
 TEXT_RULES = {'markup': CellRule(_drop_markup, 'markup left out'),
-              'entities': CellRule(_decode, 'HTML entities decoded'),
+              'entities': CellRule(_decode_entities, 'HTML entities decoded'),
               'escaped': CellRule(_drop_markup, 'escaped markup left out'),
               'invisible': CELL_RULES['invisible'],
               'characters': CellRule(_plain, 'special hyphens, apostrophes, spaces and letters made plain'),

@@ -57,13 +57,13 @@ def _starting(phrases:dict, forms:Sequence[str], i:int)->int:
 
 def _is_mark(form:str)->bool: return not any(map(str.isalnum, form))
 
-def _is_number(forms:Sequence[str], i:int)->bool:
+def _is_numero(forms:Sequence[str], i:int)->bool:
     "Is *no* at `i` the abbreviation of number, as in *No. 5*?"
     return forms[i] == 'no' and any(o[0].isdigit() for o in forms[i+1:i+3 if forms[i+1:i+2] == ['.'] else i+2])
 
 def _begins(rules:Negation, forms:Sequence[str], i:int)->tuple[int, bool]:
     "Number of words of the negation that begins at `i`, 0 for none, and whether it denies a whole clause."
-    if _starting(rules.idioms, forms, i) or _is_number(forms, i): return 0, False
+    if _starting(rules.idioms, forms, i) or _is_numero(forms, i): return 0, False
     n = _starting(rules.clauses, forms, i)
     return (n, True) if n else (_starting(rules.nouns, forms, i), False)
 
@@ -132,7 +132,7 @@ def join_negations(
         before = absent or i and forms[i-1] in ':-–='    # belt: no
         if n and not phrases and before and res and res[-1][0] >= i - 2: _deny_last(rules, words, res)
         if not n and (idiom := _starting(rules.idioms, forms, i)): end = i + idiom
-        elif not n and words[i][2] and not _is_number(forms, i): res.append((i, *words[i]))
+        elif not n and words[i][2] and not _is_numero(forms, i): res.append((i, *words[i]))
         res += [_denied(rules, words, o) for o in phrases]
         i = max(end, i + 1)
     return res

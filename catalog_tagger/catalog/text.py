@@ -29,8 +29,8 @@ __all__ = ['ENGINES', 'BARE', 'find_words', 'find_phrases', 'join_phrases', 'fin
 
 # %% ../../nbs/catalog/09_text.ipynb #4b082abf
 _TEXT_TOKEN = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|\bw/o\b|[^\W_]+(?:-[^\W_]+)*|[^\w\s]")
-_UNITS = frozenset("""nm µm mm cm dm km mm² cm² m² sqm qm cbm inch inches zoll yd ft mg gr gm gms kg kgs lb lbs oz gramm gram grams gramme
-    kilogramm kilogram kilograms kilo kilos ml cl dl ltr liter litre liters litres meter metre meters metres zentimeter centimeter
+_MEASURES = frozenset("""nm µm mm cm dm km mm² cm² m² sqm qm cbm inch inches zoll yd ft mg gr gm gms kg kgs lb lbs oz gramm gram grams
+    gramme kilogramm kilogram kilograms kilo kilos ml cl dl ltr liter litre liters litres meter metre meters metres zentimeter centimeter
     centimeters centimetre centimetres millimeter millimetre millimeters millimetres milliliter millilitre denier kw kwh mah hz khz mhz
     ghz mb gb tb px dpi lm db psi watt volt ampere prozent percent pct stk pcs pc eur usd gbp chf""".split())
 # Units, and what else follows a number; without one these are words
@@ -44,13 +44,13 @@ def _is_word(token:str)->bool:
 
 def _is_unit(tokens:list[str], i:int)->bool:
     "Is token `i` a unit of measurement?"
-    return (o := tokens[i].lower()) in _UNITS or o in _COUNTED and i > 0 and tokens[i-1][-1].isdigit()
+    return (o := tokens[i].lower()) in _MEASURES or o in _COUNTED and i > 0 and tokens[i-1][-1].isdigit()
 
 # %% ../../nbs/catalog/09_text.ipynb #de4671bb
 _HANTA = {'en': 'morphmodel_en.pgz', 'de': 'morphmodel_ger.pgz'}
 # First letters of the tags of nouns and adjectives in the BNC, STTS and Penn tag sets
 _POS_KINDS = {'NN': 'noun', 'AJ': 'adj', 'AD': 'adj', 'JJ': 'adj'}
-_NAMES = ('NE', 'FM', 'XY')           # Tags of names, foreign and unknown words in German
+_NAME_TAGS = ('NE', 'FM', 'XY')           # Tags of names, foreign and unknown words in German
 _BEFORE_NOUN = ('AT0', 'AJ0', 'DPS', 'PRP', 'PRF')     # English tags after which no such verb can be
 _LEARNT = -18                        # Smallest log probability of a word that HanTa has learnt, and does not guess
 # Garments, furniture, materials and colours that HanTa knows only as names, or that simplemma lacks
@@ -123,7 +123,7 @@ def german(
     kind, lacks = _word_kind(tag), _LACKS.match(word.lower())
     if lacks and not (self.known(word) and self.lookup(word) == word): return lacks[1], 'adj'
     if kind or not _is_word(word): return lemma, kind
-    if tag in _NAMES:
+    if tag in _NAME_TAGS:
         if word.lower() in _COLOURS: return word, 'adj'
         common = self.known(word) and (self.likely(word) < _LEARNT or self.likely(word, 'NN.*') > _LEARNT)
         return lemma, 'noun' if common or _shop_noun(word.lower()) else ''
@@ -214,8 +214,8 @@ def _complete(part:re.Match, lang:str)->str:
     return first + found[0] if found else ''
 
 _JOINED = re.compile(r"""\b(non|no(?=\ (?:show|iron|slip|sew|tie|stick|dig|pull|spill)\b)
-    |(?:sugar|gluten|lactose|dairy|fat|nut|alcohol|bpa|lead|plastic|latex|nickel|paraben|silicone|perfume|fragrance|scent|oil|chemical|cruelty
-    |iron|wrinkle|crease|wire|lint|hands)(?=\ free\b))\ (?=[a-z])""", re.X)
+    |(?:sugar|gluten|lactose|dairy|fat|nut|alcohol|bpa|lead|plastic|latex|nickel|paraben|silicone|perfume|fragrance|scent|oil|chemical
+    |cruelty|iron|wrinkle|crease|wire|lint|hands)(?=\ free\b))\ (?=[a-z])""", re.X)
 
 def _words_of(text:str, tag:Callable, lang:str)->Iterable[tuple]:
     "(place, form, lemma, kind) of each noun, adjective and negated phrase of one text."
