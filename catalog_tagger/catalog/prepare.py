@@ -13,13 +13,13 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..core.files import CatalogError, catalog_root, read_json
-from ..core.table import Catalog, first_few, source_columns
+from ..core.table import Catalog, first_few, rejected_table, source_columns
 from ..core.config import RunConfig
 from .csv_tables import IMAGE_COLUMNS, find_column
 from .read import find_layout, read_catalog
 from .images import audit_images
 from .split import join_units, near_duplicates, split_audit, split_by, split_catalog
-from .text import TextTags, tag_texts
+from .text import TextTags, tag_texts, why_untagged
 from .steps import check_steps, spell, spelling_first, step_applies
 from .labels import LabelSpace, apply_labels, column_of, fit_labels
 from .recipe import Recipe, fit_recipe
@@ -171,9 +171,19 @@ def _lost_groups(groups:Iterable[str], space:LabelSpace)->list[str]:
     return [f'no label of the column {c} is left: {first_few(o, 3)}'
             for c, o in lost.items() if o]
 
+def _tag_texts(catalog:Catalog, df:pd.DataFrame, lang:str)->tuple[Catalog, TextTags]:
+    "`catalog` with `df`, whose texts became tags, and what was cleaned in its notes; a row without a tag is rejected."
+    notes = []
+    df, words = tag_texts(df, lang=lang, say=notes.append)
+    bad = df[~df['tags'].astype(bool)]
+    why = [f'{NO_TAGS}: {why_untagged(o, words)}' for o in bad['text']]
+    catalog = catalog.keep(df.drop(bad.index).reset_index(drop=True), rejected_table(zip(bad['image'], bad['row'], why)))
+    return replace(catalog, notes=(*catalog.notes, *notes)), words
+
 def prepare_catalog(cfg:RunConfig)->Prepared:
     "Read, audit, split and label the catalog of `cfg`; everything about tags is learned on train."
     catalog, words = read_audited(cfg), None
+    source = catalog.df.get('split')
     df, groups = catalog.df, () if cfg.words else catalog.groups or ()
     steps = recipe_steps(cfg, groups)
     if not cfg.words: _check_asked(catalog, cfg)
@@ -181,9 +191,9 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     elif not df['tags'].map(len).any():
         raise CatalogError('no picture has a tag; to make tags from the column text, give its language: --words en or --words de')
     df, audit = split_by_config(df, cfg, steps, groups)
-    if cfg.words: df, words = tag_texts(df, lang=cfg.words); audit = split_audit(df)
+    if cfg.words: catalog, words = _tag_texts(catalog, df, cfg.words); df = catalog.df; audit = split_audit(df)
     recipe = fit_recipe(df, steps, groups=groups)
-    given = not cfg.split_by and 'split' in catalog.df and catalog.df['split'].nunique() > 1     # folds of the source
+    given = not cfg.split_by and source is not None and source.nunique() > 1     # folds of the source
     space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, groups=groups, source_folds=given)
     catalog = replace(catalog, notes=(*catalog.notes, *recipe.unmet, *_lost_groups(groups, space)))
     return Prepared(catalog.keep(*apply_labels(df, space)), space, audit, recipe, words)
