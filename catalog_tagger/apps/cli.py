@@ -16,13 +16,13 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 from fastcore.docments import docments
 
 from ..core.files import CatalogError, check_target, output_folder, write_json
-from ..core.config import ANSWERS, EmbedSettings, find_preset, GROUPS, IndexSettings, PER, PRESETS, RunConfig
+from ..core.config import ANSWERS, EmbedSettings, FetchSettings, find_preset, GROUPS, IndexSettings, PER, PRESETS, RunConfig
 from ..catalog import readers
 from ..serve.modes import MODES
 
 # %% auto #0
-__all__ = ['COMMANDS', 'demo', 'check', 'train', 'compare', 'models', 'evaluate', 'tag', 'issues', 'export', 'report', 'app',
-           'embed', 'index', 'similar', 'make_parser', 'as_flags', 'main']
+__all__ = ['COMMANDS', 'demo', 'check', 'fetch', 'train', 'compare', 'models', 'evaluate', 'tag', 'issues', 'export', 'report',
+           'app', 'embed', 'index', 'similar', 'make_parser', 'as_flags', 'main']
 
 # %% ../../nbs/apps/03_cli.ipynb #283138e2
 def _config(source:str, out:str, settings:dict)->RunConfig:
@@ -56,6 +56,24 @@ def check(
     facts['notes'] = list(map(as_flags, facts['notes']))
     print(dumps(facts, indent=1, ensure_ascii=False)) if json else report_facts(facts)
     if out is not None: print(f'plots and tables: {save_check(out, cfg, ready, facts)}', file=sys.stderr)
+
+# %% ../../nbs/apps/03_cli.ipynb #c81f3d05
+def fetch(
+    source:str,             # Table with addresses of pictures, or a folder with one
+    *, out:str,             # Folder for the table and its pictures; it is then a catalog
+    resume:bool=True,       # Keep the pictures that are there already
+    **settings:FetchSettings,
+):
+    "Fetch the pictures that a table names by address, so that the other commands can read it."
+    from catalog_tagger.core.table import report_rejected
+    from catalog_tagger.catalog.fetch import fetch_catalog
+    res = fetch_catalog(source, out, resume=resume, **settings)
+    for o in res.notes: print(as_flags(o))
+    if len(res.rejected):
+        print(f'{len(res.rejected):,} pictures could not be fetched, all of them are in {res.table.with_name("rejected.csv")}:')
+        report_rejected(res.rejected.assign(image=[f'row {o.row}, {o.address[:100]}' for o in res.rejected.itertuples()],
+                                            reason=res.rejected['reason'].map(as_flags)), print)
+    print(f'next: catalog_tagger check {res.table.parent}')
 
 # %% ../../nbs/apps/03_cli.ipynb #404039c4
 def train(
@@ -272,7 +290,7 @@ def _add_option(to, name:str, t, default, text:str, positional:bool=False):
     (kind, names, remark), needed = _plain_type(t), default in (Parameter.empty, MISSING)
     help = f'{text}{_shown_default(default)}{remark and ": "}{remark}'.replace('%', '%%')
     if kind is bool: kw = dict(action=argparse.BooleanOptionalAction)
-    elif kind is tuple: kw = dict(nargs='+', metavar='NAME')
+    elif kind is tuple: kw = dict(nargs='+', metavar='NAME') | ({} if positional else dict(action='extend'))
     else: kw = dict(type=kind, metavar='{' + ','.join(names) + '}' if names else kind.__name__.upper())
     if positional: kw |= dict(metavar=name.upper()) | ({} if needed else dict(nargs='?'))
     else: kw |= dict(required=needed)
@@ -310,6 +328,7 @@ def _add_command(subs, func:Callable):
 # %% ../../nbs/apps/03_cli.ipynb #3cdeb67c
 _EXAMPLES = '''examples:
   catalog_tagger demo
+  catalog_tagger fetch export.csv --out shop                              # pictures by address; needs pip install "catalog_tagger[fetch]"
   catalog_tagger check shop --out checked
   catalog_tagger train shop --out run                                     # shop/styles.csv + shop/images/<id>.jpg, or class folders
   catalog_tagger train shop --out run --label-columns articleType baseColour --where "year > 2012"
@@ -327,7 +346,7 @@ _EXAMPLES = '''examples:
   catalog_tagger similar shop_index --tags Tshirts Blue
 '''
 
-COMMANDS = (demo, check, train, compare, models, evaluate, tag, issues, export, embed, index, similar, app, report)
+COMMANDS = (demo, fetch, check, train, compare, models, evaluate, tag, issues, export, embed, index, similar, app, report)
 
 def make_parser()->argparse.ArgumentParser:
     "The parser of the command with its subcommands."
@@ -340,7 +359,7 @@ def make_parser()->argparse.ArgumentParser:
 # %% ../../nbs/apps/03_cli.ipynb #44c57d32
 def _option_names()->list[str]:
     "The names of all options in Python, the longest first."
-    names = {f.name for o in (RunConfig, IndexSettings) for f in fields(o)}
+    names = {f.name for o in (RunConfig, IndexSettings, FetchSettings) for f in fields(o)}
     names |= {k for o in COMMANDS for k, p in signature(o).parameters.items() if p.kind is p.KEYWORD_ONLY}
     return sorted(names, key=len, reverse=True)
 
