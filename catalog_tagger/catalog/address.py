@@ -16,8 +16,8 @@ from ..core.files import CatalogError
 httpcore, httpx = [import_optional(o, 'fetching pictures') for o in ('httpcore', 'httpx')]
 
 # %% auto #0
-__all__ = ['httpcore', 'httpx', 'not_public', 'AddressError', 'parse_address', 'parse_hosts', 'PublicNetwork', 'connections',
-           'open_address']
+__all__ = ['httpcore', 'httpx', 'WAIT', 'not_public', 'AddressError', 'parse_address', 'parse_hosts', 'PublicNetwork',
+           'connections', 'open_address']
 
 # %% ../../nbs/catalog/15_address.ipynb #e57790db
 _KINDS = ('unspecified', 'loopback', 'link_local', 'multicast', 'reserved', 'private')   # `is_…` of `ipaddress`
@@ -49,9 +49,9 @@ def parse_address(
     scheme, host = re.match(r'(?:([a-zA-Z][\w+.-]*):)?(?://([^/?#]*))?', address).groups()
     if (scheme or '').lower() not in ('http', 'https'): raise AddressError(f'{address[:60]!r} is not an address of http or https')
     if '@' in (host or ''): raise AddressError('the address contains a user name, which is not sent: remove the part before @')
-    try: url = httpx.URL(address).copy_with(fragment=None)
+    try: url = httpx.URL(address.partition('#')[0])
     except (httpx.InvalidURL, ValueError) as e: raise AddressError(f'invalid address: {e}') from None
-    if not url.host or re.search(r'[%\s\\\\]', host): raise AddressError(f'invalid address: {host!r} is not the name of a host')
+    if not url.raw_host or re.search(r'[%\s\\\\]', host): raise AddressError(f'invalid address: {host!r} is not the name of a host')
     if url.port is not None and not 0 < url.port < 2**16: raise AddressError(f'invalid address: there is no port {url.port}')
     return url
 
@@ -92,7 +92,7 @@ class PublicNetwork(httpcore.NetworkBackend):
     @contextmanager
     def within(self, seconds:float):
         "End all waits of this thread in the block after `seconds`, by `httpcore.ReadTimeout`."
-        self.thread.end, self.thread.seconds = monotonic() + seconds, seconds
+        self.thread.end = monotonic() + seconds
         try: yield
         finally: del self.thread.end
 
@@ -100,7 +100,7 @@ class PublicNetwork(httpcore.NetworkBackend):
         "`timeout`, or the seconds until the deadline if these are fewer."
         if self.stopped.is_set(): raise httpcore.ReadTimeout('stopped')
         if (end := getattr(self.thread, 'end', None)) is None: return timeout
-        if (rest := end - monotonic()) <= 0: raise httpcore.ReadTimeout(f'not finished within {self.thread.seconds:g} s')
+        if (rest := end - monotonic()) <= 0: raise httpcore.ReadTimeout('not finished in time')
         return rest if timeout is None else min(rest, timeout)
 
     def checked(self, host:str, port:int)->list[str]:
@@ -109,7 +109,7 @@ class PublicNetwork(httpcore.NetworkBackend):
         except UnicodeError as e: raise AddressError(f'invalid address: {host!r} is not the name of a host: {e}') from None
         except OSError as e:
             if getattr(e, 'errno', None) == socket.EAI_NONAME: raise AddressError(f'there is no host {host}') from None
-            raise httpcore.ConnectError(f'{host} cannot be resolved: {e}') from None
+            raise httpcore.ConnectError(f'{host} cannot be resolved: {e.strerror or e}') from None
         ips = list(dict.fromkeys(o[4][0] for o in found))
         if {(name := host.rstrip('.'), None), (name, port)} & self.allowed: return ips
         for o in ips:
@@ -129,7 +129,7 @@ class PublicNetwork(httpcore.NetworkBackend):
 
 # %% ../../nbs/catalog/15_address.ipynb #1624300c
 _REDIRECTS = (301, 302, 303, 307, 308)
-_WAIT = 10.   # Most seconds without a byte
+WAIT = 10.   # Most seconds without a byte
 
 def connections(
     network:PublicNetwork,
@@ -138,7 +138,7 @@ def connections(
 )->httpcore.ConnectionPool:
     "A pool of connections that asks no proxy: a proxy would resolve the names again, and unchecked."
     return httpcore.ConnectionPool(ssl_context or httpx.create_ssl_context(trust_env=False), max_connections=most,
-                                   keepalive_expiry=_WAIT, network_backend=network)
+                                   keepalive_expiry=WAIT, network_backend=network)
 
 @contextmanager
 def open_address(
@@ -148,8 +148,8 @@ def open_address(
     **headers:str,                 # Further headers of the request
 )->Iterator[tuple[int, httpx.Headers, Iterable[bytes]]]:  # Status, headers, and the body in chunks as they arrive
     "The answer at the end of the redirects; without cookies and passwords, which no picture needs."
-    headers = {'Accept': 'image/*', 'Accept-Encoding': 'identity', 'User-Agent': 'catalog_tagger'} | headers
-    wait, url = dict(connect=_WAIT, read=_WAIT, write=_WAIT), parse_address(address)
+    headers = {'Accept': 'image/*,*/*;q=0.5', 'Accept-Encoding': 'identity', 'User-Agent': 'catalog_tagger'} | headers
+    wait, url = dict(connect=WAIT, read=WAIT, write=WAIT), parse_address(address)
     for n in range(redirects + 1):
         to = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         with pool.stream('GET', to, headers={'Host': url.netloc.decode(), **headers}, extensions=dict(timeout=wait)) as r:

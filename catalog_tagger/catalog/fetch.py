@@ -24,7 +24,7 @@ import pandas as pd
 from fastcore.basics import patch
 from PIL import Image
 
-from ..core.files import CatalogError, atomic_path, is_leftover, output_folder, sweep
+from ..core.files import CatalogError, atomic_path, escaped_text, is_leftover, output_folder, sweep
 from ..core.table import UnixLines, first_few, set_aside, write_table
 from ..core.process import progress
 from ..core.config import FetchSettings
@@ -32,7 +32,7 @@ from .csv_tables import (
     IMAGE_COLUMNS, JSON_SUFFIXES, TORN, csv_form, csv_rows, find_column, named_column, read_objects)
 from .images import FORMATS, open_image
 from .readers.base import FETCHED, FETCHED_COLUMNS, FETCH_REJECTED, is_address, list_tables, pictures_of_cell
-from .address import AddressError, PublicNetwork, connections, httpcore, open_address, parse_address
+from .address import WAIT, AddressError, PublicNetwork, connections, httpcore, open_address, parse_address
 
 # %% auto #0
 __all__ = ['read_body', 'picture_suffix', 'file_stem', 'Fetched', 'Again', 'Fetcher', 'fetch_many', 'AddressTable',
@@ -65,6 +65,7 @@ def read_body(
     return bytes(data)
 
 # %% ../../nbs/catalog/16_fetch.ipynb #f1172000
+Image.init()   # so that Pillow knows all formats
 _SUFFIX = dict(JPEG='.jpg', PNG='.png', WEBP='.webp', GIF='.gif', BMP='.bmp', TIFF='.tif', AVIF='.avif')
 _OPENERS = BoundedSemaphore(os.cpu_count() or 1)   # Decoded pictures are large, so no more are opened at a time than is of use
 
@@ -161,9 +162,10 @@ _LONGEST_WAIT = 60.   # Seconds before another attempt
 def attempt(self:Fetcher, address:str, old:Fetched|None=None)->Fetched:
     "`ask`, with an error of the connection as `Again`."
     try: return self.ask(address, old)
-    except httpcore.TimeoutException as e: raise Again(f'timed out: {e}') from e
+    except httpcore.TimeoutException as e:
+        raise Again(f'timed out: not finished with timeout={self.cfg.timeout:g}, or {WAIT:g} s without a byte') from e
     except (httpcore.NetworkError, httpcore.ProtocolError) as e:
-        if isinstance(e.__cause__, ssl.SSLError) and not isinstance(e.__cause__, ssl.SSLEOFError):
+        if isinstance(e.args[0], ssl.SSLError) and not isinstance(e.args[0], ssl.SSLEOFError):
             raise AddressError(f'no secure connection: {e}') from None
         raise Again(f'connection failed: {e}') from e
 
@@ -231,6 +233,7 @@ class AddressTable(NamedTuple):
     rows:list[list|dict]      # Of a CSV lists, without the header; of JSON dicts
     head:list[str]            # Header of a CSV
     columns:tuple[str, ...]   # Columns of pictures
+    beside:tuple[str, ...] = ()   # Other tables of its folder, if that was given
 
     def parts(self)->Iterator[tuple[int, int|str, list[str]]]:
         "Row in the source, key, and the pictures that the cell names; without rows whose cells may be under other columns."
@@ -276,7 +279,7 @@ def read_addresses(
         what = f'its column {first_few(image_column)} has none' if image_column else 'its columns of pictures have none'
         known = f'; there are addresses in {first_few(there)}: name those of pictures with image_column=' if there else ''
         raise CatalogError(f'{table.file} names no picture by an address, such as https://shop.example/1.jpg: {what}{known}')
-    return table._replace(columns=tuple(found))
+    return table._replace(columns=tuple(found), beside=tuple(o.name for o in files if o != table.file))
 
 # %% ../../nbs/catalog/16_fetch.ipynb #9d8dec98
 def _with_files(cell, parts:list[str], files:dict[str, str]):
@@ -348,17 +351,18 @@ def _repeats(urls:list[str], fetched:pd.DataFrame)->Iterator[str]:
         yield (f'{sum(map(len, same)):,} addresses have the same picture as another one, such as {most.iloc[0]} and {most.iloc[1]} '
                f'({len(most)} have this one): is it a placeholder?')
 
-def _notes(table:AddressTable, urls:list[str], fetched:pd.DataFrame, kept:int)->Iterator[str]:
+def _fetch_notes(table:AddressTable, urls:list[str], fetched:pd.DataFrame, kept:int)->Iterator[str]:
     "What was fetched, and what is unusual about it."
     before = f', {kept:,} of them from before' if kept else ''
-    yield (f'{len(fetched):,} of {len(set(urls)):,} addresses in {first_few(table.columns)} have their picture in images{before}: '
-           f'{fetched["size"].sum()/1e6:,.1f} MB')
-    empty = len(table.rows) - len({i for i, *_ in table.parts()})
+    yield (f'{table.file.name}: {len(fetched):,} of {len(set(urls)):,} addresses in {first_few(table.columns)} have their picture in images'
+           f'{before}, {fetched["size"].sum()/1e6:,.1f} MB')
+    empty = sum(not table.is_torn(o) for o in table.rows) - len({i for i, *_ in table.parts()})
     if empty: yield f'{empty:,} of {len(table.rows):,} rows name no picture'
     yield from _repeats(urls, fetched)
+    if table.beside: yield f'not copied: {first_few(table.beside)}, beside {table.file.name}'
 
 # %% ../../nbs/catalog/16_fetch.ipynb #90d87542
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FetchResult:
     "What `fetch_catalog` has done."
     table:Path                # The written table
@@ -377,7 +381,7 @@ def _urls(parts:Iterable[str])->tuple[dict[str, str], dict[str, str]]:
 def _rejected_rows(table:AddressTable, why:dict[str, str])->pd.DataFrame:
     "The rows with a picture that has a reason in `why`, and the rows that were not understood."
     torn = [(i, '', f'{len(row)}{TORN}{len(table.head)} columns') for i, row in enumerate(table.rows) if table.is_torn(row)]
-    rows = [(i, o, why[o]) for i, _, parts in table.parts() for o in parts if o in why]
+    rows = [(i, escaped_text(o), why[o]) for i, _, parts in table.parts() for o in parts if o in why]
     return pd.DataFrame(sorted(torn + rows, key=lambda o: o[0]), columns=['row', 'address', 'reason'])
 
 def fetch_catalog(
@@ -412,10 +416,10 @@ def _write_result(out:Path, cfg:FetchSettings, table:AddressTable, urls:dict, wh
     "Write the tables of a finished job; that of the shop is the last, because with it the folder is a catalog."
     fetched = pd.DataFrame([got[url] for url in dict.fromkeys(urls.values()) if url in got], columns=FETCHED_COLUMNS)
     rejected = _rejected_rows(table, why)
-    notes = tuple(_notes(table, [urls[o] for *_, parts in table.parts() for o in parts if o in urls], fetched, kept))
+    notes = tuple(_fetch_notes(table, [urls[o] for *_, parts in table.parts() for o in parts if o in urls], fetched, kept))
     write_table(out/FETCHED, fetched); write_table(out/FETCH_REJECTED, rejected)
     if fetched.empty:
         o, reason = next(iter(why.items()))
-        raise CatalogError(f'none of {len(why):,} pictures could be fetched; the first: {o[:100]}: {reason}')
+        raise CatalogError(f'none of {len(why):,} pictures could be fetched; the first: {escaped_text(o[:100])}: {reason}')
     files = {o: got[url].file for o, url in urls.items() if url in got}
     return FetchResult(write_copy(out, table, files, cfg.encoding), fetched, rejected, notes)

@@ -129,7 +129,7 @@ class JobSettings:
 # %% ../../nbs/core/05_config.ipynb #4a54967f
 def _plain_value(v): return fspath(v) if isinstance(v, PathLike) else tuple(v) if isinstance(v, list) else v
 
-def _check_plain(o):
+def _check_as_plain(o):
     "Make paths text and lists tuples in the dataclass instance `o`, and check its fields."
     for f in fields(o): object.__setattr__(o, f.name, _plain_value(getattr(o, f.name)))
     check_fields(o)
@@ -153,7 +153,7 @@ GROUPS = (CatalogSettings, SplitSettings, PictureSettings, ModelSettings, Traini
 class RunConfig(*reversed(GROUPS), Record):   # the fields of the last base class come first
     "All settings of one run, from a catalog to a folder."
     def __post_init__(self):
-        _check_plain(self)
+        _check_as_plain(self)
         _check_together(self)
 
     def __repr__(self)->str:
@@ -206,7 +206,7 @@ class FetchSettings:
     max_total:whole(1) = 100_000_000_000      # Most bytes of all pictures together
     workers:whole(1, 64) = 16                 # Pictures that are fetched at the same time
     per_host:whole(1, 64) = 6                 # Of these, from one host
-    def __post_init__(self): _check_plain(self)
+    def __post_init__(self): _check_as_plain(self)
 
 # %% ../../nbs/core/05_config.ipynb #12d1706b
 PRESETS = dict(study5=dict(min_scale=.5, max_rotate=10., max_lighting=.2))  # Name → fields of `RunConfig`
