@@ -46,12 +46,12 @@ def parse_address(
 )->httpx.URL:      # Without its fragment; a name in another script as the ASCII that is sent
     "A URL of http or https with a host and without a user; raise `AddressError` for anything else."
     address = address.strip()
-    scheme, host = re.match(r'(?:([a-zA-Z][\w+.-]*):)?(?://([^/?#]*))?', address).groups()
-    if (scheme or '').lower() not in ('http', 'https'): raise AddressError(f'{address[:60]!r} is not an address of http or https')
-    if '@' in (host or ''): raise AddressError('the address contains a user name, which is not sent: remove the part before @')
+    scheme, host = re.match(r'(?:([a-zA-Z][\w+.-]*):)?(?://([^/?#]*))?', address).groups('')
+    if scheme.lower() not in ('http', 'https'): raise AddressError(f'{address[:60]!r} is not an address of http or https')
+    if '@' in host: raise AddressError('the address contains a user name, which is not sent: remove the part before @')
     try: url = httpx.URL(address.partition('#')[0])
     except (httpx.InvalidURL, ValueError) as e: raise AddressError(f'invalid address: {e}') from None
-    if not url.raw_host or re.search(r'[%\s\\\\]', host): raise AddressError(f'invalid address: {host!r} is not the name of a host')
+    if not url.raw_host or re.search(r'[%\s\\]', host): raise AddressError(f'invalid address: {host!r} is not the name of a host')
     if url.port is not None and not 0 < url.port < 2**16: raise AddressError(f'invalid address: there is no port {url.port}')
     return url
 

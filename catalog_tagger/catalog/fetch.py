@@ -8,6 +8,7 @@ import csv, json, os, random, re, ssl, warnings, zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
@@ -233,6 +234,8 @@ class AddressTable(NamedTuple):
     rows:list[list|dict]      # Of a CSV lists, without the header; of JSON dicts
     head:list[str]            # Header of a CSV
     columns:tuple[str, ...]   # Columns of pictures
+    encoding:str|None = None  # As in `csv_rows`
+    unread:tuple[str, ...] = ()   # Its other columns with addresses
     beside:tuple[str, ...] = ()   # Other tables of its folder, if that was given
 
     def parts(self)->Iterator[tuple[int, int|str, list[str]]]:
@@ -252,7 +255,7 @@ def _read_cells(file:Path, encoding:str|None)->AddressTable:
     if file.suffix.lower() in JSON_SUFFIXES: rows, head = read_objects(file, numbers=True), []
     else: head, *rows = [*csv_rows(file, encoding=encoding)] or [[]]
     keys = {o.strip(): i for i, o in enumerate(head) if o.strip()} or {k: k for o in rows for k in o}
-    return AddressTable(file, keys, rows, head, tuple(keys))
+    return AddressTable(file, keys, rows, head, tuple(keys), encoding)
 
 def _address_columns(table:AddressTable)->list[str]:
     "Those columns of a table that hold an address."
@@ -279,7 +282,8 @@ def read_addresses(
         what = f'its column {first_few(image_column)} has none' if image_column else 'its columns of pictures have none'
         known = f'; there are addresses in {first_few(there)}: name those of pictures with image_column=' if there else ''
         raise CatalogError(f'{table.file} names no picture by an address, such as https://shop.example/1.jpg: {what}{known}')
-    return table._replace(columns=tuple(found), beside=tuple(o.name for o in files if o != table.file))
+    return table._replace(columns=tuple(found), unread=tuple(o for o in there if o not in found),
+                          beside=tuple(o.name for o in files if o != table.file))
 
 # %% ../../nbs/catalog/16_fetch.ipynb #9d8dec98
 def _with_files(cell, parts:list[str], files:dict[str, str]):
@@ -290,9 +294,8 @@ def _with_files(cell, parts:list[str], files:dict[str, str]):
 
 def write_copy(
     folder:Path,             # For the copy, which has the name of the table
-    table:AddressTable,
+    table:AddressTable,      # Its cells are changed
     files:dict[str, str],    # Picture of a cell → name of its file
-    encoding:str=None,       # Of a CSV, as in `csv_rows`
 )->Path:                     # The copy
     "Write the table with the names of files in its cells of pictures; everything else is as in the source, in UTF-8."
     for i, k, parts in table.parts(): table.rows[i][k] = _with_files(table.rows[i][k], parts, files)
@@ -300,7 +303,7 @@ def write_copy(
     path = folder/table.file.name
     with atomic_path(path) as p:
         if table.head:
-            _, delimiter, skipped = csv_form(table.file, encoding)
+            _, delimiter, skipped = csv_form(table.file, table.encoding)
             with open(p, 'w', encoding='utf-8', newline='') as f:
                 if skipped: f.write(f'sep={delimiter}\n')
                 csv.writer(UnixLines(f), delimiter=delimiter, lineterminator='\r\n').writerows([table.head, *table.rows])
@@ -311,10 +314,13 @@ def write_copy(
 # %% ../../nbs/catalog/16_fetch.ipynb #57352ccf
 def _read_fetched(file:Path)->dict[str, Fetched]:
     "The rows of `fetched.csv` by URL; a line that a killed process has not finished is left out."
-    if not file.exists(): return {}
-    with open(file, encoding='utf-8', errors='replace', newline='') as f:
-        rows = [Fetched(*o) for o in csv.reader(f) if len(o) == len(FETCHED_COLUMNS) and o[2].isdigit() and is_address(o[0])]
-    return {str(parse_address(o.address)): o._replace(size=int(o.size)) for o in rows}
+    res = {}
+    with suppress(FileNotFoundError, csv.Error), open(file, encoding='utf-8', errors='replace', newline='') as f:
+        for o in csv.reader(f):
+            with suppress(ValueError):
+                address, name, size, digest, etag = o
+                res[str(parse_address(address))] = Fetched(address, name, int(size), digest, etag)
+    return res
 
 def _is_whole(folder:Path, o:Fetched)->bool:
     "Is the file of a fetched picture as it was written?"
@@ -359,6 +365,9 @@ def _fetch_notes(table:AddressTable, urls:list[str], fetched:pd.DataFrame, kept:
     empty = sum(not table.is_torn(o) for o in table.rows) - len({i for i, *_ in table.parts()})
     if empty: yield f'{empty:,} of {len(table.rows):,} rows name no picture'
     yield from _repeats(urls, fetched)
+    if table.unread:
+        yield f'not fetched: the addresses in {first_few(table.unread)}; if they are pictures, name all columns with image_column='
+    if table.encoding: yield f'{table.file.name} is written in UTF-8, so it is read without encoding={table.encoding}'
     if table.beside: yield f'not copied: {first_few(table.beside)}, beside {table.file.name}'
 
 # %% ../../nbs/catalog/16_fetch.ipynb #90d87542
@@ -410,9 +419,9 @@ def fetch_catalog(
             there = f'{len(got):,} of {len(first):,} pictures are in {out}'
             raise KeyboardInterrupt(f'stopped; {there}: the same command goes on with the others') from None
     why |= {o: why[first[url]] for o, url in urls.items() if first[url] in why}
-    return _write_result(out, cfg, table, urls, why, got, kept)
+    return _write_result(out, table, urls, why, got, kept)
 
-def _write_result(out:Path, cfg:FetchSettings, table:AddressTable, urls:dict, why:dict, got:dict, kept:int)->FetchResult:
+def _write_result(out:Path, table:AddressTable, urls:dict, why:dict, got:dict, kept:int)->FetchResult:
     "Write the tables of a finished job; that of the shop is the last, because with it the folder is a catalog."
     fetched = pd.DataFrame([got[url] for url in dict.fromkeys(urls.values()) if url in got], columns=FETCHED_COLUMNS)
     rejected = _rejected_rows(table, why)
@@ -422,4 +431,4 @@ def _write_result(out:Path, cfg:FetchSettings, table:AddressTable, urls:dict, wh
         o, reason = next(iter(why.items()))
         raise CatalogError(f'none of {len(why):,} pictures could be fetched; the first: {escaped_text(o[:100])}: {reason}')
     files = {o: got[url].file for o, url in urls.items() if url in got}
-    return FetchResult(write_copy(out, table, files, cfg.encoding), fetched, rejected, notes)
+    return FetchResult(write_copy(out, table, files), fetched, rejected, notes)
