@@ -419,7 +419,7 @@ def test_few_of_a_host_and_few_in_all(tmp_path):
                 waits = next(first, None) is not None
             if waits: five.wait(60)
             with lock: now[name] -= 1; now['all'] -= 1
-            conn.sendall(http(jpeg))
+            conn.sendall(http(jpeg, connection='close'))
         return answer
     servers = [Server(default=slow(i)) for i in range(3)]
     said = fetched(tmp_path, [o.at(f'/{i}') for i in range(8) for o in servers], workers=5, per_host=2, retries=0)
@@ -462,7 +462,7 @@ def fatal(server, when, sign):
     def answer(conn):
         if sum(server.asked.values()) >= when and fired.acquire(blocking=False):
             server.ready.wait(); conn.sendall(http(jpeg)[:-50]); os.kill(server.child.pid, sign)
-        conn.sendall(http(jpeg))
+        conn.sendall(http(jpeg, connection='close'))
     server.default = answer
     return server
 
@@ -523,7 +523,8 @@ def test_without_resume_only_what_has_changed_is_sent(tmp_path):
         def answer(path, etag, colour):
             def send(conn):
                 same = f'if-none-match: {etag}\r\n' in server.heads[-1].lower()
-                conn.sendall(http(status='304 Not Modified') if same else http(data(colour=colour), etag=etag))
+                conn.sendall(http(status='304 Not Modified', connection='close') if same
+                             else http(data(colour=colour), etag=etag, connection='close'))
             server.answers[path] = send
         for o in ('/a', '/b'): answer(o, '"1"', 'red')
         one = fetched(tmp_path, [server.at('/a'), server.at('/b')], per_host=1)
