@@ -104,9 +104,9 @@ def _plot(fig:plt.Figure, alt:str)->FT:
 # %% ../../nbs/report/04_report.ipynb #1c796cba
 def _sign_line(sign:str, kind:str, text:str)->FT: return Div(Span(sign, cls=kind), Span(text), cls='line')
 
-def _answer_lines(answer:list[tuple[str, float]], truth:Sequence[str], known:Sequence[str])->list[FT]:
-    "A line for each answer (✓ right, ✗ wrong, ? not among the labels `known` to be true or not), then the missed labels."
-    def sign(t): return ('✓', 'right') if t in truth else ('✗', 'wrong') if t in known else ('?', 'missed')
+def _answer_lines(answer:list[tuple[str, float]], truth:Sequence[str], open:Sequence[str]=())->list[FT]:
+    "A line for each answer (✓ right, ✗ wrong, ? one of the labels `open`, which have no truth), then the missed labels."
+    def sign(t): return ('✓', 'right') if t in truth else ('?', 'missed') if t in open else ('✗', 'wrong')
     lines = [_sign_line(*sign(t), f'{t} {s:.2f}') for t, s in answer]
     return lines + [_sign_line('–', 'missed', t) for t in truth if t not in dict(answer)]
 
@@ -357,7 +357,7 @@ def _worst(j:Judged, k:int=10)->list:
     losses, known = top_losses(j.df, j.p, j.space, k=k), picture_truth(j.df, j.space)[1]
     at, vocab = {o: i for i, o in enumerate(j.df['image'])}, np.array(j.space.vocab, object)
     cards = [_picture_card(o.image, Div(f'loss {o.loss:.2f}', cls='about'),
-                           *_answer_lines(j.answers[i], o.labels, vocab[known[i]])) for o in losses.itertuples() for i in [at[o.image]]]
+                           *_answer_lines(j.answers[i], o.labels, vocab[~known[i]])) for o in losses.itertuples() for i in [at[o.image]]]
     return [P(f'The pictures whose true labels the model finds least likely: ✓ right, ✗ wrong, – missed{", ? no truth"*(not known.all())}. '
               'Wrong labels of the catalog also appear here.'),
             Div(*cards, cls='cards')]
