@@ -278,7 +278,7 @@ def _similar(state, data:bytes):
     def words(o): return ', '.join(o.labels) if isinstance(getattr(o, 'labels', None), list) else ''
     items = (Li(Img(src=f'/thumb/{state.rows[o.image]}', alt='', loading='lazy'), Strong(Path(o.image).stem), f' {o.score:.2f} {words(o)}')
              for o in found.itertuples())
-    return _part(Div(Ol(*items), *(P(o, cls='dim') for o in found.attrs['notes'])))
+    return _part(Div(Ol(*items), *(P(o, cls='dim') for o in found.attrs.get('notes', ()))))
 
 # %% ../../nbs/apps/01_web.ipynb #38906674
 async def _get_page(req, state): return _tagger_page(state)

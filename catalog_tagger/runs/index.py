@@ -63,8 +63,8 @@ def _without_missing(cfg:RunConfig, settings:Iterable[str], there:set[str])->tup
         if not (missing := [c for c in names if c not in there]): continue
         kept = tuple(c for c in names if c in there)
         cfg = replace(cfg, **{o: kept or ('none',) if o == 'label_columns' else None})
-        notes.append(f'{cfg.source} has no column {first_few(missing)}: '
-                     f'{f"only {first_few(kept)} is used" if kept else "read without it"}; name others with {o}=')
+        instead = f'only {first_few(kept)} {"is" if len(kept) == 1 else "are"} used' if kept else 'read without it'
+        notes.append(f'{cfg.source} has no column {first_few(missing)}: {instead}; name others with {o}=')
     return cfg, notes
 
 def _without_foreign(cfg:RunConfig, settings:Iterable[str])->tuple[RunConfig, list[str]]:
