@@ -150,6 +150,7 @@ def issues(
     kinds = ', '.join(f'{n} {k}' for k, n in found['kind'].value_counts().items())
     print(f'{len(found)} labels of {found["image"].nunique()} pictures in {out}: {kinds or "nothing looks wrong"}')
     if grid and len(found): save_figure(issue_grid(found), grid)
+    elif grid: print(f'{grid} is not written: there is no picture to show')
 
 def export(
     run:str,              # Folder of a run
