@@ -50,7 +50,7 @@ def main_score(
 
 def run_row(
     run:Run,
-)->dict:           # `model`, `training`, numbers of pictures and labels, `metric`, `train`, `valid`, `low`, `high`, `baseline`, `unscored` …
+)->dict:           # `model`, `training`, numbers of pictures, `metric`, `train`, `valid`, `low`, `high`, `baseline`, `unscored` …
     "The results of a run as a row of the comparison."
     cfg, metrics, space = run.config, run.metrics, run.labels; metric = main_score(space)
     valid, n = metrics['valid'][metric], metrics['pictures']['valid']
@@ -133,7 +133,7 @@ def write_comparison(
     df:pd.DataFrame,   # From `compare_runs`
     path:str|Path,     # Name of the files without suffix
 )->str:                # The Markdown
-    "Write `df` to `path`.csv with all numbers, and to `path`.md for reading, with the reasons of failed runs and what is not scored below the table."
+    "Write `df` to `path`.csv with all numbers, and to `path`.md for reading, with what is not scored and what failed below it."
     shown = pd.DataFrame([_shown_row(o) for o in df.itertuples()])
     if not df['settings'].fillna('').any(): shown = shown.drop(columns='settings')
     failed = ''.join(f'\n{o.model} failed: {o.failed}\n' for o in df.itertuples() if pd.notna(o.failed))
