@@ -396,6 +396,9 @@ def test_the_table_of_compare_has_a_baseline_for_each(two, tmp_path):
     for i, r in enumerate(two): assert df['valid'][i] == pytest.approx(r.metrics['valid'][df['metric'][i]]['commonest'])
     assert df['settings'][:2].tolist() == df['settings'][2:].tolist()
     assert 'The runs have 2 baselines, because they have different labels or pictures' in write_comparison(df, tmp_path/'c')
+    holes = two[0].metrics['unscored']['valid']
+    assert f'baseColour: {holes["baseColour"]} of {two[0].metrics["pictures"]["valid"]} pictures of valid ' in df['unscored'][2]
+    assert df['unscored'].isna().tolist() == [True, True, False, True] and df['unscored'][2] in (tmp_path/'c.md').read_text()
     alike = compare_runs([two[0].folder]*2, say=lambda o: None)
     assert len(alike) == 3 and 'baselines' not in write_comparison(alike, tmp_path/'d')
 

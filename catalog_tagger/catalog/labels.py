@@ -360,10 +360,10 @@ def known_cells(
     tags:Iterable[Iterable[str]]=None,    # Raw tags of each picture, by which a label that was dropped is told from the end of a path
 )->np.ndarray:                            # bool, shape of `targs`
     "Which cells have a truth: all except those of a group of which a picture has no label, unless its path ends above (`ends`)."
-    targs = np.asarray(targs).astype(bool); res, at = np.ones(targs.shape, bool), space.group_columns
+    targs = np.asarray(targs).astype(bool); res, at, endings = np.ones(targs.shape, bool), space.group_columns, space.endings
     columns = [{column_of(t, at) for t in o} for o in tags] if tags is not None and space.ends else [()]*len(targs)
     for g, cols in at.items():
-        ended = targs[:, [space.vocab.index(l) for l in space.endings[g]]].any(1) & [g not in o for o in columns]
+        ended = targs[:, [space.vocab.index(l) for l in endings[g]]].any(1) & [g not in o for o in columns]
         res[np.ix_(~(targs[:, cols].any(1) | ended), cols)] = False
     return res
 

@@ -16,7 +16,7 @@ from ..core.files import CatalogError, atomic_path
 from ..core.table import write_table
 from ..core.config import RunConfig
 from ..core.render import markdown_table
-from ..catalog.labels import LabelSpace
+from ..catalog.labels import LabelSpace, report_unscored
 from .folder import Run, is_run
 from .train import train_run
 
@@ -50,15 +50,16 @@ def main_score(
 
 def run_row(
     run:Run,
-)->dict:           # `model`, `training`, numbers of pictures and labels, `metric`, `train`, `valid`, `low`, `high`, `baseline`, `seconds` …
+)->dict:           # `model`, `training`, numbers of pictures, `metric`, `train`, `valid`, `low`, `high`, `baseline`, `unscored` …
     "The results of a run as a row of the comparison."
     cfg, metrics, space = run.config, run.metrics, run.labels; metric = main_score(space)
-    valid = metrics['valid'][metric]
+    valid, n = metrics['valid'][metric], metrics['pictures']['valid']
+    unscored = '; '.join(report_unscored(metrics.get('unscored', {}).get('valid', {}), n, ' of valid'))
     return dict(model=cfg.arch, training=metrics['training'].split(', with')[0], train_pictures=metrics['pictures']['train'],
-                valid_pictures=metrics['pictures']['valid'], n_labels=len(space.vocab), labels=tuple(sorted(space.vocab)),
+                valid_pictures=n, n_labels=len(space.vocab), labels=tuple(sorted(space.vocab)),
                 metric=metric, train=metrics.get('train', {}).get(metric, {}).get('score'), valid=valid['score'], low=valid.get('low'),
                 high=valid.get('high'),
-                baseline=valid['commonest'], epochs=len(run.history), seconds=metrics['seconds'])
+                baseline=valid['commonest'], unscored=unscored or None, epochs=len(run.history), seconds=metrics['seconds'])
 
 # %% ../../nbs/runs/04_compare.ipynb #63f9ff2e
 def _finished_run(cfg:RunConfig)->Run|None:
@@ -98,7 +99,7 @@ def _baseline_rows(rows:list[dict])->list[dict]:
     return [o | dict(settings=None) for o in floors.values()] if len(floors) == 1 else list(floors.values())
 
 _COMPARED_COLUMNS = ['model', 'settings', 'training', 'train_pictures', 'valid_pictures', 'n_labels', 'metric', 'train', 'valid',
-                     'low', 'high', 'epochs', 'seconds', 'failed']
+                     'low', 'high', 'epochs', 'seconds', 'unscored', 'failed']
 
 def compare_runs(
     runs:Sequence[RunConfig|str|Path],  # Configs, trained if not there yet, and folders of runs
@@ -132,11 +133,12 @@ def write_comparison(
     df:pd.DataFrame,   # From `compare_runs`
     path:str|Path,     # Name of the files without suffix
 )->str:                # The Markdown
-    "Write `df` to `path`.csv with all numbers, and to `path`.md for reading, with the reasons of failed runs below the table."
+    "Write `df` to `path`.csv with all numbers, and to `path`.md for reading, with what is not scored and what failed below it."
     shown = pd.DataFrame([_shown_row(o) for o in df.itertuples()])
     if not df['settings'].fillna('').any(): shown = shown.drop(columns='settings')
     failed = ''.join(f'\n{o.model} failed: {o.failed}\n' for o in df.itertuples() if pd.notna(o.failed))
-    md = markdown_table(shown) + _floors_note(df) + failed
+    unscored = ''.join(f'\n{o}\n' for o in df['unscored'].dropna().unique())
+    md = markdown_table(shown) + _floors_note(df) + unscored + failed
     write_table(f'{path}.csv', df)
     with atomic_path(f'{path}.md') as p: p.write_text(md, encoding='utf-8')
     return md
