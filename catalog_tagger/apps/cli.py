@@ -169,6 +169,7 @@ def issues(
     kinds = ', '.join(f'{n} {k}' for k, n in found['kind'].value_counts().items())
     print(f'{len(found)} labels of {found["image"].nunique()} pictures in {out}: {kinds or "nothing looks wrong"}')
     if grid and len(found): save_figure(issue_grid(found), grid)
+    elif grid: print(f'{grid} is not written: there is no picture to show')
 
 def export(
     run:str,              # Folder of a run
@@ -245,7 +246,7 @@ def index(
     index_catalog(model, source, out, trust=trust, where=where, resume=resume, say=lambda o: print(as_flags(o)), **settings)
 
 # %% ../../nbs/apps/03_cli.ipynb #dffc54c4
-def _check_together(picture, tags, duplicates, per:str):
+def _check_similar(picture, tags, duplicates, per:str):
     "Raise `CatalogError` unless the options of `similar` can be followed together."
     alone = 'give a picture, --tags or both, or --duplicates alone'
     if duplicates is None and picture is None and tags is None: raise CatalogError(alone)
@@ -273,7 +274,7 @@ def similar(
     out:str=None,                # CSV or JSON file with all columns, instead of printing
 ):
     "Search an index for products similar to a picture or an id, or by tags, or list its duplicates."
-    _check_together(picture, tags, duplicates, per)
+    _check_similar(picture, tags, duplicates, per)
     out = check_target(out, '--out', '.csv', '.json')
     from catalog_tagger.core.table import json_rows, write_table
     from catalog_tagger.search.index import SimilarIndex

@@ -385,7 +385,7 @@ def report_unscored(
     return [f'{g}: {o:,} of {n:,} pictures{of} {be(o)} not scored' for g, o in unscored.items()]
 
 # %% ../../nbs/catalog/11_labels.ipynb #5a1c0eb6
-def _plain(value:str)->str: return re.sub(r'[\W_]+', '', spelling_key(value))
+def _bare_value(value:str)->str: return re.sub(r'[\W_]+', '', spelling_key(value))
 
 def nearest_label(
     tag:str,             # A raw tag that is no label
@@ -393,8 +393,8 @@ def nearest_label(
 )->str|None:
     "The label that looks most like `tag`, in the same group; None if none is similar."
     group = column_of(tag, space.exclusive); head = f'{group}=' if group else ''
-    among = {_plain(l.removeprefix(head)): l for l in (space.exclusive[group] if group else space.free)}
-    return next((among[o] for o in difflib.get_close_matches(_plain(tag.removeprefix(head)), among, 1, .75)), None)
+    among = {_bare_value(l.removeprefix(head)): l for l in (space.exclusive[group] if group else space.free)}
+    return next((among[o] for o in difflib.get_close_matches(_bare_value(tag.removeprefix(head)), among, 1, .75)), None)
 
 def unknown_tags(
     df:pd.DataFrame,     # A catalog with `tags`

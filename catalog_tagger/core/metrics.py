@@ -67,7 +67,7 @@ def only_known(
     if not rows.any(): raise CatalogError('no picture has a truth, so there is nothing to score')
     return np.where(known, x, none)[rows], (targs & known)[rows]
 
-def _cells(known, shape)->np.ndarray:
+def _known_or_all(known, shape)->np.ndarray:
     "`known` as booleans; all cells if it is None."
     return np.ones(shape, bool) if known is None else _mask(known, 'known')
 
@@ -178,7 +178,7 @@ def exact_match(
 def _average_precisions(scores, targs, known)->np.ndarray:
     "Average precision of each label over the pictures whose truth is known, nan for one that is absent; `-inf` ranks below every number."
     from sklearn.metrics import average_precision_score
-    cells = zip(np.nan_to_num(scores).T, targs.T, _cells(known, targs.shape).T)
+    cells = zip(np.nan_to_num(scores).T, targs.T, _known_or_all(known, targs.shape).T)
     return np.array([average_precision_score(t[k], s[k]) if t[k].any() else np.nan for s, t, k in cells])
 
 def mean_average_precision(
@@ -217,7 +217,7 @@ def label_table(
     "The scores of each label; all are nan for one that does not occur in the fold, and precision for one that is never predicted."
     from sklearn.metrics import precision_recall_fscore_support
     (pred, targs), (scores, _) = _as_predictions(pred, targs), _scored(scores, targs)
-    known = _cells(known, targs.shape); pred, targs = pred & known, targs & known
+    known = _known_or_all(known, targs.shape); pred, targs = pred & known, targs & known
     if len(vocab) != targs.shape[1]: raise CatalogError(f'vocab has {len(vocab)} labels, expected {targs.shape[1]}')
     p, r, f, n = (o[:-1] for o in precision_recall_fscore_support(_sk(targs), _sk(pred), average=None, zero_division=np.nan))
     res = pd.DataFrame({'label': list(vocab), 'support': n, 'precision': np.where(n > 0, p, np.nan), 'recall': r,
@@ -318,7 +318,7 @@ def score_table(
     (scores, targs), n = _scored(scores, targs), len(scores)
     counts = _per_label(counts, targs, 'counts')
     if pred is None: pred = scores >= thresh
-    known = _cells(known, targs.shape)
+    known = _known_or_all(known, targs.shape)
     none, common = floor_scores(n, counts, 0), np.tile(_common_answer(counts, groups or {}, k), (n, 1))
     rows = {'score': (scores, pred), 'nothing': (none, none > -np.inf), 'commonest': (floor_scores(n, counts, len(counts)), common)}
     return pd.DataFrame({c: _all_scores(*o, targs, known, counts=counts, groups=groups, parents=parents, k=k) for c, o in rows.items()})
@@ -352,7 +352,7 @@ def picture_scores(
 )->pd.DataFrame:                              # A row for each picture; nan where a score is undefined
     "The values for each picture of those scores that are means over pictures."
     (scores, targs), (pred, _) = _scored(scores, targs), _as_predictions(pred, targs)
-    known = _cells(known, targs.shape); there = known.any(1)
+    known = _known_or_all(known, targs.shape); there = known.any(1)
     (scores, truth), (pred, _) = only_known(scores, targs, known), only_known(pred, targs, known, 0)
     given, rows = dict(scores=scores, pred=pred), _metric_rows(counts, groups, parents, k, known[there])
     values = {name: m.pictures(given[m.takes], truth, **options) for name, m, options in rows if m.pictures}
