@@ -42,8 +42,8 @@ def cfg(tmp_path): return RunConfig(str(tmp_path/'shop'), str(tmp_path/'runs'))
 def test_a_row_says_what_the_run_left(cfg):
     out = leave_run(replace(cfg, arch='resnet18', weights='none'), stages=['unfrozen']*3,
                     training='from scratch, without augmentation; 9 of 9 parameters learn')
-    assert run_row(Run.open(out)) == dict(model='resnet18', training='from scratch', train_pictures=60, valid_pictures=20, n_labels=3, labels=('l0', 'l1', 'l2'),
-                                metric='recall@3', train=.9, valid=.8, low=.8 - .1, high=.8 + .1, baseline=.4,
+    assert run_row(Run.open(out)) == dict(model='resnet18', training='from scratch', train_pictures=60, valid_pictures=20, n_labels=3,
+                                labels=('l0', 'l1', 'l2'), metric='recall@3', train=.9, valid=.8, low=.8 - .1, high=.8 + .1, baseline=.4,
                                 unscored=None, epochs=3, seconds=12.5)
 
 def test_one_label_is_compared_by_accuracy(cfg):
