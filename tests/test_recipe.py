@@ -129,8 +129,8 @@ def test_a_new_step_is_one_entry(df, monkeypatch):
     assert 'sou' in space.vocab
     assert space.encode(['SOUPLESS']) == ['sou'] and spell('SOUPLESS', steps) == 'sou'
     assert 'sou' in set(split_by_config(df.drop(columns='split'), RunConfig('shop', 'run'), steps)[1]['tag'])
-    for bad, why in ((dict(n='3'), "n='3', expected a whole number"), (dict(m=3), "unexpected keyword argument 'm'"),
-                     (dict(keep='soup'), "keep='soup', expected a list of tags")):
+    for bad, why in ((dict(n='3'), "n is '3', expected a whole number"), (dict(m=3), "cut has no option 'm'; its options are n, columns"),
+                     (dict(keep='soup'), "keep is 'soup', expected a list of tags")):
         with pytest.raises(CatalogError, match=why): check_steps([dict(step='cut', **bad)])
 
 def test_a_new_step_that_counts(df, monkeypatch):

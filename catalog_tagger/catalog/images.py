@@ -294,12 +294,18 @@ def audit_images(
     return pd.concat([good, facts], axis=1), rejected
 
 # %% ../../nbs/catalog/05_images.ipynb #7fb92f6d
+def _hash(im:Image.Image)->np.ndarray:
+    "The bits of `phash`; none if the picture is of one colour, or has so few shapes that any such pictures would be alike."
+    from imagehash import phash    # here, because serving does not need it
+    grey = im.convert('L').resize((32, 32), Image.Resampling.LANCZOS)    # as `phash` does
+    bits = phash(grey).hash.ravel()
+    return bits if np.std(grey) >= 1 and bits.sum() >= 8 else np.zeros_like(bits)
+
 def hash_images(
     df:pd.DataFrame,  # A catalog after its audit
-)->np.ndarray:        # Bits as bool, shape (n, 64)
+)->np.ndarray:        # Bits as bool, shape (n, 64); no bit is set for a flat picture
     "The perceptual hash of each picture: 64 bits that describe its coarse shapes in grey."
-    from imagehash import phash    # here, because serving does not need it
-    return np.array(_in_threads(lambda o: phash(open_image(o)).hash.ravel(), df['image'], 'hash'), bool).reshape(-1, 64)
+    return np.array(_in_threads(lambda o: _hash(open_image(o)), df['image'], 'hash'), bool).reshape(-1, 64)
 
 # %% ../../nbs/catalog/05_images.ipynb #adc6ae50
 METHODS = choices('method')

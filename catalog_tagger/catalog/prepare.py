@@ -18,7 +18,7 @@ from ..core.config import RunConfig
 from .csv_tables import IMAGE_COLUMNS, find_column
 from .read import find_layout, read_catalog
 from .images import audit_images
-from .split import join_units, near_duplicates, split_audit, split_by, split_catalog
+from .split import FewUnits, join_units, near_duplicates, report_shares, split_audit, split_by, split_catalog
 from .text import TextTags, tag_texts
 from .steps import check_steps, spell, spelling_first, step_applies
 from .labels import LabelSpace, apply_labels, column_of, fit_labels
@@ -114,8 +114,9 @@ def read_audited(
     if unlabelled: catalog = _with_unlabelled(catalog)
     catalog = catalog.keep(*audit_images(catalog.df))
     catalog = replace(catalog, notes=(*catalog.notes, *_missing_hint(catalog_root(cfg.source).resolve(), catalog.rejected)))
-    df = join_units(_usable(catalog).df, near_duplicates(catalog.df, cfg.near) if cfg.near is not None else None)
-    return replace(catalog, df=df, notes=(*catalog.notes, *_copies_note(df, catalog.groups or ())))
+    flat = []
+    df = join_units(_usable(catalog).df, near_duplicates(catalog.df, cfg.near, say=flat.append) if cfg.near is not None else None)
+    return replace(catalog, df=df, notes=(*catalog.notes, *flat, *_copies_note(df, catalog.groups or ())))
 
 # %% ../../nbs/catalog/14_prepare.ipynb #9ca77617
 def recipe_steps(
@@ -126,6 +127,18 @@ def recipe_steps(
     steps = check_steps(read_json(cfg.recipe)) if cfg.recipe else []
     return [*([] if steps and steps[0]['step'] == 'join' else [dict(step='join', columns=['', *groups])]), *steps]
 
+def _fractions(cfg:RunConfig)->tuple[float, float, float]:
+    return 1 - cfg.valid_fraction - cfg.test_fraction, cfg.valid_fraction, cfg.test_fraction
+
+def _way_out(df:pd.DataFrame, cfg:RunConfig)->str:
+    "The setting that leaves too few units to split, and what to do."
+    def units(*joined): return join_units(df.drop(columns=['unit', *joined], errors='ignore'))['unit'].nunique()
+    if cfg.split_by: return f'split_by={cfg.split_by} leaves too few outside of test: move test_from, or name fewer test_values'
+    if 'split' in df and df['split'].nunique() > 1: return 'the folds of the source leave too few in train: split_column=none splits anew'
+    if cfg.near is not None and units() >= 3: return f'near={cfg.near} joins near copies: leave it out, or give a smaller number'
+    if units('product') >= 3: return 'the pictures of a product are one unit: product=none separates them'
+    return 'copies of a picture are one unit: more pictures are needed'
+
 def split_by_config(
     df:pd.DataFrame,    # From `read_audited`
     cfg:RunConfig,
@@ -133,16 +146,17 @@ def split_by_config(
     groups:Iterable[str]=(),   # The label columns of the catalog
 )->tuple[pd.DataFrame, pd.DataFrame]:  # The table with `split`, and the audit
     "Split with the settings of `cfg`, stratified over the tags after the spelling steps of the recipe."
-    valid, test = cfg.valid_fraction, cfg.test_fraction
     first = {c: spelling_first([s for s in steps if step_applies(s, c)]) for c in ('', *groups)}
     def spelt(tag):
         head = f'{c}=' if (c := column_of(tag, groups)) else ''
         return head + value if (value := spell(tag.removeprefix(head), first[c or ''])) else ''
     key = {t: spelt(t) for t in {t for o in df['tags'] for t in o}}
     df = df.assign(spelt=[[key[t] for t in o if key[t]] for o in df['tags']])
-    kw = dict(fractions=(1 - valid - test, valid, test), seed=cfg.seed, by='spelt')
-    if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=cfg.test_from, **kw)
-    else: df, audit = split_catalog(df, **kw)
+    kw = dict(fractions=_fractions(cfg), seed=cfg.seed, by='spelt')
+    try:
+        if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=cfg.test_from, **kw)
+        else: df, audit = split_catalog(df, **kw)
+    except FewUnits as e: raise CatalogError(f'{e}; {_way_out(df, cfg)}') from None
     return df.drop(columns='spelt'), audit
 
 # %% ../../nbs/catalog/14_prepare.ipynb #36cee89a
@@ -156,6 +170,7 @@ class Prepared(NamedTuple):
 
 def prepare_catalog(cfg:RunConfig)->Prepared:
     "Read, audit, split and label the catalog of `cfg`; everything about tags is learned on train."
+    recipe_steps(cfg)    # an error is found before pictures are opened
     catalog, words = read_audited(cfg), None
     df, groups = catalog.df, () if cfg.words else catalog.groups or ()
     steps = recipe_steps(cfg, groups)
@@ -165,7 +180,9 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     df, audit = split_by_config(df, cfg, steps, groups)
     if cfg.words: df, words = tag_texts(df, lang=cfg.words); audit = split_audit(df)
     recipe = fit_recipe(df, steps, groups=groups)
-    given = not cfg.split_by and 'split' in catalog.df and catalog.df['split'].nunique() > 1     # folds of the source
+    folds = {'test'} if cfg.split_by else set(catalog.df['split']) - {'train'} if 'split' in catalog.df else set()    # not made here
+    shares = report_shares(df, _fractions(cfg)[:3 - len(folds)]) if len(folds) < 2 else []
+    given = bool(folds) and not cfg.split_by
     space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, groups=groups, source_folds=given)
-    catalog = replace(catalog, notes=(*catalog.notes, *recipe.unmet))
+    catalog = replace(catalog, notes=(*catalog.notes, *shares, *recipe.unmet))
     return Prepared(catalog.keep(*apply_labels(df, space)), space, audit, recipe, words)
