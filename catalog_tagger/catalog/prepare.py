@@ -112,7 +112,7 @@ def read_audited(
     layout = cfg.layout or find_layout(cfg.source, **detection_options(cfg))
     catalog = read_catalog(cfg.source, layout, where=cfg.where, min_count=cfg.min_count, **_reader_options(cfg, layout))
     if unlabelled: catalog = _with_unlabelled(catalog)
-    catalog = catalog.keep(*audit_images(catalog.df))
+    catalog = catalog.keep(*audit_images(catalog.df, max_pixels=cfg.max_pixels))
     catalog = replace(catalog, notes=(*catalog.notes, *_missing_hint(catalog_root(cfg.source).resolve(), catalog.rejected)))
     flat = []
     df = join_units(_usable(catalog).df, near_duplicates(catalog.df, cfg.near, say=flat.append) if cfg.near is not None else None)

@@ -356,7 +356,7 @@ def report_shares(
     names, asked = SPLITS[:len(fractions)], np.array(fractions)/sum(fractions)
     df = df[df['split'].isin(names)]
     pictures = df['split'].value_counts().reindex(names, fill_value=0).to_numpy()
-    if not len(df) or _points(pictures, asked) <= max(1, 100/len(df)): return []
+    if not len(df) or round(_points(pictures, asked), 6) <= max(1, 100/len(df)): return []
     def listed(o): return ', '.join(f'{100*x:.3g}' for x in o)
     return [f'{", ".join(names)} have {listed(pictures/len(df))} % of the pictures, {listed(asked)} % were asked for: '
             f'a unit stays in one fold, and a tag of {len(names)} units or more is in each; {_largest_unit(df)}']
