@@ -320,7 +320,8 @@ def test_copies_of_a_flat_picture_stay_together(tmp_path):
 
 @pytest.mark.parametrize('draw, columns, settings, says', [
     (bottle, {}, dict(near=8), '1 unit cannot fill 3 folds; the largest unit, that of images/0.png, has 60 of 60 pictures; near=8 joins'),
-    (noise, dict(sku=['a', 'b']*30), dict(product='sku'), "2 units cannot fill 3 folds; the largest unit, product 'a', has 30 of 60 pictures; .*product=none"),
+    (noise, dict(sku=['a', 'b']*30), dict(product='sku'),
+     "2 units cannot fill 3 folds; the largest unit, product 'a', has 30 of 60 pictures; .*product=none"),
     (lambda i: noise(0), {}, {}, '1 unit cannot fill 3 folds; .*copies of a picture are one unit: more pictures are needed'),
     (noise, dict(year=[2020]*59 + [2019]), dict(split_by='year', test_from='2020'), '1 unit cannot fill 2 folds; .*split_by=year leaves'),
     (noise, dict(split=['train'] + ['test']*59), {}, '1 unit cannot fill 2 folds; .*split_column=none splits anew')],
