@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.config import RunConfig
 from catalog_tagger.catalog.labels import LabelSpace, _nesting, _rule_chain, fit_labels
-from catalog_tagger.catalog.prepare import split_by_config
+from catalog_tagger.catalog.prepare import recipe_steps, split_by_config
 from catalog_tagger.catalog.steps import STEPS as KINDS, Option, Step, check_steps, normalise, spell
 from catalog_tagger.catalog.recipe import Recipe, fit_recipe
 from catalog_tagger.catalog.suggest import suggest_groups
@@ -228,3 +228,12 @@ def test_counts_have_a_range(n):
 def test_what_a_step_lacks_is_named(step, says):
     with pytest.raises(CatalogError) as e: check_steps([step])
     assert says in str(e.value)
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_a_name_that_a_recipe_has_twice_is_an_error(encoding, tmp_path):
+    "JSON keeps the last of two equal keys, so that half of a group would be lost."
+    cfg = RunConfig('shop', 'run', recipe=str(tmp_path/'recipe.json'))
+    (tmp_path/'recipe.json').write_text('[{"step": "group", "to": {"x": ["dress"], "y": ["a"], "x": ["skirt"]}}]', encoding)
+    with pytest.raises(CatalogError, match="recipe.json is not readable JSON: duplicate key 'x'"): recipe_steps(cfg)
+    (tmp_path/'recipe.json').write_text('[{"step": "group", "to": {"x": ["dress", "skirt"]}}]', encoding)
+    assert recipe_steps(cfg)[1]['to'] == {'x': ['dress', 'skirt']}

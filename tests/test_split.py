@@ -310,7 +310,7 @@ def sizes_of(cfg):
 def test_flat_pictures_are_near_copies_of_none(tmp_path):
     folds, notes = sizes_of(RunConfig(shop(tmp_path/'swatches', swatch), '', near=8))
     assert folds == dict(train=36, valid=12, test=12)
-    assert any(o.startswith('60 pictures of one colour or nearly, such as ') for o in notes)
+    assert any(o.startswith('60 pictures of one colour, or with too few shapes for a hash, such as ') for o in notes)
     folds, notes = sizes_of(RunConfig(shop(tmp_path/'half', lambda i: bottle(i) if i % 2 else noise(i)), '', near=4))
     assert folds == dict(train=36, valid=12, test=12) and not any('colour' in o for o in notes)
 

@@ -4,15 +4,16 @@
 
 # %% ../../nbs/catalog/14_prepare.ipynb #ba692f06
 from __future__ import annotations
-import os, re
+import json, os, re
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.files import CatalogError, catalog_root, read_json
+from ..core.files import CatalogError, catalog_root, read_json, unique_keys
 from ..core.table import Catalog
 from ..core.config import RunConfig
 from .csv_tables import IMAGE_COLUMNS, find_column
@@ -124,7 +125,7 @@ def recipe_steps(
     groups:Iterable[str]=(),   # The label columns of the catalog
 )->list[dict]:
     "The recipe steps: spellings are joined in every column and among the free tags, then come the steps of `cfg.recipe`."
-    steps = check_steps(read_json(cfg.recipe)) if cfg.recipe else []
+    steps = check_steps(read_json(cfg.recipe, partial(json.loads, object_pairs_hook=unique_keys))) if cfg.recipe else []
     return [*([] if steps and steps[0]['step'] == 'join' else [dict(step='join', columns=['', *groups])]), *steps]
 
 def _fractions(cfg:RunConfig)->tuple[float, float, float]:

@@ -110,8 +110,8 @@ def near_duplicates(
     x, images = hash_images(df[first]) if embs is None else np.asarray(embs)[first], df['image'].array[first]
     if embs is None:
         if len(flat := images[~x.any(1)]):
-            say(f'{_plural(len(flat), "picture")} of one colour or nearly, such as {flat[0]}, cannot be compared by shape: '
-                'only equal pixels make a copy')
+            say(f'{_plural(len(flat), "picture")} of one colour, or with too few shapes for a hash, such as {flat[0]}: '
+                'near copies of none, only equal pixels make a copy')
         x, images = 2.*x[x.any(1)] - 1, images[x.any(1)]
     scale = most/2    # a cosine distance of 2 between ±1 vectors is 64 bits
     a, b, distance = _near_rows(x, (2*max_distance/scale + 1e-6)**.5)
