@@ -21,7 +21,7 @@ from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.apps.check import catalog_facts, report_facts
 
 # Pictures
-from catalog_tagger.catalog.images import ImageError, Prep, audit_images, open_image
+from catalog_tagger.catalog.images import ImageError, Prep, audit_images, open_image, open_mask
 from catalog_tagger.catalog.picture_files import find_pictures
 from catalog_tagger.catalog.picture_cache import cache_folder, cache_pictures
 

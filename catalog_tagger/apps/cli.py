@@ -142,6 +142,7 @@ def tag(
     resume:bool=True,         # Resume an interrupted job
     review:str=None,          # CSV file for the pictures that a person should review, in order of priority
     min_score:float=0.,       # Threshold of free tags, for a model without fitted thresholds
+    max_pixels:int=None,      # Largest picture to read, in pixels, if it is not that of the run
     per:Literal[PER]=PER[0],  # An answer for each picture, or for each product: by a column of a table, else by folder
     product:str=None,         # Column of products of a table, if it is not that of the run
 ):
@@ -149,7 +150,7 @@ def tag(
     check_target(out, '--out', '.csv', '.parquet'); check_target(review, '--review', '.csv')
     from catalog_tagger.runs.tag import tag_run
     tag_run(run, paths, out, trust=trust, k=k, mode=mode, engine=engine, resume=resume, review=review, min_score=min_score, per=per,
-            product=product)
+            product=product, max_pixels=max_pixels)
 
 # %% ../../nbs/apps/03_cli.ipynb #553b0e68
 def issues(
@@ -226,7 +227,7 @@ def embed(
     from catalog_tagger.core.table import report_rejected
     from catalog_tagger.search.embed import embed_catalog
     from catalog_tagger.runs.index import load_embedder
-    embedder, _ = load_embedder(model, o.layer, size=settings.get('size'), weights=o.weights, trust=trust)
+    embedder, _ = load_embedder(model, o.layer, size=settings.get('size'), weights=o.weights, trust=trust, max_pixels=o.max_pixels)
     e = embed_catalog(embedder, paths, out, dtype=o.dtype, dims=o.dims, whiten=o.whiten, resume=resume)
     print(f'{len(e.ids)} vectors of {e.vectors.shape[1]} numbers in {out}; {len(e.rejected)} pictures could not be used')
     report_rejected(e.rejected, print)

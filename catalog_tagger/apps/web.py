@@ -32,7 +32,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from ..core.config import ANSWERS
 from ..core.files import CatalogError
 from ..core.render import asset, colour_css, data_uri, encode_image, heat_overlay, thumbnail
-from ..catalog.images import open_image
+from ..catalog.images import MOST_PIXELS, open_image
 from ..catalog.labels import LabelSpace
 from ..catalog.readers.base import SUFFIXES
 from ..serve.answers import UNSURE, decode
@@ -125,7 +125,8 @@ def heat_picture(
     from catalog_tagger.report.interpret import heat_maps
     heat, = heat_maps(tagger, [item], [tag])
     # the map covers the model's input, which is the whole picture or a crop
-    im = open_image(item, draft=(256, 256)) if tagger.prep.method == 'squish' else tagger.prep.picture(item)
+    prep = tagger.prep
+    im = open_image(item, draft=(256, 256), max_pixels=prep.max_pixels) if prep.method == 'squish' else prep.picture(item)
     return heat_overlay(thumbnail(im), heat[tag])
 
 # %% ../../nbs/apps/01_web.ipynb #1f9c6081
@@ -262,7 +263,8 @@ def _part(part)->HTMLResponse: return HTMLResponse(to_xml(part, indent=False))
 
 def _answer_picture(state, data:bytes, mode:str|None, k:int|None):
     "The card of the picture in `data`."
-    prep = state.tagger.prep; im = open_image(data, draft=prep.size, opening=prep.opening); picture = prep.picture(im)    # opened once
+    prep = state.tagger.prep
+    im = open_image(data, draft=prep.size, opening=prep.opening, max_pixels=prep.max_pixels); picture = prep.picture(im)    # opened once
     with state.lock: answer = answer_picture(state.fast, picture, mode=mode, k=k)
     return _part(_answer_card(answer, data_uri(encode_image(thumbnail(im))), state.tagger, state.index is not None))
 
@@ -297,7 +299,8 @@ async def _post_csv(req, kind:str):
 async def _get_thumb(req, state, row:int):
     "The thumbnail of a row of the index, re-encoded: no file is served as it is, and none by its name."
     if state.index is None or not 0 <= row < len(state.index.table): raise HTTPException(404, 'unknown product')
-    def small(state): return encode_image(thumbnail(open_image(state.index.table['image'].iloc[row], draft=(256, 256))))
+    def small(state):
+        return encode_image(thumbnail(open_image(state.index.table['image'].iloc[row], draft=(256, 256), max_pixels=MOST_PIXELS)))
     return Response(await _in_turn(state, small), media_type='image/jpeg')
 
 # %% ../../nbs/apps/01_web.ipynb #00bae361

@@ -75,6 +75,7 @@ class SplitSettings:
 class PictureSettings:
     "Pictures and augmentation"
     size:whole(8, 4096) = 128         # Side of the input, px
+    max_pixels:whole(1, 178_956_970) = 50_000_000   # Largest picture to read, in pixels; a larger JPEG is read at reduced size
     method:Literal['squish', 'crop', 'pad'] = 'squish'  # How pictures are resized to a square
     min_scale:number(.01, 1) = .8     # Smallest share of a picture that a random crop keeps
     flip:number(0, 1) = .5            # Share of training pictures that are mirrored
@@ -181,6 +182,7 @@ class EmbedSettings:
     "Embedding"
     layer:str = 'avg'                      # Layer of the vectors: avg or concat (pooled features), for a run also hidden or logits
     size:whole(8, 4096) = RunConfig.size   # Side of the input of a backbone, px; not for a run, which has its own
+    max_pixels:whole(1, 178_956_970)|None = None   # Largest picture to read, in pixels; that of the run if not given
     weights:str = RunConfig.weights        # Weights of a backbone, not of a run: default, bundled, none, or a .pth or .safetensors file
     dims:whole(1)|None = None              # Principal components to keep; all dimensions if not given
     whiten:bool = False                    # Give all dimensions the same variance; at most as many are kept as there are pictures

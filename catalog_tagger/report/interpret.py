@@ -17,7 +17,7 @@ from ..core.table import check_columns
 from ..core.process import progress
 from ..core.extras import import_optional
 from ..core.render import heat_overlay
-from ..catalog.images import open_image
+from ..catalog.images import MOST_PIXELS, open_image
 from ..catalog.labels import known_cells, LabelSpace
 from ..train.backbones import body_children
 from ..serve.predictor import Predictor, as_input
@@ -217,7 +217,7 @@ def picture_facts(
     "Properties that may make a picture difficult."
     df = check_columns(df, 'labels'); rows = []
     for o in progress(df['image'], 'facts'):
-        im = open_image(o)
+        im = open_image(o, max_pixels=MOST_PIXELS)
         rows.append(((im.width*im.height)**.5, im.width/im.height, np.asarray(im.convert('L').reduce(max(1, min(im.size)//64))).mean()/255))
     return pd.DataFrame(rows, columns=['size', 'aspect', 'brightness']).assign(labels=df['labels'].map(len))
 
@@ -282,7 +282,7 @@ def share_bars(
     cols = range(len(space.vocab)) if group is None else _group_columns(space, group)
     best = sorted(cols, key=lambda i: -scores[i])[:k]
     fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, max(2, .24*len(best) + .6)), width_ratios=[1, 2], layout='constrained')
-    left.imshow(open_image(image)); left.set_axis_off()
+    left.imshow(open_image(image, max_pixels=MOST_PIXELS)); left.set_axis_off()
     right.bar_label(right.barh(range(len(best)), scores[best]), [f'{o:.2f}' for o in scores[best]], fontsize=8, padding=3)
     right.set_yticks(range(len(best)), [f'{"✓ " if space.vocab[i] in truth else ""}{space.vocab[i]}' for i in best])
     right.invert_yaxis(); right.set(xlim=(0, 1.12), xticks=[0, .5, 1], xlabel='score'); right.tick_params(axis='y', length=0)

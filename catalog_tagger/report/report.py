@@ -24,7 +24,7 @@ from ..core.table import SPLITS
 from ..core.config import RunConfig
 from ..core.render import asset, colour_css, data_uri, encode_image, thumbnail
 from ..core.metrics import find_metric, only_known, precision_at_k
-from ..catalog.images import open_image
+from ..catalog.images import MOST_PIXELS, open_image
 from ..catalog.labels import count_unscored, known_cells, LabelSpace, report_missing, report_unscored
 from ..catalog.recipe import provenance_table
 from ..catalog.split import report_torn
@@ -89,7 +89,7 @@ def _html_table(df:pd.DataFrame, caption:str, *, sort:bool=False, most:int=1000)
 # %% ../../nbs/report/04_report.ipynb #ab9e9690
 def _thumbnail(image, side:int=160)->FT:
     "A thumbnail of a picture, embedded in the page."
-    im = thumbnail(open_image(image, draft=(side, side)), side)
+    im = thumbnail(open_image(image, draft=(side, side), max_pixels=MOST_PIXELS), side)
     return Img(src=data_uri(encode_image(im)), alt=Path(image).name, width=im.width, height=im.height)
 
 def _plot(fig:plt.Figure, alt:str)->FT:

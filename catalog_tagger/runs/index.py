@@ -36,17 +36,20 @@ def load_embedder(
     layer:str=EmbedSettings.layer,      # As in `make_embedder`
     *, size:int=None,                   # Picture size for a backbone, px; None for 128; a run has its own
     weights:str=EmbedSettings.weights,  # Of a backbone, as in `read_weights`; a run has its own
+    max_pixels:int=None,                # As in `open_image`; None for that of the run
     trust:bool=False,                   # As in `load_tagger`
 )->tuple[Embedder, Tagger|None]:  # And the tagger of a run, which has its labels
     "The embedder of a trained run, or of a pretrained backbone."
     tagger = load_tagger(model, trust=trust) if Path(model).exists() else None
-    return make_embedder(str(model) if tagger is None else tagger, layer, size=size, weights=weights), tagger
+    embedder = make_embedder(str(model) if tagger is None else tagger, layer, size=size, weights=weights)
+    if max_pixels is not None: embedder = replace(embedder, prep=replace(embedder.prep, max_pixels=max_pixels))
+    return embedder, tagger
 
 # %% ../../nbs/runs/05_index.ipynb #94fbfe86
-def _read_pictures(source, where:str|None)->Catalog:
+def _read_pictures(source, where:str|None, max_pixels:int)->Catalog:
     "Pictures without a catalog, audited."
     found = find_pictures(source)
-    df, bad = audit_images(pd.DataFrame({'image': [o for o, why in found.items() if not why]}))
+    df, bad = audit_images(pd.DataFrame({'image': [o for o, why in found.items() if not why]}), max_pixels=max_pixels)
     unread = rejected_table((o, i, why) for i, (o, why) in enumerate(found.items()) if why)
     rejected = pd.concat([unread, bad], ignore_index=True)
     if df.empty: raise none_usable(len(found), rejected)
@@ -108,9 +111,9 @@ def read_products(
 )->Catalog:                    # With `unit` and `labels`; pictures without a catalog have only `unit`
     """The products to search in, labelled or not, audited, with the catalog's columns; the pictures of a product and copies are a unit.
     What `cfg` names and the catalog lacks is left out with a note; what `reading` names must be there."""
-    cfg, notes = _read_settings(source, cfg, reading)
-    if cfg is None: return _read_pictures(source, where)
-    catalog = read_audited(replace(cfg, where=where), unlabelled=True)
+    known, notes = _read_settings(source, cfg, reading)
+    if known is None: return _read_pictures(source, where, (cfg or RunConfig).max_pixels)
+    catalog = read_audited(replace(known, where=where), unlabelled=True)
     catalog = replace(catalog, notes=(*notes, *catalog.notes))
     return catalog.keep(catalog.df.assign(labels=catalog.df['tags'].map(space.encode if space else list)))
 
@@ -120,7 +123,7 @@ def index_catalog(
     source:str|Path,            # As in `read_products`
     out:str|Path,               # Folder of the index
     *, layer:str=EmbedSettings.layer, size:int=None,                 # As in `load_embedder`
-    weights:str=EmbedSettings.weights, trust:bool=False,             # As in `load_embedder`
+    weights:str=EmbedSettings.weights, trust:bool=False, max_pixels:int=None,   # As in `load_embedder`
     where:str=None,             # As in `read_products`
     dtype:str=EmbedSettings.dtype, dims:int=None, whiten:bool=False, resume:bool=True,   # As in `embed_catalog`
     kind:str=None, recall:float=IndexSettings.recall,   # As `kind` and `target` in `SimilarIndex.build`
@@ -130,9 +133,9 @@ def index_catalog(
     "Embed the products of `source`, build their index and save it in `out`."
     if kind not in (None, *KINDS): raise CatalogError(f'kind={kind!r}, expected one of {", ".join(KINDS)}')
     out = output_folder(out, 'index.json', 'embedder.json', source=source)
-    embedder, tagger = load_embedder(model, layer, size=size, weights=weights, trust=trust)
-    cfg = Run.open(model).config if is_run(model) else None
-    catalog = read_products(source, cfg, tagger and tagger.space, where=where, **reading)
+    embedder, tagger = load_embedder(model, layer, size=size, weights=weights, trust=trust, max_pixels=max_pixels)
+    cfg = Run.open(model).config if is_run(model) else RunConfig(str(source), '')
+    catalog = read_products(source, replace(cfg, max_pixels=embedder.prep.max_pixels), tagger and tagger.space, where=where, **reading)
     e = embed_catalog(embedder, catalog.df, out, dtype=dtype, dims=dims, whiten=whiten, resume=resume)
     rejected = pd.concat([catalog.rejected, e.rejected], ignore_index=True)
     table = catalog.df.drop(columns='pixels')

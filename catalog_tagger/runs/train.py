@@ -6,6 +6,7 @@
 from __future__ import annotations
 import hashlib, time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -49,7 +50,7 @@ def build_learner(
     reuse_memory(); set_seed(cfg.seed, reproducible=True)
     tfms = train_tfms(flip=cfg.flip, flip_vert=cfg.flip_vert, max_rotate=cfg.max_rotate, max_lighting=cfg.max_lighting, jitter=cfg.jitter,
                       p_gray=cfg.p_gray)
-    prep = arch_prep(cfg.arch, cfg.size, cfg.method)
+    prep = replace(arch_prep(cfg.arch, cfg.size, cfg.method), max_pixels=cfg.max_pixels)
     dls = catalog_dls(df, space, prep, bs=cfg.bs, num_workers=cfg.num_workers, min_scale=cfg.min_scale, batch_tfms=tfms,
                       cache=cache_folder() if cfg.cache else None)
     if cfg.balance > 1: balance_sampling(dls.train, rarity_weights(df.loc[df['split'] == 'train', 'labels'].tolist(), cap=cfg.balance))
