@@ -121,12 +121,13 @@ def evaluate(
     source:str,         # Folder of a catalog of the same layout
     *, trust:bool=False,  # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
     where:str=None,     # Select rows by a condition on the columns
+    max_pixels:int=None,  # Largest picture to read, in pixels, if it is not that of the run
     out:str=None,       # JSON file for the scores
 ):
     "Score a run on another catalog."
     out = check_target(out, '--out', '.json')
     from catalog_tagger.runs.evaluate import evaluate_run
-    res = evaluate_run(run, source, where=where, trust=trust)
+    res = evaluate_run(run, source, where=where, max_pixels=max_pixels, trust=trust)
     if out is not None: write_json(out, res)
 
 _Mode = Annotated[Literal[tuple(MODES)], '; '.join(f'{m}, {o.text}' for m, o in MODES.items())]

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #ccfe5df6
 from __future__ import annotations
-import codecs, csv, difflib, json, re
+import codecs, csv, json, re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError, read_json
-from ..core.table import first_few, set_aside, source_columns, source_name
+from ..core.table import did_you_mean, first_few, set_aside, source_columns, source_name
 
 # %% auto #0
 __all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_form', 'csv_rows',
@@ -181,8 +181,7 @@ def named_column(
     "The column that an option names; raise an error with the nearest name if there is none."
     own = source_columns(df)
     if name in own: return own[name]
-    near = find_column(own, [name]) or next(iter(difflib.get_close_matches(name, own, 1)), None)
-    raise CatalogError(f'the table has no column {name!r}{f", did you mean {near!r}?" if near else ""} (given as {option}=); '
+    raise CatalogError(f'the table has no column {name!r}{did_you_mean(name, own)} (given as {option}=); '
                        f'its columns are: {list_columns(df)}')
 
 def require_column(

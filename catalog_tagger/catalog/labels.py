@@ -6,7 +6,7 @@
 from __future__ import annotations
 import difflib, re
 from collections import Counter
-from collections.abc import Iterable, KeysView, Sequence
+from collections.abc import Iterable, KeysView
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
@@ -21,8 +21,8 @@ from .steps import check_steps, spell, spelling_key
 
 # %% auto #0
 __all__ = ['NESTED', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels', 'missing_labels',
-           'report_missing', 'known_cells', 'count_unscored', 'report_unscored', 'nearest_label', 'unknown_tags',
-           'report_unknown']
+           'report_missing', 'scored_cells', 'known_cells', 'count_unscored', 'report_unscored', 'nearest_label',
+           'unknown_tags', 'report_unknown']
 
 # %% ../../nbs/catalog/11_labels.ipynb #bc5831ce
 class _Outcome(TypedDict):
@@ -354,17 +354,26 @@ def report_missing(missing:dict[str, list[str]])->list[str]:
             f'{len(o)} labels are not in {f}, such as {o[0]}: {then[f][1]}' for f, o in missing.items() if o]
 
 # %% ../../nbs/catalog/11_labels.ipynb #5a1c0eb1
+def scored_cells(
+    targs:np.ndarray,    # 0 or 1, shape (pictures, labels)
+    space:LabelSpace,
+)->np.ndarray:           # bool, shape of `targs`
+    "Which cells can be fitted: all except those of a group of which a picture has no label."
+    targs = np.asarray(targs).astype(bool); res = np.ones(targs.shape, bool)
+    for cols in space.group_columns.values(): res[np.ix_(~targs[:, cols].any(1), cols)] = False
+    return res
+
 def known_cells(
-    targs:np.ndarray,                     # 0 or 1, shape (pictures, labels)
+    targs:np.ndarray,                     # As in `scored_cells`
     space:LabelSpace,
     tags:Iterable[Iterable[str]]=None,    # Raw tags of each picture, by which a label that was dropped is told from the end of a path
 )->np.ndarray:                            # bool, shape of `targs`
-    "Which cells have a truth: all except those of a group of which a picture has no label, unless its path ends above (`ends`)."
-    targs = np.asarray(targs).astype(bool); res, at, endings = np.ones(targs.shape, bool), space.group_columns, space.endings
-    columns = [{column_of(t, at) for t in o} for o in tags] if tags is not None and space.ends else [()]*len(targs)
-    for g, cols in at.items():
-        ended = targs[:, [space.vocab.index(l) for l in endings[g]]].any(1) & [g not in o for o in columns]
-        res[np.ix_(~(targs[:, cols].any(1) | ended), cols)] = False
+    "Which cells have a truth: the `scored_cells`, and those of a group above which the path of a picture ends (`ends`)."
+    res, at = scored_cells(targs, space), space.group_columns
+    columns = [{column_of(t, at) for t in o} for o in tags] if tags is not None and space.ends else [()]*len(res)
+    for g, labels in space.endings.items():
+        ended = np.asarray(targs)[:, [space.vocab.index(l) for l in labels]].any(1) & [g not in o for o in columns]
+        res[np.ix_(ended, at[g])] = True
     return res
 
 # %% ../../nbs/catalog/11_labels.ipynb #5a1c0eb4

@@ -187,6 +187,12 @@ def _lost_groups(groups:Iterable[str], space:LabelSpace)->list[str]:
     lost = {c: {t: f'({o["rule"]})' for t, o in space.provenance.items() if column_of(t, [c])} for c in groups if c not in space.exclusive}
     return [f'no label of the column {c} is left: {first_few(o, 3)}' for c, o in lost.items() if o]
 
+def _folds_note(given:set[str])->list[str]:
+    "A sentence if the source has one fold besides train."
+    if len(given) != 1: return []
+    fold, = given
+    return [f'the source has the folds train and {fold}: {"" if fold == "test" else f"{fold} is test, and "}valid is a part of train']
+
 def _tag_texts(catalog:Catalog, df:pd.DataFrame, lang:str)->tuple[Catalog, TextTags]:
     "`catalog` with `df`, whose texts became tags, and what was cleaned in its notes; a row without a tag is rejected."
     notes = []
@@ -208,9 +214,9 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     df, audit = split_by_config(df, cfg, steps, groups)
     if cfg.words: catalog, words = _tag_texts(catalog, df, cfg.words); df = catalog.df; audit = split_audit(df)
     recipe = fit_recipe(df, steps, groups=groups)
-    folds = {'test'} if cfg.split_by else set(() if source is None else source) - {'train'}    # not made here
-    shares = report_shares(df, _fractions(cfg)[:3 - len(folds)]) if len(folds) < 2 else []
-    given = bool(folds) and not cfg.split_by
-    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, groups=groups, source_folds=given)
-    catalog = replace(catalog, notes=(*catalog.notes, *shares, *recipe.unmet, *_lost_groups(groups, space)))
+    given = set() if cfg.split_by or source is None else set(source) - {'train'}    # folds of the source besides train
+    n = 1 if cfg.split_by else len(given)
+    told = [*_folds_note(given), *(report_shares(df, _fractions(cfg)[:3 - n]) if n < 2 else [])]
+    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, groups=groups, source_folds=bool(given))
+    catalog = replace(catalog, notes=(*catalog.notes, *told, *recipe.unmet, *_lost_groups(groups, space)))
     return Prepared(catalog.keep(*apply_labels(df, space)), space, audit, recipe, words)

@@ -14,8 +14,8 @@ from ..core.files import CatalogError
 from ..core.table import Catalog, source_columns
 from ..core.config import RunConfig
 from .csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column, read_rows
-from .readers.base import (SUFFIXES, all_layouts, is_address, layouts_of, list_tables, locate_pictures,
-                                                 one_picture_per_row)
+from .readers.base import (
+    SUFFIXES, all_layouts, is_address, layouts_of, list_tables, locate_pictures, one_picture_per_row)
 from .readers.folders import subfolders
 
 # %% auto #0

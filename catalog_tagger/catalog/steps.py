@@ -4,7 +4,7 @@
 
 # %% ../../nbs/catalog/10_steps.ipynb #74c8b69a
 from __future__ import annotations
-import difflib, inspect
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +13,11 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 from ..core.files import CatalogError
+from ..core.table import did_you_mean
 
 # %% auto #0
 __all__ = ['STEPS', 'spelling_key', 'normalise', 'lemmatise', 'Option', 'Step', 'step_options', 'step_applies', 'step_tags',
-           'spell', 'spelling_first', 'step_moves', 'did_you_mean', 'check_steps']
+           'spell', 'spelling_first', 'step_moves', 'check_steps']
 
 # %% ../../nbs/catalog/10_steps.ipynb #d0a1b2c3
 def spelling_key(tag:str)->str:
@@ -160,14 +161,6 @@ def step_moves(
     return {t: (n, o.rule.format(count=counts.get(t, 0), **kw)) for t, n in o.func(counts, **kw).items()}
 
 # %% ../../nbs/catalog/10_steps.ipynb #b7fc375c
-def did_you_mean(
-    word:str,
-    words:Iterable[str],  # What is known
-)->str:                   # '' if none of them is similar
-    "A question with the most similar of `words`, whatever their case."
-    plain = {o.lower(): o for o in words}
-    return ''.join(f'; did you mean {plain[o]!r}?' for o in difflib.get_close_matches(word.lower(), plain, 1))
-
 def _returns(t:str, new:dict[str, str])->bool:
     "Does renaming with `new` lead from `t` back to an earlier name?"
     seen = {t}

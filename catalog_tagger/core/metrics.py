@@ -16,8 +16,8 @@ from .process import rng
 
 # %% auto #0
 __all__ = ['METRICS', 'only_known', 'recall_at_k', 'precision_at_k', 'dominant_recall', 'f1', 'exact_match',
-           'mean_average_precision', 'group_accuracy', 'label_table', 'Metric', 'find_metric', 'floor_scores',
-           'score_table', 'bootstrap_interval', 'picture_scores', 'add_intervals']
+           'mean_average_precision', 'group_accuracy', 'answer_accuracy', 'label_table', 'Metric', 'find_metric',
+           'floor_scores', 'score_table', 'bootstrap_interval', 'picture_scores', 'add_intervals']
 
 # %% ../../nbs/core/07_metrics.ipynb #769565ec
 def _arr(x)->np.ndarray:
@@ -191,19 +191,28 @@ def mean_average_precision(
     return _mean(ap[~np.isnan(ap)])
 
 # %% ../../nbs/core/07_metrics.ipynb #99bc0457
-def _group_hits(scores, targs, cols)->np.ndarray:
-    "1 for each picture whose best label among `cols` is true, 0 for the others, nan for one without a label among them."
-    scores, targs = scores[:, list(cols)], targs[:, list(cols)]
-    best = scores.argmax(1, keepdims=True)
-    return np.where(targs.any(1), np.take_along_axis(targs & (scores > -np.inf), best, 1)[:, 0], np.nan)
-
 def group_accuracy(
     scores,               # Any score, shape (n, n_labels)
     targs,                # 0 or 1, same shape
     cols:Sequence[int],   # Columns of an exclusive group; a picture has one of its labels
 )->float:                 # From 0 to 1; nan if no picture has a label of the group
     "Share of the pictures whose best label among `cols` is the true one; those without one are left out."
-    return _mean(_known(_group_hits(*_scored(scores, targs), cols)))
+    scores, targs = (o[:, list(cols)] for o in _scored(scores, targs)); has = targs.any(1)
+    best = scores.argmax(1, keepdims=True)
+    return _mean(np.take_along_axis(targs & (scores > -np.inf), best, 1)[has, 0])
+
+def _group_hits(pred, targs, cols)->np.ndarray:
+    "1 for each picture whose answer among `cols` is right, 0 for the others, nan for one without a label among them."
+    pred, targs = pred[:, list(cols)], targs[:, list(cols)]
+    return np.where(targs.any(1), (pred == targs).all(1), np.nan)
+
+def answer_accuracy(
+    pred,                 # Predicted labels, 0 or 1, shape (n, n_labels)
+    targs,                # 0 or 1, same shape
+    cols:Sequence[int],   # As in `group_accuracy`
+)->float:                 # Likewise
+    "Share of the pictures whose predicted label among `cols` is the true one; those without one are left out."
+    return _mean(_known(_group_hits(*_as_predictions(pred, targs), cols)))
 
 # %% ../../nbs/core/07_metrics.ipynb #5b988b67
 def label_table(
@@ -249,7 +258,7 @@ METRICS = {
     'f1_samples': Metric('mean of the F1 of each picture', partial(f1, average='samples'), 'pred'),
     'mAP': Metric('mean over labels of the average precision, which covers all thresholds', mean_average_precision, options=['known']),
     'exact_match': Metric('pictures whose predicted set of labels is completely right', exact_match, 'pred', pictures=_exact),
-    'accuracy/group': Metric('pictures with the right label of this group', group_accuracy, options=['cols'], pictures=_group_hits),
+    'accuracy/group': Metric('pictures with the right answer for this group', answer_accuracy, 'pred', options=['cols'], pictures=_group_hits),
     'train_loss': Metric('mean loss of the train pictures, augmented', greater_is_better=False),
     'valid_loss': Metric('mean loss of the valid pictures', greater_is_better=False)}
 
@@ -303,6 +312,14 @@ def _common_answer(counts, groups:Mapping[str,Sequence[int]], k:int)->np.ndarray
     for cols in groups.values(): common[cols[np.argmax(counts[list(cols)])]] = True
     return common
 
+def _default_answer(scores, groups:Mapping[str,Sequence[int]], thresh:float)->np.ndarray:
+    "The labels with a score of `thresh` or more, and of each group the one with the highest score."
+    pred = scores >= thresh
+    for cols in map(list, groups.values()):
+        best = scores[:, cols].max(1, keepdims=True)
+        pred[:, cols] = (np.arange(len(cols)) == scores[:, cols].argmax(1)[:, None]) & (best > -np.inf)
+    return pred
+
 def score_table(
     scores,                                   # Any score, shape (n, n_labels); probabilities unless `pred` is given
     targs,                                    # 0 or 1, same shape
@@ -310,14 +327,14 @@ def score_table(
     groups:Mapping[str,Sequence[int]]=None,   # Exclusive group → its columns
     parents:Mapping[int,int]=None,            # Column of a label → column of its parent
     k:int=3,                                  # Labels predicted for a picture
-    thresh:float=.5,                          # Smallest score at which a label is predicted
-    pred=None,                                # Predicted labels, 0 or 1, instead of `thresh`
+    thresh:float=.5,                          # Smallest score at which a label outside of groups is predicted; of a group the best is
+    pred=None,                                # Predicted labels, 0 or 1, instead
     known=None,                               # Which cells have a truth, bool, same shape; None for all
 )->pd.DataFrame:                              # A row for each metric; columns `score`, `nothing`, `commonest`
     "Every metric for the model and for two baselines: one that predicts nothing, and one that always predicts the most frequent labels."
     (scores, targs), n = _scored(scores, targs), len(scores)
     counts = _per_label(counts, targs, 'counts')
-    if pred is None: pred = scores >= thresh
+    if pred is None: pred = _default_answer(scores, groups or {}, thresh)
     known = _known_or_all(known, targs.shape)
     none, common = floor_scores(n, counts, 0), np.tile(_common_answer(counts, groups or {}, k), (n, 1))
     rows = {'score': (scores, pred), 'nothing': (none, none > -np.inf), 'commonest': (floor_scores(n, counts, len(counts)), common)}

@@ -18,10 +18,10 @@ from ..core.process import progress
 from ..core.extras import import_optional
 from ..core.render import heat_overlay
 from ..catalog.images import MOST_PIXELS, open_image
-from ..catalog.labels import known_cells, LabelSpace
+from ..catalog.labels import known_cells, LabelSpace, scored_cells
 from ..train.backbones import body_children
 from ..serve.predictor import Predictor, as_input
-from ..serve.calibrate import scored_cells, share_bounds
+from ..serve.calibrate import share_bounds
 from .plots import bar_columns, captioned_grid, matrix_plot, readable
 
 # %% auto #0

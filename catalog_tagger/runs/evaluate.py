@@ -52,12 +52,14 @@ def evaluate_run(
     run:str|Path,                 # Folder of the run
     source:str|Path,              # Folder of a catalog of the same layout
     *, where:str=None,            # Condition that selects rows of it, as in `choose_rows`
+    max_pixels:int=None,          # As in `open_image`; None for that of the run
     trust:bool=False,             # As in `load_tagger`
     say=print,                    # Called with each line of the progress report
 )->dict:  # `scores` with baselines, `labels`, number of `pictures`, `left_out`, `unknown_labels`, `unscored` …; with products `products`
     "Score a saved run on a catalog; pictures that it was trained or tuned on are recognised by their contents and left out."
     run = Run.open(run); cfg, seen, tagger = run.config, run.split, run.tagger(trust=trust)
-    catalog = read_audited(replace(cfg, source=str(source), where=where, min_count=1, near=None))
+    if max_pixels is not None: tagger = replace(tagger, prep=replace(tagger.prep, max_pixels=max_pixels))
+    catalog = read_audited(replace(cfg, source=str(source), where=where, min_count=1, near=None, max_pixels=tagger.prep.max_pixels))
     df = catalog.df
     if cfg.words: df = df.assign(tags=run.words.apply(df['text']))
     known = df['digest'].isin(seen['digest'][seen['split'] != 'test']).groupby(df['unit']).transform('any')    # with all of its product

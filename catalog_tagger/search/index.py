@@ -370,8 +370,9 @@ def _exact_pairs(self:SimilarIndex, rows:np.ndarray, least:float, block:int=2048
     parts, n, best = [pd.DataFrame(dict(a=rows[:0], b=rows[:0], score=np.empty(0, np.float32)))], 0, -np.inf
     def unit(i): return (v := np.asarray(self.vectors[rows[i:i+block]], np.float32))/np.linalg.norm(v, axis=1, keepdims=True)
     for i in progress(range(0, len(rows), block), 'compare'):
+        left = unit(i)
         for j in range(i, len(rows), block):
-            score = unit(i) @ unit(j).T
+            score = left @ unit(j).T
             if i == j: score[np.tril_indices(len(score))] = -np.inf
             a, b = np.nonzero(score >= least); n += len(a); best = max(best, score.max())
             if n > MOST_PAIRS: raise CatalogError(f'more than {MOST_PAIRS:,} pairs are that similar; give a higher cosine than {least:.3g}')

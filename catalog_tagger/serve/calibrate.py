@@ -15,21 +15,14 @@ from scipy.special import expit, logit, logsumexp
 
 from ..core.files import CatalogError
 from ..core.records import Record
-from ..catalog.labels import LabelSpace, known_cells
+from ..catalog.labels import LabelSpace, scored_cells
 from .answers import as_matrix, decode
 
 # %% auto #0
-__all__ = ['scored_cells', 'check_scores', 'Calibration', 'safe_logit', 'find_shares', 'fit_calibration', 'calibration_error',
-           'share_bounds', 'reliability_table']
+__all__ = ['check_scores', 'Calibration', 'safe_logit', 'find_shares', 'fit_calibration', 'calibration_error', 'share_bounds',
+           'reliability_table']
 
 # %% ../../nbs/serve/02_calibrate.ipynb #556379f3
-def scored_cells(
-    targs:np.ndarray,    # 0 or 1, shape (pictures, labels)
-    space:LabelSpace,
-)->np.ndarray:           # bool, shape of `targs`
-    "Which cells can be fitted: all except those of a group of which the picture has no label, as in `known_cells` without `ends`."
-    return known_cells(targs, replace(space, ends=[]))
-
 def _checked_scores(scores, space:LabelSpace)->np.ndarray:
     scores = np.asarray(scores, float)
     if scores.ndim != 2 or scores.shape[1] != len(space.vocab) or not len(scores):

@@ -12,7 +12,7 @@ from fastai.metrics import AccumMetric, ActivationType, accuracy, error_rate, to
 from fastcore.basics import noop
 
 from ..core.files import CatalogError
-from ..core.metrics import dominant_recall, recall_at_k
+from ..core.metrics import dominant_recall, only_known, recall_at_k
 from .losses import find_activation
 from ..catalog.labels import known_cells, LabelSpace
 
@@ -34,9 +34,7 @@ class FoldMetric(AccumMetric):
         if not self.preds: return None
         preds, targs = torch.cat(self.preds), torch.cat(self.targs)
         if targs.ndim == 1: targs = F.one_hot(targs, preds.shape[1])
-        if space := getattr(self, 'space', None):     # as in `only_known`
-            known = torch.from_numpy(known_cells(targs, space)); rows = known.any(1)
-            preds, targs = preds.masked_fill(~known, -torch.inf)[rows], targs[rows]
+        if space := getattr(self, 'space', None): preds, targs = only_known(preds, targs, known_cells(targs, space))
         return self.func(preds, targs, **self.kwargs)
 
 def fastai_metric(
