@@ -68,9 +68,10 @@ UNFINISHED = 'unfinished'   # Folder of a run that holds its checkpoints until i
 
 def _stage_cbs(cfg:RunConfig, name:str)->list:
     "The callbacks of stage `name`, besides the learner's own."
-    ema = cfg.ema and name == 'body'
+    ema, mix = cfg.ema and name == 'body', cfg.mix
+    if mix == 'cutmix' and name == 'head' and cfg.views: mix = None     # of pooled features nothing can be cut out
     return [StopOnNaN(), *([KeepBest(cfg.monitor, cfg.patience)] if cfg.monitor else []), *([EMA(cfg.ema)] if ema else []),
-            *L(find_mix(cfg.mix)).filter(), *([SaveEpochs(Path(cfg.out)/'epochs', name)] if cfg.keep_epochs else [])]
+            *L(find_mix(mix)).filter(), *([SaveEpochs(Path(cfg.out)/'epochs', name)] if cfg.keep_epochs else [])]
 
 def _train_stages(learn:Learner, cfg:RunConfig, lr:float)->Iterator[tuple[str, Learner, Callable]]:
     "Name, learner and fit function of each stage, created when the stage starts."
