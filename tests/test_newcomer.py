@@ -80,6 +80,8 @@ def test_other_options_without_effect(place, tmp_path, capsys):
     folds = demo_folders(tmp_path/'folds', n=60, size=16)
     code, said = says(capsys, 'check', folds, '--test-fraction', '.3')
     assert code == 2 and '--test-fraction 0.3 has no effect, because the source has the fold valid; leave it out' in said
+    code, said = says(capsys, 'check', place/'shop', '--label-columns', 'type', '--tags-column', 'none', '--delim', ';')
+    assert code == 2 and "--delim ';' is for a column of free tags" in said
     code, said = says(capsys, 'check', place/'shop', '--split-by', 'type', '--test-values', 'Tshirts', '--test-fraction', '.3')
     assert code == 2 and '--split-by type selects test' in said
 

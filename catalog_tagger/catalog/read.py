@@ -44,9 +44,7 @@ def picture_columns(
     remote = rows['value'].map(lambda o: is_address(o) and o.partition('?')[0].lower().endswith(SUFFIXES)).astype(bool)
     return next(iter(places['column'][there]), None), next(iter(places['column'][remote]), None)
 
-_FOLDERS = 'To take folders for classes instead: layout=folders'
-
-def _check_named(file:Path, columns:list[str], options:dict)->bool:
+def _check_named(file:Path, columns:list[str], options:dict, instead:str)->bool:
     "Do `options` name columns of labels? Raise `CatalogError` if the table lacks a column that they name."
     given = {o: names for o in ('image_column', 'label_columns', 'tags_column')
              if (names := none_or(options.get(o))) and names != LABEL_COLUMNS}    # stored by earlier versions for every layout
@@ -54,39 +52,41 @@ def _check_named(file:Path, columns:list[str], options:dict)->bool:
         for o in names:
             if o not in columns:
                 raise CatalogError(f'{file} has no column {o!r}{did_you_mean(o, columns)} (given as {option}=); '
-                                   f'its columns are: {", ".join(columns)}. {_FOLDERS}')
+                                   f'its columns are: {", ".join(columns)}{instead}')
     return bool(given.keys() - {'image_column'})
 
-def _check_not_understood(tables:dict[Path, list[str]], options:dict)->None:
+def _check_not_understood(tables:dict[Path, list[str]], options:dict, instead:str)->None:
     "Raise `CatalogError` if one of `tables`, which no layout fits, names pictures that are there: the folders beside it are no classes."
     for file, columns in tables.items():
         try: c, remote = picture_columns(file, options.get('encoding'))
         except CatalogError as e:
             if file.suffix.lower() == '.json': continue    # it may contain anything
-            raise CatalogError(f'{e}. {_FOLDERS}') from None
-        labels = (c or len(tables) == 1) and _check_named(file, columns, options)
+            raise CatalogError(f'{e}{instead}') from None
+        labels = (c or len(tables) == 1) and _check_named(file, columns, options, instead)
         if remote and c is None:
             raise CatalogError(f'{file} names pictures by address in its column {remote!r}, and training reads files: '
                                f'catalog_tagger fetch {file} --out shop fetches them')
         if c is None: continue
         if labels:
             raise CatalogError(f'{file} names pictures in its column {c!r}, which is none of the usual names: '
-                               f'give it as image_column={c!r}; its columns are: {", ".join(columns)}. {_FOLDERS}')
+                               f'give it as image_column={c!r}; its columns are: {", ".join(columns)}{instead}')
         image = '' if find_column(columns, IMAGE_COLUMNS) == c else f' with image_column={c!r}'
         raise CatalogError(
             f'{file} names pictures in its column {c!r}, but which of its columns are labels is not known: looked for '
             f'{", ".join(TAG_COLUMNS)}. Name them with label_columns= or tags_column={" and" if image else ""}{image}; '
-            f'its columns are: {", ".join(columns)}. {_FOLDERS}')
+            f'its columns are: {", ".join(columns)}{instead}')
 
 # %% ../../nbs/catalog/04_read.ipynb #91c254db
 class UnknownLayout(CatalogError):
     "The files of a folder are not those of a catalog."
 
+_INSTEAD = '. To take folders for classes instead: layout=folders'
+
 def _check_alone(root:Path, tables:dict[Path, list[str]])->None:
     "Raise `CatalogError` for a folder with pictures alone, or with one folder of pictures and a table that no reader can read."
     folders = subfolders(root); unread = unread_tables(root)
     if len(folders) < 2 and unread:
-        raise CatalogError(f'{unread[0]} cannot be read: save it as a CSV in UTF-8. {_FOLDERS}')
+        raise CatalogError(f'{unread[0]} cannot be read: save it as a CSV in UTF-8{_INSTEAD}')
     if not folders and not tables and any(o.suffix.lower() in SUFFIXES for o in root.iterdir()):
         raise UnknownLayout(f'{root} has pictures, but no labels: a table beside them that names the pictures and their labels is needed, '
                             'or a folder for each class; tagging pictures and indexing them works without labels')
@@ -101,7 +101,7 @@ def find_layout(
     tables = list_tables(path, options.get('encoding'))
     fit = [name for f, columns in tables.items() for name in layouts_of(f.name, columns, **options)]
     if not fit:
-        _check_not_understood(tables, options)
+        _check_not_understood(tables, options, _INSTEAD if path.is_dir() else '')
         if path.is_dir(): _check_alone(path, tables)
         fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]
     if len(fit) == 1: return fit[0]
