@@ -186,7 +186,11 @@ def test_evaluate_counts_the_reasons(place, tmp_path, capsys):
     for o in (tmp_path/'other'/'images').iterdir(): o.write_bytes(o.read_bytes() + b'\0')     # other files than those of train
     n = len(pd.read_csv(f)); code, text = says(capsys, 'evaluate', place/'run', tmp_path/'other')
     assert code == 2 and f'{n} rejected ({n} x no label left; such as ' in text and 'no label left of type=Lamp, colour=Oak' in text
-    pd.read_csv(f, dtype=str).drop(columns='type').to_csv(f, index=False)
+    table = pd.read_csv(place/'shop'/'products.csv', dtype=str).assign(title='Größe').rename(columns=dict(image='Bild'))
+    table.to_csv(f, index=False, encoding='cp1252'); command = ['evaluate', place/'run', tmp_path/'other']
+    assert '--encoding cp1252' in says(capsys, *command)[1]
+    assert says(capsys, *command, '--encoding', 'cp1252', '--image-column', 'Bild')[0] == 0
+    table.drop(columns='type').to_csv(f, index=False)
     assert f'cannot be read with the settings of {place/"run"}' in says(capsys, 'evaluate', place/'run', tmp_path/'other')[1]
 
 def test_products_count_pictures_and_joined_rows_are_not_rejected_too(tags, tmp_path):
@@ -234,6 +238,8 @@ def test_the_review_says_why_each_picture_is_in_it(place, tmp_path, capsys):
     code, text = says(capsys, 'tag', place/'run', place/'shop'/'images', '--out', tmp_path/'t.csv', '--review', tmp_path/'q.csv')
     assert code == 0 and '0 can be published without review' in text and 'nothing can be promised for whole pictures' in text
     assert f'{least_pictures()} or more pictures of valid' in text and least_pictures() == 117
+    assert says(capsys, 'report', place/'run', '--out', tmp_path/'r.html')[0] == 0
+    html = (tmp_path/'r.html').read_text(); assert 'nothing can be promised for whole pictures' in html and 'valid has 20.' in html
     for n in (116, 117):      # right answers only
         targs = (tiny_scores(n)[0] > .5).astype(int)
         curve = coverage_curve(targs*.98 + .01, targs, tiny_space())

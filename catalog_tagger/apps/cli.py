@@ -128,12 +128,15 @@ def evaluate(
     *, trust:bool=False,  # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
     where:str=None,     # Select rows by a condition on the columns
     max_pixels:int=None,  # Largest picture to read, in pixels, if it is not that of the run
+    image_column:str=None,  # Column of pictures of the catalog's table, if it is not that of the run
+    encoding:str=None,  # Encoding of the catalog's table in CSV, such as cp1252, if it is not that of the run
     out:str=None,       # JSON file for the scores
 ):
     "Score a run on another catalog."
     out = check_target(out, '--out', '.json')
     from catalog_tagger.runs.evaluate import evaluate_run
-    res = evaluate_run(run, source, where=where, max_pixels=max_pixels, trust=trust, say=_say)
+    res = evaluate_run(run, source, where=where, max_pixels=max_pixels, image_column=image_column, encoding=encoding, trust=trust,
+                       say=_say)
     if out is not None: write_json(out, res)
 
 _Mode = Annotated[Literal[tuple(MODES)], '; '.join(f'{m}, {o.text}' for m, o in MODES.items())]

@@ -61,13 +61,15 @@ def evaluate_run(
     source:str|Path,              # Folder of a catalog of the same layout
     *, where:str=None,            # Condition that selects rows of it, as in `choose_rows`
     max_pixels:int=None,          # As in `open_image`; None for that of the run
+    image_column:str=None, encoding:str=None,   # Of the catalog's table; None for those of the run
     trust:bool=False,             # As in `load_tagger`
     say=print,                    # Called with each line of the progress report
 )->dict:  # `scores` with baselines, `labels`, number of `pictures`, `left_out`, `unknown_labels`, `unscored` …; with products `products`
     "Score a saved run on a catalog; pictures that it was trained or tuned on are recognised by their contents and left out."
     run = Run.open(run); cfg, seen, tagger = run.config, run.split, run.tagger(trust=trust)
     if max_pixels is not None: tagger = replace(tagger, prep=replace(tagger.prep, max_pixels=max_pixels))
-    settings = replace(cfg, source=str(source), where=where, min_count=1, near=None, max_pixels=tagger.prep.max_pixels)
+    named = {k: o for k, o in dict(image_column=image_column, encoding=encoding).items() if o is not None}
+    settings = replace(cfg, source=str(source), where=where, min_count=1, near=None, max_pixels=tagger.prep.max_pixels, **named)
     try: catalog = read_audited(settings)
     except CatalogError as e: raise CatalogError(f'{source} cannot be read with the settings of {run.folder}: {e}') from None
     df = catalog.df

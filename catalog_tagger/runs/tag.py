@@ -122,5 +122,5 @@ def tag_run(
         left = len(read_table(review))
         say(f'{n - left} can be published without review, {left} need review: {review}')
         decision = tagger.products.decision if per == 'product' and tagger.products else tagger.decision
-        if why := nothing_promised(decision): say(why)
+        if why := nothing_promised(decision, per): say(why)
     return n, rejected

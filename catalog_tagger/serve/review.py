@@ -32,12 +32,13 @@ def _weakest_tag(answer:list[tuple[str, float]], p:np.ndarray, space:LabelSpace)
 
 def nothing_promised(
     decision:Decision,
-)->str:                # '' if some pictures may be published
+    what:str='picture',   # Or 'product', for the decision for products
+)->str:                   # '' if some may be published
     "Why each picture needs review."
     if '' in decision.publish: return ''
     precision, confidence = decision.promise['precision'], decision.promise['confidence']
-    return (f'nothing can be promised for whole pictures, so each needs review: to promise that {precision:.0%} of the published ones '
-            f'have no wrong tag, with {confidence:.0%} confidence, {least_pictures(precision, confidence)} or more pictures of valid '
+    return (f'nothing can be promised for whole {what}s, so each needs review: to promise that {precision:.0%} of the published ones '
+            f'have no wrong tag, with {confidence:.0%} confidence, {least_pictures(precision, confidence)} or more {what}s of valid '
             'must get tags, and hardly any of them a wrong one')
 
 QUEUE_COLUMNS = ['image', 'worth', 'outside', 'ask', 'score', 'instead', 'tags']
