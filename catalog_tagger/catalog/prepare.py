@@ -30,7 +30,7 @@ from .readers.styles import LABEL_COLUMNS, empty_column, none_or
 
 # %% auto #0
 __all__ = ['picture_table', 'unnamed_pictures', 'detection_options', 'read_audited', 'recipe_steps', 'split_by_config',
-           'Prepared', 'prepare_catalog']
+           'Prepared', 'reject_untagged', 'prepare_catalog']
 
 # %% ../../nbs/catalog/14_prepare.ipynb #af576d76
 _EARLIER = dict(label_columns=[LABEL_COLUMNS])   # Defaults that configs of earlier versions store for every layout
@@ -226,14 +226,21 @@ def _check_fractions(cfg:RunConfig, given:set[str])->None:
             why = f'split_by={cfg.split_by} selects test' if cfg.split_by else f'the source has the fold {" and ".join(sorted(given))}'
             raise CatalogError(f'{o}={getattr(cfg, o)} has no effect, because {why}; leave it out')
 
+def reject_untagged(
+    catalog:Catalog,
+    df:pd.DataFrame,    # Its table, whose `tags` were made from `text`
+    words:TextTags,     # What made them
+)->Catalog:             # With `df`, without the rows that have no tag, which are rejected with a reason
+    "Reject the pictures whose text gave no tag."
+    bad = df[~df['tags'].astype(bool)]
+    why = [f'{NO_TAGS}: {why_untagged(o, words)}' for o in bad['text']]
+    return catalog.keep(df.drop(bad.index).reset_index(drop=True), rejected_table(zip(bad['image'], bad['row'], why)))
+
 def _tag_texts(catalog:Catalog, df:pd.DataFrame, lang:str)->tuple[Catalog, TextTags]:
     "`catalog` with `df`, whose texts became tags, and what was cleaned in its notes; a row without a tag is rejected."
     notes = []
     df, words = tag_texts(df, lang=lang, say=notes.append)
-    bad = df[~df['tags'].astype(bool)]
-    why = [f'{NO_TAGS}: {why_untagged(o, words)}' for o in bad['text']]
-    catalog = catalog.keep(df.drop(bad.index).reset_index(drop=True), rejected_table(zip(bad['image'], bad['row'], why)))
-    return replace(catalog, notes=(*catalog.notes, *notes)), words
+    return replace(reject_untagged(catalog, df, words), notes=(*catalog.notes, *notes)), words
 
 def prepare_catalog(cfg:RunConfig)->Prepared:
     "Read, audit, split and label the catalog of `cfg`; everything about tags is learned on train."

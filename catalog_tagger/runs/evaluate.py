@@ -16,7 +16,7 @@ from ..catalog.picture_files import find_pictures, open_pictures
 from ..core.process import progress
 from ..core.config import RunConfig
 from ..catalog.labels import NO_LABEL, apply_labels, count_unscored, report_unknown, unknown_tags
-from ..catalog.prepare import read_audited
+from ..catalog.prepare import read_audited, reject_untagged
 from ..serve.review import join_queues, review_queue
 from ..serve.tagger import Tagger, check_reviewable
 from .folder import Run
@@ -72,8 +72,8 @@ def evaluate_run(
     settings = replace(cfg, source=str(source), where=where, min_count=1, near=None, max_pixels=tagger.prep.max_pixels, **named)
     try: catalog = read_audited(settings)
     except CatalogError as e: raise CatalogError(f'{source} cannot be read with the settings of {run.folder}: {e}') from None
+    if cfg.words: catalog = reject_untagged(catalog, catalog.df.assign(tags=run.words.apply(catalog.df['text'])), run.words)
     df = catalog.df
-    if cfg.words: df = df.assign(tags=run.words.apply(df['text']))
     known = df['digest'].isin(seen['digest'][seen['split'] != 'test']).groupby(df['unit']).transform('any')    # with all of its product
     unknown = unknown_tags(df[~known], tagger.space)
     catalog = catalog.keep(*apply_labels(df[~known].reset_index(drop=True), tagger.space))
