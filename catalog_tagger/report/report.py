@@ -304,6 +304,7 @@ class Judged(NamedTuple):
     answers:list         # Tags with calibrated scores of each picture
     pred:np.ndarray      # The same as 0 and 1
     targs:np.ndarray     # The true labels as 0 and 1
+    valid:int|None=None  # Number of pictures of valid, if it is known
 
 def judge_test(
     run:Run,
@@ -315,7 +316,7 @@ def judge_test(
     scores, features = tagger.scores_and_features(df['image'])
     answers = decide(scores, space, decision)
     return Judged(df, space, decision, scores, features, decision.calibration.apply(scores, space), answers, as_matrix(answers, space),
-                  space.one_hot(df['labels']))
+                  space.one_hot(df['labels']), run.metrics['pictures']['valid'])
 
 def _known_groups(j:Judged)->list[str]:
     "The groups that have a label in test."
@@ -362,7 +363,7 @@ def _worst(j:Judged, k:int=10)->list:
               'Wrong labels of the catalog also appear here.'),
             Div(*cards, cls='cards')]
 
-def _doubtful(j:Judged, valid:int, k:int=10)->list:
+def _doubtful(j:Judged, k:int=10)->list:
     "The start of the review queue, which does not use the true labels; they are shown below each question."
     queue = review_queue(j.df, j.scores, j.space, j.decision, features=j.features); truth = dict(zip(j.df['image'], j.df['labels']))
     def question(o):
@@ -371,7 +372,7 @@ def _doubtful(j:Judged, valid:int, k:int=10)->list:
     cards = [_picture_card(o.image, Div(question(o), cls='about'), Div(_text(truth[o.image]))) for o in queue.head(k).itertuples()]
     return [P(f'{len(queue):,} of {len(j.df):,} pictures of test would need review, {int(queue["outside"].sum()):,} of them because '
               'they are out of distribution. '
-              + (f'In this run {why}; valid has {valid:,}. ' if (why := nothing_promised(j.decision)) else '') +
+              + (f'In this run {why}; valid has {j.valid:,}. ' if (why := nothing_promised(j.decision)) else '') +
               'The most useful questions first: the question of ', Code('tag --review'), ', and below it the true labels.'),
             Div(*cards, cls='cards')]
 
@@ -460,8 +461,8 @@ def run_page(
                 'Training': _training(run), 'Scores': _scores(run),
                 **({'Products': _product_scores(run)} if 'products' in run.metrics else {}), 'Each label': _label_scores(run)}
     if j is not None:
-        sections |= {'Confusion': _confusion(j), 'Worst pictures': _worst(j),
-                     'Doubtful pictures': _doubtful(j, run.metrics['pictures']['valid']), 'What can be published': _deciding(j)}
+        sections |= {'Confusion': _confusion(j), 'Worst pictures': _worst(j), 'Doubtful pictures': _doubtful(j),
+                     'What can be published': _deciding(j)}
     sections |= {'Speed': _timing(run), 'Versions': [_versions(run.metrics['versions'])], 'To repeat it': _how_to_repeat(run)}
     return _report_page(f'Report of {run.folder.resolve().name}', [_first_figures(run, j), note], sections)
 
