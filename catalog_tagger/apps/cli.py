@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields, MISSING
 from inspect import Parameter, signature
 from json import dumps
+from pathlib import Path
 from pkgutil import iter_modules
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
@@ -280,8 +281,9 @@ def _add_option(to, name:str, t, default, text:str, positional:bool=False):
 
 # %% ../../nbs/apps/03_cli.ipynb #06000579
 def _layouts()->tuple[str, ...]:
-    "The names of the layouts, which are the names of the reader modules; none is imported."
-    return tuple(sorted(o.name for o in iter_modules(readers.__path__) if o.name != 'base'))
+    "The names of the layouts: those of the reader modules, none of which is imported, and of the profiles."
+    profiles = (o.stem for o in Path(readers.__path__[0]).with_name('profiles').glob('*.json'))
+    return tuple(sorted([*profiles, *(o.name for o in iter_modules(readers.__path__) if o.name not in ('base', 'profiles'))]))
 
 def _add_settings(parser:argparse.ArgumentParser, settings:type, leave:set[str]):
     "Add the fields of a dataclass of settings as options, those of `RunConfig` by groups, except those in `leave`."

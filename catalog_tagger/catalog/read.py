@@ -61,7 +61,9 @@ def find_layout(
     path = Path(path)
     if not path.exists(): raise UnknownLayout(f'{path} {"does not exist" if path.suffix else "is not a folder"}')
     encoding = options.get('encoding'); tables = list_tables(path, encoding)
-    fit = [name for f, columns in tables.items() for name in layouts_of(f.name, columns, **options)]
+    # of the tables that a profile has in folders, all are one catalog
+    fit = [o for o, _ in dict.fromkeys((name, f if f.parent == path else None) for f, columns in tables.items()
+                                       for name in layouts_of(f.name, columns, **options))]
     if not fit:
         _check_not_understood(path if path.is_dir() else path.parent, tables, encoding)
         fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]

@@ -8,6 +8,7 @@ import os, re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cache
 from importlib import import_module
 from itertools import chain
@@ -258,6 +259,8 @@ def read_picture_table(
     where:str|None,    # Condition on the columns, as in `choose_rows`
     min_count:int,     # Smallest number of pictures of a tag, as in `drop_rare`
     *, tags_column:str|None=None,   # Column that the free tags in `tags` were made from
+    describe:Iterable[str]=(),      # Columns whose texts are joined to `text`; the first of `TEXT_COLUMNS` if none is given
+    parents:dict[str, str]|None=None,   # Tag → parent, if the source has parents
     groups:Sequence[str]=(), product:str|None=None, split_column:str|None=None,   # As in `take_roles`
     notes:Iterable[str]=(),   # What the reader has noted already
 )->Catalog:
@@ -271,15 +274,16 @@ def read_picture_table(
     if df['row'].duplicated().any() and 'product' not in df and product != 'none':
         df = df.assign(product='row ' + df['row'].astype(str)); roles.append('product: the pictures of a row')
     names = df[image_column]; df = take_column(df, image_column, 'image', names)
-    text = source_columns(df).get(find_column(source_columns(df), TEXT_COLUMNS))
-    if text: df = take_column(df, text, 'text', [o if isinstance(o, str) else '' for o in df[text]])
+    own = source_columns(df); describe = list(describe) or [o for o in [find_column(own, TEXT_COLUMNS)] if o]
+    texts = [[o for o in row if isinstance(o, str) and o] for row in df[[own[o] for o in describe]].values]
+    if describe: df = take_column(df, own[describe[0]], 'text', ['\n'.join(o) for o in texts])
     df = locate_pictures(root, df, names)
     if groups: df = add_reasons(df, _adds_nothing(df))
     good = df['image'][df['why'].isna()]; more = len(good) - good.nunique()
     df = merge_rows(df, groups)
     merged = [f'{more:,} further rows of pictures are joined with their first row'] if more > 0 else []
     notes = [*notes, *found, *roles, *merged, *([] if 'product' in df or product == 'none' else _repeats_note(df[df['why'].isna()]))]
-    return finish_reading(df, layout, path, min_count, groups=groups, notes=notes)
+    return finish_reading(df, layout, path, min_count, groups=groups, parents=parents, notes=notes)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #6f733463
 @dataclass(frozen=True)
@@ -289,6 +293,7 @@ class Layout:
     read:Callable[..., Catalog]          # Its reader, with the arguments folder, `where`, `min_count` and its own options
     file:str = ''                        # Name of its table, if it is always the same
     columns:Callable|None = None         # Called with the columns of a table and the reader's options: is it this layout?
+    globs:tuple[str, ...] = ()           # Of its tables in a folder, if it is read by a profile
     folder:Callable|None = None          # Called with a folder and its tables, if no table has a layout: is it this layout?
     options:dict[str, str] = field(default_factory=dict)   # Field of `RunConfig` → option of `read` that it sets
 
@@ -302,9 +307,11 @@ def all_layouts()->dict[str, Layout]:
     return dict(sorted(LAYOUTS.items()))
 
 def layouts_of(name:str, columns:Iterable[str], **options)->list[str]:
-    "The possible layouts of a table: the one of its name, or else all that match its columns."
+    "The possible layouts of a table: the one of its name, else the profiles that match its columns, else all layouts that do."
     known = all_layouts()
-    return [k for k, o in known.items() if o.file == name] or [k for k, o in known.items() if o.columns and o.columns(columns, **options)]
+    if named := [k for k, o in known.items() if o.file == name]: return named
+    match = {k: o for k, o in known.items() if o.columns and o.columns(columns, **options)}
+    return [k for k, o in match.items() if any(fnmatch(name, g.rpartition('/')[2]) for g in o.globs)] or [k for k, o in match.items() if not o.globs]
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #1c06b779
 _TABLES = ('.csv', '.tsv', *JSON_SUFFIXES)
@@ -321,11 +328,13 @@ def list_tables(
     source:str|Path,    # Folder of a catalog, or its table
     encoding:str=None,  # As in `csv_rows`
 )->dict[Path, list[str]]:
-    "Each table directly in a folder → its columns; or only the table that is given."
+    "Each table directly in a folder, and those that a profile looks for below, → its columns; or only the table that is given."
     root = Path(source)
     if root.is_file(): return {root: table_columns(root, encoding)}
     files = sorted(o for o in root.iterdir() if o.suffix.lower() in _TABLES and not o.name.startswith('.'))
-    return {o: table_columns(o, encoding) for o in files if inside_or_reason(root, o.name)[1] is None and o.is_file()}
+    deeper = {g for o in all_layouts().values() for g in o.globs if '/' in g}
+    files += sorted({o for g in deeper for o in root.glob(g)})
+    return {o: table_columns(o, encoding) for o in files if inside_or_reason(root, o.relative_to(root))[1] is None and o.is_file()}
 
 def unread_note(root:Path, *used:Path)->list[str]:
     "A note on the tables beside those that are `used`."
