@@ -82,9 +82,9 @@ def export(root, name, change=lambda text: text):
         (root/o).parent.mkdir(parents=True, exist_ok=True); Image.new('RGB', (24, 24), (i*40, 90, 160)).save(root/o)
     return tags
 
-def read(root):
+def read(source):
     "File of each picture → its tags."
-    df = read_catalog(root).df
+    df, root = read_catalog(source).df, source if source.is_dir() else source.parent
     return {o.removeprefix(f'{root.resolve()}/'): set(t) for o, t in zip(df['image'], df['tags'])}
 
 @pytest.mark.parametrize('name', EXPORTS)
@@ -93,7 +93,7 @@ def test_an_export_is_read_with_no_option(name, tmp_path):
     assert find_layout(tmp_path) == EXPORTS[name][0] and read(tmp_path) == tags
     catalog = read_audited(RunConfig(str(tmp_path), ''))
     assert len(catalog.df) == len(tags) and catalog.rejected.empty and EXPORTS[name][1] in catalog.notes[0]
-    assert read(tmp_path/EXPORTS[name][1]) == {o: t for o, t in tags.items()}      # the file instead of its folder
+    assert read(tmp_path/EXPORTS[name][1]) == tags      # the file instead of its folder
 
 def rows(text):
     delim = '\t' if '\t' in text.split('\n')[0] else ';' if ';' in text.split('\n')[0] else ','

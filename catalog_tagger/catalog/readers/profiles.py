@@ -21,7 +21,7 @@ from ...core.records import Record, Text, Texts
 from ..cells import clean_tag
 from ..csv_tables import FOLD_NAMES, named_column, read_rows
 from .base import (
-    LABEL_OPTIONS, LAYOUTS, Layout, add_reasons, read_picture_table, table_columns, unread_note)
+    LABEL_OPTIONS, LAYOUTS, Layout, add_reasons, picture_folder, read_picture_table, table_columns, unread_note)
 from .styles import label_tags, none_or
 
 # %% auto #0
@@ -210,13 +210,13 @@ def _flag_tags(df:pd.DataFrame, profile:Profile, columns:dict[str, str])->tuple[
                 why[i] = f'{name} is {df[c].iloc[i]!r:.40}, expected one of {", ".join(filter(None, (*profile.present, *profile.absent)))}'
     return tags, why, [f'tags: {len(columns)} columns of {"/".join(profile.present)} and {"/".join(filter(None, profile.absent))}']
 
-def _picture_cells(df:pd.DataFrame, profile:Profile, columns:dict[str, str], folders:list[str])->list[list[str]]:
+def _picture_cells(df:pd.DataFrame, profile:Profile, columns:dict[str, str], folders:list[str], home:str)->list[list[str]]:
     "The pictures of each row, each once, in order."
     res = []
     for row, folder in zip(df[list(columns.values())].values.tolist(), folders):
         names = [o.strip() for cell in row for v in (cell if isinstance(cell, list) else [cell]) for o in _pictures(str(v))]
         if profile.pad: names = [o.zfill(profile.pad) if o else o for o in names]
-        if profile.by_first: names = [f'{o[:profile.by_first]}/{o}' if o else o for o in names]
+        if profile.by_first: names = [f'{home}{o[:profile.by_first]}/{o}' if o else o for o in names]
         res.append(list(dict.fromkeys(o if '://' in o else folder + o.lstrip('/') for o in names if o)))
     return res
 
@@ -281,7 +281,7 @@ def read_profile(
         filled = {c for r in ('describe', 'labels', 'tags', 'paths') for c in roles[r].values()}
         df = _fill_down(df, own, sorted(filled | set(_columns(df, [*profile.packed, *profile.attributes, *profile.attributes.values()]).values())))
     images = _columns(df, [image_column]) if image_column else roles['image']
-    pictures = pd.Series(_picture_cells(df, profile, images, folders), df.index, dtype=object)
+    pictures = pd.Series(_picture_cells(df, profile, images, folders, picture_folder(root)), df.index, dtype=object)
     keep, more = _rows_with_pictures(df, pictures, own); notes += more
     df = df.assign(image=pictures)[keep].reset_index(drop=True); own = own[keep].reset_index(drop=True)
     if product is None and (own != '').any():
