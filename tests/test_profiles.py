@@ -1,7 +1,8 @@
 "Exports of shops and labelling tools are recognised and read with no option, and small differences do not matter."
-import csv, io, random
+import csv, io, json, random
+from datetime import datetime
 
-import pytest
+import pandas as pd, pytest
 from PIL import Image
 
 from catalog_tagger.catalog.prepare import read_audited
@@ -155,3 +156,84 @@ def test_profiles_are_layouts():
 def test_a_profile_without_its_table_is_an_error(tmp_path):
     (tmp_path/'x.csv').write_text('a,b\n1,2\n')
     with pytest.raises(CatalogError, match='has no table of Shopify products CSV: looked for'): read_catalog(tmp_path, 'shopify')
+
+# ---- Other formats
+
+def label_studio(*annotations, image='/data/local-files/?d=images/a.jpg'):
+    return dict(id=1, data=dict(image=image, title='A tee'), annotations=[
+        dict(was_cancelled=c, result=[dict(from_name=k, type='choices', value=dict(choices=v)) for k, v in o.items()]) for c, o in annotations])
+
+OTHERS = {
+    'coco': ('coco', 'annotations.json', dict(
+        info={}, images=[dict(id=1, file_name='a.jpg', width=24, height=24), dict(id=2, file_name='b.jpg')],
+        categories=[dict(id=7, name='dress'), dict(id=8, name='hat')],
+        annotations=[dict(id=1, image_id=1, category_id=7), dict(id=2, image_id=1, category_id=8), dict(id=3, image_id=1, category_id=7),
+                     dict(id=4, image_id=2, category_id=8)]), {'a.jpg': {'dress', 'hat'}, 'b.jpg': {'hat'}}),
+    'label studio': ('label-studio', 'project-1.json', [
+        label_studio((False, dict(type=['Tee'], style=['sport', 'blue'])), (False, dict(type=['Tee'])), (False, dict(type=['Hat'])),
+                     (True, dict(type=['Mug']))),
+        label_studio((False, dict(type=['Hat'])), (False, dict(type=['Mug'], style=['sport'])), image='images/b.jpg')],
+        {'images/a.jpg': {'type=Tee', 'sport', 'blue'}, 'images/b.jpg': {'sport'}}),
+    'label studio min': ('label-studio-min', 'min.json', [
+        dict(image='a.jpg', id=1, choice='Tee', annotator=1, annotation_id=1, created_at='x', updated_at='y', lead_time=1.5),
+        dict(image='b.jpg', id=2, choice=dict(choices=['Hat', 'Mug']), annotator=1, annotation_id=2)],
+        {'a.jpg': {'Tee'}, 'b.jpg': {'Hat', 'Mug'}}),
+    'abo': ('amazon-berkeley', 'listings_0.json', [
+        dict(item_id='B01', main_image_id='71abc', other_image_id=['81x'], product_type=[dict(value='SHOES')], item_name=[
+            dict(language_tag='de_DE', value='Schuh'), dict(language_tag='en_US', value='Shoe')],
+            color=[dict(language_tag='en_US', value='Red', standardized_values=['red'])], item_weight=[dict(value=2)]),
+        dict(item_id='B02', main_image_id='9z', product_type=[dict(value='HAT')], color=[dict(language_tag='de_DE', value='Blau')])],
+        {'images/small/71/71abc.jpg': (shoe := {'product_type=SHOES', 'color=Red'}), 'images/small/81/81x.jpg': shoe, 'images/9z.jpg': {'product_type=HAT', 'color=Blau'}})}
+FEED = f'''<?xml version="1.0"?><rss version="2.0" xmlns:g="http://base.google.com/ns/1.0"><channel><title>Shop</title>
+<item><g:id>1</g:id><g:title>Tee &amp; co</g:title><g:image_link>tee.jpg</g:image_link><g:additional_image_link>tee2.jpg</g:additional_image_link>
+<g:additional_image_link>tee3.jpg</g:additional_image_link><g:google_product_category>{CLOTHES.replace('&', '&amp;').replace('>', '&gt;')}
+</g:google_product_category><g:color>Red</g:color><g:item_group_id>G1</g:item_group_id></item>
+<item><g:id>2</g:id><g:title>Tee</g:title><g:image_link>b.jpg</g:image_link><g:google_product_category>
+{CLOTHES.replace('&', '&amp;').replace('>', '&gt;')}</g:google_product_category><g:color>Blue</g:color><g:item_group_id>G1</g:item_group_id></item>
+</channel></rss>'''
+
+def pictures(root, tags):
+    for i, o in enumerate(tags):
+        (root/o).parent.mkdir(parents=True, exist_ok=True); Image.new('RGB', (24, 24), (i*40, 90, 160)).save(root/o)
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_the_json_of_a_tool_is_read_with_no_option(name, tmp_path):
+    profile, file, data, tags = OTHERS[name]; pictures(tmp_path, tags)
+    (tmp_path/file).write_text(json.dumps(data))
+    if name == 'abo':
+        (tmp_path/'images/metadata').mkdir(parents=True)
+        (tmp_path/'images/metadata/images.csv').write_text('image_id,height,width,path\n71abc,24,24,71/71abc.jpg\n81x,24,24,81/81x.jpg\n')
+    assert find_layout(tmp_path) == profile and read(tmp_path) == tags
+
+def test_lines_of_json_are_listings_too(tmp_path):
+    _, _, data, tags = OTHERS['abo']; pictures(tmp_path, tags)
+    (tmp_path/'listings_0.jsonl').write_text('\n'.join(map(json.dumps, data)))
+    assert read_catalog(tmp_path).df['text'].tolist() == ['Shoe', 'Shoe', '']
+
+def test_a_feed_in_xml_is_the_one_in_tsv(tmp_path):
+    tags = export(tmp_path, 'google'); (tmp_path/'feed.tsv').unlink(); (tmp_path/'feed.xml').write_text(FEED)
+    assert find_layout(tmp_path) == 'google-merchant' and read(tmp_path) == tags
+
+@pytest.mark.parametrize('suffix', ['.xlsx', '.parquet'])
+@pytest.mark.parametrize('name', ['google', 'akeneo', 'long form'])
+def test_excel_and_parquet_are_read_as_csv(name, suffix, tmp_path):
+    tags = export(tmp_path, name); file = tmp_path/EXPORTS[name][1]
+    df = pd.read_csv(file, sep=rows(file.read_text())[1], dtype=str, keep_default_na=False); file.unlink()
+    if suffix == '.xlsx': pytest.importorskip('openpyxl'); df.to_excel(file.with_suffix(suffix), index=False)
+    else: pytest.importorskip('pyarrow'); df.to_parquet(file.with_suffix(suffix))
+    assert read(tmp_path) == tags
+
+def test_numbers_and_dates_of_excel_are_text(tmp_path):
+    openpyxl = pytest.importorskip('openpyxl')
+    book = openpyxl.Workbook(); sheet = book.active
+    for o in (['image', 'tags', 'ean', 'day', 'on', 'net'], ['a.jpg', 'red;blue', 12345678905, datetime(2024, 5, 31), True, 9.5]): sheet.append(o)
+    book.save(tmp_path/'shop.xlsx'); pictures(tmp_path, ['a.jpg'])
+    df = read_catalog(tmp_path).df
+    assert df[['ean', 'day', 'on', 'net']].values.tolist() == [['12345678905', '2024-05-31', 'true', '9.5']] and df['tags'][0] == ['red', 'blue']
+
+@pytest.mark.parametrize('file, data, says', [
+    ('shop.xlsx', b'no excel', 'cannot be read as an Excel file'), ('shop.parquet', b'no parquet', 'cannot be read as Parquet'),
+    ('feed.xml', b'<rss><item>', 'cannot be read as XML'), ('feed.xml', b'<rss></rss>', 'has no rows')])
+def test_a_damaged_table_is_told(file, data, says, tmp_path):
+    pytest.importorskip('openpyxl'); (tmp_path/file).write_bytes(data)
+    with pytest.raises(CatalogError, match=says): read_catalog(tmp_path/file, 'tags')

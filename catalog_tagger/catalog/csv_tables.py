@@ -17,8 +17,8 @@ from ..core.table import first_few, set_aside, source_columns, source_name
 
 # %% auto #0
 __all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_rows',
-           'replace_surrogates', 'read_objects', 'read_rows', 'find_column', 'list_columns', 'named_column',
-           'require_column', 'take_column', 'split_names']
+           'replace_surrogates', 'parse_objects', 'read_objects', 'read_rows', 'find_column', 'list_columns',
+           'named_column', 'require_column', 'take_column', 'split_names']
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #fe786dd9
 def _no_nul(lines:Iterable[str])->Iterator[str]:
@@ -103,7 +103,7 @@ def _json_text(o):
     if isinstance(o, list): return [_json_text(v) for v in o]
     return '' if o is None else str(o).lower() if isinstance(o, bool) else o
 
-def _parse_objects(data:bytes)->list[dict]:
+def parse_objects(data:bytes)->list[dict]:
     "The objects in a JSON list, or one in each line; numbers stay the text that is written there."
     def parse(text): return json.loads(text, parse_int=str, parse_float=str, parse_constant=lambda o: None)
     text = data.decode(_text_encoding(data[:4]))
@@ -116,7 +116,7 @@ def _parse_objects(data:bytes)->list[dict]:
 
 def read_objects(path:str|Path)->list[dict]:
     "The rows of a JSON table: a list of objects, or an object in each line."
-    rows = read_json(path, _parse_objects)
+    rows = read_json(path, parse_objects)
     if not isinstance(rows, list) or not all(isinstance(o, dict) for o in rows):
         found = f', not one object with {first_few(list(rows), 4)}' if isinstance(rows, dict) else ''
         raise CatalogError(f'{path} must be a list of objects, one per picture{found}')

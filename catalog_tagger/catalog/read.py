@@ -13,7 +13,8 @@ import pandas as pd
 from ..core.files import CatalogError
 from ..core.table import Catalog, source_columns
 from ..core.config import RunConfig
-from .csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column, read_rows
+from .csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column
+from .exports import read_export
 from .readers.base import all_layouts, layouts_of, list_tables, locate_pictures, one_picture_per_row
 from .readers.folders import subfolders
 
@@ -30,7 +31,7 @@ def _found_files(root:Path, tables:dict[Path, list[str]])->str:
 
 def _names_pictures(root:Path, file:Path, encoding:str|None)->str|None:
     "The column of a table whose cells name pictures that are there, judged by its first rows."
-    try: df = read_rows(file, encoding, most=50)[0].head(50)
+    try: df = read_export(file, encoding, most=50)[0].head(50)
     except CatalogError: return None
     own = source_columns(df)
     cells = df[[*own.values()]].set_axis(list(own), axis=1).melt(var_name='column')

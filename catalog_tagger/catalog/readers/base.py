@@ -22,12 +22,13 @@ from ...core.files import CatalogError, catalog_root, inside, inside_or_reason
 from ...core.table import Catalog, check_table, first_few, rejected_table, source_columns, source_name
 from ..query import choose_rows
 from ..csv_tables import (
-    FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, csv_rows, find_column, named_column, read_objects, split_names, take_column)
+    FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, find_column, named_column, split_names, take_column)
+from ..exports import FORMATS, table_columns
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'drop_rare',
-           'picture_folder', 'add_reasons', 'locate_pictures', 'suffix_reason', 'one_picture_per_row', 'take_roles',
-           'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of', 'table_columns',
+__all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'TABLES',
+           'drop_rare', 'picture_folder', 'add_reasons', 'locate_pictures', 'suffix_reason', 'one_picture_per_row',
+           'take_roles', 'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of',
            'list_tables', 'unread_note', 'pick_table']
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a1ee3e36
@@ -314,15 +315,8 @@ def layouts_of(name:str, columns:Iterable[str], **options)->list[str]:
     return [k for k, o in match.items() if any(fnmatch(name, g.rpartition('/')[2]) for g in o.globs)] or [k for k, o in match.items() if not o.globs]
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #1c06b779
-_TABLES = ('.csv', '.tsv', *JSON_SUFFIXES)
-_UNREAD = ('.xlsx', '.xls', '.parquet', '.xml', '.ods')   # Tables in formats that no reader reads
-
-def table_columns(file:Path, encoding:str=None)->list[str]:
-    "The columns of a table, from its first rows; if it cannot be read, the reason."
-    try:
-        if file.suffix.lower() not in JSON_SUFFIXES: return [o.strip() for o in next(csv_rows(file, encoding=encoding), [])]
-        return list(dict.fromkeys(chain.from_iterable(read_objects(file)[:100])))
-    except CatalogError as e: return [str(e)]
+TABLES = ('.csv', '.tsv', *JSON_SUFFIXES, *FORMATS)   # Suffixes of tables
+_UNREAD = ('.xls', '.ods')   # Tables in formats that no reader reads
 
 def list_tables(
     source:str|Path,    # Folder of a catalog, or its table
@@ -331,14 +325,14 @@ def list_tables(
     "Each table directly in a folder, and those that a profile looks for below, → its columns; or only the table that is given."
     root = Path(source)
     if root.is_file(): return {root: table_columns(root, encoding)}
-    files = sorted(o for o in root.iterdir() if o.suffix.lower() in _TABLES and not o.name.startswith('.'))
+    files = sorted(o for o in root.iterdir() if o.suffix.lower() in TABLES and not o.name.startswith('.'))
     deeper = {g for o in all_layouts().values() for g in o.globs if '/' in g}
     files += sorted({o for g in deeper for o in root.glob(g)})
     return {o: table_columns(o, encoding) for o in files if inside_or_reason(root, o.relative_to(root))[1] is None and o.is_file()}
 
 def unread_note(root:Path, *used:Path)->list[str]:
     "A note on the tables beside those that are `used`."
-    there = sorted(o.name for o in root.iterdir() if o.suffix.lower() in _TABLES + _UNREAD and not o.name.startswith('.') and o not in used)
+    there = sorted(o.name for o in root.iterdir() if o.suffix.lower() in TABLES + _UNREAD and not o.name.startswith('.') and o not in used)
     return [f'not read: {first_few(there)}; to read a table, give it instead of its folder'] if there else []
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a87aee54

@@ -12,7 +12,8 @@ from ...core.files import CatalogError
 from ...core.table import Catalog
 from ...core.config import RunConfig
 from ..cells import clean_tag
-from ..csv_tables import IMAGE_COLUMNS, list_columns, read_rows, require_column
+from ..csv_tables import IMAGE_COLUMNS, list_columns, require_column
+from ..exports import read_export
 from .base import LAYOUTS, Layout, TABLE_OPTIONS, add_reasons, pick_table, read_picture_table, unread_note
 
 # %% auto #0
@@ -43,7 +44,7 @@ def read_onehot(
 )->Catalog:                             # Its table does not include the tag columns
     "Read a table with a column of 0 and 1 for each tag."
     file = pick_table(path, 'onehot', table, encoding=encoding)
-    df, notes = read_rows(file, encoding)
+    df, notes = read_export(file, encoding)
     tags = {c: clean_tag(c.removeprefix(prefix)) for c in df if c.startswith(prefix)}
     if not all(tags.values()) or not tags:
         raise CatalogError(f'the table needs columns {prefix}<tag> of 0 and 1; its columns are: {list_columns(df)}')

@@ -19,9 +19,10 @@ from ...core.table import Catalog, first_few, set_aside, source_columns
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
 from ...core.records import Record, Text, Texts
 from ..cells import clean_tag
-from ..csv_tables import FOLD_NAMES, named_column, read_rows
+from ..csv_tables import FOLD_NAMES, named_column
+from ..exports import FORMS, read_export, table_columns
 from .base import (
-    LABEL_OPTIONS, LAYOUTS, Layout, add_reasons, picture_folder, read_picture_table, table_columns, unread_note)
+    LABEL_OPTIONS, LAYOUTS, TABLES, Layout, add_reasons, picture_folder, read_picture_table, unread_note)
 from .styles import label_tags, none_or
 
 # %% auto #0
@@ -34,6 +35,7 @@ class Profile(Record):
     text:Text                  # What it is
     columns:Texts              # Columns that its table has
     image:Texts                # Columns of pictures, as file names or addresses, in order
+    form:Literal[tuple(FORMS)] = 'rows'   # How a JSON becomes rows
     files:list[str] = field(default_factory=lambda: ['*'])   # Globs of its tables in the folder
     lacks:list[str] = field(default_factory=list)            # Columns that its table does not have
     product:list[str] = field(default_factory=list)     # Columns of products; of each row the first that is not empty counts
@@ -51,6 +53,8 @@ class Profile(Record):
     long:list[str] = field(default_factory=list)        # In long form: the column of attributes and that of their values
     split:str = ''             # Column of folds
     delim:str = ''             # Delimiter of pictures, tags and paths in a cell; detected if empty
+    ignore:list[str] = field(default_factory=list)      # Columns that a glob `*` does not stand for
+    paths_of:list[str] = field(default_factory=list)    # A table of the paths of pictures: its glob, its column of ids and that of paths
     pad:int = 0                # Ids of pictures are filled with zeros to this many digits
     by_first:int = 0           # Pictures are in folders named by this many first characters
 
@@ -83,7 +87,7 @@ def profile_tables(
     "The tables of an export; all those of a glob with a folder in it, such as `*/_classes.csv`."
     if (root := Path(path)).is_file(): return [root]
     for o in profile.files:
-        found = [f for f in sorted(root.glob(o)) if f.is_file() and inside_or_reason(root, f)[1] is None]
+        found = [f for f in sorted(root.glob(o)) if f.suffix.lower() in TABLES and f.is_file() and inside_or_reason(root, f)[1] is None]
         if found := [f for f in found if fits(profile, table_columns(f, encoding))]: return found
     return []
 
@@ -95,11 +99,11 @@ def _columns(df:pd.DataFrame, patterns:Iterable[str])->dict[str, str]:
 
 def _cells(df:pd.DataFrame, c:str)->pd.Series: return df[c].map(lambda o: o.strip() if isinstance(o, str) else o)
 
-def _read_tables(root:Path, files:list[Path], encoding:str|None)->tuple[pd.DataFrame, list[str], list[str]]:
+def _read_tables(root:Path, files:list[Path], form:str, encoding:str|None)->tuple[pd.DataFrame, list[str], list[str]]:
     "The rows of all tables, the folder of each row's table below `root`, and notes; a folder with the name of a fold gives `split`."
     frames, folders, notes = [], [], []
     for f in files:
-        df, more = read_rows(f, encoding)
+        df, more = read_export(f, encoding, form=form)
         above = f.parent.resolve().relative_to(root).as_posix().removeprefix('.')
         if fold := FOLD_NAMES.get(above.partition('/')[0].lower()): df['split'] = fold
         frames.append(df); folders += [above and f'{above}/']*len(df); notes += more
@@ -210,15 +214,28 @@ def _flag_tags(df:pd.DataFrame, profile:Profile, columns:dict[str, str])->tuple[
                 why[i] = f'{name} is {df[c].iloc[i]!r:.40}, expected one of {", ".join(filter(None, (*profile.present, *profile.absent)))}'
     return tags, why, [f'tags: {len(columns)} columns of {"/".join(profile.present)} and {"/".join(filter(None, profile.absent))}']
 
-def _picture_cells(df:pd.DataFrame, profile:Profile, columns:dict[str, str], folders:list[str], home:str)->list[list[str]]:
+def _picture_cells(df:pd.DataFrame, profile:Profile, columns:dict[str, str], folders:list[str], root:Path)->list[list[str]]:
     "The pictures of each row, each once, in order."
-    res = []
+    res, home, places = [], picture_folder(root), _paths_of(root, profile.paths_of)
     for row, folder in zip(df[list(columns.values())].values.tolist(), folders):
         names = [o.strip() for cell in row for v in (cell if isinstance(cell, list) else [cell]) for o in _pictures(str(v))]
+        names = [places.get(o, o.partition('?d=')[2] or o) for o in names]    # the second is how Label Studio names local files
         if profile.pad: names = [o.zfill(profile.pad) if o else o for o in names]
         if profile.by_first: names = [f'{home}{o[:profile.by_first]}/{o}' if o else o for o in names]
         res.append(list(dict.fromkeys(o if '://' in o else folder + o.lstrip('/') for o in names if o)))
     return res
+
+_IMAGE_FOLDERS = ('images/', 'images/small/', 'images/original/')
+
+def _paths_of(root:Path, table:list[str])->dict[str, str]:
+    "Id → path of each picture, if a table of the export has them."
+    if not table: return {}
+    glob, key, path = table; res = {}
+    for f in sorted(root.glob(glob)):
+        df = read_export(f)[0]; res |= dict(zip(df[key], df[path]))
+    below = (o for o in ('', *_IMAGE_FOLDERS) if any((root/o/p).is_file() for p in res.values()))
+    folder = next(below, '')
+    return {k: folder + p for k, p in res.items()}
 
 def _pictures(cell:str)->list[str]:
     "The addresses or file names in a cell."
@@ -239,7 +256,7 @@ def _roles(df:pd.DataFrame, profile:Profile, made:list[str])->dict[str, dict[str
     roles = {o: _columns(df, getattr(profile, o)) for o in ('image', 'describe', 'labels', 'tags', 'flags', 'product', 'paths')}
     for role in ('labels', 'flags'):
         if '*' in getattr(profile, role):
-            taken = {c for r, o in roles.items() if r != role for c in o} | set(_columns(df, [profile.split, profile.parent, 'id']))
+            taken = {c for r, o in roles.items() if r != role for c in o} | set(_columns(df, [profile.split, profile.parent, 'id', *profile.ignore]))
             roles[role] = {o: c for o, c in roles[role].items() if o not in taken and (o in made or not profile.long)}
     return roles
 
@@ -272,7 +289,7 @@ def read_profile(
     files, root = profile_tables(path, profile, encoding), catalog_root(path).resolve()
     if not files: raise CatalogError(f'{path} has no table of {profile.text}: looked for {", ".join(profile.files)} with the columns '
                                      f'{", ".join(profile.columns)}')
-    df, folders, notes = _read_tables(root, files, encoding)
+    df, folders, notes = _read_tables(root, files, profile.form, encoding)
     made = []
     if profile.long: df, made = _from_long(df, profile); folders = ['']*len(df)
     roles = _roles(df, profile, made)
@@ -281,7 +298,7 @@ def read_profile(
         filled = {c for r in ('describe', 'labels', 'tags', 'paths') for c in roles[r].values()}
         df = _fill_down(df, own, sorted(filled | set(_columns(df, [*profile.packed, *profile.attributes, *profile.attributes.values()]).values())))
     images = _columns(df, [image_column]) if image_column else roles['image']
-    pictures = pd.Series(_picture_cells(df, profile, images, folders, picture_folder(root)), df.index, dtype=object)
+    pictures = pd.Series(_picture_cells(df, profile, images, folders, root), df.index, dtype=object)
     keep, more = _rows_with_pictures(df, pictures, own); notes += more
     df = df.assign(image=pictures)[keep].reset_index(drop=True); own = own[keep].reset_index(drop=True)
     if product is None and (own != '').any():

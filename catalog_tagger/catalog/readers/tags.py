@@ -12,7 +12,8 @@ import pandas as pd
 from ...core.files import CatalogError
 from ...core.table import Catalog, source_columns
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
-from ..csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column, read_rows, require_column
+from ..csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column, require_column
+from ..exports import read_export
 from .base import LABEL_OPTIONS, LAYOUTS, Layout, pick_table, read_picture_table, unread_note
 from .styles import LABEL_COLUMNS, label_tags, none_or
 
@@ -41,7 +42,7 @@ def read_tags(
     "Read a table with a column of tags, columns of labels, or both, and one or several rows per picture."
     file = pick_table(path, 'tags', table, image_column=image_column, tags_column=tags_column, label_columns=label_columns,
                       encoding=encoding)
-    df, notes = read_rows(file, encoding)
+    df, notes = read_export(file, encoding)
     image, groups = require_column(df, image_column, IMAGE_COLUMNS, 'pictures', 'image_column'), _label_columns(df, label_columns)
     free = None
     if tags_column != 'none' and (tags_column or not groups or find_column(source_columns(df), TAG_COLUMNS)):
