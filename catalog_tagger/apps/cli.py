@@ -22,8 +22,8 @@ from ..catalog import readers
 from ..serve.modes import MODES
 
 # %% auto #0
-__all__ = ['COMMANDS', 'demo', 'check', 'train', 'compare', 'models', 'evaluate', 'tag', 'issues', 'export', 'report', 'app',
-           'embed', 'index', 'similar', 'make_parser', 'as_flags', 'main']
+__all__ = ['COMMANDS', 'demo', 'check', 'profile', 'train', 'compare', 'models', 'evaluate', 'tag', 'issues', 'export', 'report',
+           'app', 'embed', 'index', 'similar', 'make_parser', 'as_flags', 'main']
 
 # %% ../../nbs/apps/03_cli.ipynb #283138e2
 def _config(source:str, out:str, settings:dict)->RunConfig:
@@ -57,6 +57,18 @@ def check(
     facts['notes'] = list(map(as_flags, facts['notes']))
     print(dumps(facts, indent=1, ensure_ascii=False)) if json else report_facts(facts)
     if out is not None: print(f'plots and tables: {save_check(out, cfg, ready, facts)}', file=sys.stderr)
+
+# %% ../../nbs/apps/03_cli.ipynb #3d5b2b01
+def profile(
+    source:str,   # Table, or a folder with one
+    *, out:str,   # JSON file to write
+):
+    "Draft a profile for a table: which of its columns are pictures, products, labels, tags and text, with a reason for each."
+    from catalog_tagger.catalog.draft import draft_profile
+    out = check_target(out, '--out', '.json'); draft, table = draft_profile(source)
+    draft.save(out)
+    print(table.to_string(index=False, max_colwidth=80))
+    print(f'written to {out}: edit it, then use it, catalog_tagger check {source} --profile {out}')
 
 # %% ../../nbs/apps/03_cli.ipynb #404039c4
 def train(
@@ -329,7 +341,7 @@ _EXAMPLES = '''examples:
   catalog_tagger similar shop_index --tags Tshirts Blue
 '''
 
-COMMANDS = (demo, check, train, compare, models, evaluate, tag, issues, export, embed, index, similar, app, report)
+COMMANDS = (demo, check, profile, train, compare, models, evaluate, tag, issues, export, embed, index, similar, app, report)
 
 def make_parser()->argparse.ArgumentParser:
     "The parser of the command with its subcommands."

@@ -15,11 +15,12 @@ from ..core.table import Catalog, source_columns
 from ..core.config import RunConfig
 from .csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column
 from .exports import read_export
-from .readers.base import all_layouts, layouts_of, list_tables, locate_pictures, one_picture_per_row
+from .readers.base import Layout, all_layouts, layouts_of, list_tables, locate_pictures, one_picture_per_row
 from .readers.folders import subfolders
+from .readers.profiles import Profile, profile_layout
 
 # %% auto #0
-__all__ = ['UnknownLayout', 'find_layout', 'known_layout', 'read_catalog']
+__all__ = ['UnknownLayout', 'find_layout', 'known_layout', 'find_reader', 'read_catalog']
 
 # %% ../../nbs/catalog/04_read.ipynb #28d04005
 def _found_files(root:Path, tables:dict[Path, list[str]])->str:
@@ -82,22 +83,29 @@ def known_layout(
     except UnknownLayout: return None
 
 # %% ../../nbs/catalog/04_read.ipynb #02b526c9
-def _check_options(layout:str, options:dict):
-    "Raise `CatalogError` if the layout is unknown, or if its reader does not have one of the `options`."
+def find_reader(
+    layout:str|Path,   # A name of `LAYOUTS`, or the JSON file of a profile
+)->Layout:
+    "The layout of that name, or of a profile."
+    if str(layout).endswith('.json'): return profile_layout(Path(layout).stem, Profile.load(layout))
     if layout not in (known := all_layouts()): raise CatalogError(f'layout {layout!r} is unknown; choose one of {", ".join(known)}')
-    takes = list(signature(known[layout].read).parameters)[1:]
+    return known[layout]
+
+def _check_options(layout:str, reader:Layout, options:dict):
+    "Raise `CatalogError` if a reader does not have one of the `options`."
+    takes = [o for o in list(signature(reader.read).parameters)[1:] if o not in ('name', 'profile')]
     if wrong := [o for o in options if o not in takes]:
         raise CatalogError(f'{wrong[0]} is not an option of the layout {layout}; its options are {", ".join(takes)}')
 
 def read_catalog(
     path:str|Path,                      # Folder of the catalog, or its table
-    layout:str=None,                    # A name of `LAYOUTS`; None detects it
+    layout:str|Path=None,               # A name of `LAYOUTS`, or the JSON file of a profile; None detects it
     *, where:str=None,                  # Condition that selects rows, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Smallest number of pictures of a label, as in `drop_rare`
     **options,                          # Options of the reader: `label_columns`, `delim`, `product`, …
 )->Catalog:
     "Read a catalog with the reader of its layout."
     layout = layout or find_layout(path, **options)
-    _check_options(layout, options)
+    reader = find_reader(layout); _check_options(layout, reader, options)
     if not Path(path).exists(): raise CatalogError(f'{path} is not a folder')
-    return all_layouts()[layout].read(path, where=where, min_count=min_count, **options)
+    return reader.read(path, where=where, min_count=min_count, **options)

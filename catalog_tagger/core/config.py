@@ -43,6 +43,7 @@ class CatalogSettings:
     source:str                             # Folder of the catalog, or its table
     out:str                                # Folder of the run
     layout:str|None = None                 # Layout of the catalog; detected if not given
+    profile:str|None = None                # JSON file that says how an export is read (see catalog_tagger profile), instead of a layout
     label_columns:tuple[str, ...]|None = None  # Columns of labels, coarse to fine, or none; three of them for styles.csv, if not given
     tags_column:str|None = None            # Column of free tags, or none; tags, hashtags, labels, keywords, tag or label if not given
     image_column:str|None = None           # Column of pictures, as file names or ids; image, file, id or similar if not given

@@ -26,7 +26,7 @@ from .base import (
 from .styles import label_tags, none_or
 
 # %% auto #0
-__all__ = ['FOLDER', 'Profile', 'load_profiles', 'fits', 'profile_tables', 'read_profile']
+__all__ = ['FOLDER', 'LAYOUTS', 'Profile', 'load_profiles', 'fits', 'profile_tables', 'read_profile', 'profile_layout']
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a06
 @dataclass(frozen=True)
@@ -314,12 +314,22 @@ def read_profile(
         hot, why, more = _flag_tags(df, profile, roles['flags']); notes += more
         df = add_reasons(df.drop(columns=list(roles['flags'].values())), why); free = [a + b for a, b in zip(free, hot)]
     df['tags'] = pd.Series([list(dict.fromkeys([*a, *map(clean_tag, b)])) for a, b in zip(df['tags'], free)], dtype=object)
+    used = {c for o in roles.values() for c in o} | {*groups, tags} | set(_columns(df, [
+        profile.split, profile.parent, *profile.packed, *profile.attributes, *profile.attributes.values()]))
+    if unused := [o for o in source_columns(df) if o not in used]: notes.append(f'columns that are not used: {first_few(unused, 8)}')
     notes = [f'{profile.text}: {", ".join(o.relative_to(root).as_posix() for o in files[:3])}', *notes, *unread_note(root, *files)]
     return read_picture_table(path, df, name, 'image', where, min_count, groups=groups, parents=parents, notes=notes,
                               describe=list(roles['describe']), product='none' if product is None and 'product' in df else product,
                               split_column=split_column or (next(iter(_columns(df, [profile.split])), None) if profile.split else None))
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a19
-for _name, _profile in load_profiles().items():
-    LAYOUTS[_name] = Layout(_profile.text, partial(read_profile, name=_name, profile=_profile), options=LABEL_OPTIONS,
-                            columns=lambda columns, profile=_profile, **_: fits(profile, columns), globs=tuple(_profile.files))
+def profile_layout(
+    name:str,
+    profile:Profile,
+)->Layout:
+    "A profile as a layout."
+    return Layout(profile.text, partial(read_profile, name=name, profile=profile), options=LABEL_OPTIONS, globs=tuple(profile.files),
+                  columns=lambda columns, **_: fits(profile, columns))
+
+LAYOUTS |= {k: profile_layout(k, o) for k, o in load_profiles().items()}
+
