@@ -85,7 +85,7 @@ def profile_tables(
     encoding:str=None,  # As in `csv_rows`
 )->list[Path]:
     "The tables of an export; all those of a glob with a folder in it, such as `*/_classes.csv`."
-    if (root := Path(path)).is_file(): return [root]
+    if (root := Path(path).resolve()).is_file(): return [root]
     for o in profile.files:
         found = [f for f in sorted(root.glob(o)) if f.suffix.lower() in TABLES and f.is_file() and inside_or_reason(root, f)[1] is None]
         if found := [f for f in found if fits(profile, table_columns(f, encoding))]: return found
