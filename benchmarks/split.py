@@ -23,7 +23,7 @@ def draw(pictures:int, tags:int, each:int)->pd.DataFrame:
                          'tags': [[f'tag {j}' for j in gen.choice(tags, each, False, p/p.sum())] for _ in range(pictures)]})
 
 def alone(df:pd.DataFrame)->pd.DataFrame:
-    folds = IterativeStratification(_unit_tags(df, 'tags', 1)[0], np.array(FRACTIONS), rng(42, 'split'))
+    folds = IterativeStratification(_unit_tags(df, 'tags', 1)[0] > 0, np.array(FRACTIONS), rng(42, 'split'))
     return df.assign(split=np.array(SPLITS)[folds])
 
 def ours(df:pd.DataFrame)->pd.DataFrame: return split_catalog(df, fractions=FRACTIONS)[0]

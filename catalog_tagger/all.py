@@ -21,7 +21,7 @@ from catalog_tagger.catalog.prepare import prepare_catalog
 from catalog_tagger.apps.check import catalog_facts, report_facts
 
 # Pictures
-from catalog_tagger.catalog.images import ImageError, Prep, audit_images, open_image
+from catalog_tagger.catalog.images import ImageError, Prep, audit_images, open_image, open_mask
 from catalog_tagger.catalog.picture_files import find_pictures
 from catalog_tagger.catalog.picture_cache import cache_folder, cache_pictures
 
@@ -30,6 +30,7 @@ from catalog_tagger.catalog.split import (cross_folds, join_units, near_duplicat
                                           split_summary)
 
 # Labels
+from catalog_tagger.catalog.descriptions import clean_text, clean_texts
 from catalog_tagger.catalog.labels import LabelSpace, apply_labels, fit_labels, missing_labels, report_missing
 from catalog_tagger.catalog.steps import lemmatise, normalise
 from catalog_tagger.catalog.recipe import Recipe, fit_recipe, provenance_table

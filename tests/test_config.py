@@ -25,6 +25,7 @@ OTHERS = {   # A function or a module, and its parameter that only shares the na
     ('core.records.', 'where'): 'the file of a message', ('serve.tagger.Tagger', 'arch'): 'of a model that is given',
     ('serve.calibrate.fit_calibration', 'method'): 'of calibration', ('serve.decide.fit_decision', 'method'): 'of calibration',
     ('report.plots.flat_map', 'method'): 'of projection',
+    ('search.embed.make_embedder', 'size'): 'none is asked for of a tagger', ('runs.index.', 'size'): 'likewise of a run',
     ('search.retrieval.query_scores', 'weights'): 'of labels', ('search.triplets.MultiLabelSupCon', 'weights'): 'of pairs',
     ('search.triplets.CollapseGuard', 'patience'): 'with a collapsed embedding',
     ('search.triplets.embedding_learner', 'dropout'): 'a linear head',
@@ -34,6 +35,8 @@ OTHERS = {   # A function or a module, and its parameter that only shares the na
     ('search.contrastive.contrastive_learner', 'lr'): "fastai's own",
     ('train.backbones.Arch', 'size'): 'that it was trained on', ('train.activations.', 'bs'): 'None is that of the learner',
     ('report.interpret.heat_maps', 'bs'): 'pictures times tags',
+    ('core.config.', 'max_pixels'): 'None is that of the run', ('runs.', 'max_pixels'): 'likewise',
+    ('apps.cli.tag', 'max_pixels'): 'likewise',
     ('train.checkpoint.KeepBest', 'monitor'): 'none is not a choice there', ('train.data.PictureCacheDL', 'bs'): "fastai's own",
     ('train.data.PictureCacheDL', 'num_workers'): "fastai's own"}
 

@@ -104,7 +104,7 @@ def test_a_recipe_comes_after_the_join_and_names_tags_in_any_case(steps, counts,
 def test_a_step_that_meets_nothing_says_so():
     df = pd.DataFrame({'image': 'x', 'tags': [['type=Dress']]*6, 'split': ['train', 'valid', 'test']*2})
     fitted = fit_recipe(df, [*recipe_steps(RunConfig('shop', 'run'), ['type']), dict(step='exclude', tags=['sale'])], groups=['type'])
-    assert fitted.unmet == ['step exclude of the recipe changes no free tag; label columns are type: name them as columns of the step']
+    assert fitted.unmet == ["step exclude of the recipe: 'sale' is in no train picture"]
     with pytest.raises(CatalogError, match="columns has 'kind', which is not a label column of the catalog: type"):
         fit_recipe(df, [dict(step='exclude', tags=['sale'], columns=['kind'])], groups=['type'])
 

@@ -1,5 +1,5 @@
 "What holds for any tags and any mask, not for the examples alone."
-import unicodedata
+import json, unicodedata
 
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
@@ -9,6 +9,7 @@ from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import is_tags
 from catalog_tagger.catalog.cells import join_tags, parse_tags
 from catalog_tagger.catalog.masks import mask_to_rle, rle_share, rle_to_mask
+from catalog_tagger.catalog.readers.imaterialist import read_garments
 
 settings.register_profile('same', derandomize=True, deadline=None, max_examples=150)
 settings.load_profile('same')
@@ -55,6 +56,17 @@ def test_any_rle_gives_a_mask_or_one_error(rle, height, width):
     try: mask = rle_to_mask(rle, height, width)
     except CatalogError: return
     assert mask.shape == (height, width) and mask.sum() == sum(int(o) for o in rle.split()[1::2])
+
+@pytest.mark.parametrize('rle', ['1 2 5 1 ', ' 1 2 5 1', '1 2  5 1', '1 2 5 1\n', '1\t2 5 1', ' '])
+def test_blanks_in_an_rle_do_not_count(tmp_path, rle):
+    (tmp_path/'train').mkdir(); described = [dict(id=0, name='shirt', supercategory='upper')]
+    (tmp_path/'label_descriptions.json').write_text(json.dumps(dict(categories=described, attributes=[])))
+    (tmp_path/'train.csv').write_text(f'ImageId,EncodedPixels,Height,Width,ClassId,AttributesIds\na,"{rle}",2,3,0,\n')
+    garments = read_garments(tmp_path, ['a'])
+    want = [[1, 0, 1], [1, 0, 0]] if rle.strip() else [[0]*3]*2
+    assert rle_to_mask(*garments.loc[0, ['rle', 'height', 'width']]).tolist() == np.array(want, bool).tolist()
+    (tmp_path/'train.csv').write_text('ImageId,EncodedPixels,Height,Width,ClassId,AttributesIds\na,1 2 5 ,2,3,0,\n')
+    assert len(read_garments(tmp_path, ['a'])) == 0      # an odd number, whatever the blanks
 
 def test_masks_are_column_major():
     assert np.argwhere(rle_to_mask('3 1', 2, 4)).tolist() == [[0, 1]]

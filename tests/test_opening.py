@@ -8,7 +8,9 @@ import numpy as np, pandas as pd, pytest, torch
 from PIL import Image, ImageCms
 
 from catalog_tagger.apps.cli import main
-from catalog_tagger.catalog.images import FORMATS, ImageError, METHODS, OPENING_VERSION, Prep, fit_image, open_image
+from catalog_tagger.catalog.images import (FORMATS, ImageError, METHODS, MOST_PIXELS, OPENING_VERSION, Prep, audit_images, fit_image,
+                                           open_image, open_mask)
+from catalog_tagger.catalog.masks import mask_to_rle
 from catalog_tagger.catalog.picture_cache import cache_pictures
 from catalog_tagger.catalog.picture_files import find_pictures
 from catalog_tagger.catalog.readers.base import SUFFIXES
@@ -136,6 +138,142 @@ def test_16_bits_with_white_as_zero(stored, shown):
     body = data(Image.fromarray(np.full((16, 24), stored, np.uint16)), 'TIFF', tiffinfo={262: 0})
     assert open_image(body).getpixel((3, 3)) == (shown,)*3       # (65535 - stored)/257
     assert open_image(body, opening=1).getpixel((3, 3)) == (255 - shown,)*3
+
+# ---- TIFF, written by hand: each kind of numbers is right or refused by its name ----
+
+NUMBERS = {(1, 8): 'u1', (1, 16): 'u2', (1, 32): 'u4', (2, 8): 'i1', (2, 16): 'i2', (2, 32): 'i4', (3, 16): 'f2', (3, 32): 'f4',
+           (3, 64): 'f8'}
+
+def tiff(x, bits, kind=1, white_is_zero=False, order='<', planes=False, packed=False, alpha=False):
+    "A TIFF of `x`, shape (height, width, channels), in one strip, or one for each channel; `packed` compresses them."
+    h, w, n = x.shape
+    def strip(rows):
+        if (kind, bits) in NUMBERS: body = rows.astype(order + NUMBERS[kind, bits]).tobytes()
+        else:
+            lines = [''.join(f'{o:0{bits}b}' for o in row) for row in rows.astype(int).tolist()]
+            body = b''.join(int(o.ljust(-(-len(o)//8)*8, '0'), 2).to_bytes(-(-len(o)//8), 'big') for o in lines)
+        return zlib.compress(body) if packed else body
+    strips = [strip(x[..., i]) for i in range(n)] if planes else [strip(x.reshape(h, w*n))]
+    colour = {1: 0 if white_is_zero else 1, 2: 0 if white_is_zero else 1, 3: 2, 4: 2}[n]
+    tags = {256: ('I', [w]), 257: ('I', [h]), 258: ('H', [bits]*n), 259: ('H', [8 if packed else 1]), 262: ('H', [colour]),
+            273: ('I', strips), 277: ('H', [n]), 278: ('I', [h]), 279: ('I', [len(o) for o in strips]), 284: ('H', [1 + planes])}
+    tags |= ({338: ('H', [2])} if alpha else {}) | {339: ('H', [kind]*n)}
+    end = 8 + 2 + 12*len(tags) + 4; more = end + sum(len(v)*struct.calcsize(t) for t, v in tags.values() if len(v)*struct.calcsize(t) > 4)
+    at = [more + sum(map(len, strips[:i])) for i in range(len(strips))]; table, rest = b'', b''
+    for tag, (t, v) in tags.items():
+        body = struct.pack(f'{order}{len(v)}{t}', *(at if tag == 273 else v))
+        table += struct.pack(f'{order}HHI', tag, dict(H=3, I=4)[t], len(v))
+        table += body.ljust(4, b'\0') if len(body) <= 4 else struct.pack(f'{order}I', end + len(rest))
+        rest += body if len(body) > 4 else b''
+    return (b'II*\0' if order == '<' else b'MM\0*') + struct.pack(f'{order}IH', 8, len(tags)) + table + bytes(4) + rest + b''.join(strips)
+
+def tiff_and_picture(bits, kind, white_is_zero, order, n, **kw):
+    "A TIFF of random numbers, and the picture that they are, by definition: the largest number is white, alpha lies on white."
+    share = np.random.default_rng(0).random((16, 24, n)); share[0, :2] = [[0], [1]]
+    top = 1 if kind == 3 else 2**(bits - (kind == 2)) - 1
+    stored = share if kind == 3 else (share*top).round()
+    x = stored/top
+    if white_is_zero: x[..., :1] = 1 - x[..., :1]
+    if n in (2, 4): x = x[..., :-1]*x[..., -1:] + 1 - x[..., -1:]
+    return tiff(stored, bits, kind, white_is_zero, order, alpha=n in (2, 4), **kw), np.broadcast_to(255*x, (16, 24, 3))
+
+RIGHT = {(bits, 1, inverted) for bits in (1, 2, 4, 8, 16) for inverted in (False, True)} | {   # bits, channels, is white 0?
+    (12, 1, False), (8, 2, False), (8, 3, False), (8, 4, False), (16, 3, False), (16, 4, False)}
+
+@pytest.mark.parametrize('packed', [False, True], ids=['raw', 'packed'])
+@pytest.mark.parametrize('order', '<>')
+@pytest.mark.parametrize('bits, kind', [(1, 1), (2, 1), (4, 1), (8, 1), (12, 1), (16, 1), (32, 1), (8, 2), (16, 2), (32, 2), (16, 3),
+                                        (32, 3), (64, 3)])
+def test_a_tiff_of_any_numbers_is_right_or_named(bits, kind, order, packed):
+    for n in (1, 2, 3, 4):
+        for white_is_zero in {False, n < 3}:
+            for planes in {False, n > 1}:
+                body, want = tiff_and_picture(bits, kind, white_is_zero, order, n, planes=planes, packed=packed)
+                try: got = np.asarray(open_image(body), float)
+                except ImageError as e:
+                    assert f'{n} x {bits} bits' in str(e) and 'save it' in str(e), e
+                    assert ('floating' in str(e), 'signed' in str(e), 'white is 0' in str(e)) == (kind == 3, kind == 2, white_is_zero), e
+                    assert kind != 1 or planes or order == '>' or (bits, n, white_is_zero) not in RIGHT, e
+                else: assert np.abs(got - want).max() <= 3, (n, white_is_zero, planes)
+
+def test_wrong_numbers_of_a_tiff_stay_under_the_rules_of_older_models():
+    dark, want = tiff_and_picture(12, 1, False, '<', 1)
+    assert np.abs(np.asarray(open_image(dark), float) - want).max() <= 1 and np.asarray(open_image(dark, opening=2)).max() <= 16
+    signed, _ = tiff_and_picture(8, 2, False, '<', 1)
+    assert open_image(signed, opening=2).size == (24, 16)
+    with pytest.raises(ImageError, match='1 x 8 bits of signed numbers cannot be read'): open_image(signed)
+
+# ---- pictures of phones ----
+
+@pytest.fixture(scope='module')
+def phone(tmp_path_factory):
+    "A folder of pictures of 63 million pixels: a JPEG held upright, a progressive one and a PNG, and a small one."
+    d = tmp_path_factory.mktemp('phone'); im = Image.new('RGB', (9000, 7000), 'white'); im.paste('red', (0, 0, 3000, 7000))
+    exif = Image.Exif(); exif[0x0112] = 6
+    im.save(d/'upright.jpg', exif=exif, quality=50); im.save(d/'progressive.jpg', progressive=True, quality=50)
+    im.save(d/'a.png', compress_level=1); im.resize((90, 70)).save(d/'small.png')
+    return d
+
+def test_a_large_jpeg_is_decoded_at_reduced_size(phone):
+    whole = open_image(phone/'upright.jpg')
+    assert whole.size == (3500, 4500) and whole.getpixel((1700, 100))[1] < 60 and whole.getpixel((1700, 4400))[1] > 200    # red is on top
+    assert open_image(phone/'upright.jpg', max_pixels=MOST_PIXELS).size == (7000, 9000)
+    assert open_image(phone/'upright.jpg', max_pixels=1_000_000).size == (875, 1125)
+    for name in ('upright.jpg', 'progressive.jpg'):
+        small = Prep((32, 32), (.5,)*3, (.25,)*3).picture(phone/name)
+        assert small.size == (32, 32) and small.getpixel((3, 3))[1] < 60 and small.getpixel((28, 28))[1] > 200
+
+@pytest.mark.parametrize('name, limit, says', [
+    ('a.png', 50_000_000, 'too large: 9000x7000 pixels, the limit is 50,000,000; save it smaller, or raise --max-pixels'),
+    ('upright.jpg', 900_000, 'too large: 9000x7000 pixels, 1125x875 at an eighth of its size, the limit is 900,000'),
+    ('progressive.jpg', 15_000_000, 'too large: 9000x7000 pixels, the limit is 60,000,000 for a progressive JPEG')])
+def test_what_is_too_large_says_how_large_it_may_be(phone, name, limit, says):
+    with pytest.raises(ImageError, match=says): open_image(phone/name, max_pixels=limit)
+
+def test_a_jpeg_may_have_more_pixels_than_pillow_opens(tmp_path):
+    Image.new('RGB', (16_320, 12_240), 'teal').save(tmp_path/'a.jpg', quality=20)     # 200 million, as some phones have
+    assert open_image(tmp_path/'a.jpg', draft=(64, 64)).size == (2040, 1530)
+
+def test_the_audit_tells_the_size_of_the_file(phone):
+    good, rejected = audit_images(pd.DataFrame({'image': [str(phone/o) for o in ('upright.jpg', 'a.png', 'small.png')]}))
+    assert good[['width', 'height']].values.tolist() == [[7000, 9000], [90, 70]] and len(rejected) == 1
+    good, rejected = audit_images(pd.DataFrame({'image': [str(phone/'a.png')]}), max_pixels=63_000_000)
+    assert good[['width', 'height']].values.tolist() == [[9000, 7000]] and rejected.empty
+
+def test_one_limit_for_check_index_and_tag(phone, tmp_path, capsys):
+    save_bundle(tiny_tagger(tiny_space()), tmp_path/'bundle')
+    for out, more in (('a.csv', []), ('b.csv', ['--max-pixels', '63000000'])):
+        assert main(['tag', str(tmp_path/'bundle'), str(phone), '--out', str(tmp_path/out), *more]) == 0
+        read = pd.read_csv(tmp_path/out, dtype=str); bad = read[read['reason'].notna()]
+        assert [Path(o).name for o in bad['image']] == ([] if more else ['a.png']) and bad['reason'].str.contains('--max-pixels').all()
+    for out, n, more in (('i', 3, []), ('j', 4, ['--max-pixels', '63000000'])):
+        assert main(['index', str(tmp_path/'bundle'), str(phone), '--out', str(tmp_path/out), *more]) == 0
+        assert f'SimilarIndex({n} x' in capsys.readouterr().out
+    assert main(['tag', str(tmp_path/'bundle'), str(phone), '--out', str(tmp_path/'c.csv'), '--max-pixels', '0']) == 2
+    assert '--max-pixels 0, expected 1 to 178,956,970' in capsys.readouterr().err
+
+# ---- masks ----
+
+TURNS = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.T,
+         6: lambda a: a.T[:, ::-1], 7: lambda a: a[::-1, ::-1].T, 8: lambda a: a.T[::-1]}    # EXIF orientation: stored to seen
+
+@pytest.mark.parametrize('turn', TURNS)
+@pytest.mark.parametrize('size', [(20, 33), (24, 24)], ids=['oblong', 'square'])
+@pytest.mark.parametrize('fmt', ['PNG', 'JPEG'])
+def test_a_mask_lies_on_the_pixels_that_it_was_drawn_on(fmt, size, turn):
+    mask = np.zeros(size, bool); mask[3:17, 2:9] = mask[12:17, 9:19] = True       # an L, which no turn leaves as it is
+    im = Image.fromarray(np.where(mask, 0, 255).astype(np.uint8)); exif = Image.Exif(); exif[0x0112] = turn
+    body = data(im, fmt, exif=exif, **(dict(quality=100) if fmt == 'JPEG' else {}))
+    got = open_mask(body, mask_to_rle(mask), *size)
+    assert np.array_equal(got, TURNS[turn](mask)) and np.array_equal(got, np.asarray(open_image(body))[..., 0] < 128)
+
+def test_a_mask_of_another_size_is_an_error_that_names_the_turn():
+    exif = Image.Exif(); exif[0x0112] = 6
+    body = data(Image.new('RGB', (60, 40)), 'JPEG', exif=exif)
+    with pytest.raises(CatalogError, match='the mask is 60x40 pixels .*, the picture in its file 40x60, with EXIF orientation 6'):
+        open_mask(body, '1 5', 60, 40)
+    with pytest.raises(CatalogError, match='the picture in its file 40x60: give'): open_mask(data(Image.new('RGB', (60, 40))), '1 5', 4, 4)
+    with pytest.raises(ImageError, match='its content is HTML'): open_mask(b'<html>', '1 5', 4, 4)
 
 # ---- what is stored beside the pixels ----
 
@@ -311,7 +449,7 @@ def test_an_exported_learner_keeps_its_rules(colourful):
     "One that was exported before there was a second version has no `opening`."
     file, stored, shown = colourful; opens = OpenImage(None, (48, 48))
     assert np.abs(np.asarray(opens(file), int) - np.asarray(shown, int)).max() <= 3
-    del opens.__dict__['opening']
+    del opens.__dict__['opening'], opens.__dict__['max_pixels']
     assert same(opens(file), stored)
 
 def test_stored_embeddings_keep_their_rules(colourful):

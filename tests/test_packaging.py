@@ -48,7 +48,7 @@ def test_developers_alone_have_caps(settings):
     "What a user or a test environment installs may be the newest release; what the tests need of the extras is in theirs."
     lists = {k: v.split() for k, v in settings.items() if k == 'requirements' or k.endswith('_requirements')}
     assert {k for k, v in lists.items() if any(re.search('[<~!]|==', o) for o in v)} == {'dev_requirements'}
-    optional = {o for extra in ('app', 'cleanlab', 'faiss', 'interpret', 'metric', 'onnx') for o in lists[f'{extra}_requirements']}
+    optional = {o for extra in ('app', 'cleanlab', 'faiss', 'fetch', 'interpret', 'metric', 'onnx') for o in lists[f'{extra}_requirements']}
     assert optional <= {*lists['test_requirements']}
 
 def test_wheel_holds_the_library_alone(wheel):

@@ -137,7 +137,7 @@ BAD = {  # name: writes the file, what its reason says
     'truncated webp': (cut('WEBP'), 'truncated'),
     'truncated bmp': (cut('BMP'), 'truncated'),
     'truncated tiff': (cut('TIFF'), 'truncated'),
-    'bomb jpeg': (bomb_jpeg, 'too large: Image size (3600000000 pixels)'),
+    'bomb jpeg': (bomb_jpeg, 'too large: 60000x60000 pixels, 7500x7500 at an eighth of its size, the limit is 50,000,000'),
     'bomb png': (has(png(60_000, 60_000, 8, 2, b'')), 'too large'),
     'just too large': (has(png(10_000, 5_001, 8, 2, b'')), 'too large: 10000x5001 pixels, the limit is 50,000,000'),
     'html': (has(b'<!DOCTYPE html><html>404</html>'), 'not an image'),

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.config import RunConfig
 from catalog_tagger.catalog.labels import LabelSpace, _nesting, _rule_chain, fit_labels
-from catalog_tagger.catalog.prepare import split_by_config
+from catalog_tagger.catalog.prepare import recipe_steps, split_by_config
 from catalog_tagger.catalog.steps import STEPS as KINDS, Option, Step, check_steps, normalise, spell
 from catalog_tagger.catalog.recipe import Recipe, fit_recipe
 from catalog_tagger.catalog.suggest import suggest_groups
@@ -129,8 +129,8 @@ def test_a_new_step_is_one_entry(df, monkeypatch):
     assert 'sou' in space.vocab
     assert space.encode(['SOUPLESS']) == ['sou'] and spell('SOUPLESS', steps) == 'sou'
     assert 'sou' in set(split_by_config(df.drop(columns='split'), RunConfig('shop', 'run'), steps)[1]['tag'])
-    for bad, why in ((dict(n='3'), "n='3', expected a whole number"), (dict(m=3), "unexpected keyword argument 'm'"),
-                     (dict(keep='soup'), "keep='soup', expected a list of tags")):
+    for bad, why in ((dict(n='3'), "n is '3', expected a whole number"), (dict(m=3), "cut has no option 'm'; its options are n, columns"),
+                     (dict(keep='soup'), "keep is 'soup', expected a list of tags")):
         with pytest.raises(CatalogError, match=why): check_steps([dict(step='cut', **bad)])
 
 def test_a_new_step_that_counts(df, monkeypatch):
@@ -159,3 +159,81 @@ def test_the_split_spells_behind_a_protect():
     dict(step='lemmatise', lang=3), dict(step='lemmatise', allow='kale'), dict(step=['normalise']), 'normalise', None], ids=str)
 def test_a_wrong_step_is_refused_with_a_sentence(step):
     with pytest.raises(CatalogError, match='^step 1 is .*: .'): check_steps([dict(step='normalise'), step])
+
+def told(rows, *steps, **kw): return fit_recipe(pd.DataFrame({'image': 'x', 'tags': rows, 'split': 'train'}), list(steps), **kw).unmet
+
+SHOP = [['dress', 'red'], ['skirt', 'blue'], ['trousers', 'red'], ['shoe', 'blue']]*5
+
+@pytest.mark.parametrize('step, says', [
+    (dict(step='exclude', tags=['reed']), "step exclude of the recipe: 'reed' is in no train picture, did you mean 'red'?"),
+    (dict(step='exclude', tags=['red', 'REED']), "step exclude of the recipe: 'REED' is in no train picture, did you mean 'red'?"),
+    (dict(step='alias', to={'gown': ['dres']}), "step alias of the recipe: 'dres' is in no train picture, did you mean 'dress'?"),
+    (dict(step='group', to={'x': ['hat', 'Shoes', 'dress']}),
+     "step group of the recipe: 2 of 3 names have no effect, such as 'Shoes', which is in no train picture, did you mean 'shoe'?"),
+    (dict(step='protect', tags=['kale']), "step protect of the recipe: 'kale' is in no train picture"),
+    (dict(step='normalise', keep=['Blu']), "step normalise of the recipe: 'Blu' is in no train picture, did you mean 'blue'?"),
+    (dict(step='lemmatise', allow=['trouser']), "step lemmatise of the recipe: 'trouser' is in no train picture, did you mean 'trousers'?"),
+    (dict(step='keep_top', n=9), 'step keep_top of the recipe changes nothing in the free tags'),
+    (dict(step='exclude', tags=[]), 'step exclude of the recipe changes nothing in the free tags')], ids=str)
+def test_a_name_without_effect_is_told_with_the_nearest_spelling(step, says): assert told(SHOP, step) == [says]
+
+def test_what_an_earlier_step_did_to_a_name_is_told():
+    rare, protect = dict(step='drop_rare', min_count=8), dict(step='protect', tags=['red'])
+    assert told(SHOP, rare, dict(step='exclude', tags=['dress'])) == ["step exclude of the recipe: 'dress' is dropped by an earlier step"]
+    assert told(SHOP, protect, dict(step='exclude', tags=['red'])) == ["step exclude of the recipe: 'red' is protected by an earlier step"]
+    assert told(SHOP, protect, rare) == [] and told(SHOP, dict(step='exclude', tags=['red', 'dress'])) == []
+
+def test_a_label_of_a_column_is_not_missed():
+    rows = [['type=Dress', 'red'], ['type=Skirt', 'blue']]*3
+    step = dict(step='exclude', tags=['dress'])
+    assert told(rows, step, groups=['type']) == ["step exclude of the recipe: 'dress' is in no train picture, but a label of type: "
+                                                 "add 'type' to the columns of the step"]
+    assert told(rows, step | dict(tags=['Dress'], columns=['', 'type']), groups=['type']) == []
+    assert told([['type=Dress']]*3, dict(step='drop_rare', min_count=2), groups='type') == [
+        'step drop_rare of the recipe changes nothing in the free tags; the label columns are type: name them in the columns of the step']
+
+@pytest.mark.parametrize('steps, says', [
+    ([dict(step='group', to={'clothes': ['dress', 'skirt']}), dict(step='group', to={'bottom': ['skirt']})],
+     "group names 'skirt', but the earlier steps change it to 'clothes': write 'clothes'"),
+    ([dict(step='group', to={'clothes': ['dress']}), dict(step='exclude', tags=['dress'])], "exclude names 'dress', but .* 'clothes'"),
+    ([dict(step='group', to={'clothes': ['dress']}), dict(step='drop_rare', min_count=1, keep=['dress'])], "drop_rare names 'dress', but"),
+    ([dict(step='group', to={'x': ['dress']}), dict(step='group', to={'dress': ['skirt']}), dict(step='group', to={'skirt': ['x']})],
+     "the steps change 'dress' to 'skirt', and 'skirt' to 'dress'"),
+    ([dict(step='group', to={'dress': ['skirt'], 'skirt': ['shoe']})], "the steps change 's.*' to '.*', and 's.*' to 'dress'"),
+    ([dict(step='group', to={'dress': ['skirt'], 'skirt': ['shoe'], 'shoe': ['dress']})], 'is renamed in a circle')])
+def test_labels_that_change_places_are_an_error(steps, says):
+    with pytest.raises(CatalogError, match=says): told(SHOP, *steps)
+
+def test_steps_that_lead_back_to_a_name_are_none():
+    assert told(SHOP, dict(step='group', to={'x': ['dress', 'skirt']}), dict(step='group', to={'dress': ['x']})) == []
+
+@pytest.mark.parametrize('name, kind', [(s, o) for s, kind in KINDS.items() for o in [*kind.options, 'keep', 'allow', 'columns']])
+def test_an_option_of_another_type_is_refused_in_every_step(name, kind):
+    needed = dict(alias=dict(to={}), group=dict(to={}), drop_rare=dict(min_count=1), keep_top=dict(n=1), exclude=dict(tags=[]),
+                  protect=dict(tags=[])).get(name, {})
+    more = ['red'] if kind in ('form', 'seps', 'lang', 'name') else 'red', {'a': 1} if kind == 'names' else {'a': 'b'}
+    for bad in (1.5, None, b'x', *more, [1], [['red']], {'': ['a']}, {1: ['a']}):
+        with pytest.raises(CatalogError, match=f'^step 0 is .*: {kind} is .*, expected '):
+            check_steps([{'step': name, **needed, kind: bad}])
+
+@pytest.mark.parametrize('n', ['3', -1, 0, 1.5, True, None, [3], 3.])
+def test_counts_have_a_range(n):
+    for step in (dict(step='keep_top', n=n), dict(step='drop_rare', min_count=n)):
+        with pytest.raises(CatalogError, match='expected a whole number, 1 or more'): check_steps([step])
+
+@pytest.mark.parametrize('step, says', [
+    (dict(step='exlude', tags=[]), "did you mean 'exclude'?"), (dict(step='exclude', tag=['a']), "no option 'tag', did you mean 'tags'?"),
+    (dict(step='exclude'), "the option 'tags' is missing"), (dict(step='normalise', columns=[]), "expected a list of label columns"),
+    (dict(step='alias', to={' ': ['a']}), 'expected names')])
+def test_what_a_step_lacks_is_named(step, says):
+    with pytest.raises(CatalogError) as e: check_steps([step])
+    assert says in str(e.value)
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_a_name_that_a_recipe_has_twice_is_an_error(encoding, tmp_path):
+    "JSON keeps the last of two equal keys, so that half of a group would be lost."
+    cfg = RunConfig('shop', 'run', recipe=str(tmp_path/'recipe.json'))
+    (tmp_path/'recipe.json').write_text('[{"step": "group", "to": {"x": ["dress"], "y": ["a"], "x": ["skirt"]}}]', encoding)
+    with pytest.raises(CatalogError, match="recipe.json is not readable JSON: duplicate key 'x'"): recipe_steps(cfg)
+    (tmp_path/'recipe.json').write_text('[{"step": "group", "to": {"x": ["dress", "skirt"]}}]', encoding)
+    assert recipe_steps(cfg)[1]['to'] == {'x': ['dress', 'skirt']}

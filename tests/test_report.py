@@ -157,6 +157,7 @@ def test_a_picture_and_the_lines_below_it(place):
     lines = _answer_lines([('Shoes', .9), ('Red', .4)], ['Shoes', 'Blue'])
     assert [o[0].get('class') for o in lines] == ['right', 'wrong', 'missed']
     for o, text in zip(lines, ('Shoes 0.90', 'Red 0.40', 'Blue'), strict=True): assert text in to_xml(o)
+    assert '?' in to_xml(_answer_lines([('Red', .4)], ['Shoes'], ['Red'])[0])     # nobody told its colour
 
 def test_titles_are_text_and_nothing_is_loaded():
     page = _report_page('<script>', [P('R&B')], {'What & why': [P('text')]})

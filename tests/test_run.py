@@ -11,6 +11,7 @@ from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import SPLITS, read_table
 from catalog_tagger.testing.demo import demo_folders, demo_styles
 from catalog_tagger.catalog.readers.styles import LABEL_COLUMNS
+from catalog_tagger.catalog.images import OPENING_VERSION
 from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.train.backbones import arch_prep
 from catalog_tagger.train.learner import catalog_learner
@@ -214,7 +215,7 @@ def test_what_the_weights_do_not_depend_on_may_change_when_a_run_is_resumed(tmp_
             with pytest.raises(CatalogError, match=says): train_run(replace(cfg, **changed), lines.append, resume=True)
     with monkeypatch.context() as m:
         m.setattr(room, 'arch_prep', lambda *args: replace(arch_prep(*args), opening=1))
-        with pytest.raises(CatalogError, match='opening was 2 and is 1'): train_run(cfg, lambda o: None, resume=True)
+        with pytest.raises(CatalogError, match=f'opening was {OPENING_VERSION} and is 1'): train_run(cfg, lambda o: None, resume=True)
     metrics = train_run(replace(cfg, tta=1, keep_epochs=True, cache=False, num_workers=1), lines.append, resume=True)
     assert sum('was finished' in str(o) for o in lines) == 2 and metrics['test'] and RunConfig.load(tmp_path/'r'/'config.json').tta == 1
 

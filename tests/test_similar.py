@@ -93,7 +93,7 @@ def test_masks_and_numbers_name_the_same_rows(shop):
     (dict(vectors=np.ones(5)), 'expected \\(pictures'),
     (dict(Y=np.ones((3, 2))), 'Y has shape'), (dict(queries=[60]), 'queries must be row numbers'), (dict(answers=[]), 'answers has no row'),
     (dict(queries=[True]), 'mask of shape'),
-    (dict(relevant=[1]), 'relevant has 1'), (dict(unit=[1]), 'unit has 1'), (dict(k=0), 'k is 0'),
+    (dict(relevant=[1]), 'relevant has 1'), (dict(unit=[1]), 'unit has 1'), (dict(k=0), 'k=0, expected 1'),
     (dict(weights=[1, 2]), 'weights has shape')])
 def test_what_cannot_be_scored_is_told(shop, kw, says):
     v, Y, *_ = shop
@@ -186,8 +186,8 @@ def test_more_answers_than_rows(cloud, kind):
     v, table = cloud
     index = SimilarIndex.build(v[:300], table[:300], kind=kind)
     score, at = index.nearest(v[:2], 400)
-    assert at.shape == (2, 400) and (at[:, -100:] == -1).all() and (score[:, -100:] == -np.inf).all()
-    assert (score[:, :-1] >= score[:, 1:]).all()
+    assert at.shape == score.shape == (2, 300) and (score[:, :-1] >= score[:, 1:]).all()
+    assert all(len(set(o)) == len(o) for o in (o[o >= 0] for o in at))
     assert len(index.search('0.jpg', k=400)) <= 298
 
 
@@ -206,7 +206,7 @@ def test_find_and_neighbour_scores(cloud):
     assert got['image'].tolist() == [f'{j}.jpg' for j in brute(v, v[0], 30, lambda j: j//50 == 3 and j % 2)]
     middle = v[150:200][1::2].mean(0)
     assert index.find(['l3', 'odd'], k=3)['image'].tolist() == [f'{j}.jpg' for j in brute(v, middle, 3, lambda j: j//50 == 3 and j % 2)]
-    with pytest.raises(CatalogError, match='no picture has all of l3, l4'): index.find(['l3', 'l4'])
+    assert index.find(['l3', 'l4']).attrs['notes'] == ["no picture has all of 'l3', 'l4'"]
     with pytest.raises(CatalogError, match="'l33x'; did you mean 'l3"): index.find(['l33x'])
     space = LabelSpace([f'l{i}' for i in range(40)] + ['odd', 'even'], {}, {}, {})
     score, at = index.nearest(v[5:6], 6)
@@ -219,17 +219,17 @@ def test_duplicates_are_all_close_pairs(cloud):
     v = np.concatenate([v[:300], v[:20]])
     index = SimilarIndex.build(v, [str(i) for i in range(320)])
     s = v @ v.T; want = {(str(i), str(j)) for i in range(320) for j in range(i + 1, 320) if s[i, j] >= .97}
-    got = index.duplicates(.97, k=319)
+    got = index.duplicates(.97)
     assert {tuple(o) for o in got[['image', 'other']].values} == want and got['score'].is_monotonic_decreasing
     assert got['score'][:20].between(.9999, 1.0001).all()
 
 
 @pytest.mark.parametrize('call, says', [
-    (lambda i, v: i.search('gone.jpg'), 'is neither an id of this index nor a picture file'), (lambda i, v: i.search(v[0], k=0), 'k is 0'),
+    (lambda i, v: i.search('gone.jpg'), 'is neither an id of this index nor a picture file'),
+    (lambda i, v: i.search(v[0], k=0), 'k=0, expected 1'),
     (lambda i, v: i.search(v[0]*2), 'length 2, expected 1'),
     (lambda i, v: i.search(v[0, :3]/np.linalg.norm(v[0, :3])), 'expected \\(queries, 12\\)'),
     (lambda i, v: i.search('0.jpg', where="image.to_csv('x') == 1"), 'is not allowed'),
-    (lambda i, v: i.search('0.jpg', where='year > 3000'), 'leaves none'),
     (lambda i, v: i.neighbours([5000]), 'row numbers below 2000'), (lambda i, v: i.remove(i.table['image']), 'cannot remove all pictures'),
     (lambda i, v: i.add(v[:, :3]/np.linalg.norm(v[:, :3], axis=1, keepdims=True), [f'n{j}' for j in range(2000)]),
      '3 dimensions, expected 12'),

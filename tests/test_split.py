@@ -1,5 +1,6 @@
 "What splits and duplicates promise, against plain loops on random tables."
 import json
+from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
 from iterstrat.ml_stratifiers import IterativeStratification
@@ -9,7 +10,10 @@ from catalog_tagger.catalog import split
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.process import rng
 from catalog_tagger.catalog.images import audit_images
-from catalog_tagger.catalog.split import cross_folds, join_units, near_duplicates, split_audit, split_by, split_catalog, split_summary
+from catalog_tagger.catalog.prepare import prepare_catalog
+from catalog_tagger.catalog.split import (cross_folds, join_units, near_duplicates, report_shares, split_audit, split_by, split_catalog,
+                                          split_summary)
+from catalog_tagger.core.config import RunConfig
 
 def catalog(seed, n=150):
     "Products of one to three pictures, some pictures twice, a dozen tags from common to rare, rows of several years."
@@ -109,9 +113,60 @@ def test_cross_folds(seed, n):
     assert set(res['fold']) == set(range(n)) and res.drop(columns='fold').equals(df)
     assert all(len(set(res['fold'][list(o)])) == 1 for c in ('unit', 'pixels') for o in sets(res[c]))
     assert list(missing(res, 'fold', n)) == []
-    groups = [len(set(res['unit'][res['fold'] == f])) for f in range(n)]
-    assert max(groups) - min(groups) <= max(4, .3*np.mean(groups))
+    pictures = res['fold'].value_counts()
+    assert pictures.max() - pictures.min() <= df['unit'].value_counts().max()
     assert cross_folds(df, n, seed=seed).equals(res) and not cross_folds(df, n, seed=seed + 1).equals(res)
+
+STORED = json.loads((Path(__file__).parent/'samples'/'folds.json').read_text())   # made when units were counted, not pictures
+
+@pytest.mark.parametrize('seed', range(4))
+def test_folds_of_single_pictures_stay_as_they_were(seed):
+    gen, p = rng(seed, 'folds'), .7/np.arange(1, 31)
+    df = pd.DataFrame({'image': [f'{i}.jpg' for i in range(400)],
+                       'tags': [[f't{j}' for j in np.flatnonzero(gen.random(30) < p)] for _ in range(400)]})
+    assert ''.join(o[1] for o in split_catalog(df, seed=seed)[0]['split']) == STORED[f'split{seed}']
+    assert ''.join(map(str, cross_folds(df, 5, seed=seed)['fold'])) == STORED[f'cross{seed}']
+
+def products(sizes, seed=0, tags=12):
+    "Products of `sizes` pictures with a few of `tags`, each picture its own."
+    gen, p = rng(seed, 'products'), .6/np.arange(1, tags + 1)
+    of = np.repeat(np.arange(len(sizes)), sizes)
+    return pd.DataFrame({'image': [f'{i}.jpg' for i in range(len(of))], 'unit': [f'p{o}' for o in of],
+                         'tags': [[f't{j}' for j in np.flatnonzero(gen.random(tags) < p)] for _ in of]})
+
+def best_deviation(sizes):
+    "The smallest possible largest deviation from 60, 20, 20 %, in points, over all ways to deal out units of `sizes`."
+    total, reached = sum(sizes), {(0, 0)}
+    for s in sizes: reached = {o for a, b in reached for o in ((a, b), (a + s, b), (a, b + s))}
+    return min(max(abs(a - .2*total), abs(b - .2*total), abs(a + b - .4*total)) for a, b in reached)/total*100
+
+def deviation(folds, shares):
+    have = pd.Series(folds).value_counts(normalize=True)
+    return max(abs(have.get(f, 0) - s) for f, s in shares.items())*100
+
+@pytest.mark.parametrize('seed', range(8))
+def test_shares_are_of_pictures(seed):
+    "Of few products as near as any way to deal them out, but for a point; of many exactly, or nearly."
+    gen = rng(seed, 'sizes'); few = seed < 4
+    sizes = gen.integers(1, 30 if few else 201, 10 if few else 10*seed).tolist()
+    df = products(sizes, seed, tags=3 if few else 12); res, audit = split_catalog(df, seed=seed)
+    assert deviation(res['split'], dict(train=.6, valid=.2, test=.2)) <= (best_deviation(sizes) + 1 if few else .3)
+    assert res.groupby('unit')['split'].nunique().max() == 1 and list(missing(res, 'split', 3)) == []
+    if not few: assert deviation(cross_folds(df, 4, seed=seed)['fold'], dict.fromkeys(range(4), .25)) <= .3
+
+@pytest.mark.parametrize('seed', range(4))
+def test_eleven_products_fill_three_folds(seed):
+    sizes = [30, 14, 10, 8, 6, 6, 6, 5, 5, 5, 5]     # 30 + 14 + 10 + 6, 8 + 6 + 6, 5 + 5 + 5 + 5
+    df = products(sizes).assign(tags=[[('red', 'blue', 'green')[i % 3]] for i in range(100)])
+    assert deviation(split_catalog(df, seed=seed)[0]['split'], dict(train=.6, valid=.2, test=.2)) <= 1.0001     # 60, 21, 19
+
+def test_what_units_cost_is_told():
+    df = split_catalog(products([200] + [1]*100).assign(product=lambda o: o['unit']))[0]
+    assert report_shares(df) == [
+        'train, valid, test have 66.7, 16.7, 16.7 % of the pictures, 60, 20, 20 % were asked for: a unit stays in one fold, '
+        "and a tag of 3 units or more is in each; the largest unit, product 'p0', has 200 of 300 pictures"]
+    assert report_shares(df, (2/3, 1/6, 1/6)) == [] and report_shares(split_catalog(products([1]*100))[0]) == []
+    assert 'that of 0.jpg, has 200 of 300' in report_shares(df.drop(columns='product'))[0]
 
 @pytest.mark.parametrize('seed', range(4))
 def test_split_keeps_duplicates_on_one_side(seed):
@@ -229,3 +284,53 @@ def test_rescues_open_no_gap(seed):
 def test_thousands_of_tags_are_split_quietly_without_a_terminal(capfd):
     split_catalog(long_tail(1500, 5000, 30))    # how long it takes is in benchmarks/split.py
     assert capfd.readouterr() == ('', '')
+
+# Errors and notes with the settings that a user gave
+
+def shop(root, draw, n=60, **columns):
+    "tags.csv with the pictures that `draw` makes."
+    (root/'images').mkdir(parents=True)
+    for i in range(n): draw(i).save(root/'images'/f'{i}.png')
+    pd.DataFrame({'image': [f'images/{i}.png' for i in range(n)], 'tags': [['red', 'blue', 'green'][i % 3] for i in range(n)], **columns}
+                 ).to_csv(root/'tags.csv', index=False)
+    return str(root)
+
+def swatch(i): return Image.new('RGB', (32, 32), tuple(37*i*k % 256 for k in (1, 3, 7)))
+
+def noise(i): return Image.fromarray(rng(i, 'noise').integers(255, size=(8, 8, 3), dtype=np.uint8)).resize((32, 32))
+
+def bottle(i):
+    im = Image.new('RGB', (32, 32), 'white'); im.paste(tuple(37*i*k % 200 for k in (1, 3, 7)), (10, 4, 22, 30))
+    return im
+
+def sizes_of(cfg):
+    ready = prepare_catalog(cfg)
+    return ready.catalog.df['split'].value_counts().to_dict(), ready.catalog.notes
+
+def test_flat_pictures_are_near_copies_of_none(tmp_path):
+    folds, notes = sizes_of(RunConfig(shop(tmp_path/'swatches', swatch), '', near=8))
+    assert folds == dict(train=36, valid=12, test=12)
+    assert any(o.startswith('60 pictures of one colour, or with too few shapes for a hash, such as ') for o in notes)
+    folds, notes = sizes_of(RunConfig(shop(tmp_path/'half', lambda i: bottle(i) if i % 2 else noise(i)), '', near=4))
+    assert folds == dict(train=36, valid=12, test=12) and not any('colour' in o for o in notes)
+
+def test_copies_of_a_flat_picture_stay_together(tmp_path):
+    ready = prepare_catalog(RunConfig(shop(tmp_path/'shop', lambda i: swatch(0) if i < 9 else noise(i)), '', near=4))
+    assert ready.catalog.df.loc[:8, 'split'].nunique() == 1 == ready.catalog.df.loc[:8, 'unit'].nunique()
+
+@pytest.mark.parametrize('draw, columns, settings, says', [
+    (bottle, {}, dict(near=8), '1 unit cannot fill 3 folds; the largest unit, that of images/0.png, has 60 of 60 pictures; near=8 joins'),
+    (noise, dict(sku=['a', 'b']*30), dict(product='sku'),
+     "2 units cannot fill 3 folds; the largest unit, product 'a', has 30 of 60 pictures; .*product=none"),
+    (lambda i: noise(0), {}, {}, '1 unit cannot fill 3 folds; .*copies of a picture are one unit: more pictures are needed'),
+    (noise, dict(year=[2020]*59 + [2019]), dict(split_by='year', test_from='2020'), '1 unit cannot fill 2 folds; .*split_by=year leaves'),
+    (noise, dict(split=['train'] + ['test']*59), {}, '1 unit cannot fill 2 folds; .*split_column=none splits anew')],
+    ids=['near', 'product', 'copies', 'split_by', 'split'])
+def test_too_few_units_name_the_setting_and_the_largest(draw, columns, settings, says, tmp_path):
+    with pytest.raises(CatalogError, match=says): prepare_catalog(RunConfig(shop(tmp_path/'shop', draw, **columns), '', **settings))
+
+def test_shares_that_products_do_not_allow_are_a_note(tmp_path):
+    source = shop(tmp_path/'shop', noise, sku=['big']*45 + [f's{i}' for i in range(15)])
+    folds, notes = sizes_of(RunConfig(source, '', product='sku'))
+    assert folds['train'] == 45 and any("the largest unit, product 'big', has 45 of 60 pictures" in o for o in notes)
+    assert not any('asked for' in o for o in sizes_of(RunConfig(source, '', product='none'))[1])

@@ -8,7 +8,7 @@ from torch import nn
 from catalog_tagger.serve.outside import fit_outside
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import write_table
-from catalog_tagger.catalog.images import OPENING_VERSION, Prep
+from catalog_tagger.catalog.images import MAX_PIXELS, OPENING_VERSION, Prep
 from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.train.backbones import arch_prep, find_arch
 from catalog_tagger.train.heads import build_model
@@ -126,7 +126,7 @@ def test_what_is_in_the_folder(tmp_path):
         digest, name = line.split('  ')
         assert hashlib.sha256((d/name).read_bytes()).hexdigest() == digest
     told = json.loads((d/'tagger.json').read_text())
-    assert told['prep'] == dict(size=[32, 32], mean=[.5]*3, std=[.25]*3, method='squish', opening=OPENING_VERSION)
+    assert told['prep'] == dict(size=[32, 32], mean=[.5]*3, std=[.25]*3, method='squish', opening=OPENING_VERSION, max_pixels=MAX_PIXELS)
     assert str(tmp_path) not in (d/'tagger.json').read_text()
 
 def test_the_card_says_scores_with_floors(tmp_path):

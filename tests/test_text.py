@@ -8,8 +8,9 @@ from nltk.stem import PorterStemmer
 
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.process import rng
+from catalog_tagger.catalog.descriptions import clean_text, clean_texts
 from catalog_tagger.catalog.text import (
-    _NLTK, _TEXT_TOKEN, _clean, _is_word, TextTags, find_words, fit_text_tags, join_phrases, tag_texts)
+    _NLTK, _TEXT_TOKEN, _is_word, TextTags, find_words, fit_text_tags, join_phrases, tag_texts)
 
 SHOP = ['Navy Blue Skinny Jeans', 'Grey Jeans & White T-shirt', 'Women Black Sunglasses', 'Men Short Socks', 'Men Red Shorts',
         'Grey Trousers / Black Trousers', 'Navy Blue Flip Flops', 'Black Leggings', 'Women Red Flip Flops', 'White Tshirts', 'Red T-shirt',
@@ -26,8 +27,8 @@ def test_any_text(lang):
 def test_tokens():
     assert _TEXT_TOKEN.findall("Women's T-shirt, navy-blue/white & doesn't 'shrink'") == [
         'Women', "'s", 'T-shirt', ',', 'navy-blue', '/', 'white', '&', 'does', "n't", "'", 'shrink', "'"]
-    assert _clean('A\u0308rmel’s', 0) == "Ärmel's"
-    assert [_clean(o, 0) for o in (None, float('nan'), pd.NA, '')] == ['']*4
+    assert clean_text('A\u0308rmel’s') == "Ärmel's"
+    assert clean_texts([None, float('nan'), pd.NA, '']) == (['']*4, [])
     assert [_is_word(o) for o in ('v-neck', 'ärmel', '22l', 'm')] == [True, True, False, False]
 
 def test_missing_texts():

@@ -29,9 +29,10 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
+from ..core.config import ANSWERS
 from ..core.files import CatalogError
 from ..core.render import asset, colour_css, data_uri, encode_image, heat_overlay, thumbnail
-from ..catalog.images import open_image
+from ..catalog.images import MOST_PIXELS, open_image
 from ..catalog.labels import LabelSpace
 from ..catalog.readers.base import SUFFIXES
 from ..serve.answers import UNSURE, decode
@@ -124,7 +125,8 @@ def heat_picture(
     from catalog_tagger.report.interpret import heat_maps
     heat, = heat_maps(tagger, [item], [tag])
     # the map covers the model's input, which is the whole picture or a crop
-    im = open_image(item, draft=(256, 256)) if tagger.prep.method == 'squish' else tagger.prep.picture(item)
+    prep = tagger.prep
+    im = open_image(item, draft=(256, 256), max_pixels=prep.max_pixels) if prep.method == 'squish' else prep.picture(item)
     return heat_overlay(thumbnail(im), heat[tag])
 
 # %% ../../nbs/apps/01_web.ipynb #1f9c6081
@@ -261,7 +263,8 @@ def _part(part)->HTMLResponse: return HTMLResponse(to_xml(part, indent=False))
 
 def _answer_picture(state, data:bytes, mode:str|None, k:int|None):
     "The card of the picture in `data`."
-    prep = state.tagger.prep; im = open_image(data, draft=prep.size, opening=prep.opening); picture = prep.picture(im)    # opened once
+    prep = state.tagger.prep
+    im = open_image(data, draft=prep.size, opening=prep.opening, max_pixels=prep.max_pixels); picture = prep.picture(im)    # opened once
     with state.lock: answer = answer_picture(state.fast, picture, mode=mode, k=k)
     return _part(_answer_card(answer, data_uri(encode_image(thumbnail(im))), state.tagger, state.index is not None))
 
@@ -271,13 +274,13 @@ def _heat(state, data:bytes, tag:str)->Response:
     return Response(encode_image(im, 'png'), media_type='image/png')
 
 def _similar(state, data:bytes):
-    "The ten products most similar to the picture in `data`."
+    "The products most similar to the picture in `data`, without itself, and why they are fewer than usual."
     if state.index is None: raise CatalogError('there is no index of products; start the page with --index')
-    with state.lock: found = state.index.search(data, k=10)
+    with state.lock: found = state.index.search(data, k=ANSWERS)
     def words(o): return ', '.join(o.labels) if isinstance(getattr(o, 'labels', None), list) else ''
-    return _part(
-        Ol(*(Li(Img(src=f'/thumb/{state.rows[o.image]}', alt='', loading='lazy'), Strong(Path(o.image).stem), f' {o.score:.2f} {words(o)}')
-             for o in found.itertuples())))
+    items = (Li(Img(src=f'/thumb/{state.rows[o.image]}', alt='', loading='lazy'), Strong(Path(o.image).stem), f' {o.score:.2f} {words(o)}')
+             for o in found.itertuples())
+    return _part(Div(Ol(*items), *(P(o, cls='dim') for o in found.attrs.get('notes', ()))))
 
 # %% ../../nbs/apps/01_web.ipynb #38906674
 async def _get_page(req, state): return _tagger_page(state)
@@ -296,7 +299,8 @@ async def _post_csv(req, kind:str):
 async def _get_thumb(req, state, row:int):
     "The thumbnail of a row of the index, re-encoded: no file is served as it is, and none by its name."
     if state.index is None or not 0 <= row < len(state.index.table): raise HTTPException(404, 'unknown product')
-    def small(state): return encode_image(thumbnail(open_image(state.index.table['image'].iloc[row], draft=(256, 256))))
+    def small(state):
+        return encode_image(thumbnail(open_image(state.index.table['image'].iloc[row], draft=(256, 256), max_pixels=MOST_PIXELS)))
     return Response(await _in_turn(state, small), media_type='image/jpeg')
 
 # %% ../../nbs/apps/01_web.ipynb #00bae361

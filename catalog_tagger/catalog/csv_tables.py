@@ -4,19 +4,20 @@
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #ccfe5df6
 from __future__ import annotations
-import codecs, csv, difflib, json, re
+import codecs, csv, json, re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
 
 from ..core.files import CatalogError, read_json
-from ..core.table import first_few, set_aside, source_columns, source_name
+from ..core.table import did_you_mean, first_few, set_aside, source_columns, source_name
 
 # %% auto #0
-__all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_rows',
+__all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_form', 'csv_rows',
            'replace_surrogates', 'parse_objects', 'read_objects', 'read_rows', 'find_column', 'list_columns',
            'named_column', 'require_column', 'take_column', 'split_names']
 
@@ -46,6 +47,16 @@ def _decode_hint(e:UnicodeDecodeError)->str:
     text = e.object[:e.start].rpartition(b'\n')[2][-12:] + e.object[e.start:].partition(b'\n')[0][:12]
     return f', or give its encoding: with encoding=cp1252 it reads {text.decode("cp1252", "replace").strip()!r}'
 
+def csv_form(
+    path:str|Path,       # As for `csv_rows`
+    encoding:str=None,   # As for `csv_rows`
+)->tuple[str, str, int]: # Encoding, delimiter, and the number of lines before the header: 1 with Excel's own first line, `sep=;`
+    "How a CSV is written, judged by its first line."
+    with open(path, 'rb') as f: kind = _text_encoding(f.read(4), encoding)
+    with open(path, newline='', encoding=kind) as f: first = f.readline()
+    sep = re.fullmatch('"?sep=(.)"?', first.strip('\r\n'), re.I)
+    return (kind, sep[1], 1) if sep else (kind, _csv_delimiter(first), 0)
+
 def csv_rows(
     path:str|Path,            # The delimiter (comma, semicolon, tab or bar) is detected in the first line, or given there as `sep=;`
     *, max_cell:int=131_072,  # Largest number of characters in a cell
@@ -54,12 +65,9 @@ def csv_rows(
     "The rows of a CSV, one at a time; raise `CatalogError` if it is not a valid CSV."
     old, hint, reader = csv.field_size_limit(max_cell), '', None
     try:
-        with open(path, 'rb') as f: kind = _text_encoding(f.read(4), encoding)
+        kind, delimiter, skip = csv_form(path, encoding)
         with open(path, newline='', encoding=kind) as f:
-            first = f.readline()
-            sep = re.fullmatch('"?sep=(.)"?', first.strip('\r\n'), re.I)   # Excel's own first line
-            if sep: first = f.readline()
-            reader = csv.reader(_no_nul(chain([first], f)), delimiter=sep[1] if sep else _csv_delimiter(first), strict=True)
+            reader = csv.reader(_no_nul(islice(f, skip, None)), delimiter=delimiter, strict=True)
             yield from filter(None, reader)
     except FileNotFoundError: raise CatalogError(f'{path} does not exist') from None
     except (ValueError, csv.Error, OSError) as e:
@@ -103,9 +111,17 @@ def _json_text(o):
     if isinstance(o, list): return [_json_text(v) for v in o]
     return '' if o is None else str(o).lower() if isinstance(o, bool) else o
 
-def parse_objects(data:bytes)->list[dict]:
-    "The objects in a JSON list, or one in each line; numbers stay the text that is written there."
-    def parse(text): return json.loads(text, parse_int=str, parse_float=str, parse_constant=lambda o: None)
+def _as_written(kind:type)->Callable:
+    "Parser of numbers of `kind`; one that would be written in another way, such as 1.10, stays text."
+    return lambda o: o if len(o) > 300 or str(kind(o)) != o else kind(o)
+
+def parse_objects(
+    data:bytes,
+    numbers:bool=False,   # As in `read_objects`
+)->list[dict]:
+    "The objects in a JSON list, or one in each line."
+    kinds = dict(parse_int=_as_written(int), parse_float=_as_written(float)) if numbers else dict(parse_int=str, parse_float=str)
+    def parse(text): return json.loads(text, parse_constant=lambda o: None, **kinds)
     text = data.decode(_text_encoding(data[:4]))
     try: return parse(text)
     except ValueError as e:
@@ -114,9 +130,12 @@ def parse_objects(data:bytes)->list[dict]:
         try: return [parse(o) for o in lines]
         except ValueError: raise e from None
 
-def read_objects(path:str|Path)->list[dict]:
+def read_objects(
+    path:str|Path,        # JSON
+    numbers:bool=False,   # Numbers are numbers where this does not change their text; by default they are the text that is written there
+)->list[dict]:
     "The rows of a JSON table: a list of objects, or an object in each line."
-    rows = read_json(path, parse_objects)
+    rows = read_json(path, partial(parse_objects, numbers=numbers))
     if not isinstance(rows, list) or not all(isinstance(o, dict) for o in rows):
         found = f', not one object with {first_few(list(rows), 4)}' if isinstance(rows, dict) else ''
         raise CatalogError(f'{path} must be a list of objects, one per picture{found}')
@@ -165,8 +184,7 @@ def named_column(
     "The column that an option names; raise an error with the nearest name if there is none."
     own = source_columns(df)
     if name in own: return own[name]
-    near = find_column(own, [name]) or next(iter(difflib.get_close_matches(name, own, 1)), None)
-    raise CatalogError(f'the table has no column {name!r}{f", did you mean {near!r}?" if near else ""} (given as {option}=); '
+    raise CatalogError(f'the table has no column {name!r}{did_you_mean(name, own)} (given as {option}=); '
                        f'its columns are: {list_columns(df)}')
 
 def require_column(

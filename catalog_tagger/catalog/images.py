@@ -16,24 +16,26 @@ from typing import Annotated, Literal
 import numpy as np, pandas as pd
 from msgspec import Meta
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import jpeg_factory
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ..core.files import CatalogError
 from ..core.table import check_table, rejected_table
 from ..core.process import progress
 from ..core.records import Record
 from ..core.config import choices, RunConfig
+from .masks import rle_to_mask
 
 # %% auto #0
-__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'OPENING_VERSION', 'METHODS', 'ImageError', 'open_image', 'item_name',
-           'open_named', 'audit_images', 'hash_images', 'fit_image', 'as_size', 'Prep']
+__all__ = ['FORMATS', 'MAX_PIXELS', 'MOST_PIXELS', 'OPENING_VERSION', 'METHODS', 'ImageError', 'open_image', 'item_name',
+           'open_named', 'open_mask', 'audit_images', 'hash_images', 'fit_image', 'as_size', 'Prep']
 
 # %% ../../nbs/catalog/05_images.ipynb #ae27afae
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF')  # Formats that Pillow may decode, whatever the suffix of the file
-MAX_PIXELS = 50_000_000                                          # Larger pictures are refused before they are decoded
-# Larger files are refused before they are read; 16-bit RGBA has 8 bytes per pixel
-MAX_BYTES = 8*MAX_PIXELS
-OPENING_VERSION = 2   # Increased when the same file would be decoded to other pixels
+MAX_PIXELS = RunConfig.max_pixels   # Pictures that would be decoded to more are refused before they are decoded
+MOST_PIXELS = 178_956_970           # The largest limit: beyond it Pillow refuses all but JPEG
+OPENING_VERSION = 3   # Increased when the same file would be decoded to other pixels
 
 class ImageError(CatalogError): "A picture that cannot be used; the message is the reason."
 
@@ -43,16 +45,39 @@ def _on_white(im:Image.Image)->Image.Image:
     im = im.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
 
+_BITS, _CHANNELS, _PLANES, _NUMBERS, _COMPRESSION = 258, 277, 284, 339, 259   # Tags of TIFF: bits of each channel, …
 _WHITE_IS_ZERO = 262, 0   # A tag of TIFF and its value; Pillow heeds it for 1 and 8 bits only
 
 def _from_16_bit(im:Image.Image, opening:int)->Image.Image:
-    "Scale 0..65535 to 0..255, the transparent value to white; Pillow's conversion clips at 255."
-    x, (tag, zero) = np.asarray(im), _WHITE_IS_ZERO
-    if opening > 1 and getattr(im, 'tag_v2', {}).get(tag) == zero: x = 65535 - x
-    x = np.where(x == im.info.get('transparency', -1), 65535, x)
-    res = Image.fromarray((x/257).round().astype(np.uint8))
+    "Scale 0..65535, of 12 bits 0..4095, to 0..255, the transparent value to white; Pillow's conversion clips at 255."
+    x, tags, (tag, zero) = np.asarray(im), getattr(im, 'tag_v2', {}), _WHITE_IS_ZERO
+    top = 4095 if opening > 2 and tags.get(_BITS, (16,))[0] == 12 else 65535
+    if opening > 1 and tags.get(tag) == zero: x = top - x
+    x = np.where(x == im.info.get('transparency', -1), top, x)
+    res = Image.fromarray((x*(255/top)).round().astype(np.uint8))
     res.info['icc_profile'] = im.info.get('icc_profile')
     return res
+
+# %% ../../nbs/catalog/05_images.ipynb #5a1c0e82
+def _tiff_kind(tags)->str:
+    "What the tags of a TIFF say about its numbers."
+    bits, numbers = tags.get(_BITS, (1,)), {2: 'signed', 3: 'floating-point'}.get(tags.get(_NUMBERS, (1,))[0], '')
+    planes, (tag, zero) = ' in planes' if tags.get(_PLANES) == 2 else '', _WHITE_IS_ZERO
+    return f'a TIFF with {tags.get(_CHANNELS, 1)} x {bits[0]} bits' + f' of {numbers} numbers'*bool(numbers) + planes + \
+        ', white is 0'*(tags.get(tag) == zero)
+
+def _is_misread(im:Image.Image)->bool:
+    "Does Pillow read the numbers of a TIFF wrongly: signed ones, or planes of two bytes or of two channels?"
+    tags = getattr(im, 'tag_v2', {})
+    planes = tags.get(_PLANES) == 2 and (tags.get(_CHANNELS) == 2 or tags.get(_BITS, (8,))[0] > 8 and tags.get(_COMPRESSION) == 1)
+    return planes or (tags.get(_NUMBERS), tags.get(_BITS)) == ((2,), (8,))
+
+def _unread_tiff(data:bytes)->str|None:
+    "Why a TIFF that Pillow does not read is refused; None if `data` is no TIFF."
+    if not data.startswith((b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')): return None
+    tags, file = ImageFileDirectory_v2(data[:16 if b'+' in data[:4] else 8]), BytesIO(data)
+    try: file.seek(tags.next); tags.load(file); return f'{_tiff_kind(tags)} cannot be read; save it as JPEG or PNG'
+    except Exception: return None    # a damaged directory
 
 # %% ../../nbs/catalog/05_images.ipynb #c41b9e73
 # Colours of the whole cube
@@ -92,7 +117,9 @@ def _orientation(im:Image.Image)->int|None:
 def _to_rgb(im:Image.Image, opening:int)->Image.Image:
     "`im` as 8-bit sRGB, upright."
     if (turn := _TRANSPOSE.get(_orientation(im))) is not None: im = im.transpose(turn)
-    if im.mode in ('F', 'I'): raise ImageError('32 bits per channel: the value of white is unknown; save it with 8 or 16 bits')
+    if im.mode in ('F', 'I'):
+        kind = _tiff_kind(im.tag_v2) if im.format == 'TIFF' else f'32 bits per channel (mode {im.mode})'
+        raise ImageError(f'{kind}: the value of white is unknown; save it with 8 or 16 bits')
     if im.mode.startswith('I;16'): im = _from_16_bit(im, opening)
     if opening > 1: im = _to_srgb(im)
     res = _on_white(im) if im.has_transparency_data else im.convert('RGB')
@@ -152,12 +179,13 @@ def _without_metadata(data:bytes)->bytes:
     return next((plain(data) for start, plain in _PLAIN.items() if data.startswith(start)), data)
 
 # %% ../../nbs/catalog/05_images.ipynb #88898f86
-def _picture_bytes(path:str|Path)->bytes:
+def _picture_bytes(path:str|Path, max_pixels:int=MAX_PIXELS)->bytes:
     "The content of the file at `path`; raise `ImageError` with the reason if it cannot be read."
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode): raise ImageError('not a file but a folder, a pipe or a device')
-        if info.st_size > MAX_BYTES: raise ImageError(f'too large: {info.st_size:,} bytes, the limit is {MAX_BYTES:,}')
+        most = 8*max(max_pixels, MAX_PIXELS)    # 16-bit RGBA has 8 bytes per pixel
+        if info.st_size > most: raise ImageError(f'too large: {info.st_size:,} bytes, the limit is {most:,}')
         return Path(path).read_bytes()
     except FileNotFoundError: raise ImageError('missing: no such file') from None
     except ImageError: raise
@@ -181,33 +209,56 @@ def _from_array(x)->Image.Image:
     if x.dtype not in (np.uint8, np.uint16): raise ImageError(f'not a picture: an array of {x.dtype}, expected uint8, values from 0 to 255')
     return Image.fromarray(x[..., 0] if x.ndim == 3 and x.shape[2] == 1 else np.ascontiguousarray(x))
 
-def _image_or_bytes(item)->Image.Image|bytes:
+def _image_or_bytes(item, max_pixels:int=MAX_PIXELS)->Image.Image|bytes:
     "`item` as a picture, or as the bytes of a file."
     if isinstance(item, Image.Image): return item
     if hasattr(item, 'read'): item = item.read()
     if isinstance(item, np.ndarray) or hasattr(item, 'detach'): return _from_array(item)
-    if isinstance(item, (str, Path)): item = _picture_bytes(item)
+    if isinstance(item, (str, Path)): item = _picture_bytes(item, max_pixels)
     if not isinstance(item, (bytes, bytearray, memoryview)):
         raise ImageError(f'not a picture: {type(item).__name__}, expected a path, bytes, a PIL image, an array or a tensor')
     if not item: raise ImageError('empty file')
     return bytes(item)
 
-def _decoded(im:Image.Image, size:tuple[int, int]|None)->Image.Image:
-    "Decode; a JPEG at 1/2, 1/4 or 1/8 of its size if that is at least twice `size` (height, width)."
-    drafted = None
-    if size:
-        h, w = size[::-1] if _orientation(im) in (5, 6, 7, 8) else size    # rotated by 90 degrees
-        drafted = im.draft(None, (2*w, 2*h))
+def _opened(data:bytes)->Image.Image:
+    "The header of a picture; a JPEG by its own function, because the limit of Pillow holds for its full size."
+    try: return jpeg_factory(BytesIO(data))
+    except Exception: return Image.open(BytesIO(data), formats=FORMATS)
+
+def _header(data:bytes)->Image.Image:
+    "As `_opened`, with broken metadata left out."
+    try: return _opened(data)
+    except Exception: return _opened(_without_metadata(data))
+
+_PROGRESSIVE = 4   # A progressive JPEG is kept in memory at full size, so this many times the limit is the most that it may have
+
+def _check_pixels(im:Image.Image, full:tuple[int, int], max_pixels:int):
+    "Raise `ImageError` if `im`, of `full` size in its file, is too large."
+    whole = 'progressive' in im.info and full[0]*full[1] > _PROGRESSIVE*max_pixels
+    if im.width*im.height <= max_pixels and not whole: return
+    most = f'{_PROGRESSIVE*max_pixels:,} for a progressive JPEG' if whole else f'{max_pixels:,}'
+    part = f', {im.width}x{im.height} at an eighth of its size' if im.size != full and not whole else ''
+    raise ImageError(f'too large: {full[0]}x{full[1]} pixels{part}, the limit is {most}; save it smaller, or raise --max-pixels')
+
+def _decoded(im:Image.Image, size:tuple[int, int]|None, max_pixels:int)->Image.Image:
+    "Decode; a JPEG at 1/2, 1/4 or 1/8 of its size if that is at least twice `size` (height, width), or if it is too large otherwise."
+    full, wanted, drafted = im.size, im.size, None
+    if size: wanted = [2*o for o in (size if _orientation(im) in (5, 6, 7, 8) else size[::-1])]    # rotated by 90 degrees
+    part = next((o for o in (1, 2, 4) if -(-full[0]//o)*-(-full[1]//o) <= max_pixels), 8)
+    if size or part > 1: drafted = im.draft(None, tuple(min(o, max(1, n//part)) for o, n in zip(wanted, full)))
+    _check_pixels(im, full, max_pixels)
     im.load()
     if not drafted or drafted[1][2:] == im.size: return im
     box = drafted[1]    # the decoder rounds up: 1/8 of 1001 px is 126, of which 125.125 belong to the picture
     return im.resize((round(box[2]), round(box[3])), Image.Resampling.BILINEAR, box=box)
 
 def _load(item:Image.Image|bytes, max_pixels:int, draft:tuple[int, int]|None, opening:int)->Image.Image:
-    im = item if isinstance(item, Image.Image) else Image.open(BytesIO(item), formats=FORMATS)   # reads the header
+    im = item if isinstance(item, Image.Image) else _opened(item)
     if 0 in im.size: raise ImageError(f'no pixels: {im.width}x{im.height}')
-    if im.width*im.height > max_pixels: raise ImageError(f'too large: {im.width}x{im.height} pixels, the limit is {max_pixels:,}')
-    return _to_rgb(_decoded(im, None if im is item else draft), opening)
+    if opening > 2 and _is_misread(im): raise ImageError(f'{_tiff_kind(im.tag_v2)} cannot be read; save it as JPEG or PNG')
+    if im is item: _check_pixels(im, im.size, max_pixels)
+    else: im = _decoded(im, draft, max_pixels)
+    return _to_rgb(im, opening)
 
 def _load_image(item:Image.Image|bytes, *how)->Image.Image:
     "As `_load`, a file with broken metadata without it."
@@ -232,20 +283,24 @@ def _foreign(item)->str:
     if what: return f'not an image that can be read: its content is {what}; save it as JPEG or PNG'
     return f'not an image: its content is {kind(_OTHER) or "unknown"}, expected one of {", ".join(FORMATS)}'
 
+def _named_errors(open:Callable, item, *how):
+    "`open(item, *how)`, with the reason as an `ImageError` whatever a decoder raises on a damaged file."
+    try: return open(item, *how)
+    except ImageError: raise
+    except Image.DecompressionBombError:
+        raise ImageError(f'too large: more than {MOST_PIXELS:,} pixels, which only a JPEG may have; save it smaller') from None
+    except UnidentifiedImageError: raise ImageError(_unread_tiff(item) or _foreign(item)) from None
+    except Exception as e: raise ImageError(f'damaged or truncated: {e}') from None
+
 def open_image(
     # A path, a file or its bytes, a PIL image, an array or tensor: (h, w), (h, w, colours), (colours, h, w); uint8, a tensor also 0 to 1
     item,
-    *, max_pixels:int=MAX_PIXELS,                # Largest number of pixels of a picture
+    *, max_pixels:int=MAX_PIXELS,                # Largest number of pixels; a larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size
     draft:tuple[int, int]|None=None,             # Final height and width: a large JPEG is decoded at reduced size; None decodes it fully
     opening:int=OPENING_VERSION,                 # Version of the rules; a model is served with the version it was trained with
 )->Image.Image:                                  # 8-bit sRGB, EXIF rotation applied, transparency on white
     "Open `item` as a person would see it; raise `ImageError` with the reason if it cannot be used."
-    item = _image_or_bytes(item)
-    try: return _load_image(item, max_pixels, draft, opening)
-    except ImageError: raise
-    except Image.DecompressionBombError as e: raise ImageError(f'too large: {e}') from None
-    except UnidentifiedImageError: raise ImageError(_foreign(item)) from None
-    except Exception as e: raise ImageError(f'damaged or truncated: {e}') from None  # a decoder may raise anything on a damaged file
+    return _named_errors(_load_image, _image_or_bytes(item, max_pixels), max_pixels, draft, opening)
 
 # %% ../../nbs/catalog/05_images.ipynb #9fd03b52
 def item_name(item, place:int=None)->str:
@@ -261,6 +316,23 @@ def open_named(
     try: return open(item)
     except ImageError as e: raise ImageError(f'{item_name(item, place)}: {e}') from None
 
+# %% ../../nbs/catalog/05_images.ipynb #5a1c0e84
+def open_mask(
+    item,         # The picture, as for `open_image`
+    rle:str,      # As in `rle_to_mask`
+    height:int,   # Height of the file's picture, px, before it is turned
+    width:int,    # Width, likewise
+)->np.ndarray:    # bool, upright: the shape of the picture from `open_image`
+    "The mask that `rle` encodes, on the picture as `open_image` opens it."
+    item = _image_or_bytes(item, MOST_PIXELS)
+    im = item if isinstance(item, Image.Image) else _named_errors(_header, item)
+    if (im.height, im.width) != (height, width):
+        raise CatalogError(f'the mask is {height}x{width} pixels (height, width), the picture in its file {im.height}x{im.width}'
+                           f'{f", with EXIF orientation {o}" if (o := _orientation(im)) not in (None, 1) else ""}: '
+                           'give the height and width of the file, before it is turned')
+    mask, turn = rle_to_mask(rle, height, width), _TRANSPOSE.get(_orientation(im))
+    return mask if turn is None else np.asarray(Image.fromarray(mask.astype(np.uint8)).transpose(turn), bool)
+
 # %% ../../nbs/catalog/05_images.ipynb #10aebb4f
 def _image_name(data:bytes)->str:
     "A digest of `data`: 32 hex digits."
@@ -268,9 +340,11 @@ def _image_name(data:bytes)->str:
 
 def _audit_one(path:str, max_pixels:int)->dict|str:
     "Size and digests of the picture at `path`, or the reason why it cannot be used."
-    try: im = open_image(data := _picture_bytes(path), max_pixels=max_pixels)
+    try: im = open_image(data := _picture_bytes(path, max_pixels), max_pixels=max_pixels)
     except ImageError as e: return str(e)
-    return dict(width=im.width, height=im.height, digest=_image_name(data), pixels=f'{im.width}x{im.height}:{_image_name(im.tobytes())}')
+    stored = _header(data); full = stored.size[::-1] if _orientation(stored) in (5, 6, 7, 8) else stored.size
+    width, height = full if stored.width*stored.height > max_pixels else im.size
+    return dict(width=width, height=height, digest=_image_name(data), pixels=f'{im.width}x{im.height}:{_image_name(im.tobytes())}')
 
 def _in_threads(f:Callable, items:Iterable, desc:str)->list:
     "Apply `f` to each of `items` in threads; results in order."
@@ -281,7 +355,7 @@ def _in_threads(f:Callable, items:Iterable, desc:str)->list:
 # %% ../../nbs/catalog/05_images.ipynb #ca98d687
 def audit_images(
     df:pd.DataFrame,                     # A catalog: `image` contains resolved paths, `row` (optional) the row numbers of the source
-    *, max_pixels:int=MAX_PIXELS,        # Largest number of pixels of a picture
+    *, max_pixels:int=MAX_PIXELS,        # As in `open_image`
 )->tuple[pd.DataFrame, pd.DataFrame]:    # Usable rows with `width`, `height` (px, upright), `digest` and `pixels`; the `rejected` table
     "Open every picture once, as training will open it; return the usable and the rejected pictures."
     df = check_table(df)
@@ -294,12 +368,18 @@ def audit_images(
     return pd.concat([good, facts], axis=1), rejected
 
 # %% ../../nbs/catalog/05_images.ipynb #7fb92f6d
+def _hash(im:Image.Image)->np.ndarray:
+    "The bits of `phash`; none if the picture is of one colour, or has so few shapes that any such pictures would be alike."
+    from imagehash import phash    # here, because serving does not need it
+    grey = im.convert('L').resize((32, 32), Image.Resampling.LANCZOS)    # as `phash` does
+    bits = phash(grey).hash.ravel()
+    return bits if np.std(grey) >= 1 and bits.sum() >= 8 else np.zeros_like(bits)
+
 def hash_images(
     df:pd.DataFrame,  # A catalog after its audit
-)->np.ndarray:        # Bits as bool, shape (n, 64)
+)->np.ndarray:        # Bits as bool, shape (n, 64); no bit is set for a flat picture
     "The perceptual hash of each picture: 64 bits that describe its coarse shapes in grey."
-    from imagehash import phash    # here, because serving does not need it
-    return np.array(_in_threads(lambda o: phash(open_image(o)).hash.ravel(), df['image'], 'hash'), bool).reshape(-1, 64)
+    return np.array(_in_threads(lambda o: _hash(open_image(o, max_pixels=MOST_PIXELS)), df['image'], 'hash'), bool).reshape(-1, 64)
 
 # %% ../../nbs/catalog/05_images.ipynb #adc6ae50
 METHODS = choices('method')
@@ -346,16 +426,20 @@ class Prep(Record):
     std:tuple[_Std, _Std, _Std]             # Standard deviation, likewise
     method:Literal[METHODS] = RunConfig.method  # As in `fit_image`
     opening:int = field(default=OPENING_VERSION, repr=False)   # Version of the code that opens pictures
+    max_pixels:Annotated[int, Meta(ge=1, le=MOST_PIXELS)] = field(default=MAX_PIXELS, repr=False)   # As in `open_image`
 
     def __post_init__(self):
         if not isinstance(self.size, (tuple, list)): raise CatalogError(f'size={self.size!r}, expected (height, width)')
+        if not 1 <= self.max_pixels <= MOST_PIXELS:
+            raise CatalogError(f'max_pixels={self.max_pixels!r}, expected 1 to {MOST_PIXELS:,}')
         if not 1 <= self.opening <= OPENING_VERSION:
             raise CatalogError(f'the model was trained on pictures opened with version {self.opening} of the rules, '
                                f'this version of catalog_tagger has 1 to {OPENING_VERSION}; install the one it was made with')
 
     def picture(self, item)->Image.Image:
         "`item` opened and resized, before normalisation."
-        return fit_image(open_image(item, draft=self.size, opening=self.opening), self.size, self.method, self.opening)
+        im = open_image(item, max_pixels=self.max_pixels, draft=self.size, opening=self.opening)
+        return fit_image(im, self.size, self.method, self.opening)
 
     def __call__(self, item)->np.ndarray:
         "`item` as float32 (3, height, width), normalised."

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/catalog/11_labels.ipynb #3e2ea130
 from __future__ import annotations
+import difflib, re
 from collections import Counter
 from collections.abc import Iterable, KeysView
 from dataclasses import dataclass, field, replace
@@ -16,11 +17,12 @@ from ..core.files import CatalogError
 from ..core.table import SPLITS, ShowsFacts, check_columns, first_few, rejected_table, source_columns
 from ..core.records import Count, Record, Texts
 from ..core.config import RunConfig
-from .steps import check_steps, spell
+from .steps import check_steps, spell, spelling_key
 
 # %% auto #0
 __all__ = ['NESTED', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels', 'missing_labels',
-           'report_missing']
+           'report_missing', 'scored_cells', 'known_cells', 'count_unscored', 'report_unscored', 'nearest_label',
+           'unknown_tags', 'report_unknown']
 
 # %% ../../nbs/catalog/11_labels.ipynb #bc5831ce
 class _Outcome(TypedDict):
@@ -156,6 +158,12 @@ def free_columns(self:LabelSpace)->list[int]:
 def parent_columns(self:LabelSpace)->dict[int, int]:
     "Column of each child → column of its parent."
     return {self.vocab.index(c): self.vocab.index(p) for c, p in self.parents.items()}
+
+@patch(as_prop=True)
+def endings(self:LabelSpace)->dict[str, list[str]]:
+    "Group → the labels of coarser groups at which a picture may end without a label in it."
+    above = {g: {self.group_of(a) for l in o for a in self.lineage(l)[:-1]} for g, o in self.exclusive.items()}
+    return {g: [l for l in self.ends if self.group_of(l) in o] for g, o in above.items()}
 
 @patch
 def lineage(self:LabelSpace, label:str)->list[str]:
@@ -344,3 +352,76 @@ def report_missing(missing:dict[str, list[str]])->list[str]:
                 test=('it gets no score', 'they get no score'))
     return [f'1 label is not in {f}, {o[0]}: {then[f][0]}' if len(o) == 1 else
             f'{len(o)} labels are not in {f}, such as {o[0]}: {then[f][1]}' for f, o in missing.items() if o]
+
+# %% ../../nbs/catalog/11_labels.ipynb #5a1c0eb1
+def scored_cells(
+    targs:np.ndarray,    # 0 or 1, shape (pictures, labels)
+    space:LabelSpace,
+)->np.ndarray:           # bool, shape of `targs`
+    "Which cells can be fitted: all except those of a group of which a picture has no label."
+    targs = np.asarray(targs).astype(bool); res = np.ones(targs.shape, bool)
+    for cols in space.group_columns.values(): res[np.ix_(~targs[:, cols].any(1), cols)] = False
+    return res
+
+def known_cells(
+    targs:np.ndarray,                     # As in `scored_cells`
+    space:LabelSpace,
+    tags:Iterable[Iterable[str]]=None,    # Raw tags of each picture, by which a label that was dropped is told from the end of a path
+)->np.ndarray:                            # bool, shape of `targs`
+    "Which cells have a truth: the `scored_cells`, and those of a group above which the path of a picture ends (`ends`)."
+    res, at = scored_cells(targs, space), space.group_columns
+    columns = [{column_of(t, at) for t in o} for o in tags] if tags is not None and space.ends else [()]*len(res)
+    for g, labels in space.endings.items():
+        ended = np.asarray(targs)[:, [space.vocab.index(l) for l in labels]].any(1) & [g not in o for o in columns]
+        res[np.ix_(ended, at[g])] = True
+    return res
+
+# %% ../../nbs/catalog/11_labels.ipynb #5a1c0eb4
+def count_unscored(
+    known:np.ndarray,   # From `known_cells`
+    space:LabelSpace,
+)->dict[str, int]:      # Group → number of pictures; only groups with some
+    "The number of pictures without a truth of each group."
+    return {g: n for g, cols in space.group_columns.items() if (n := int((~known[:, cols[0]]).sum()))}
+
+def report_unscored(
+    unscored:dict[str, int],   # From `count_unscored`
+    n:int,                     # Number of pictures
+    of:str='',                 # Added after "pictures", such as " of test"
+)->list[str]:
+    "A sentence for each group without a truth for some pictures."
+    def be(o): return 'has no truth and is' if o == 1 else 'have no truth and are'
+    return [f'{g}: {o:,} of {n:,} pictures{of} {be(o)} not scored' for g, o in unscored.items()]
+
+# %% ../../nbs/catalog/11_labels.ipynb #5a1c0eb6
+def _bare_value(value:str)->str: return re.sub(r'[\W_]+', '', spelling_key(value))
+
+def nearest_label(
+    tag:str,             # A raw tag that is no label
+    space:LabelSpace,
+)->str|None:
+    "The label that looks most like `tag`, in the same group; None if none is similar."
+    group = column_of(tag, space.exclusive); head = f'{group}=' if group else ''
+    among = {_bare_value(l.removeprefix(head)): l for l in (space.exclusive[group] if group else space.free)}
+    return next((among[o] for o in difflib.get_close_matches(_bare_value(tag.removeprefix(head)), among, 1, .75)), None)
+
+def unknown_tags(
+    df:pd.DataFrame,     # A catalog with `tags`
+    space:LabelSpace,
+)->pd.DataFrame:         # `tag`, number of `pictures`, `near`: the label that looks like it or None; most frequent first
+    "The raw tags of which the label space knows nothing, in no spelling."
+    n = Counter(t for o in df['tags'] for t in set(o))
+    rows = [(t, k, nearest_label(t, space)) for t, k in sorted(n.items(), key=lambda o: (-o[1], o[0]))
+            if find_origin(t, space.provenance, space.recipe) is None]
+    return pd.DataFrame(rows, columns=['tag', 'pictures', 'near'], dtype=object)
+
+def report_unknown(
+    unknown:pd.DataFrame,   # From `unknown_tags`
+    most:int=5,             # Largest number of tags that are named
+)->list[str]:
+    "A sentence on the tags that are not scored, with their counts and similar labels; none if there are none."
+    if unknown.empty: return []
+    named = [f'{o.tag} ({o.pictures:,} picture{"s"*(o.pictures != 1)}{f", did you mean {o.near}?" if o.near else ""})'
+             for o in unknown.head(most).itertuples()]
+    return [f'{len(unknown):,} label{"s are" if len(unknown) != 1 else " is"} unknown to the run and not scored: '
+            f'{", ".join(named)}{" …" if len(unknown) > most else ""}']

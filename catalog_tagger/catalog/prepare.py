@@ -4,28 +4,29 @@
 
 # %% ../../nbs/catalog/14_prepare.ipynb #ba692f06
 from __future__ import annotations
-import os, re
+import json, os, re
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.files import CatalogError, catalog_root, read_json
-from ..core.table import Catalog
+from ..core.files import CatalogError, catalog_root, read_json, unique_keys
+from ..core.table import Catalog, first_few, rejected_table, source_columns
 from ..core.config import RunConfig
 from .csv_tables import IMAGE_COLUMNS, find_column
 from .read import find_layout, find_reader, read_catalog
 from .images import audit_images
-from .split import join_units, near_duplicates, split_audit, split_by, split_catalog
-from .text import TextTags, tag_texts
+from .split import FewUnits, join_units, near_duplicates, report_shares, split_audit, split_by, split_catalog
+from .text import TextTags, tag_texts, why_untagged
 from .steps import check_steps, spell, spelling_first, step_applies
 from .labels import LabelSpace, apply_labels, column_of, fit_labels
 from .recipe import Recipe, fit_recipe
 from .readers.base import NO_TAGS, SAME_PICTURE, SUFFIXES, all_layouts, list_tables
 from .readers.folders import find_files
-from .readers.styles import LABEL_COLUMNS
+from .readers.styles import LABEL_COLUMNS, empty_column, none_or
 
 # %% auto #0
 __all__ = ['picture_table', 'detection_options', 'read_audited', 'recipe_steps', 'split_by_config', 'Prepared', 'prepare_catalog']
@@ -47,7 +48,7 @@ def _usable(catalog:Catalog)->Catalog:
     if len(catalog.df): return catalog
     reasons = catalog.rejected['reason'][catalog.rejected['reason'] != SAME_PICTURE].value_counts()
     if reasons.empty: raise CatalogError('the catalog is empty')
-    hints = ''.join(f'; {o}' for o in catalog.notes if 'missing pictures' in o)
+    hints = ''.join(f'; {o}' for o in catalog.notes if 'missing pictures' in o or 'holds no label' in o)
     raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times){hints}')
 
 # %% ../../nbs/catalog/14_prepare.ipynb #14ab0001
@@ -111,10 +112,11 @@ def read_audited(
     layout = cfg.profile or cfg.layout or find_layout(cfg.source, **detection_options(cfg))
     catalog = read_catalog(cfg.source, layout, where=cfg.where, min_count=cfg.min_count, **_reader_options(cfg, layout))
     if unlabelled: catalog = _with_unlabelled(catalog)
-    catalog = catalog.keep(*audit_images(catalog.df))
+    catalog = catalog.keep(*audit_images(catalog.df, max_pixels=cfg.max_pixels))
     catalog = replace(catalog, notes=(*catalog.notes, *_missing_hint(catalog_root(cfg.source).resolve(), catalog.rejected)))
-    df = join_units(_usable(catalog).df, near_duplicates(catalog.df, cfg.near) if cfg.near is not None else None)
-    return replace(catalog, df=df, notes=(*catalog.notes, *_copies_note(df, catalog.groups or ())))
+    flat = []
+    df = join_units(_usable(catalog).df, near_duplicates(catalog.df, cfg.near, say=flat.append) if cfg.near is not None else None)
+    return replace(catalog, df=df, notes=(*catalog.notes, *flat, *_copies_note(df, catalog.groups or ())))
 
 # %% ../../nbs/catalog/14_prepare.ipynb #9ca77617
 def recipe_steps(
@@ -122,8 +124,20 @@ def recipe_steps(
     groups:Iterable[str]=(),   # The label columns of the catalog
 )->list[dict]:
     "The recipe steps: spellings are joined in every column and among the free tags, then come the steps of `cfg.recipe`."
-    steps = check_steps(read_json(cfg.recipe)) if cfg.recipe else []
+    steps = check_steps(read_json(cfg.recipe, partial(json.loads, object_pairs_hook=unique_keys))) if cfg.recipe else []
     return [*([] if steps and steps[0]['step'] == 'join' else [dict(step='join', columns=['', *groups])]), *steps]
+
+def _fractions(cfg:RunConfig)->tuple[float, float, float]:
+    return 1 - cfg.valid_fraction - cfg.test_fraction, cfg.valid_fraction, cfg.test_fraction
+
+def _way_out(df:pd.DataFrame, cfg:RunConfig)->str:
+    "The setting that leaves too few units to split, and what to do."
+    def units(*joined): return join_units(df.drop(columns=['unit', *joined], errors='ignore'))['unit'].nunique()
+    if cfg.split_by: return f'split_by={cfg.split_by} leaves too few outside of test: move test_from, or name fewer test_values'
+    if 'split' in df and df['split'].nunique() > 1: return 'the folds of the source leave too few in train: split_column=none splits anew'
+    if cfg.near is not None and units() >= 3: return f'near={cfg.near} joins near copies: leave it out, or give a smaller number'
+    if units('product') >= 3: return 'the pictures of a product are one unit: product=none separates them'
+    return 'copies of a picture are one unit: more pictures are needed'
 
 def split_by_config(
     df:pd.DataFrame,    # From `read_audited`
@@ -132,16 +146,17 @@ def split_by_config(
     groups:Iterable[str]=(),   # The label columns of the catalog
 )->tuple[pd.DataFrame, pd.DataFrame]:  # The table with `split`, and the audit
     "Split with the settings of `cfg`, stratified over the tags after the spelling steps of the recipe."
-    valid, test = cfg.valid_fraction, cfg.test_fraction
     first = {c: spelling_first([s for s in steps if step_applies(s, c)]) for c in ('', *groups)}
     def spelt(tag):
         head = f'{c}=' if (c := column_of(tag, groups)) else ''
         return head + value if (value := spell(tag.removeprefix(head), first[c or ''])) else ''
     key = {t: spelt(t) for t in {t for o in df['tags'] for t in o}}
     df = df.assign(spelt=[[key[t] for t in o if key[t]] for o in df['tags']])
-    kw = dict(fractions=(1 - valid - test, valid, test), seed=cfg.seed, by='spelt')
-    if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=cfg.test_from, **kw)
-    else: df, audit = split_catalog(df, **kw)
+    kw = dict(fractions=_fractions(cfg), seed=cfg.seed, by='spelt')
+    try:
+        if cfg.split_by: df, audit = split_by(df, cfg.split_by, test=list(cfg.test_values) or None, test_from=cfg.test_from, **kw)
+        else: df, audit = split_catalog(df, **kw)
+    except FewUnits as e: raise CatalogError(f'{e}; {_way_out(df, cfg)}') from None
     return df.drop(columns='spelt'), audit
 
 # %% ../../nbs/catalog/14_prepare.ipynb #36cee89a
@@ -153,18 +168,54 @@ class Prepared(NamedTuple):
     recipe:Recipe           # Recipe fitted to the free tags of train
     words:TextTags|None     # Fitted on the texts of train, with `cfg.words`
 
+def _check_asked(catalog:Catalog, cfg:RunConfig)->None:
+    "Raise `CatalogError` if a column that `cfg` names holds nothing in the pictures that are left, or if none has a tag."
+    df, groups = catalog.df, none_or(cfg.label_columns)
+    own, found = source_columns(df), {column_of(t, groups) for o in df['tags'] for t in o}
+    for c in groups:
+        if c not in found and c in own: raise CatalogError(empty_column(c, df[own[c]], 'label_columns'))
+    if cfg.tags_column not in (None, 'none') and None not in found:
+        raise CatalogError(empty_column(cfg.tags_column, df.get(own.get(cfg.tags_column), ()), 'tags_column'))
+    if cfg.product not in (None, 'none') and 'product' in df and (df['product'] == '').all():
+        raise CatalogError(f'all cells of the column {cfg.product} are empty; to take each picture for a product, leave out product=')
+    if not df['tags'].map(len).any():
+        raise CatalogError('no picture has a tag; to make tags from the column text, give its language: --words en or --words de')
+
+def _lost_groups(groups:Iterable[str], space:LabelSpace)->list[str]:
+    "A note for each label column of which no label is left."
+    lost = {c: {t: f'({o["rule"]})' for t, o in space.provenance.items() if column_of(t, [c])} for c in groups if c not in space.exclusive}
+    return [f'no label of the column {c} is left: {first_few(o, 3)}' for c, o in lost.items() if o]
+
+def _folds_note(given:set[str])->list[str]:
+    "A sentence if the source has one fold besides train."
+    if len(given) != 1: return []
+    fold, = given
+    return [f'the source has the folds train and {fold}: {"" if fold == "test" else f"{fold} is test, and "}valid is a part of train']
+
+def _tag_texts(catalog:Catalog, df:pd.DataFrame, lang:str)->tuple[Catalog, TextTags]:
+    "`catalog` with `df`, whose texts became tags, and what was cleaned in its notes; a row without a tag is rejected."
+    notes = []
+    df, words = tag_texts(df, lang=lang, say=notes.append)
+    bad = df[~df['tags'].astype(bool)]
+    why = [f'{NO_TAGS}: {why_untagged(o, words)}' for o in bad['text']]
+    catalog = catalog.keep(df.drop(bad.index).reset_index(drop=True), rejected_table(zip(bad['image'], bad['row'], why)))
+    return replace(catalog, notes=(*catalog.notes, *notes)), words
+
 def prepare_catalog(cfg:RunConfig)->Prepared:
     "Read, audit, split and label the catalog of `cfg`; everything about tags is learned on train."
+    recipe_steps(cfg)    # an error is found before pictures are opened
     catalog, words = read_audited(cfg), None
+    source = catalog.df.get('split')
     df, groups = catalog.df, () if cfg.words else catalog.groups or ()
     steps = recipe_steps(cfg, groups)
     if cfg.words: df = df.assign(tags=[[] for _ in range(len(df))])
-    elif not df['tags'].map(len).any():
-        raise CatalogError('no picture has a tag; to make tags from the column text, give its language: --words en or --words de')
+    else: _check_asked(catalog, cfg)
     df, audit = split_by_config(df, cfg, steps, groups)
-    if cfg.words: df, words = tag_texts(df, lang=cfg.words); audit = split_audit(df)
+    if cfg.words: catalog, words = _tag_texts(catalog, df, cfg.words); df = catalog.df; audit = split_audit(df)
     recipe = fit_recipe(df, steps, groups=groups)
-    given = not cfg.split_by and 'split' in catalog.df and catalog.df['split'].nunique() > 1     # folds of the source
-    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, groups=groups, source_folds=given)
-    catalog = replace(catalog, notes=(*catalog.notes, *recipe.unmet))
+    given = set() if cfg.split_by or source is None else set(source) - {'train'}    # folds of the source besides train
+    n = 1 if cfg.split_by else len(given)
+    told = [*_folds_note(given), *(report_shares(df, _fractions(cfg)[:3 - n]) if n < 2 else [])]
+    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, groups=groups, source_folds=bool(given))
+    catalog = replace(catalog, notes=(*catalog.notes, *told, *recipe.unmet, *_lost_groups(groups, space)))
     return Prepared(catalog.keep(*apply_labels(df, space)), space, audit, recipe, words)

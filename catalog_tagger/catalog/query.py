@@ -17,7 +17,7 @@ from ..core.files import CatalogError
 from ..core.table import source_view
 
 # %% auto #0
-__all__ = ['as_text', 'comparable', 'choose_rows']
+__all__ = ['as_text', 'comparable', 'fulfils', 'choose_rows']
 
 # %% ../../nbs/catalog/00_query.ipynb #5a1c0f02
 _POINT = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)')
@@ -226,12 +226,11 @@ def _evaluate(
     raise ValueError(f'{type(node).__name__} is not allowed; {_ALLOWED}')
 
 # %% ../../nbs/catalog/00_query.ipynb #35badef6
-def choose_rows(
+def fulfils(
     df:pd.DataFrame,  # A table; `where` uses the column names of its source
-    where:str|None,   # A condition as for `DataFrame.query`; None keeps all rows
-)->pd.DataFrame:      # The rows for which it is true, with their index
-    "The rows of `df` for which `where` is true; raise `CatalogError` if it is invalid or selects no row."
-    if where is None: return df
+    where:str,        # A condition as for `DataFrame.query`
+)->pd.Series:         # True or False for each row
+    "Which rows of `df` fulfil `where`, perhaps none; raise `CatalogError` if it is invalid."
     view = source_view(df)
     try:
         tree, names = _parse(where)
@@ -241,6 +240,14 @@ def choose_rows(
     except Exception as e:
         why = ' '.join(str(e).split())[:200]
         raise CatalogError(f'where={where!r} is not a valid condition on the columns {", ".join(map(str, view.columns))}: {why}') from None
-    res = df[chosen]
+    return chosen
+
+def choose_rows(
+    df:pd.DataFrame,  # As in `fulfils`
+    where:str|None,   # As in `fulfils`; None keeps all rows
+)->pd.DataFrame:      # The rows for which it is true, with their index
+    "The rows of `df` for which `where` is true; raise `CatalogError` if it is invalid or selects no row."
+    if where is None: return df
+    res = df[fulfils(df, where)]
     if res.empty: raise CatalogError(f'where={where!r} leaves none of {len(df)} rows')
     return res

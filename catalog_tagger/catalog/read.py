@@ -15,7 +15,8 @@ from ..core.table import Catalog, source_columns
 from ..core.config import RunConfig
 from .csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column
 from .exports import read_export
-from .readers.base import Layout, all_layouts, layouts_of, list_tables, locate_pictures, one_picture_per_row
+from .readers.base import (
+    SUFFIXES, Layout, all_layouts, is_address, layouts_of, list_tables, locate_pictures, one_picture_per_row)
 from .readers.folders import subfolders
 from .readers.profiles import Profile, profile_layout
 
@@ -30,21 +31,26 @@ def _found_files(root:Path, tables:dict[Path, list[str]])->str:
     there = [f'{o.name}/' for o in subfolders(root)[:8]] if root.is_dir() else []
     return f'looked for {known}. Found {", ".join(what + there) or "nothing"}. Choose by layout='
 
-def _names_pictures(root:Path, file:Path, encoding:str|None)->str|None:
-    "The column of a table whose cells name pictures that are there, judged by its first rows."
+def _names_pictures(root:Path, file:Path, encoding:str|None)->tuple[str|None, str|None]:
+    "The column of a table whose cells name pictures that are there, and one whose cells are addresses of pictures, by its first rows."
     try: df = read_export(file, encoding, most=50)[0].head(50)
-    except CatalogError: return None
+    except CatalogError: return None, None
     own = source_columns(df)
     cells = df[[*own.values()]].set_axis(list(own), axis=1).melt(var_name='column')
     rows = one_picture_per_row(root, cells.assign(why=None), 'value')[0]
     places = locate_pictures(root, rows, rows['value'])
     there = places['why'].isna() & places['image'].map(os.path.isfile)
-    return next(iter(places['column'][there]), None)
+    remote = rows['value'].map(lambda o: is_address(o) and o.partition('?')[0].lower().endswith(SUFFIXES)).astype(bool)
+    return next(iter(places['column'][there]), None), next(iter(places['column'][remote]), None)
 
 def _check_not_understood(root:Path, tables:dict[Path, list[str]], encoding:str|None)->None:
     "Raise `CatalogError` if one of `tables`, which no layout fits, names pictures of `root`: its folders are then no classes."
     for file, columns in tables.items():
-        if (c := _names_pictures(root, file, encoding)) is None: continue
+        c, remote = _names_pictures(root, file, encoding)
+        if remote and c is None:
+            raise CatalogError(f'{file} names pictures by address in its column {remote!r}, and training reads files: '
+                               f'catalog_tagger fetch {file} --out shop fetches them')
+        if c is None: continue
         image = '' if find_column(columns, IMAGE_COLUMNS) == c else f' with image_column={c!r}'
         raise CatalogError(
             f'{file} names pictures in its column {c!r}, but which of its columns are labels is not known: looked for '

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 import numpy as np, pandas as pd
-from fastcore.basics import patch
+from fastcore.basics import listify, patch
 
 from ..core.files import CatalogError
-from ..core.table import check_columns, source_columns
+from ..core.table import check_columns, did_you_mean, source_columns
 from ..core.records import Count, Finite, Record
-from .steps import STEPS, check_steps, lemmatise, spell, spelling_key, step_applies, step_moves, step_options
+from .steps import STEPS, check_steps, lemmatise, spell, spelling_key, step_applies, step_moves, step_options, step_tags
 from .labels import Origin, column_of, find_origin
 
 # %% auto #0
@@ -126,7 +126,7 @@ class Recipe(Record):
     pictures:dict[str, Count]       # Label → train pictures
     merges:list[Merge]              # Merges by spelling steps; `why` is the reason if a merge was not made
     balance:list[Evenness]           # Balance of the raw tags and after each step
-    unmet:list[str] = field(default_factory=list)   # Steps that changed nothing
+    unmet:list[str] = field(default_factory=list)   # Sentences on steps that changed nothing, and on names without effect
 
     def __post_init__(self):
         for o in self.steps.values(): check_steps(o)
@@ -161,43 +161,59 @@ def _merges(s:dict, moves:dict, why:dict, counts:Counter)->list[dict]:
     met = [(t, new) for t, (new, _) in sorted(moves.items()) if counts[t] and new and (t in why or counts[new] or into[new] > 1)]
     return [dict(step=s['step'], tag=t, to=o, pictures=counts[t], to_pictures=counts[o], why=why.get(t, '')) for t, o in met]
 
-def _as_spelt(s:dict, before:list[dict])->dict:
+def _as_spelt(s:dict, before:list[dict], name:dict)->dict:
     "`s` with its tags as the earlier steps spell them; raise `CatalogError` if these change more than case and white space."
     def spelt(t):
-        if spelling_key(o := spell(t, before)) == spelling_key(t): return o
-        raise CatalogError(f'{s["step"]} names {t!r}, but the earlier steps change it to {o!r}: write {o!r}')
+        now = name.get(o := spell(t, before)) or o
+        if spelling_key(now) == spelling_key(t): return now
+        raise CatalogError(f'{s["step"]} names {t!r}, but the earlier steps change it to {now!r}: write {now!r}')
     def each(tags): return list(dict.fromkeys(map(spelt, tags)))
     s = s | {k: each(s[k]) for k in ('tags', 'keep', 'allow') if k in s}
     return s | dict(to={spelt(k) if STEPS[s['step']].respells else k: each(o) for k, o in s['to'].items()}) if 'to' in s else s
 
-def _check_stable(tags:Iterable[str], steps:list[dict])->None:
-    "Raise `CatalogError` if applying the spelling steps twice differs from applying them once."
-    for t in tags:
+def _check_stable(name:dict[str, str|None], steps:list[dict])->None:
+    "Raise `CatalogError` if spelling twice differs from spelling once, or if a label has the name of a tag that became another label."
+    for t in name:
         if (twice := spell(once := spell(t, steps), steps)) != once:
             raise CatalogError(f'the spelling steps change {t!r} to {once!r}, and {once!r} to {twice!r}: '
                                f'name both {t!r} and {once!r} in alias, or keep one of them')
+    for t, label in name.items():
+        if label not in (t, None) and name[label] not in (label, None):
+            raise CatalogError(f'the steps change {t!r} to {label!r}, and {label!r} to {name[label]!r}: '
+                               f'name both {t!r} and {label!r} in one step, or keep one of them')
 
 # %% ../../nbs/catalog/12_recipe.ipynb #dd09f146
+def _named(s:dict)->list[str]:
+    "All tags that a step names."
+    return list(dict.fromkeys([*step_tags(s), *s.get('keep', ()), *s.get('allow', ())]))
+
+def _idle_names(s:dict, counts:Counter, name:dict, safe:set)->dict[str, str]:
+    "The tags named in a step on which it has no effect, each with what is known about it."
+    dropped = {t for t, o in name.items() if o is None}
+    gone = {t: f'is {"dropped by an earlier step" if t in dropped else "in no train picture"}' for t in _named(s) if not counts[t]}
+    return gone | {t: 'is protected by an earlier step' for t in step_tags(s) if counts[t] and t in safe}
+
 def _fit_steps(rows:list[list[str]], steps:list[dict])->tuple:
-    "Apply `steps` to tags: the fitted steps, the final name and the `(name, rule)` path of each tag, merges, evenness, unmet steps."
+    "Apply `steps` to tags: the fitted steps, the final name and the `(name, rule)` path of each tag, merges, evenness, effects of steps."
     name = {t: t for t in sorted({t for o in rows for t in o})}
-    path, safe, fitted, merges, unmet = defaultdict(list), set(), [], [], []
+    path, safe, fitted, merges, effects = defaultdict(list), set(), [], [], []
     table = [dict(step='raw', **evenness(_count_names(rows, name).values()))]
     for s in steps:
         counts = _count_names(rows, name)
-        s = _as_spelt(s, fitted); s = STEPS[s['step']].learn(counts) | s
+        s = _as_spelt(s, fitted, name); s = STEPS[s['step']].learn(counts) | s
+        idle = _idle_names(s, counts, name, safe)
         if STEPS[s['step']].protects: safe |= set(s['tags'])
         moves, why = _take_moves(s, counts, lambda: _cooccurrences(rows, name), safe)
         merges += _merges(s, moves, why, counts) if STEPS[s['step']].respells else []
         keep = sorted({*why, *safe, *s.get('keep', ())})
         fitted.append(s | (dict(keep=keep) if keep else {}))
         met = [t for t, old in name.items() if old in moves and old not in why]
-        if not met and not safe & name.keys() and s['step'] != 'join': unmet.append(s['step'])
+        effects.append((bool(met), idle, counts))
         for t in met: path[t].append(moves[name[t]]); name[t] = moves[name[t]][0]
         name |= {o: o for o in sorted({*name.values()} - {*name, None})}
         table.append(dict(step=s['step'], **evenness(_count_names(rows, name).values())))
     _check_stable(name, fitted)
-    return fitted, name, path, merges, table, unmet
+    return fitted, name, path, merges, table, effects
 
 def _origin(name:str|None, count:int, path:list)->dict:
     via = [o for o, _ in path if o not in (name, None)]
@@ -215,10 +231,24 @@ def _tags_by_column(df:pd.DataFrame, columns:Iterable[str], groups:Iterable[str]
             else: tags_of[None][-1].append(t)
     return tags_of
 
-def _unmet(step:str, column:str, columns:Iterable[str])->str:
-    "A sentence on a step that changed nothing."
-    other = f'; label columns are {", ".join(columns)}: name them as columns of the step' if columns and not column else ''
-    return f'step {step} of the recipe changes no {f"label of {column}" if column else "free tag"}{other}'
+def _where_else(t:str, elsewhere:dict[str, set], known:Iterable[str])->str:
+    "Where the tag `t` may be found: in a column that the step is not applied to, or under a similar name."
+    column = next((c for c, tags in elsewhere.items() if spelling_key(t) in tags), None)
+    if column is not None: return f', but {f"a label of {column}" if column else "a free tag"}: add {column!r} to the columns of the step'
+    return did_you_mean(t, known)
+
+def _unmet(s:dict, effects:dict[str, tuple], elsewhere:dict[str, set])->list[str]:
+    "A sentence on a step that changed nothing, or on its names without effect; `elsewhere`: other columns and their spellings."
+    step, columns = f'step {s["step"]} of the recipe', ' or '.join(c or 'the free tags' for c in effects)
+    idle = {t: why for t, why in next(iter(effects.values()))[1].items() if all(t in o for _, o, _ in effects.values())}
+    if idle:
+        known = [t for _, _, counts in effects.values() for t in counts]
+        t, more = next(((t, o) for t in [*idle][:20] if (o := _where_else(t, elsewhere, known))), (next(iter(idle)), ''))
+        head = f'{len(idle)} of {len(_named(s))} names have no effect, such as {t!r}, which' if len(idle) > 1 else repr(t)
+        return [f'{step}: {head} {idle[t]}' + more*(idle[t] == 'is in no train picture')]
+    if _named(s) or s['step'] == 'join' or any(met for met, *_ in effects.values()): return []
+    other = f'; the label columns are {", ".join(filter(None, elsewhere))}: name them in the columns of the step' if any(elsewhere) else ''
+    return [f'{step} changes nothing in {columns}{other}']
 
 def fit_recipe(
     df:pd.DataFrame,              # A catalog with `tags` and `split`; only train is used
@@ -227,21 +257,24 @@ def fit_recipe(
     groups:Iterable[str]=None,    # The label columns of the catalog; None: any column of the source
 )->Recipe:
     "Fit the steps of a recipe to the raw tags of train."
-    df = check_columns(df, 'tags', 'split'); check_steps(steps)
-    groups = list(source_columns(df) if groups is None else groups)
+    df, columns = check_columns(df, 'tags', 'split'), listify(columns); check_steps(steps)
+    groups = [*source_columns(df)] if groups is None else listify(groups)
     used = dict.fromkeys([*columns, *(c for s in steps for c in s.get('columns', ()) if c)])
     if missing := [c for c in used if c not in groups]:
         raise CatalogError(f'columns has {missing[0]!r}, which is not a label column of the catalog: {", ".join(groups) or "it has none"}')
-    res = Recipe({}, {}, {}, [], [])
+    res, done = Recipe({}, {}, {}, [], []), [{} for _ in steps]
     for c, rows in _tags_by_column(df, used, groups).items():
-        fitted, name, path, merges, table, unmet = _fit_steps(rows, [s for s in steps if step_applies(s, c, columns)])
+        mine = [i for i, s in enumerate(steps) if step_applies(s, c, columns)]
+        fitted, name, path, merges, table, effects = _fit_steps(rows, [steps[i] for i in mine])
         raw, total, head = Counter(t for o in rows for t in set(o)), _count_names(rows, name), f'{c}=' if c else ''
         for t, o in name.items(): res.provenance[head + t] = _origin(o, raw[t], path[t]) | dict(label=o and head + o)
         res.pictures.update({head + t: n for t, n in sorted(total.items())})
         if c is None: continue
         res.steps[c] = fitted
         res.merges.extend(dict(column=c, **o) for o in merges); res.balance.extend(dict(column=c, **o) for o in table)
-        res.unmet.extend(_unmet(o, c, used) for o in unmet)
+        for i, o in zip(mine, effects): done[i][c] = o
+    keys = {c: {spelling_key(t) for o in rows for t in o} for c, rows in _tags_by_column(df, groups, groups).items() if c is not None}
+    for s, effects in zip(steps, done): res.unmet.extend(_unmet(s, effects, {c: o for c, o in keys.items() if o and c not in effects}))
     return res
 
 @patch

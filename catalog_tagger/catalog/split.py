@@ -5,7 +5,8 @@
 # %% ../../nbs/catalog/08_split.ipynb #aa43974b
 from __future__ import annotations
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -24,10 +25,12 @@ from .query import as_text, comparable
 from .images import hash_images
 
 # %% auto #0
-__all__ = ['join_units', 'near_duplicates', 'split_audit', 'split_summary', 'report_torn', 'split_catalog', 'split_by',
-           'cross_folds']
+__all__ = ['join_units', 'near_duplicates', 'split_audit', 'split_summary', 'report_torn', 'FewUnits', 'report_shares',
+           'split_catalog', 'split_by', 'cross_folds']
 
 # %% ../../nbs/catalog/08_split.ipynb #185d7c8b
+def _plural(n, what)->str: return f'{n} {what}{"" if n == 1 else "s"}'
+
 def _numbers(df, column)->np.ndarray:
     "A number for each value of `column`; a row with an empty cell, or without the column, has its own."
     if column not in df: return np.arange(len(df))
@@ -46,14 +49,15 @@ def _long(df, by)->pd.DataFrame:
         {'row': np.arange(len(df)), 'unit': _unit_numbers(df), 'tag': df[by]}).explode('tag').dropna(subset='tag').drop_duplicates()
 
 def _unit_tags(df, by, least)->tuple[np.ndarray, list]:
-    "A matrix of units by tags, for tags in at least `least` units, and these tags; a last column of ones prevents empty folds."
+    "The pictures of each unit with each tag that is in at least `least` units, in the last column all of its pictures; and these tags."
     long = _long(df, by)
     n_units = long.groupby('tag')['unit'].nunique()
     long = long[long.tag.isin(n_units.index[n_units >= least])]
     codes, tags = pd.factorize(long.tag, sort=True)
-    y = np.zeros((_unit_numbers(df).max(initial=-1) + 1, len(tags) + 1), bool)
-    y[long.unit, codes] = y[:, -1] = True
-    return y, list(tags)
+    sizes = np.bincount(_unit_numbers(df))
+    n = np.zeros((len(sizes), len(tags) + 1), np.min_scalar_type(sizes.max(initial=0)))
+    np.add.at(n, (long.unit, codes), 1); n[:, -1] = sizes
+    return n, list(tags)
 
 # %% ../../nbs/catalog/08_split.ipynb #1ac2dd4f
 def _first_rows(codes)->np.ndarray:
@@ -84,8 +88,9 @@ def join_units(
 
 # %% ../../nbs/catalog/08_split.ipynb #e6bceeab
 def _near_rows(x, radius)->tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Pairs of rows of unit vectors `x` within `radius`, with half of their squared distance, which is one minus their cosine."
-    near = radius_neighbors_graph(x, radius, mode='distance').tocoo()
+    "Pairs of rows of `x` within `radius` when scaled to length 1, with half of their squared distance, which is one minus their cosine."
+    if not len(x): return np.empty(0, int), np.empty(0, int), np.empty(0)
+    near = radius_neighbors_graph(normalize(x), radius, mode='distance').tocoo()
     once = near.row < near.col
     return near.row[once], near.col[once], near.data[once]**2/2
 
@@ -93,23 +98,27 @@ def near_duplicates(
     df:pd.DataFrame,               # A catalog after its audit
     max_distance:float=4,          # Largest number of different bits, of 64, of `hash_images`; with `embs` largest cosine distance, 0 to 2
     *, embs:np.ndarray|None=None,  # Embeddings to compare instead of hashes, shape (rows of `df`, d)
+    say:Callable=warnings.warn,    # Called with a line on pictures without a hash
 )->pd.DataFrame:                   # `image_a`, `image_b` and `distance`, nearest first
-    "Find pairs of similar pictures; of pictures with equal pixels only the first is compared."
+    "Find pairs of similar pictures; of pictures with equal pixels only the first is compared, and pictures without a hash are not."
     df = check_columns(df)
     most = 64 if embs is None else 2
     if not 0 <= max_distance <= most:
         raise CatalogError(f'max_distance is {max_distance}, expected 0 to {most} {"bits" if embs is None else "of cosine distance"}')
     if embs is not None and len(embs) != len(df): raise CatalogError(f'embs has {len(embs)} rows, the catalog has {len(df)}')
     first = ~df['pixels' if 'pixels' in df else 'image'].duplicated().to_numpy()
-    x = normalize(2.*hash_images(df[first]) - 1 if embs is None else np.asarray(embs)[first])
-    images, scale = df['image'].array[first], most/2    # a cosine distance of 2 between ±1 vectors is 64 bits
+    x, images = hash_images(df[first]) if embs is None else np.asarray(embs)[first], df['image'].array[first]
+    if embs is None:
+        if len(flat := images[~x.any(1)]):
+            say(f'{_plural(len(flat), "picture")} of one colour, or with too few shapes for a hash, such as {flat[0]}: '
+                'near copies of none, only equal pixels make a copy')
+        x, images = 2.*x[x.any(1)] - 1, images[x.any(1)]
+    scale = most/2    # a cosine distance of 2 between ±1 vectors is 64 bits
     a, b, distance = _near_rows(x, (2*max_distance/scale + 1e-6)**.5)
     res = pd.DataFrame({'image_a': images[a], 'image_b': images[b], 'distance': (scale*distance).round(6)})
     return res.sort_values('distance', kind='stable', ignore_index=True)
 
 # %% ../../nbs/catalog/08_split.ipynb #aa3d159d
-def _plural(n, what)->str: return f'{n} {what}{"" if n == 1 else "s"}'
-
 def _note(n_units, counts)->str:
     "The note on a tag that occurs in `n_units` units, and `counts` times in each fold; '' if nothing is wrong."
     if n_units < len(counts): return f'in {_plural(n_units, "unit")}: cannot be in every fold'
@@ -178,27 +187,30 @@ def report_torn(
 
 # %% ../../nbs/catalog/08_split.ipynb #b139f7e7
 def _stratify(
-    y:np.ndarray,              # bool, units by tags; each unit has a tag
+    n:np.ndarray,              # Units by tags: how much of each tag a unit has, as bool or pictures; each unit has a tag
     shares:np.ndarray,         # Share of each fold, sum 1
     gen:np.random.Generator,   # Decides ties
 )->np.ndarray:                 # Fold number of each unit
-    "Iterative stratification: the rarest tag first, each of its units to the fold that needs most units with it, then most units."
-    wanted, room, left = np.outer(shares, y.sum(0)), shares*len(y), y.sum(0)
+    "Iterative stratification: the rarest tag first, each of its units, large ones first, to the fold that needs most of it, then most."
+    y, sizes = n > 0, n[:, -1]
+    wanted, room, left = np.outer(shares, n.sum(0)), shares*sizes.sum(), y.sum(0)
     folds = np.full(len(y), -1)
     def any_of(o): return o[gen.choice(len(o))] if len(o) > 1 else o[0]
     for _ in progress(range(len(left)), 'split'):
         if not left.any(): break
         t = any_of(np.flatnonzero(left == left[left > 0].min()))
-        for g in np.flatnonzero(y[:, t] & (folds < 0)):
+        units = np.flatnonzero(y[:, t] & (folds < 0))
+        for g in units[np.argsort(-sizes[units].astype(int), kind='stable')]:
             best = np.flatnonzero(wanted[:, t] == wanted[:, t].max())
             folds[g] = f = any_of(best[room[best] == room[best].max()])
-            wanted[f, y[g]] -= 1; room[f] -= 1; left -= y[g]
+            wanted[f, y[g]] -= n[g, y[g]]; room[f] -= sizes[g]; left -= y[g]
     return folds
 
 # %% ../../nbs/catalog/08_split.ipynb #5a1c0e73
 class _Rescue:
     "Moves units between folds until each tag is in every fold."
-    def __init__(self, y:np.ndarray, folds:np.ndarray, n_folds:int):
+    def __init__(self, n:np.ndarray, folds:np.ndarray, n_folds:int):
+        y, self.sizes = n > 0, n[:, -1].tolist()
         self.folds, self.moves = folds.tolist(), []    # a move: tag, unit, its old and its new fold
         self.tags, self.units = ([np.flatnonzero(o).tolist() for o in m] for m in (y, y.T))
         self.have = [y[folds == f].sum(0).tolist() for f in range(n_folds)]
@@ -215,7 +227,7 @@ class _Rescue:
 
     def movable(self, t, f)->list:
         "The units with tag `t` outside fold `f` whose move costs their fold least, best first."
-        def cost(g): return len(self.only(g)), -self.have[self.folds[g]][t], len(self.tags[g])
+        def cost(g): return len(self.only(g)), -self.have[self.folds[g]][t], self.sizes[g], len(self.tags[g])
         return sorted((g for g in self.units[t] if self.folds[g] != f), key=cost)[:8]
 
     def is_spare(self, t, f, g, to)->bool:
@@ -235,13 +247,13 @@ class _Rescue:
             while len(self.moves) > done: _, back, to, _ = self.moves.pop(); self.put(back, to)
         return False
 
-def _rescue(y, folds, n_folds)->list[tuple]:
-    "Move units in `folds`, in place, until each column of `y` that can be is in every fold; return `(column, unit, fold)` of each move."
-    n, res, failed = y.sum(0), _Rescue(y, folds, n_folds), {}
+def _rescue(n, folds, n_folds)->list[tuple]:
+    "Move units in `folds`, in place, until each column of `n` that can be is in every fold; return `(column, unit, fold)` of each move."
+    units, res, failed = (n > 0).sum(0), _Rescue(n, folds, n_folds), {}
     while True:
         done = len(res.moves)
-        gaps = zip(*np.nonzero((np.array(res.have) == 0) & (n >= n_folds)))
-        lacking = sorted(gaps, key=lambda o: n[o[1]])
+        gaps = zip(*np.nonzero((np.array(res.have) == 0) & (units >= n_folds)))
+        lacking = sorted(gaps, key=lambda o: units[o[1]])
         for f, t in progress(lacking, 'every tag in every fold'):
             if res.have[f][t] or failed.get((f, t)) == len(res.moves): continue    # nothing has moved since this failed
             if not res.fill(t, f): failed[f, t] = len(res.moves)
@@ -249,20 +261,70 @@ def _rescue(y, folds, n_folds)->list[tuple]:
     folds[:] = res.folds
     return [(t, g, f) for t, g, _, f in res.moves]
 
+# %% ../../nbs/catalog/08_split.ipynb #5a1c0e75
+def _parcels(units, n, shift, k=4)->list[tuple]:
+    "What a fold can give: of each size the `k` units whose move costs least, at `shift` for a picture of a tag; of few also 2 or 3."
+    x = n[units].astype(np.float32)
+    cost = x@shift + (x*x)@(1/np.maximum(n.sum(0), 1)).astype(np.float32)
+    table = pd.DataFrame(dict(unit=units, size=n[units, -1], cost=cost)).sort_values(['size', 'cost'], kind='stable')
+    best = table.groupby('size').head(k)['unit'].tolist()
+    most = 3 if len(best) <= 16 else 2 if len(best) <= 40 else 1
+    return [o for r in range(1, most + 1) for o in combinations(best, r)]
+
+def _best_exchange(n, folds, over, a, b)->tuple|None:
+    "The units that folds `a` and `b` exchange to come nearest to what is wanted, while no tag leaves a fold; None if there are none."
+    y, gap = n > 0, over[a, -1] - over[b, -1]
+    shift = ((over[b] - over[a])/np.maximum(n.sum(0), 1)).astype(np.float32)
+    give = _parcels(np.flatnonzero(folds == a), n, shift); take = [(), *_parcels(np.flatnonzero(folds == b), n, -shift)]
+    net = np.subtract.outer(*[[n[list(g), -1].sum(dtype=int) for g in o] for o in (give, take)])
+    gain, have = net*(gap - net), {f: y[folds == f].sum(0) for f in (a, b)}     # half of the decrease of the squared differences
+    for i in np.argsort(-gain, axis=None, kind='stable')[:500]:
+        if gain.flat[i] <= 1e-6: return None
+        g, h = give[i//len(take)], take[i%len(take)]
+        change = y[list(h)].sum(0) - y[list(g)].sum(0)
+        if not any(((have[f] > 0) & (have[f] + o == 0)).any() for f, o in ((a, change), (b, -change))): return g, h
+
+def _even_out(n, folds, shares)->None:
+    "Exchange units in `folds`, in place, until no exchange between two folds brings their pictures nearer to `shares`."
+    while True:
+        over = np.array([n[folds == f].sum(0) for f in range(len(shares))]) - np.outer(shares, n.sum(0))
+        pairs = sorted(permutations(range(len(shares)), 2), key=lambda o: over[o[1], -1] - over[o[0], -1])
+        found = ((a, b, _best_exchange(n, folds, over, a, b)) for a, b in pairs if over[a, -1] > over[b, -1])
+        if (best := next((o for o in found if o[2]), None)) is None: return
+        a, b, (give, take) = best; folds[list(give)] = b; folds[list(take)] = a
+
 # %% ../../nbs/catalog/08_split.ipynb #d6c09357
+class FewUnits(CatalogError): "There are fewer units than folds."
+
+def _largest_unit(df)->str:
+    "The largest unit, by its product or its first picture, and its size."
+    units = _unit_numbers(df); rows = df[units == np.bincount(units).argmax()]
+    product = rows['product'].unique() if 'product' in rows else ()
+    name = f'product {product[0]!r}' if len(product) == 1 and product[0] else f'that of {"/".join(Path(rows["image"].iloc[0]).parts[-2:])}'
+    return f'the largest unit, {name}, has {len(rows)} of {_plural(len(df), "picture")}'
+
+_NEAR_ENOUGH = .5   # Largest deviation of the folds' shares of pictures, in points, if a unit is counted as one picture
+
+def _points(pictures, shares)->float:
+    "The largest deviation of the `pictures` of each fold from `shares`, in percentage points."
+    return np.abs(pictures/pictures.sum() - shares).max()*100
+
 def _assign_folds(df, by, fractions, seed, least)->tuple[np.ndarray, list]:
     "The fold number of each row of `df`, and `(tag, pictures, fold)` of each rescue; tags in fewer than `least` units do not count."
-    units, (y, tags) = _unit_numbers(df), _unit_tags(df, by, least)
-    if len(y) < len(fractions):
-        raise CatalogError(f'{_plural(len(y), "unit")} cannot fill {len(fractions)} folds: copies of a picture stay together; '
-                           'more pictures are needed')
-    folds = _stratify(y, np.array(fractions)/sum(fractions), rng(seed, 'split'))
-    moves, sizes = _rescue(y, folds, len(fractions)), np.bincount(units)
-    return folds[units], [(tags[t], sizes[g], f) for t, g, f in moves if t < len(tags)]
+    units, (n, tags), k = _unit_numbers(df), _unit_tags(df, by, least), len(fractions)
+    if len(n) < k:
+        raise FewUnits(f'{_plural(len(n), "unit")} cannot fill {k} folds' + (f'; {_largest_unit(df)}' if len(n) else ''))
+    shares, sizes, what = np.array(fractions)/sum(fractions), n[:, -1], n > 0
+    def uneven(): return sizes.max() > 1 and _points(np.bincount(folds, sizes, k), shares) > _NEAR_ENOUGH
+    folds = _stratify(what, shares, rng(seed, 'split'))
+    if uneven(): what = n; folds = _stratify(n, shares, rng(seed, 'split'))
+    moves = _rescue(what, folds, k)
+    if uneven(): _even_out(n, folds, shares); moves = [o for o in moves if folds[o[1]] == o[2]]
+    return folds[units], [(tags[t], int(sizes[g]), f) for t, g, f in moves if t < len(tags)]
 
 def _least_units(df, by)->int:
     "1 if train can keep every unit with a tag that no other unit has, because they are at most half of all; else 2."
-    y = _unit_tags(df, by, 1)[0]
+    y = _unit_tags(df, by, 1)[0] > 0
     return 1 if y[:, y.sum(0) == 1].any(1).mean() <= .5 else 2
 
 # %% ../../nbs/catalog/08_split.ipynb #20a70d7e
@@ -285,6 +347,19 @@ def _note_rescues(audit, moves, names)->pd.DataFrame:
     for t, n, f in moves: notes.setdefault(t, []).append(f'{_plural(n, "picture")} moved to {names[f]}')
     rescued = [f'rescued: {", ".join(notes[t])}' if t in notes else '' for t in audit.tag]
     return audit.assign(note=['; '.join(filter(None, o)) for o in zip(rescued, audit.note)])
+
+def report_shares(
+    df:pd.DataFrame,                       # A catalog with a `split`
+    fractions:Sequence[float]=_FRACTIONS,  # The shares that were asked for: of train, valid and test, or of train and valid
+)->list[str]:
+    "A sentence if the folds' shares of pictures are more than one point, and more than one picture, from `fractions`."
+    names, asked = SPLITS[:len(fractions)], np.array(fractions)/sum(fractions)
+    df = df[df['split'].isin(names)]
+    pictures = df['split'].value_counts().reindex(names, fill_value=0).to_numpy()
+    if not len(df) or round(_points(pictures, asked), 6) <= max(1, 100/len(df)): return []
+    def listed(o): return ', '.join(f'{100*x:.3g}' for x in o)
+    return [f'{", ".join(names)} have {listed(pictures/len(df))} % of the pictures, {listed(asked)} % were asked for: '
+            f'a unit stays in one fold, and a tag of {len(names)} units or more is in each; {_largest_unit(df)}']
 
 def split_catalog(
     df:pd.DataFrame,                          # A catalog; its columns `unit` and `split` are used if they exist

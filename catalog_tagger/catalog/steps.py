@@ -13,6 +13,7 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 from ..core.files import CatalogError
+from ..core.table import did_you_mean
 
 # %% auto #0
 __all__ = ['STEPS', 'spelling_key', 'normalise', 'lemmatise', 'Option', 'Step', 'step_options', 'step_applies', 'step_tags',
@@ -73,7 +74,8 @@ class Option(NamedTuple):
     fits:Callable         # Is a value allowed?
 
 def _are_texts(o)->bool: return isinstance(o, (list, tuple)) and all(isinstance(t, str) for t in o)
-def _are_names(o)->bool: return isinstance(o, dict) and _are_texts([*o]) and all(map(_are_texts, o.values()))
+def _are_names(o)->bool:
+    return isinstance(o, dict) and _are_texts([*o]) and all(t.strip() for t in o) and all(map(_are_texts, o.values()))
 def _is_template(o)->bool: return isinstance(o, str) and o.count('{}') == 1 and not {*'{}'} & {*o.replace('{}', '')}
 
 _TEXT = Option('a text', lambda o: isinstance(o, str))
@@ -83,6 +85,7 @@ _FORM = Option('NFC, NFD, NFKC or NFKD', lambda o: o in ('NFC', 'NFD', 'NFKC', '
 _TAGS = Option('a list of tags', _are_texts)
 _NAMES = Option('names, each with a list of tags', _are_names)
 _SPELLINGS = Option('keys, each with a name', lambda o: isinstance(o, dict) and _are_texts([*o, *o.values()]))
+_COLUMNS = Option("a list of label columns, '' for the free tags", lambda o: _are_texts(o) and len(o) > 0)
 _TEMPLATE = Option('a text with {} where the name goes', _is_template)
 
 # %% ../../nbs/catalog/10_steps.ipynb #ece3d3b5
@@ -174,13 +177,21 @@ def _names_fault(s:dict)->str|None:
     if chain and STEPS[s['step']].respells: return f'{min(chain)!r} is both a name and an other name'
     if circle := [t for t in new if _returns(t, new)]: return f'{circle[0]!r} is renamed in a circle'
 
+def _options_fault(s:dict)->str|None:
+    "What is wrong with the names of the options of a step, or None."
+    own = {p.name: p.default is p.empty for p in [*inspect.signature(STEPS[s['step']].func).parameters.values()][1:]}
+    if unknown := [k for k in step_options(s) if k not in own]:
+        known = [*own, 'columns', 'keep', 'allow']
+        return f'{s["step"]} has no option {unknown[0]!r}{did_you_mean(str(unknown[0]), known)}; its options are {", ".join(known)}'
+    if missing := [k for k, needed in own.items() if needed and k not in s]: return f'the option {missing[0]!r} is missing'
+
 def _step_fault(s)->str|None:
     "What is wrong with a step, or None."
-    if not isinstance(s, dict) or s.get('step') not in list(STEPS): return f'expected one of {", ".join(STEPS)}'
-    o = STEPS[s['step']]; checks = o.options | dict(keep=_TAGS, allow=_TAGS, columns=_TAGS)
-    try: inspect.signature(o.func).bind(None, **step_options(s))
-    except TypeError as e: return str(e)
-    for k in [k for k in s if k in checks and not checks[k].fits(s[k])]: return f'{k}={s[k]!r:.40}, expected {checks[k].expected}'
+    if not isinstance(s, dict) or s.get('step') not in list(STEPS):
+        return f'expected one of {", ".join(STEPS)}' + (did_you_mean(str(s['step']), STEPS) if isinstance(s, dict) and 'step' in s else '')
+    if why := _options_fault(s): return why
+    checks = STEPS[s['step']].options | dict(keep=_TAGS, allow=_TAGS, columns=_COLUMNS)
+    for k in [k for k in s if k in checks and not checks[k].fits(s[k])]: return f'{k} is {s[k]!r:.40}, expected {checks[k].expected}'
     if why := _names_fault(s): return why
     try: spell('a', [s])
     except (TypeError, ValueError, AttributeError) as e: return str(e)

@@ -8,61 +8,160 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TypedDict
-from unicodedata import normalize
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from ..core.files import CatalogError
-from ..core.table import check_columns
+from ..core.table import check_columns, first_few
 from ..core.process import progress
 from ..core.records import Finite, Positive, Record
+from .descriptions import clean_text, clean_texts
+from .negations import NEGATIONS, join_negations
 
 # %% auto #0
 __all__ = ['ENGINES', 'BARE', 'find_words', 'find_phrases', 'join_phrases', 'find_names', 'name_words', 'fit_idf', 'top_words',
-           'TextTags', 'fit_words', 'fit_text_tags', 'tag_texts']
+           'TextTags', 'fit_words', 'fit_text_tags', 'tag_texts', 'why_untagged']
 
 # %% ../../nbs/catalog/09_text.ipynb #4b082abf
-_TEXT_TOKEN = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:-[^\W_]+)*|[^\w\s]")
-
-def _clean(text, row)->str:
-    "`text` with composed letters (NFC) and straight apostrophes; '' for a missing text."
-    if isinstance(text, str): return normalize('NFC', text).replace('’', "'")
-    if pd.isna(text) is True: return ''
-    raise CatalogError(f'text of row {row} is {text!r}, expected a string or nothing')
+_TEXT_TOKEN = re.compile(r"[^\W_]+?(?=n't\b)|n't\b|(?<=\w)'(?:s|re|ve|ll|d|m)\b|\bw/o\b|[^\W_]+(?:-[^\W_]+)*|[^\w\s]")
+_MEASURES = frozenset("""nm µm mm cm dm km mm² cm² m² sqm qm cbm inch inches zoll yd ft mg gr gm gms kg kgs lb lbs oz gramm gram grams
+    gramme kilogramm kilogram kilograms kilo kilos ml cl dl ltr liter litre liters litres meter metre meters metres zentimeter centimeter
+    centimeters centimetre centimetres millimeter millimetre millimeters millimetres milliliter millilitre denier kw kwh mah hz khz mhz
+    ghz mb gb tb px dpi lm db psi watt volt ampere prozent percent pct stk pcs pc eur usd gbp chf""".split())
+# Units, and what else follows a number; without one these are words
+_COUNTED = frozenset("""yard yards foot feet pound pounds ounce ounces fuß pfund unze unzen grad degree degrees euro euros dollar dollars
+    cent cents stück piece pieces min minute minutes minuten std stunde stunden hour hours sec sekunden seconds tag tage tagen day days
+    woche wochen week weeks monat monate monaten month months jahr jahre jahren year years mal times karat carat ct bar den""".split())
 
 def _is_word(token:str)->bool:
     "Has the token two letters or more and no digit? Sizes, model numbers and initials are not words."
     return len(token) > 1 and token.replace('-', '').isalpha()
 
+def _is_unit(tokens:list[str], i:int)->bool:
+    "Is token `i` a unit of measurement?"
+    return (o := tokens[i].lower()) in _MEASURES or o in _COUNTED and i > 0 and tokens[i-1][-1].isdigit()
+
 # %% ../../nbs/catalog/09_text.ipynb #de4671bb
 _HANTA = {'en': 'morphmodel_en.pgz', 'de': 'morphmodel_ger.pgz'}
 # First letters of the tags of nouns and adjectives in the BNC, STTS and Penn tag sets
 _POS_KINDS = {'NN': 'noun', 'AJ': 'adj', 'AD': 'adj', 'JJ': 'adj'}
+_NAME_TAGS = ('NE', 'FM', 'XY')           # Tags of names, foreign and unknown words in German
+_BEFORE_NOUN = ('AT0', 'AJ0', 'DPS', 'PRP', 'PRF')     # English tags after which no such verb can be
+_LEARNT = -18                        # Smallest log probability of a word that HanTa has learnt, and does not guess
+# Garments, furniture, materials and colours that HanTa knows only as names, or that simplemma lacks
+_SHOP_NOUNS = frozenset("""body bralette cape cap henley highheel lowboard loafer longsleeve mule ottomane polo pouf shopper skort slip
+    snapback tajine tights top weekender weste alcantara angora bernstein bouclé canvas chambray chiffon cord cordura denim elastan
+    elasthan jersey kaschmir lurex lycra lyocell mesh modal mohair musselin neopren nubuk polyamid polyester popeline ripstop satin scuba
+    seersucker softshell spandex tencel twill tweed velvet viskose""".split())
+_COLOURS = frozenset("""anthrazit apricot aqua beige blau bordeaux braun camel cognac creme ecru fuchsia gelb grau grün khaki lila magenta
+    mint navy oliv petrol pink rosa rot schwarz taupe türkis weiß""".split())
+
+_LACKS = re.compile('(.{3,}(?:los|frei))(?:e[mnrs]?)?$')     # German adjectives such as ärmellos
+
+def _shop_noun(word:str)->str:
+    "The German noun of `_SHOP_NOUNS` of which `word` is a form, or ''."
+    return next((o for o in (word, word[:-1]) if o in _SHOP_NOUNS and (o == word or word[-1] in 'sn')), '')
 
 def _word_kind(tag:str)->str:
     "'noun', 'adj', or '' for all other words, including names."
     return '' if tag in ('ADV', 'NNP', 'NNPS') else _POS_KINDS.get(tag[:2], '')
 
-@cache
-def _hanta(lang:str)->Callable:
-    "A function from the tokens of a sentence to (lemma, kind) of each: HanTa tags and lemmatises adjectives, simplemma lemmatises nouns."
-    import HanTa, simplemma
-    from HanTa.HanoverTagger import HanoverTagger
-    # A file name without a path would be searched in the current folder first, and unpickled
-    tagger = HanoverTagger(str(Path(HanTa.__file__).with_name(_HANTA[lang])))
-    tagger.analyze_forward, tagger.analyze_viterbi = cache(tagger.analyze_forward), cache(tagger.analyze_viterbi)
-    @cache
-    def noun(token, guess):
-        o = token if lang == 'en' else token[0].upper() + token[1:]
-        lemma = simplemma.lemmatize(o, lang=lang, greedy=lang == 'de')
-        return guess if lemma == o and not simplemma.is_known(o, lang=lang) else lemma
-    def tag(tokens): return [(noun(t, l) if _word_kind(p) == 'noun' else l, _word_kind(p)) for t, l, p in tagger.tag_sent(tokens)]
-    return tag
+# %% ../../nbs/catalog/09_text.ipynb #de4671bc
+class _Hanta:
+    "HanTa tags a sentence and lemmatises adjectives; of its lemma of a noun and that of simplemma's dictionary, the better one is used."
+    def __init__(self, lang:str):
+        import HanTa, simplemma
+        from HanTa.HanoverTagger import HanoverTagger
+        # A file name without a path would be searched in the current folder first, and unpickled
+        self.lang, self.tagger = lang, HanoverTagger(str(Path(HanTa.__file__).with_name(_HANTA[lang])))
+        self.known = partial(simplemma.is_known, lang=lang)
+        self.lookup = partial(simplemma.lemmatize, lang=lang, greedy=lang == 'de')
+        for o in ('analyze_forward', '_analyze', '_tag_word'): setattr(self.tagger, o, cache(getattr(self.tagger, o)))
+        for o in ('likely', 'noun', 'german', 'spell'): setattr(self, o, cache(getattr(self, o)))
+
+    def likely(self, word:str, tags:str='.*')->float:
+        "The log probability of `word` with the best of the tags that a pattern matches."
+        readings = self.tagger._tag_word(word, cutoff=99, casesensitive=False)
+        return max((p for t, p in readings if re.fullmatch(tags, self.tagger.int2tag[t])), default=-99)
+
+    def is_noun(self, lemma:str)->bool:
+        "Is a lemma of simplemma's, which does not know kinds of words, that of a noun?"
+        if self.lang == 'de': return lemma[0].isupper()
+        return self.likely(lemma, 'NN.*') > _LEARNT or self.likely(lemma, 'V.*') < _LEARNT and self.known(lemma)
+
+    def noun(self, token:str, guess:str)->str:
+        "The lemma of a noun, simplemma's; HanTa's `guess` if that is no noun, or in German less likely."
+        if self.lang == 'de' and (word := _shop_noun(token.lower())): return word
+        lemma = self.lookup(token)
+        if lemma.lower() == token.lower() and self.known(token): return token
+        if lemma.startswith(token) or not self.is_noun(lemma): return guess
+        return guess if self.lang == 'de' and self.likely(guess, 'NN.*') > max(self.likely(lemma, 'NN.*'), _LEARNT) else lemma
+
+# %% ../../nbs/catalog/09_text.ipynb #de4671bd
+@patch
+def spell(self:_Hanta, token:str)->str:
+    "A German word as in a sentence: a capital only at its beginning, and ß for SS where that is more likely."
+    word = token[0].upper() + token[1:].lower()
+    for o in (word[:m.start()] + 'ß' + word[m.end():] for m in re.finditer('ss', word) if token.isupper()):
+        if self.known(o) and self.likely(o) > self.likely(word): word = o
+    return word
+
+@patch
+def german(
+    self:_Hanta,
+    word:str,           # As `spell` returns it
+    lemma:str,          # HanTa's
+    tag:str,            # HanTa's
+    capital:bool|None,  # Is its capital a sign of a noun? None if the case says nothing
+)->tuple[str, str]:     # Lemma and kind
+    "Adjectives that deny, and the nouns and colours that HanTa takes for names or verbs."
+    kind, lacks = _word_kind(tag), _LACKS.match(word.lower())
+    if lacks and not (self.known(word) and self.lookup(word) == word): return lacks[1], 'adj'
+    if kind or not _is_word(word): return lemma, kind
+    if tag in _NAME_TAGS:
+        if word.lower() in _COLOURS: return word, 'adj'
+        common = self.known(word) and (self.likely(word) < _LEARNT or self.likely(word, 'NN.*') > _LEARNT)
+        return lemma, 'noun' if common or _shop_noun(word.lower()) else ''
+    if capital is None: capital = self.likely(word, 'NN') > _LEARNT
+    noun = capital and tag[0] == 'V' and self.lookup(word)[0].isupper()
+    return (self.tagger.analyze(word, pos='NN')[0], 'noun') if noun else (lemma, '')
+
+# %% ../../nbs/catalog/09_text.ipynb #de4671be
+@patch
+def english(
+    self:_Hanta,
+    tagged:list[tuple], # (token, lemma, tag) of a sentence
+    i:int,              # Place of the word
+)->tuple[str, str]:     # Lemma and kind
+    "Participles before a noun are adjectives (a checked shirt); what HanTa takes for a verb is a noun where no verb can be (with ruffles)."
+    word, lemma, tag = tagged[i]
+    if tag == 'VVN' and word.endswith('ed') and i + 1 < len(tagged) and _word_kind(tagged[i+1][2]): return word, 'adj'
+    if tag in ('VVB', 'VVI', 'VVZ') and i and tagged[i-1][2] in _BEFORE_NOUN:
+        return self.tagger.analyze(word, pos='NN2' if tag == 'VVZ' else 'NN1')[0], 'noun'
+    return lemma, _word_kind(tag)
+
+@patch
+def __call__(
+    self:_Hanta,
+    tokens:list[str],         # Of a sentence
+)->list[tuple[str, str]]:     # Lemma and kind of each
+    "Tag and lemmatise a sentence."
+    if self.lang == 'en':
+        words, tagged = tokens, self.tagger.tag_sent(tokens)
+        found = [self.english(tagged, i) for i in range(len(tokens))]
+    else:
+        words, cased = [self.spell(o) for o in tokens], not ((text := ' '.join(tokens)).isupper() or text.islower())
+        tagged = self.tagger.tag_sent([w if o.isupper() else o for w, o in zip(words, tokens)], casesensitive=cased)
+        capitals = [i > 0 and o[0].isupper() if cased else None for i, o in enumerate(tokens)]
+        found = [self.german(w, l, p, o) for w, o, (_, l, p) in zip(words, capitals, tagged)]
+    return [(self.noun(w, l) if k == 'noun' else l, k) for w, (l, k) in zip(words, found)]
+
+_hanta = cache(_Hanta)
 
 # %% ../../nbs/catalog/09_text.ipynb #dc1e133f
 _NLTK = {'averaged_perceptron_tagger_eng': 'taggers', 'wordnet': 'corpora', 'stopwords': 'corpora'}
@@ -100,32 +199,61 @@ def _tagger(lang:str, engine:str)->Callable:
     if lang not in _HANTA: raise CatalogError(f'lang is {lang!r}, expected one of {", ".join(_HANTA)}')
     return ENGINES[engine](lang)
 
+_SUSPENDED = re.compile(r"""\b([^\W\d_]+)-(?=(?:\s*,\s*[^\W\d_]+-)*\s*,?\s*            # Hals-, Hand- und Armband
+    (?:und|oder|sowie|bzw\.?|and|or|to|&|/)\s*([^\W\d_]+(?:-[^\W\d_]+)*))""", re.X)
+
+def _complete(part:re.Match, lang:str)->str:
+    "`Hals-` before `und Armband` as `Halsband`, `long-` before `and short-sleeved` as `long-sleeved`; '' if no such word is known."
+    import simplemma
+    first, second = part.groups()
+    if '-' in second: return f'{first}-{second.partition("-")[2]}'
+    if lang != 'de': return ''
+    def known(word): return simplemma.is_known(word.capitalize(), lang=lang)
+    parts = [(second[:i], second[i:].lower()) for i in range(2, len(second) - 2)]
+    found = [b for _, b in parts if known(first + b)] or [b for a, b in parts if known(a) and known(b)]
+    return first + found[0] if found else ''
+
+_JOINED = re.compile(r"""\b(non|no(?=\ (?:show|iron|slip|sew|tie|stick|dig|pull|spill)\b)
+    |(?:sugar|gluten|lactose|dairy|fat|nut|alcohol|bpa|lead|plastic|latex|nickel|paraben|silicone|perfume|fragrance|scent|oil|chemical
+    |cruelty|iron|wrinkle|crease|wire|lint|hands)(?=\ free\b))\ (?=[a-z])""", re.X)
+
 def _words_of(text:str, tag:Callable, lang:str)->Iterable[tuple]:
-    "(place, form, lemma, kind) of each noun and adjective of one text."
+    "(place, form, lemma, kind) of each noun, adjective and negated phrase of one text."
     from simplemma import split_sentences
     place = 0
-    for s in split_sentences(text if lang == 'de' else text.lower(), lang=lang):
-        tokens = _TEXT_TOKEN.findall(s)
-        yield from ((i, t.lower(), l.lower(), k) for i, (t, (l, k)) in enumerate(zip(tokens, tag(tokens)), place) if k and _is_word(t))
-        place += len(tokens) + 1
+    for line in text.splitlines():
+        if '-' in line: line = _SUSPENDED.sub(partial(_complete, lang=lang), line)
+        if lang == 'en': line = _JOINED.sub(r'\1-', line.lower())     # no-iron and sugar-free are words
+        for s in split_sentences(line, lang=lang):
+            tokens = _TEXT_TOKEN.findall(s)
+            words = [(t.lower(), l.lower(), k if k and _is_word(t) and not _is_unit(tokens, i) else '')
+                     for i, (t, (l, k)) in enumerate(zip(tokens, tag(tokens)))]
+            yield from ((place + i, *o) for i, *o in join_negations(words, lang))
+            place += len(tokens) + 1
 
 # %% ../../nbs/catalog/09_text.ipynb #78a56255
+def _find_words(texts:list[str], lang:str, engine:str)->pd.DataFrame:
+    "`find_words` for clean texts."
+    tag = _tagger(lang, engine)
+    rows = [(i, *o) for i, text in enumerate(progress(texts, 'words')) for o in _words_of(text, tag, lang)]
+    return pd.DataFrame(rows, columns=list(_WORD_COLUMNS)).astype(_WORD_COLUMNS)
+
 def find_words(
-    texts:Iterable,        # Strings; None, nan and '' have no words
+    texts:Iterable,        # Strings, cleaned by `clean_text`; None, nan and '' have no words
     *, lang:str='en',      # Language of the texts, `en` or `de`
     engine:str='hanta',    # `hanta`, whose data is in the wheel, or `nltk`, only for English, which needs NLTK_DATA
 )->pd.DataFrame:           # One row per word: `item` (from 0), `at` (place), `form` (lowercased), `word` (lemma), `pos` (`noun` or `adj`)
-    "Find the nouns and adjectives of each text, lowercased and lemmatised."
+    "Find the nouns and adjectives of each text, lowercased and lemmatised, and the phrases that are negated."
     if isinstance(texts, str): raise CatalogError('texts is one string, expected a list or column of them')
-    tag, texts = _tagger(lang, engine), [_clean(o, i) for i, o in enumerate(texts)]
-    rows = [(i, *o) for i, text in enumerate(progress(texts, 'words')) for o in _words_of(text, tag, lang)]
-    return pd.DataFrame(rows, columns=list(_WORD_COLUMNS)).astype(_WORD_COLUMNS)
+    _tagger(lang, engine)
+    return _find_words(clean_texts(texts)[0], lang, engine)
 
 # %% ../../nbs/catalog/09_text.ipynb #ee2bd200
 def _word_pairs(words:pd.DataFrame)->pd.Series:
     "Each word joined with the next one, or nan."
-    after = words.shift(-1)
-    return (words['word'] + ' ' + after['word']).where((after['item'] == words['item']) & (after['at'] == words['at'] + 1))
+    after, single = words.shift(-1), ~words['word'].str.contains(' ')      # a negated phrase is joined already
+    near = (after['item'] == words['item']) & (after['at'] == words['at'] + 1)
+    return (words['word'] + ' ' + after['word']).where(near & single & single.shift(-1, fill_value=False))
 
 def find_phrases(
     words:pd.DataFrame,  # Words of the train texts, from `find_words`
@@ -287,15 +415,38 @@ def apply(
     return self._apply(find_words(texts, lang=self.lang, engine=self.engine), len(texts))
 
 # %% ../../nbs/catalog/09_text.ipynb #efd32c8f
+def _report_negations(words:pd.DataFrame, tags:Iterable[str], lang:str, say):
+    "Report how many texts say what an item has not, and what became of it."
+    first = (f'{NEGATIONS[lang].noun} ', f'{NEGATIONS[lang].adj} ')
+    denied, made = words[words['word'].str.startswith(first)], [o for o in tags if o.startswith(first)]
+    if denied.empty: return
+    rare = [o for o in denied['form'].value_counts().index if not {o, *denied['word'][denied['form'] == o]} & set(made)]
+    say(f'{denied["item"].nunique()} texts say what the product has not; tags of it: {first_few(made, 3) or "none"}; '
+        f'too rare for a tag: {len(rare)}{", such as " + repr(rare[0]) if rare else ""}')
+
 @delegates(fit_words)
 def tag_texts(
     df:pd.DataFrame,                  # A catalog with `text` and `split`
     *, lang:str='en',                 # Language of the texts
     engine:str='hanta',               # As in `find_words`
+    say=print,                        # Called with a line for each rule that cleaned texts, and one for negations
     **kwargs,
 )->tuple[pd.DataFrame, TextTags]:     # `df` with `tags`, and the fitted `TextTags`
     "Make tags from the text of each row, with what is learned on the train rows."
     df = check_columns(df, 'text', 'split')
-    words = find_words(df['text'], lang=lang, engine=engine)
+    texts, notes = clean_texts(df['text'])
+    words = _find_words(texts, lang, engine)
     fitted = fit_words(words[words['item'].isin(df.index[df['split'] == 'train'])], lang=lang, engine=engine, **kwargs)
+    for o in notes: say(o)
+    _report_negations(words, [*fitted.nouns, *fitted.adjs], lang, say)
     return df.assign(tags=fitted._apply(words, len(df))), fitted
+
+# %% ../../nbs/catalog/09_text.ipynb #3c5340f5
+def why_untagged(
+    text:str,          # A text without tags
+    words:TextTags,    # What was learned on train
+)->str:
+    "Why a text has no tags: it is empty, has no nouns and adjectives, or none that is a tag."
+    if not clean_text(text): return 'the description is empty'
+    found = find_words([text], lang=words.lang, engine=words.engine)['form'].unique()
+    return f'no word of the description is a tag: {first_few(found, 4)}' if len(found) else 'no noun or adjective in the description'

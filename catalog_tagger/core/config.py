@@ -14,9 +14,9 @@ from .files import CatalogError
 from .records import check_fields, Record
 
 # %% auto #0
-__all__ = ['EMPTY_CELLS', 'CLEAN_RULES', 'GROUPS', 'ANSWERS', 'PER', 'PRESETS', 'whole', 'number', 'CatalogSettings',
+__all__ = ['EMPTY_CELLS', 'CLEAN_RULES', 'GROUPS', 'ANSWERS', 'PAIRS', 'PER', 'PRESETS', 'whole', 'number', 'CatalogSettings',
            'SplitSettings', 'PictureSettings', 'ModelSettings', 'TrainingSettings', 'JobSettings', 'RunConfig',
-           'choices', 'training_settings', 'EmbedSettings', 'IndexSettings', 'find_preset']
+           'choices', 'training_settings', 'EmbedSettings', 'IndexSettings', 'FetchSettings', 'find_preset']
 
 # %% ../../nbs/core/05_config.ipynb #a341e995
 def whole(
@@ -76,6 +76,7 @@ class SplitSettings:
 class PictureSettings:
     "Pictures and augmentation"
     size:whole(8, 4096) = 128         # Side of the input, px
+    max_pixels:whole(1, 178_956_970) = 50_000_000   # Largest picture to read, in pixels; a larger JPEG is read at reduced size
     method:Literal['squish', 'crop', 'pad'] = 'squish'  # How pictures are resized to a square
     min_scale:number(.01, 1) = .8     # Smallest share of a picture that a random crop keeps
     flip:number(0, 1) = .5            # Share of training pictures that are mirrored
@@ -130,6 +131,11 @@ class JobSettings:
 # %% ../../nbs/core/05_config.ipynb #4a54967f
 def _plain_value(v): return fspath(v) if isinstance(v, PathLike) else tuple(v) if isinstance(v, list) else v
 
+def _check_as_plain(o):
+    "Make paths text and lists tuples in the dataclass instance `o`, and check its fields."
+    for f in fields(o): object.__setattr__(o, f.name, _plain_value(getattr(o, f.name)))
+    check_fields(o)
+
 def _check_together(cfg:RunConfig):
     "Raise `CatalogError` on values that contradict each other."
     if cfg.freeze_epochs + cfg.epochs == 0: raise CatalogError('freeze_epochs=0 and epochs=0: nothing would be trained')
@@ -149,8 +155,7 @@ GROUPS = (CatalogSettings, SplitSettings, PictureSettings, ModelSettings, Traini
 class RunConfig(*reversed(GROUPS), Record):   # the fields of the last base class come first
     "All settings of one run, from a catalog to a folder."
     def __post_init__(self):
-        for f in fields(self): object.__setattr__(self, f.name, _plain_value(getattr(self, f.name)))
-        check_fields(self)
+        _check_as_plain(self)
         _check_together(self)
 
     def __repr__(self)->str:
@@ -170,16 +175,18 @@ def training_settings(cfg:RunConfig)->dict:  # Field → value
 
 # %% ../../nbs/core/05_config.ipynb #27ea5d5c
 ANSWERS = 10   # Similar products to return, if their number is not given
+PAIRS = 20     # Pairs of similar pictures to print, if their number is not given
 PER = ('picture', 'product')   # What an answer is for
 
 @dataclass(frozen=True)
 class EmbedSettings:
     "Embedding"
     layer:str = 'avg'                      # Layer of the vectors: avg or concat (pooled features), for a run also hidden or logits
-    size:whole(8, 4096) = RunConfig.size   # Side of the input of a backbone, px; a run has its own size
-    weights:str = RunConfig.weights        # Weights of a backbone: default, bundled, none, or a .pth or .safetensors file
+    size:whole(8, 4096) = RunConfig.size   # Side of the input of a backbone, px; not for a run, which has its own
+    max_pixels:whole(1, 178_956_970)|None = None   # Largest picture to read, in pixels; that of the run if not given
+    weights:str = RunConfig.weights        # Weights of a backbone, not of a run: default, bundled, none, or a .pth or .safetensors file
     dims:whole(1)|None = None              # Principal components to keep; all dimensions if not given
-    whiten:bool = False                    # Give all dimensions the same variance
+    whiten:bool = False                    # Give all dimensions the same variance; at most as many are kept as there are pictures
     dtype:str = 'float32'                  # float32, or float16 with half the size
     def __post_init__(self): check_fields(self)
 
@@ -188,6 +195,29 @@ class IndexSettings(EmbedSettings):
     "Embedding and search"
     kind:str|None = None            # exact, or flat, hnsw, ivf_sq8 or ivf_pq of FAISS; exact for up to 50,000 pictures if not given
     recall:number(.01, 1) = .95     # Share of the true nearest neighbours that FAISS must find; a higher value is slower
+    layout:str|None = None                     # Layout of the catalog; detected if not given
+    label_columns:tuple[str, ...]|None = None  # Columns of labels, or none; those of the run, or of styles.csv, if not given
+    tags_column:str|None = None                # Column of free tags, or none; that of the run, or tags or similar, if not given
+    image_column:str|None = None               # Column of pictures; that of the run, or image, file, id or similar, if not given
+    product:str|None = None                    # Column of products, or none; that of the run, or sku, handle or similar, if not given
+    split_column:str|None = None               # Column with the names of folds, or none; that of the run, or split, if not given
+    encoding:str|None = None                   # Encoding of a CSV, such as cp1252; that of the run, or UTF-8, if not given
+
+# %% ../../nbs/core/05_config.ipynb #a90c41fe
+@dataclass(frozen=True)
+class FetchSettings:
+    "Pictures by address"
+    image_column:tuple[str, ...]|None = None  # Columns of addresses; image, picture, photo or similar if not given
+    encoding:str|None = None                  # Encoding of a CSV, such as cp1252; UTF-8, or UTF-16 with its mark, if not given
+    allow_host:tuple[str, ...] = ()           # Hosts that may have a private address, such as shop.local or localhost:8000
+    timeout:number(.01, 3600) = 30.           # Most seconds for one attempt to fetch a picture, with its redirects
+    retries:whole(0, 10) = 3                  # Further attempts after status 429 or 5xx, a timeout or a lost connection
+    redirects:whole(0, 20) = 5                # Most redirects from an address to its picture
+    max_bytes:whole(1) = 50_000_000           # Largest picture, bytes
+    max_total:whole(1) = 100_000_000_000      # Most bytes of all pictures together
+    workers:whole(1, 64) = 16                 # Pictures that are fetched at the same time
+    per_host:whole(1, 64) = 6                 # Of these, from one host
+    def __post_init__(self): _check_as_plain(self)
 
 # %% ../../nbs/core/05_config.ipynb #12d1706b
 PRESETS = dict(study5=dict(min_scale=.5, max_rotate=10., max_lighting=.2))  # Name → fields of `RunConfig`

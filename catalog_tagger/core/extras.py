@@ -17,6 +17,7 @@ OPTIONAL = {   # Module: name of its package, and the extra that installs it; No
     'captum': ('captum', 'interpret'), 'cleanlab': ('cleanlab', 'cleanlab'), 'faiss': ('FAISS', 'faiss'),
     'fasthtml': ('FastHTML', 'app'), 'uvicorn': ('uvicorn', 'app'), 'pytorch_metric_learning': ('pytorch-metric-learning', 'metric'),
     'onnx': ('onnx', 'onnx'), 'onnxruntime': ('onnxruntime', 'onnx'), 'onnxscript': ('onnxscript', 'onnx'),
+    'httpx': ('httpx', 'fetch'), 'httpcore': ('httpcore', 'fetch'),
     'ray': ('Ray', 'ray'), 'pyarrow': ('pyarrow', None), 'umap': ('umap-learn', None)}
 
 def import_optional(

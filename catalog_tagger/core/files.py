@@ -11,8 +11,8 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['CatalogError', 'catalog_root', 'inside', 'escaped_text', 'inside_or_reason', 'is_leftover', 'sweep', 'atomic_path',
-           'finish_save', 'atomic_files', 'output_folder', 'check_target', 'write_json', 'read_json', 'parse_json',
-           'file_stamp']
+           'finish_save', 'atomic_files', 'output_folder', 'check_target', 'write_json', 'read_json', 'unique_keys',
+           'parse_json', 'file_stamp']
 
 # %% ../../nbs/core/00_files.ipynb #a593092c
 class CatalogError(ValueError):
@@ -163,17 +163,20 @@ def read_json(
     except (ValueError, RecursionError, OSError) as e: raise CatalogError(f'{path} is not readable JSON: {e}') from None
 
 # %% ../../nbs/core/00_files.ipynb #bb8c48d6
-def _unique_keys(pairs:list[tuple])->dict:
-    "A JSON object without duplicate keys."
+def unique_keys(
+    pairs:list[tuple],  # Keys and values of a JSON object
+)->dict:
+    "A JSON object without duplicate keys, as `object_pairs_hook` of `json.loads`."
     res = dict(pairs)
-    if len(res) < len(pairs): raise CatalogError('duplicate key in a JSON object')
-    return res
+    if len(res) == len(pairs): return res
+    keys = [k for k, _ in pairs]
+    raise CatalogError(f'duplicate key {next(k for k in keys if keys.count(k) > 1)!r} in a JSON object')
 
 def _refuse_constant(o:str): raise CatalogError(f'{o} is not valid JSON')
 
 def parse_json(data:bytes):
     "Parse the JSON `data`: UTF-8, without duplicate keys, NaN and infinity."
-    return json.loads(data.decode('utf-8'), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    return json.loads(data.decode('utf-8'), object_pairs_hook=unique_keys, parse_constant=_refuse_constant)
 
 # %% ../../nbs/core/00_files.ipynb #1c2156cf
 def file_stamp(path:str|Path)->tuple[str, int, int]:  # Absolute path, bytes, time of the last change in ns

@@ -21,7 +21,7 @@ from .records import as_type
 
 # %% auto #0
 __all__ = ['PARTS_VERSION', 'prefetch', 'share_threads', 'part_facts', 'part_path', 'write_part', 'remove_parts', 'begin_parts',
-           'missing_parts', 'map_parts', 'check_counts', 'parts_folder', 'run_job']
+           'missing_parts', 'map_parts', 'parts_folder', 'run_job']
 
 # %% ../../nbs/core/06_jobs.ipynb #98122fdd
 def prefetch(
@@ -147,11 +147,6 @@ def map_parts(
     for n, o in parts.items(): yield n, pack([next(done) for _ in range(0, len(o), bs)])
 
 # %% ../../nbs/core/06_jobs.ipynb #bffaab64
-def check_counts(**counts:int)->None:
-    "Raise `CatalogError` unless each of `counts` is an integer of 1 or more."
-    for name, o in counts.items():
-        if not isinstance(o, int) or o < 1: raise CatalogError(f'{name}={o}, expected 1 or more')
-
 def parts_folder(out:Path)->Path:
     "The folder for the parts of a job that writes `out`."
     return out.with_name(f'{out.name}.parts')

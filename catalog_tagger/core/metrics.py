@@ -15,9 +15,9 @@ from .files import CatalogError
 from .process import rng
 
 # %% auto #0
-__all__ = ['METRICS', 'recall_at_k', 'precision_at_k', 'dominant_recall', 'f1', 'exact_match', 'mean_average_precision',
-           'group_accuracy', 'label_table', 'Metric', 'find_metric', 'floor_scores', 'score_table',
-           'bootstrap_interval', 'picture_scores', 'add_intervals']
+__all__ = ['METRICS', 'only_known', 'recall_at_k', 'precision_at_k', 'dominant_recall', 'f1', 'exact_match',
+           'mean_average_precision', 'group_accuracy', 'answer_accuracy', 'label_table', 'Metric', 'find_metric',
+           'floor_scores', 'score_table', 'bootstrap_interval', 'picture_scores', 'add_intervals']
 
 # %% ../../nbs/core/07_metrics.ipynb #769565ec
 def _arr(x)->np.ndarray:
@@ -52,6 +52,24 @@ def _mean(x)->float: return float(np.mean(x)) if len(x) else np.nan
 def _known(x)->np.ndarray:
     "`x` without its nan."
     return x[~np.isnan(x)]
+
+# %% ../../nbs/core/07_metrics.ipynb #9d6acae1
+def only_known(
+    x,               # Scores or predicted labels, shape (n, n_labels)
+    targs,           # 0 or 1, same shape
+    known,           # Which cells have a truth, bool, same shape, as from `known_cells`
+    none=-np.inf,    # Value of `x` in the other cells: no answer
+)->tuple[np.ndarray, np.ndarray]:   # `x` and `targs` of the pictures that have a truth
+    "Leave cells without a truth out of a score: there is no answer and no label, and a picture without any truth is dropped."
+    x, targs, known = _arr(x), _mask(targs, 'targs'), _mask(known, 'known'); rows = known.any(1)
+    if not x.shape == targs.shape == known.shape:
+        raise CatalogError(f'known has shape {known.shape}, expected that of the scores, {x.shape}, and of targs, {targs.shape}')
+    if not rows.any(): raise CatalogError('no picture has a truth, so there is nothing to score')
+    return np.where(known, x, none)[rows], (targs & known)[rows]
+
+def _known_or_all(known, shape)->np.ndarray:
+    "`known` as booleans; all cells if it is None."
+    return np.ones(shape, bool) if known is None else _mask(known, 'known')
 
 # %% ../../nbs/core/07_metrics.ipynb #fdfb4e16
 def _hits(scores, targs, k)->np.ndarray:
@@ -157,34 +175,44 @@ def exact_match(
     return _mean(_exact(*_as_predictions(pred, targs)))
 
 # %% ../../nbs/core/07_metrics.ipynb #a60c884f
-def _average_precisions(scores, targs)->np.ndarray:
-    "Average precision of each label, nan for one that is absent; `-inf` ranks below every number."
+def _average_precisions(scores, targs, known)->np.ndarray:
+    "Average precision of each label over the pictures whose truth is known, nan for one that is absent; `-inf` ranks below every number."
     from sklearn.metrics import average_precision_score
-    scores = np.nan_to_num(scores)
-    return np.array([average_precision_score(t, s) if t.any() else np.nan for s, t in zip(scores.T, targs.T)])
+    cells = zip(np.nan_to_num(scores).T, targs.T, _known_or_all(known, targs.shape).T)
+    return np.array([average_precision_score(t[k], s[k]) if t[k].any() else np.nan for s, t, k in cells])
 
 def mean_average_precision(
     scores,   # Any score, shape (n, n_labels)
     targs,    # 0 or 1, same shape
+    known=None,   # Which cells have a truth, bool, same shape; None for all
 )->float:     # From 0 to 1; nan if no label occurs in the fold
     "Average precision of scikit-learn, mean over the labels that occur in this fold."
-    ap = _average_precisions(*_scored(scores, targs))
+    ap = _average_precisions(*_scored(scores, targs), known)
     return _mean(ap[~np.isnan(ap)])
 
 # %% ../../nbs/core/07_metrics.ipynb #99bc0457
-def _group_hits(scores, targs, cols)->np.ndarray:
-    "1 for each picture whose best label among `cols` is true, 0 for the others, nan for one without a label among them."
-    scores, targs = scores[:, list(cols)], targs[:, list(cols)]
-    best = scores.argmax(1, keepdims=True)
-    return np.where(targs.any(1), np.take_along_axis(targs & (scores > -np.inf), best, 1)[:, 0], np.nan)
-
 def group_accuracy(
     scores,               # Any score, shape (n, n_labels)
     targs,                # 0 or 1, same shape
     cols:Sequence[int],   # Columns of an exclusive group; a picture has one of its labels
 )->float:                 # From 0 to 1; nan if no picture has a label of the group
     "Share of the pictures whose best label among `cols` is the true one; those without one are left out."
-    return _mean(_known(_group_hits(*_scored(scores, targs), cols)))
+    scores, targs = (o[:, list(cols)] for o in _scored(scores, targs)); has = targs.any(1)
+    best = scores.argmax(1, keepdims=True)
+    return _mean(np.take_along_axis(targs & (scores > -np.inf), best, 1)[has, 0])
+
+def _group_hits(pred, targs, cols)->np.ndarray:
+    "1 for each picture whose answer among `cols` is right, 0 for the others, nan for one without a label among them."
+    pred, targs = pred[:, list(cols)], targs[:, list(cols)]
+    return np.where(targs.any(1), (pred == targs).all(1), np.nan)
+
+def answer_accuracy(
+    pred,                 # Predicted labels, 0 or 1, shape (n, n_labels)
+    targs,                # 0 or 1, same shape
+    cols:Sequence[int],   # As in `group_accuracy`
+)->float:                 # Likewise
+    "Share of the pictures whose predicted label among `cols` is the true one; those without one are left out."
+    return _mean(_known(_group_hits(*_as_predictions(pred, targs), cols)))
 
 # %% ../../nbs/core/07_metrics.ipynb #5b988b67
 def label_table(
@@ -193,14 +221,16 @@ def label_table(
     targs,                 # 0 or 1, same shape
     vocab:Sequence[str],   # Label of each column
     counts=None,           # Pictures of each label in train, shape (n_labels,)
+    *, known=None,         # Which cells have a truth, bool, same shape; None for all
 )->pd.DataFrame:           # A row for each label, in the order of `vocab`
     "The scores of each label; all are nan for one that does not occur in the fold, and precision for one that is never predicted."
     from sklearn.metrics import precision_recall_fscore_support
     (pred, targs), (scores, _) = _as_predictions(pred, targs), _scored(scores, targs)
+    known = _known_or_all(known, targs.shape); pred, targs = pred & known, targs & known
     if len(vocab) != targs.shape[1]: raise CatalogError(f'vocab has {len(vocab)} labels, expected {targs.shape[1]}')
     p, r, f, n = (o[:-1] for o in precision_recall_fscore_support(_sk(targs), _sk(pred), average=None, zero_division=np.nan))
     res = pd.DataFrame({'label': list(vocab), 'support': n, 'precision': np.where(n > 0, p, np.nan), 'recall': r,
-                        'f1': np.where(n > 0, f, np.nan), 'average_precision': _average_precisions(scores, targs),
+                        'f1': np.where(n > 0, f, np.nan), 'average_precision': _average_precisions(scores, targs, known),
                         'note': np.where(n > 0, '', 'not in this fold: no score')})
     if counts is not None: res.insert(1, 'train', _per_label(counts, targs, 'counts').astype(int))
     return res
@@ -212,7 +242,7 @@ class Metric:
     text:str                           # Description
     func:Callable|None = None          # `(scores, targs, **options)` → a number; None for a metric recorded only during training
     takes:str = 'scores'               # First argument of `func`: `scores`, or `pred`, the predicted labels
-    options:Sequence[str] = ()         # Other arguments, of `k`, `weights` (train counts), `parents` and `cols` (of a group)
+    options:Sequence[str] = ()         # Other arguments, of `k`, `weights` (train counts), `parents`, `cols` (of a group) and `known`
     pictures:Callable|None = None      # As `func` → a number for each picture or nan; None if the metric is not a mean over pictures
     greater_is_better:bool = True
 
@@ -226,9 +256,9 @@ METRICS = {
     'f1_micro': Metric('F1 over all answers; frequent labels count most', partial(f1, average='micro'), 'pred'),
     'f1_macro': Metric('mean of the F1 of each label; rare labels count as much as frequent ones', partial(f1, average='macro'), 'pred'),
     'f1_samples': Metric('mean of the F1 of each picture', partial(f1, average='samples'), 'pred'),
-    'mAP': Metric('mean over labels of the average precision, which covers all thresholds', mean_average_precision),
+    'mAP': Metric('mean over labels of the average precision, which covers all thresholds', mean_average_precision, options=['known']),
     'exact_match': Metric('pictures whose predicted set of labels is completely right', exact_match, 'pred', pictures=_exact),
-    'accuracy/group': Metric('pictures with the right label of this group', group_accuracy, options=['cols'], pictures=_group_hits),
+    'accuracy/group': Metric('pictures with the right answer for this group', answer_accuracy, 'pred', options=['cols'], pictures=_group_hits),
     'train_loss': Metric('mean loss of the train pictures, augmented', greater_is_better=False),
     'valid_loss': Metric('mean loss of the valid pictures', greater_is_better=False)}
 
@@ -262,17 +292,18 @@ def floor_scores(
     return np.tile(row, (n, 1))
 
 # %% ../../nbs/core/07_metrics.ipynb #ea42fcd6
-def _metric_rows(counts, groups, parents, k)->Iterator[tuple[str, Metric, dict]]:
+def _metric_rows(counts, groups, parents, k, known)->Iterator[tuple[str, Metric, dict]]:
     "Name, metric and options of each row of a table of scores."
-    facts = dict(k=k, weights=counts, parents=parents)
+    facts = dict(k=k, weights=counts, parents=parents, known=known)
     for name, m in METRICS.items():
         each = {f'/{g}': dict(cols=o) for g, o in (groups or {}).items()} if name.endswith('/group') else {'': {}}
         for end, cols in each.items() if m.func else ():
             yield name.removesuffix('/group').replace('@k', f'@{k}') + end, m, {o: (facts | cols)[o] for o in m.options}
 
-def _all_scores(scores, pred, targs, **facts)->dict:
-    given = dict(scores=scores, pred=pred)
-    return {name: m.func(given[m.takes], targs, **options) for name, m, options in _metric_rows(**facts)}
+def _all_scores(scores, pred, targs, known, **facts)->dict:
+    (scores, truth), (pred, _) = only_known(scores, targs, known), only_known(pred, targs, known, 0)
+    given, rows = dict(scores=scores, pred=pred), _metric_rows(known=known[known.any(1)], **facts)
+    return {name: m.func(given[m.takes], truth, **options) for name, m, options in rows}
 
 def _common_answer(counts, groups:Mapping[str,Sequence[int]], k:int)->np.ndarray:
     "The answer of an image-blind baseline: the most frequent label of each group, or without groups the `k` most frequent."
@@ -281,6 +312,14 @@ def _common_answer(counts, groups:Mapping[str,Sequence[int]], k:int)->np.ndarray
     for cols in groups.values(): common[cols[np.argmax(counts[list(cols)])]] = True
     return common
 
+def _default_answer(scores, groups:Mapping[str,Sequence[int]], thresh:float)->np.ndarray:
+    "The labels with a score of `thresh` or more, and of each group the one with the highest score."
+    pred = scores >= thresh
+    for cols in map(list, groups.values()):
+        best = scores[:, cols].max(1, keepdims=True)
+        pred[:, cols] = (np.arange(len(cols)) == scores[:, cols].argmax(1)[:, None]) & (best > -np.inf)
+    return pred
+
 def score_table(
     scores,                                   # Any score, shape (n, n_labels); probabilities unless `pred` is given
     targs,                                    # 0 or 1, same shape
@@ -288,16 +327,18 @@ def score_table(
     groups:Mapping[str,Sequence[int]]=None,   # Exclusive group → its columns
     parents:Mapping[int,int]=None,            # Column of a label → column of its parent
     k:int=3,                                  # Labels predicted for a picture
-    thresh:float=.5,                          # Smallest score at which a label is predicted
-    pred=None,                                # Predicted labels, 0 or 1, instead of `thresh`
+    thresh:float=.5,                          # Smallest score at which a label outside of groups is predicted; of a group the best is
+    pred=None,                                # Predicted labels, 0 or 1, instead
+    known=None,                               # Which cells have a truth, bool, same shape; None for all
 )->pd.DataFrame:                              # A row for each metric; columns `score`, `nothing`, `commonest`
     "Every metric for the model and for two baselines: one that predicts nothing, and one that always predicts the most frequent labels."
     (scores, targs), n = _scored(scores, targs), len(scores)
     counts = _per_label(counts, targs, 'counts')
-    if pred is None: pred = scores >= thresh
+    if pred is None: pred = _default_answer(scores, groups or {}, thresh)
+    known = _known_or_all(known, targs.shape)
     none, common = floor_scores(n, counts, 0), np.tile(_common_answer(counts, groups or {}, k), (n, 1))
     rows = {'score': (scores, pred), 'nothing': (none, none > -np.inf), 'commonest': (floor_scores(n, counts, len(counts)), common)}
-    return pd.DataFrame({c: _all_scores(*o, targs, counts=counts, groups=groups, parents=parents, k=k) for c, o in rows.items()})
+    return pd.DataFrame({c: _all_scores(*o, targs, known, counts=counts, groups=groups, parents=parents, k=k) for c, o in rows.items()})
 
 # %% ../../nbs/core/07_metrics.ipynb #9ef9fb0e
 def bootstrap_interval(
@@ -324,11 +365,15 @@ def picture_scores(
     groups:Mapping[str,Sequence[int]]=None,   # Exclusive group → its columns
     parents:Mapping[int,int]=None,            # Column of a label → column of its parent
     k:int=3,                                  # Labels predicted for a picture
+    known=None,                               # Which cells have a truth, bool, same shape; None for all
 )->pd.DataFrame:                              # A row for each picture; nan where a score is undefined
     "The values for each picture of those scores that are means over pictures."
     (scores, targs), (pred, _) = _scored(scores, targs), _as_predictions(pred, targs)
-    given, rows = dict(scores=scores, pred=pred), _metric_rows(counts, groups, parents, k)
-    return pd.DataFrame({name: m.pictures(given[m.takes], targs, **options) for name, m, options in rows if m.pictures})
+    known = _known_or_all(known, targs.shape); there = known.any(1)
+    (scores, truth), (pred, _) = only_known(scores, targs, known), only_known(pred, targs, known, 0)
+    given, rows = dict(scores=scores, pred=pred), _metric_rows(counts, groups, parents, k, known[there])
+    values = {name: m.pictures(given[m.takes], truth, **options) for name, m, options in rows if m.pictures}
+    return pd.DataFrame(values, np.flatnonzero(there)).reindex(range(len(targs)))
 
 def add_intervals(
     table:pd.DataFrame,      # From `score_table`

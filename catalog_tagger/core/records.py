@@ -7,6 +7,7 @@ from __future__ import annotations
 import re, sys
 from dataclasses import fields, is_dataclass
 from functools import cache
+from numbers import Integral
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -18,7 +19,7 @@ from .files import CatalogError, read_json, parse_json, write_json
 
 # %% auto #0
 __all__ = ['Share', 'Count', 'Positive', 'Text', 'Texts', 'Finite', 'as_type', 'check_format', 'Record', 'expected',
-           'check_fields']
+           'check_fields', 'check_counts']
 
 # %% ../../nbs/core/03_records.ipynb #d448c061
 Share = Annotated[float, Meta(ge=0, le=1)]                                        # From 0 to 1
@@ -138,3 +139,10 @@ def check_fields(
         v = getattr(o, name)
         try: msgspec.convert(v, t)
         except msgspec.ValidationError: raise CatalogError(f'{name}={v!r}, expected {expected(t)}') from None
+
+# %% ../../nbs/core/03_records.ipynb #34d378c6
+def check_counts(**counts:int)->None:
+    "Raise `CatalogError` unless each of `counts` is a whole number of 1 or more."
+    for name, o in counts.items():
+        whole = isinstance(o, Integral) and not isinstance(o, bool)
+        if not whole or o < 1: raise CatalogError(f'{name}={o!r}, expected 1 or more{"" if whole else ", a whole number"}')

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/core/01_table.ipynb #d993f439
 from __future__ import annotations
-import csv, json
+import csv, difflib, json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -17,8 +17,8 @@ from .files import CatalogError, atomic_path, escaped_text
 
 # %% auto #0
 __all__ = ['SPLITS', 'RESERVED', 'rejected_table', 'report_rejected', 'none_usable', 'is_tags', 'check_columns', 'check_table',
-           'set_aside', 'source_name', 'source_columns', 'source_view', 'first_few', 'ShowsFacts', 'Catalog',
-           'UnixLines', 'write_table', 'read_table', 'as_numbers', 'json_rows']
+           'set_aside', 'source_name', 'source_columns', 'source_view', 'first_few', 'did_you_mean', 'ShowsFacts',
+           'Catalog', 'UnixLines', 'write_table', 'read_table', 'as_numbers', 'json_rows']
 
 # %% ../../nbs/core/01_table.ipynb #67dbd360
 def rejected_table(
@@ -113,6 +113,16 @@ def first_few(
     "The first `most` of `items`, and the number of the others."
     items = [f'{k} {v}' for k, v in items.items()] if isinstance(items, dict) else list(map(str, items))
     return ', '.join(items[:most]) + (f', … {len(items) - most} more' if len(items) > most else '')
+
+def did_you_mean(
+    word:str,             # What was asked for
+    words:Iterable[str],  # What there is
+    most:int=1,           # Largest number of words to name
+)->str:                   # '' if none of them is similar
+    "A question with the most similar of `words`, whatever their case."
+    plain = {o.casefold(): o for o in words}
+    near = [repr(plain[o]) for o in difflib.get_close_matches(word.casefold(), plain, most)]
+    return f', did you mean {" or ".join(near)}?' if near else ''
 
 class ShowsFacts:
     "Base class whose representation, as text and in a notebook, is a list of the names and values of `_facts()`."

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import rng
-from ..catalog.images import open_image
+from ..catalog.images import MOST_PIXELS, open_image
 from ..catalog.recipe import Recipe, evenness
 from .plots import bar_columns, bars_height, captioned_grid, matrix_plot, readable
 
@@ -102,7 +102,7 @@ def size_outliers(
 # %% ../../nbs/report/01_data_plots.ipynb #3b726a1a
 def _show(ax, image, caption:str):
     "A picture with a line below it."
-    ax.imshow(open_image(image)); ax.set_axis_off(); ax.set_title(caption, fontsize=7, y=0, va='top', pad=-3)
+    ax.imshow(open_image(image, max_pixels=MOST_PIXELS)); ax.set_axis_off(); ax.set_title(caption, fontsize=7, y=0, va='top', pad=-3)
 
 def _scatter_sizes(ax, df:pd.DataFrame, kind:pd.Series):
     "Width and height of each picture, with a marker for each kind."

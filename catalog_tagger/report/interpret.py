@@ -17,11 +17,11 @@ from ..core.table import check_columns
 from ..core.process import progress
 from ..core.extras import import_optional
 from ..core.render import heat_overlay
-from ..catalog.images import open_image
-from ..catalog.labels import LabelSpace
+from ..catalog.images import MOST_PIXELS, open_image
+from ..catalog.labels import known_cells, LabelSpace, scored_cells
 from ..train.backbones import body_children
 from ..serve.predictor import Predictor, as_input
-from ..serve.calibrate import scored_cells, share_bounds
+from ..serve.calibrate import share_bounds
 from .plots import bar_columns, captioned_grid, matrix_plot, readable
 
 # %% auto #0
@@ -139,7 +139,7 @@ def label_confusion(
 )->pd.DataFrame:          # Index: label; `right` and `wrong` (true and false positives), `missed` and `neither` (false and true negatives)
     "The 2×2 confusion matrix of each label, by scikit-learn; a group counts only pictures that have a label of it."
     pred, targs = _numbers_and_truth(df, pred, space, 'pred')
-    res, known = np.zeros((len(space.vocab), 4), int), scored_cells(targs, space)
+    res, known = np.zeros((len(space.vocab), 4), int), known_cells(targs, space, df.get('tags'))
     for cols in _alternatives(space):
         # with one more column, because scikit-learn treats a single one as binary classification
         rows = known[:, cols[0]]; t, p = (np.pad(o[rows][:, cols], ((0, 0), (0, 1))) for o in (targs, pred > 0))
@@ -162,7 +162,8 @@ def instead_table(
     *, k:int=20,          # Maximal number of pairs
 )->pd.DataFrame:          # As from `confused_pairs`; `group` is '' for free tags, `share` is of the times that the true label was missed
     "Labels that were predicted where another was missed: pairs within a group or among free tags, the most frequent first."
-    pred, targs = _numbers_and_truth(df, pred, space, 'pred'); known, images = scored_cells(targs, space), df['image'].to_numpy()
+    pred, targs = _numbers_and_truth(df, pred, space, 'pred')
+    known, images = known_cells(targs, space, df.get('tags')), df['image'].to_numpy()
     missed, wrong, rows = targs & (pred == 0), (pred > 0) & ~targs & known, []
     for g, cols in zip([*space.exclusive, ''], _alternatives(space)):
         both = missed[:, cols].T.astype(int) @ wrong[:, cols]
@@ -216,7 +217,7 @@ def picture_facts(
     "Properties that may make a picture difficult."
     df = check_columns(df, 'labels'); rows = []
     for o in progress(df['image'], 'facts'):
-        im = open_image(o)
+        im = open_image(o, max_pixels=MOST_PIXELS)
         rows.append(((im.width*im.height)**.5, im.width/im.height, np.asarray(im.convert('L').reduce(max(1, min(im.size)//64))).mean()/255))
     return pd.DataFrame(rows, columns=['size', 'aspect', 'brightness']).assign(labels=df['labels'].map(len))
 
@@ -225,9 +226,9 @@ def wrong_pictures(
     pred:np.ndarray,      # Answers as 0 and 1, from `as_matrix`; shape (pictures, labels)
     space:LabelSpace,
 )->np.ndarray:            # bool, shape (pictures,)
-    "Pictures with a wrong or missed label; a group without a true label does not count."
+    "Pictures with a wrong or missed label; a group without a truth does not count, as in `known_cells`."
     pred, targs = _numbers_and_truth(df, pred, space, 'pred')
-    return (((pred > 0) != targs) & scored_cells(targs, space)).any(1)
+    return (((pred > 0) != targs) & known_cells(targs, space, df.get('tags'))).any(1)
 
 # %% ../../nbs/report/02_interpret.ipynb #c31e7a7e
 def error_table(
@@ -281,7 +282,7 @@ def share_bars(
     cols = range(len(space.vocab)) if group is None else _group_columns(space, group)
     best = sorted(cols, key=lambda i: -scores[i])[:k]
     fig, (left, right) = plt.subplots(1, 2, figsize=(6.5, max(2, .24*len(best) + .6)), width_ratios=[1, 2], layout='constrained')
-    left.imshow(open_image(image)); left.set_axis_off()
+    left.imshow(open_image(image, max_pixels=MOST_PIXELS)); left.set_axis_off()
     right.bar_label(right.barh(range(len(best)), scores[best]), [f'{o:.2f}' for o in scores[best]], fontsize=8, padding=3)
     right.set_yticks(range(len(best)), [f'{"✓ " if space.vocab[i] in truth else ""}{space.vocab[i]}' for i in best])
     right.invert_yaxis(); right.set(xlim=(0, 1.12), xticks=[0, .5, 1], xlabel='score'); right.tick_params(axis='y', length=0)

@@ -76,17 +76,19 @@ def _group_issues(p:np.ndarray, t:np.ndarray, rows:np.ndarray, names:np.ndarray)
     "Issues of one exclusive group: probabilities `p`, and one true label in each row of `t`."
     if len(p) == 0 or len(names) < 2: return pd.DataFrame(columns=_ISSUE_COLUMNS)
     p = p + 1e-9; p, given = p/p.sum(1, keepdims=True), t.argmax(1)
-    flagged = _cleanlab('filter').find_label_issues(given, p, filter_by='low_self_confidence', n_jobs=1)
+    flagged, find = np.zeros(len(p), bool), _cleanlab('filter').find_label_issues
+    # the number of errors cannot be estimated from pictures of one label
+    if len(np.unique(given)) > 1: flagged = find(given, p, filter_by='low_self_confidence', n_jobs=1)
     best = p.argmax(1); i = np.flatnonzero(best != given)
     return pd.DataFrame(dict(row=rows[i], kind=np.where(flagged[i], 'wrong', 'doubtful'), tag=names[given[i]], instead=names[best[i]],
                              score=p[i, given[i]]))
 
 def _free_issues(p:np.ndarray, t:np.ndarray, names:np.ndarray)->pd.DataFrame:
     "Issues of free tags: probabilities `p` and true labels `t`."
-    has = t.any(0) & ~t.all(0); p, t, names = p[:, has], t[:, has], names[has]
     if not p.size: return pd.DataFrame(columns=_ISSUE_COLUMNS)
-    flagged = _cleanlab('multilabel_classification.filter').find_multilabel_issues_per_class(
-        [np.flatnonzero(o).tolist() for o in t], p, n_jobs=1)
+    flagged, has = np.zeros(t.shape, bool), t.any(0) & ~t.all(0)
+    find = _cleanlab('multilabel_classification.filter').find_multilabel_issues_per_class
+    if has.any(): flagged[:, has] = find([np.flatnonzero(o).tolist() for o in t[:, has]], p[:, has], n_jobs=1)
     rows, i = np.nonzero(flagged | (t & (p < .5))); given, why = t[rows, i], flagged[rows, i]
     return pd.DataFrame(dict(row=rows, kind=np.select([~why, given], ['doubtful', 'wrong'], 'missing'), tag=names[i], instead='',
                              score=np.where(given, p[rows, i], 1 - p[rows, i])))

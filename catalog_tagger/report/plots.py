@@ -17,7 +17,7 @@ from sklearn.preprocessing import Normalizer
 from ..core.files import CatalogError, atomic_path
 from ..core.metrics import find_metric
 from ..core.extras import import_optional
-from ..catalog.images import open_image
+from ..catalog.images import MOST_PIXELS, open_image
 from ..runs.folder import Run
 
 # %% auto #0
@@ -78,7 +78,7 @@ def captioned_grid(
     fig.get_layout_engine().set(h_pad=.1)    # room for what one pass of the layout does not fit
     for ax in axs.flat: ax.axis('off')
     for ax, im, caption in zip(axs.flat, pictures, captions):
-        if im is not None: ax.imshow(open_image(im))
+        if im is not None: ax.imshow(open_image(im, max_pixels=MOST_PIXELS))
         ax.set_title(caption, fontsize=7, loc='left', y=0, va='top', pad=-3)
     return fig
 
@@ -186,7 +186,7 @@ def embedding_map(
     fig, ax = plt.subplots(figsize=(side, .78*side), layout='constrained')
     shown = _thin_out(xy, gap, most) if images is not None else []
     for i in shown:
-        im = open_image(images[i]); w, h = gap*np.array(im.size)/max(im.size)/2
+        im = open_image(images[i], max_pixels=MOST_PIXELS); w, h = gap*np.array(im.size)/max(im.size)/2
         ax.imshow(im, extent=(xy[i, 0] - w, xy[i, 0] + w, xy[i, 1] - h, xy[i, 1] + h), zorder=2)
     for (name, rows), marker in zip(_rows_by_label(labels, len(xy)).items(), _MARKS):
         style = dict(marker=marker, color=_GREY if name == 'others' else None, edgecolors='white', linewidths=.4)

@@ -23,9 +23,9 @@ from ..core.files import CatalogError, atomic_path
 from ..core.table import SPLITS
 from ..core.config import RunConfig
 from ..core.render import asset, colour_css, data_uri, encode_image, thumbnail
-from ..core.metrics import find_metric
-from ..catalog.images import open_image
-from ..catalog.labels import LabelSpace, report_missing
+from ..core.metrics import find_metric, only_known, precision_at_k
+from ..catalog.images import MOST_PIXELS, open_image
+from ..catalog.labels import count_unscored, known_cells, LabelSpace, report_missing, report_unscored
 from ..catalog.recipe import provenance_table
 from ..catalog.split import report_torn
 from ..serve.answers import as_matrix
@@ -38,6 +38,7 @@ from ..serve.review import review_queue
 from ..serve.tagger import find_bundle
 from ..runs.folder import Run
 from ..runs.compare import compare_runs, main_score
+from ..runs.score import picture_truth
 from .plots import coverage_plot, history_plot, rate_plot, reliability_plot
 from .data_plots import label_bars
 from .interpret import confused_pairs, confusion_plot, instead_table, label_confusion, label_confusion_plot, top_losses
@@ -88,7 +89,7 @@ def _html_table(df:pd.DataFrame, caption:str, *, sort:bool=False, most:int=1000)
 # %% ../../nbs/report/04_report.ipynb #ab9e9690
 def _thumbnail(image, side:int=160)->FT:
     "A thumbnail of a picture, embedded in the page."
-    im = thumbnail(open_image(image, draft=(side, side)), side)
+    im = thumbnail(open_image(image, draft=(side, side), max_pixels=MOST_PIXELS), side)
     return Img(src=data_uri(encode_image(im)), alt=Path(image).name, width=im.width, height=im.height)
 
 def _plot(fig:plt.Figure, alt:str)->FT:
@@ -103,9 +104,10 @@ def _plot(fig:plt.Figure, alt:str)->FT:
 # %% ../../nbs/report/04_report.ipynb #1c796cba
 def _sign_line(sign:str, kind:str, text:str)->FT: return Div(Span(sign, cls=kind), Span(text), cls='line')
 
-def _answer_lines(answer:list[tuple[str, float]], truth:Sequence[str])->list[FT]:
-    "A line for each answer (✓ right, ✗ wrong), then the missed labels."
-    lines = [_sign_line('✓', 'right', f'{t} {s:.2f}') if t in truth else _sign_line('✗', 'wrong', f'{t} {s:.2f}') for t, s in answer]
+def _answer_lines(answer:list[tuple[str, float]], truth:Sequence[str], open:Sequence[str]=())->list[FT]:
+    "A line for each answer (✓ right, ✗ wrong, ? one of the labels `open`, which have no truth), then the missed labels."
+    def sign(t): return ('✓', 'right') if t in truth else ('?', 'missed') if t in open else ('✗', 'wrong')
+    lines = [_sign_line(*sign(t), f'{t} {s:.2f}') for t, s in answer]
     return lines + [_sign_line('–', 'missed', t) for t in truth if t not in dict(answer)]
 
 def _picture_card(image, *lines)->FT: return Figure(_thumbnail(image), Figcaption(*lines))
@@ -225,15 +227,30 @@ def _score_definitions(names:Sequence[str])->FT:
     return Details(Summary('Definitions of the scores'), Dl(*(o for n, text in texts.items() for o in (Dt(n), Dd(text))), cls='words'))
 
 # %% ../../nbs/report/04_report.ipynb #babca52a
+def _unscored(run:Run, fold:str)->list[str]:
+    "A sentence for each group that pictures of `fold` have no truth for; a run of an earlier version counted them as errors."
+    if 'unscored' in run.metrics: return report_unscored(run.metrics['unscored'][fold], run.metrics['pictures'][fold], f' of {fold}')
+    rows = run.split[run.split['split'] == fold]; missing = count_unscored(picture_truth(rows, run.labels)[1], run.labels)
+    return [f'{g}: {n:,} of {len(rows):,} pictures of {fold} have no truth; this run was scored by an earlier version, which counted them '
+            'as errors' for g, n in missing.items()]
+
+def _ceiling(run:Run, fold:str, name:str)->float:
+    "The highest value that precision@k can have on `fold`: that of the truth itself."
+    targs, known = picture_truth(run.split[run.split['split'] == fold], run.labels)
+    return precision_at_k(*only_known(targs, targs, known, 0), k=int(name.partition('@')[2]))
+
 def _scores(run:Run)->list:
     "Scores of the three folds, those of test with baselines and intervals."
     m, test = run.metrics, run.metrics['test']
     rows = [{'score': k, 'test (95 %)': _Sorted(_with_interval(o['score'], o['low'], o['high']), o['score']),
              'predict nothing': o['nothing'], 'most frequent': o['commonest'],
              'valid': m['valid'][k]['score'], 'train': m['train'][k]['score']} for k, o in test.items()]
+    most = {k: o for k in test if k.startswith('precision@') and (o := _ceiling(run, 'test', k)) < 1}
     return [P('Each score of test is shown beside two image-blind baselines: a model that predicts nothing, '
               'and one that always predicts the most frequent labels. '
               'If levels are nested, the upper ones are easy: read the levels one by one.'),
+            *(P(f'{o}.') for o in _unscored(run, 'test')),
+            *(P(f'{k} is at most {o:.3f} on test, because pictures have fewer labels.') for k, o in most.items()),
             _html_table(pd.DataFrame(rows), f'Scores on {m["pictures"]["test"]:,} pictures of test, with baselines; '
                                        'of train on as many as valid has'), _score_definitions(list(test))]
 
@@ -337,10 +354,11 @@ def _confusion(j:Judged, most:int=120)->list:
 # %% ../../nbs/report/04_report.ipynb #e04582c7
 def _worst(j:Judged, k:int=10)->list:
     "The pictures with the highest loss."
-    losses = top_losses(j.df, j.p, j.space, k=k); at = {o: i for i, o in enumerate(j.df['image'])}
-    cards = [_picture_card(o.image, Div(f'loss {o.loss:.2f}', cls='about'), *_answer_lines(j.answers[at[o.image]], o.labels))
-             for o in losses.itertuples()]
-    return [P('The pictures whose true labels the model finds least likely: ✓ right, ✗ wrong, – missed. '
+    losses, known = top_losses(j.df, j.p, j.space, k=k), picture_truth(j.df, j.space)[1]
+    at, vocab = {o: i for i, o in enumerate(j.df['image'])}, np.array(j.space.vocab, object)
+    cards = [_picture_card(o.image, Div(f'loss {o.loss:.2f}', cls='about'),
+                           *_answer_lines(j.answers[i], o.labels, vocab[~known[i]])) for o in losses.itertuples() for i in [at[o.image]]]
+    return [P(f'The pictures whose true labels the model finds least likely: ✓ right, ✗ wrong, – missed{", ? no truth"*(not known.all())}. '
               'Wrong labels of the catalog also appear here.'),
             Div(*cards, cls='cards')]
 
@@ -452,16 +470,25 @@ def _difference(a:dict, b:dict)->tuple[float, str]:
     both = None not in (a['low'], b['low'])
     return b['score'] - a['score'], ('–' if not both else 'overlap' if a['low'] <= b['high'] and b['low'] <= a['high'] else 'apart')
 
+def _same_labels(runs:dict[str, Run], score:str='')->bool:
+    "Do all runs have the same labels, or for the accuracy of a group the same labels in this group?"
+    group = score.removeprefix('accuracy/') if score.startswith('accuracy/') else None
+    return len({frozenset(r.labels.exclusive[group] if group else r.labels.vocab) for r in runs.values()}) == 1
+
 def _runs_side_by_side(runs:dict[str, Run], fold:str)->pd.DataFrame:
-    "A row for each score that all runs have: the baseline, each run, and its difference from the first."
-    (_, a), *others = runs.items(); rows = []
-    for name, o in a.metrics[fold].items():
-        if any(r.metrics[fold].get(name, {}).get('score') is None for r in runs.values()): continue
-        row = {'score': name, 'most frequent': o['commonest']}
-        for k, r in runs.items(): s = r.metrics[fold][name]; row[k] = _Sorted(_with_interval(s['score'], s['low'], s['high']), s['score'])
+    "A row for each score that all runs have: the baseline, or that of each run, each run, and its difference from the first."
+    (first, a), *others = runs.items(); rows = []
+    names = [k for k in a.metrics[fold] if all(r.metrics[fold].get(k, {}).get('score') is not None for r in runs.values())]
+    floors = {k: [r.metrics[fold][k]['commonest'] for r in runs.values()] for k in names}
+    one = _same_labels(runs) and all(len(set(o)) == 1 for o in floors.values())
+    for name in names:
+        row = {'score': name} | ({'most frequent': floors[name][0]} if one else {})
+        for (k, r), floor in zip(runs.items(), floors[name]):
+            s = r.metrics[fold][name]; row[k] = _Sorted(_with_interval(s['score'], s['low'], s['high']), s['score'])
+            if not one: row[f'{k}: most frequent'] = floor
         for k, r in others:
-            diff, how = _difference(o, r.metrics[fold][name])
-            row |= {f'{k}: difference': _Sorted(f'{diff:+.3f}', diff), f'{k}: intervals': how}
+            diff, how = _difference(a.metrics[fold][name], r.metrics[fold][name]) if _same_labels(runs, name) else (np.nan, '–')
+            row |= {f'{k}: difference': _Sorted('–' if diff != diff else f'{diff:+.3f}', diff), f'{k}: intervals': how}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -496,11 +523,25 @@ def _named_runs(runs:Sequence[Run])->dict[str, Run]:
         raise CatalogError(f'{", ".join(map(str, paths))}: to compare, give two or more different runs')
     return dict(zip(names if len(set(names)) == len(names) else map(str, paths), runs))
 
+def _ceilings(runs:dict[str, Run], name:str)->str: return ', '.join(f'{_ceiling(r, "valid", name):.3f} in {k}' for k, r in runs.items())
+
+def _labels_note(runs:dict[str, Run], scores:Sequence[str])->str:
+    "What can be compared between runs with different labels."
+    shared = [o for o in scores if _same_labels(runs, o)]
+    most = [f'{o}: {_ceilings(runs, o)}' for o in scores if o.startswith('precision@')]
+    n = ', '.join(f'{k}: {len(r.labels.vocab):,}' for k, r in runs.items())
+    return (f'These runs have different labels ({n}), so a score of one is not that of another: compare each with its own baseline. '
+            + (f'Only {", ".join(shared)} {"is" if len(shared) == 1 else "are"} over the same labels, so only there differences are shown. '
+               if shared else 'No score is over the same labels, so no differences are shown. ')
+            + (f'The highest possible values: {"; ".join(most)}.' if most else ''))
+
 def _compared(runs:dict[str, Run])->list:
     "The scores of valid, side by side."
     sides, same = _runs_side_by_side(runs, 'valid'), _same_pictures(runs)
     return [None if same else P('These runs were scored on different pictures, so differences between them may come from the pictures.',
                                 cls='note'),
+            None if _same_labels(runs) else P(_labels_note(runs, list(sides['score'])), cls='note'),
+            *(P(f'{k}: {o}.') for k, r in runs.items() for o in _unscored(r, 'valid')),
             P('Scores are of valid: choosing models by test scores would bias them. Test scores are in the report of each run. '
               f'Differences are from {next(iter(runs))}.'),
             _html_table(sides, 'Scores of valid with 95 % intervals', sort=True), _score_definitions(list(sides['score']))]

@@ -16,7 +16,7 @@ from ..core.files import CatalogError, atomic_path
 from ..core.table import write_table
 from ..core.config import RunConfig
 from ..core.render import markdown_table
-from ..catalog.labels import LabelSpace
+from ..catalog.labels import LabelSpace, report_unscored
 from .folder import Run, is_run
 from .train import train_run
 
@@ -50,15 +50,16 @@ def main_score(
 
 def run_row(
     run:Run,
-)->dict:           # `model`, `training`, numbers of pictures and labels, `metric`, `train`, `valid`, `low`, `high`, `baseline`, `seconds` …
+)->dict:           # `model`, `training`, numbers of pictures, `metric`, `train`, `valid`, `low`, `high`, `baseline`, `unscored` …
     "The results of a run as a row of the comparison."
     cfg, metrics, space = run.config, run.metrics, run.labels; metric = main_score(space)
-    valid = metrics['valid'][metric]
+    valid, n = metrics['valid'][metric], metrics['pictures']['valid']
+    unscored = '; '.join(report_unscored(metrics.get('unscored', {}).get('valid', {}), n, ' of valid'))
     return dict(model=cfg.arch, training=metrics['training'].split(', with')[0], train_pictures=metrics['pictures']['train'],
-                valid_pictures=metrics['pictures']['valid'], n_labels=len(space.vocab),
+                valid_pictures=n, n_labels=len(space.vocab), labels=tuple(sorted(space.vocab)),
                 metric=metric, train=metrics.get('train', {}).get(metric, {}).get('score'), valid=valid['score'], low=valid.get('low'),
                 high=valid.get('high'),
-                baseline=valid['commonest'], epochs=len(run.history), seconds=metrics['seconds'])
+                baseline=valid['commonest'], unscored=unscored or None, epochs=len(run.history), seconds=metrics['seconds'])
 
 # %% ../../nbs/runs/04_compare.ipynb #63f9ff2e
 def _finished_run(cfg:RunConfig)->Run|None:
@@ -86,25 +87,30 @@ def _differing_fields(cfgs:list[RunConfig])->list[str]:
     differ = [k for k in rows[0] if any(o[k] != rows[0][k] for o in rows)]
     return [', '.join(f'{k}={o[k]}' for k in differ) for o in rows]
 
-def _baseline_row(row:dict)->dict:
-    "The comparison's first row: an image-blind baseline."
-    return {k: row[k] for k in ('train_pictures', 'valid_pictures', 'n_labels', 'metric')} | dict(
-        model='baseline: most frequent labels', valid=row['baseline'])
+_BASELINE = 'baseline: most frequent labels'
+
+def _baseline_rows(rows:list[dict])->list[dict]:
+    "The comparison's first rows: the image-blind baseline of the runs; if they differ, each with the settings of its first run."
+    floors = {}
+    for o in rows:
+        if 'baseline' not in o: continue
+        row = {k: o[k] for k in ('train_pictures', 'valid_pictures', 'n_labels', 'metric')} | dict(model=_BASELINE, valid=o['baseline'])
+        floors.setdefault((o['labels'], *row.values()), row | dict(settings=o['settings']))
+    return [o | dict(settings=None) for o in floors.values()] if len(floors) == 1 else list(floors.values())
 
 _COMPARED_COLUMNS = ['model', 'settings', 'training', 'train_pictures', 'valid_pictures', 'n_labels', 'metric', 'train', 'valid',
-                     'low', 'high', 'epochs', 'seconds', 'failed']
+                     'low', 'high', 'epochs', 'seconds', 'unscored', 'failed']
 
 def compare_runs(
     runs:Sequence[RunConfig|str|Path],  # Configs, trained if not there yet, and folders of runs
     say=print,                          # Called with each line of the progress report
-)->pd.DataFrame:                        # The baseline, then a row for each run, in order
+)->pd.DataFrame:                        # The baseline, or one for each set of labels and pictures; then a row for each run, in order
     "Train missing runs and compare all of them; the row of a failed run has the reason."
     if not runs: raise CatalogError('there is nothing to compare: give at least one run')
     runs = [o if isinstance(o, RunConfig) else Run.open(o) for o in runs]
     settings = _differing_fields([o.config if isinstance(o, Run) else o for o in runs])
     rows = [_compared_row(o, say) | dict(settings=s) for o, s in zip(runs, settings)]
-    baselines = pd.DataFrame([_baseline_row(o) for o in rows if 'baseline' in o]).drop_duplicates()
-    df = pd.DataFrame([*baselines.to_dict('records'), *rows]).reindex(columns=_COMPARED_COLUMNS)
+    df = pd.DataFrame([*_baseline_rows(rows), *rows]).reindex(columns=_COMPARED_COLUMNS)
     return df.astype({c: 'Int64' for c in ('train_pictures', 'valid_pictures', 'n_labels', 'epochs')})
 
 # %% ../../nbs/runs/04_compare.ipynb #226893c2
@@ -118,14 +124,21 @@ def _shown_row(o)->dict:
             'labels': _format_number(o.n_labels, 0), 'score': o.metric, 'train': _format_number(o.train),
             'valid': _format_number(o.valid) + between, 'epochs': _format_number(o.epochs, 0), 'seconds': _format_number(o.seconds, 0)}
 
+def _floors_note(df:pd.DataFrame)->str:
+    "A sentence if the runs have several baselines."
+    n = (df['model'] == _BASELINE).sum()
+    return f'\nThe runs have {n} baselines, because they have different labels or pictures: compare each with its own.\n' if n > 1 else ''
+
 def write_comparison(
     df:pd.DataFrame,   # From `compare_runs`
     path:str|Path,     # Name of the files without suffix
 )->str:                # The Markdown
-    "Write `df` to `path`.csv with all numbers, and to `path`.md for reading, with the reasons of failed runs below the table."
+    "Write `df` to `path`.csv with all numbers, and to `path`.md for reading, with what is not scored and what failed below it."
     shown = pd.DataFrame([_shown_row(o) for o in df.itertuples()])
     if not df['settings'].fillna('').any(): shown = shown.drop(columns='settings')
-    md = markdown_table(shown) + ''.join(f'\n{o.model} failed: {o.failed}\n' for o in df.itertuples() if pd.notna(o.failed))
+    failed = ''.join(f'\n{o.model} failed: {o.failed}\n' for o in df.itertuples() if pd.notna(o.failed))
+    unscored = ''.join(f'\n{o}\n' for o in df['unscored'].dropna().unique())
+    md = markdown_table(shown) + _floors_note(df) + unscored + failed
     write_table(f'{path}.csv', df)
     with atomic_path(f'{path}.md') as p: p.write_text(md, encoding='utf-8')
     return md

@@ -15,13 +15,13 @@ from ..core.table import json_rows, none_usable, rejected_table, report_rejected
 from ..catalog.picture_files import find_pictures, open_pictures
 from ..core.process import progress
 from ..core.config import RunConfig
-from ..catalog.labels import apply_labels, find_origin
+from ..catalog.labels import apply_labels, count_unscored, report_unknown, unknown_tags
 from ..catalog.prepare import read_audited
 from ..serve.review import join_queues, review_queue
 from ..serve.tagger import Tagger, check_reviewable
 from .folder import Run
 from .train import report_products, report_scores
-from .score import score_pictures, score_products
+from .score import picture_truth, score_pictures, score_products
 
 # %% auto #0
 __all__ = ['review_pictures', 'evaluate_run']
@@ -52,28 +52,31 @@ def evaluate_run(
     run:str|Path,                 # Folder of the run
     source:str|Path,              # Folder of a catalog of the same layout
     *, where:str=None,            # Condition that selects rows of it, as in `choose_rows`
+    max_pixels:int=None,          # As in `open_image`; None for that of the run
     trust:bool=False,             # As in `load_tagger`
     say=print,                    # Called with each line of the progress report
-)->dict:                          # `pictures`, `left_out`, `scores` with baselines, `labels`; of a catalog with products `products`
+)->dict:  # `scores` with baselines, `labels`, number of `pictures`, `left_out`, `unknown_labels`, `unscored` …; with products `products`
     "Score a saved run on a catalog; pictures that it was trained or tuned on are recognised by their contents and left out."
     run = Run.open(run); cfg, seen, tagger = run.config, run.split, run.tagger(trust=trust)
-    catalog = read_audited(replace(cfg, source=str(source), where=where, min_count=1, near=None))
+    if max_pixels is not None: tagger = replace(tagger, prep=replace(tagger.prep, max_pixels=max_pixels))
+    catalog = read_audited(replace(cfg, source=str(source), where=where, min_count=1, near=None, max_pixels=tagger.prep.max_pixels))
     df = catalog.df
     if cfg.words: df = df.assign(tags=run.words.apply(df['text']))
     known = df['digest'].isin(seen['digest'][seen['split'] != 'test']).groupby(df['unit']).transform('any')    # with all of its product
-    unknown = sorted({t for o in df['tags'] for t in o if find_origin(t, tagger.space.provenance, tagger.space.recipe) is None})
+    unknown = unknown_tags(df[~known], tagger.space)
     catalog = catalog.keep(*apply_labels(df[~known].reset_index(drop=True), tagger.space))
     df, rejected = catalog.df, catalog.rejected
     if df.empty:
-        raise CatalogError(f'nothing of {source} is left to score: {int(known.sum())} pictures were trained or tuned on, '
-                           f'{len(rejected)} rejected')
-    scores = tagger.scores(df['image']); table, labels = score_pictures(tagger, df, scores=scores)
+        raise CatalogError('. '.join([f'nothing of {source} is left to score: {int(known.sum())} pictures were trained or tuned on, '
+                                      f'{len(rejected)} rejected', *report_unknown(unknown)]))
     say(f'{len(df)} pictures of {source} scored; {int(known.sum())} left out that the run was trained or tuned on, '
         f'{len(rejected)} rejected{":" if len(rejected) else ""}')
     report_rejected(rejected, say)
-    if unknown:
-        say(f'{len(unknown)} labels are unknown to the run and not scored: {", ".join(unknown[:5])}{" …" if len(unknown) > 5 else ""}')
+    for o in report_unknown(unknown): say(o)
+    scores = tagger.scores(df['image']); table, labels = score_pictures(tagger, df, scores=scores, say=say)
     report_scores(table, say)
     products = score_products(tagger, df, scores=scores); report_products(products, say)
-    return dict(pictures=len(df), left_out=int(known.sum()), rejected=len(rejected), unknown_labels=unknown,
+    unscored = count_unscored(picture_truth(df, tagger.space)[1], tagger.space)
+    return dict(pictures=len(df), left_out=int(known.sum()), rejected=len(rejected), unknown_labels=sorted(unknown['tag']),
+                did_you_mean=unknown.dropna().set_index('tag')['near'].to_dict(), unscored=unscored,
                 scores=json_rows(table, 'index'), labels=json_rows(labels), **({} if products is None else dict(products=products)))

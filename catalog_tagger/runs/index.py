@@ -4,18 +4,21 @@
 
 # %% ../../nbs/runs/05_index.ipynb #902a7a67
 from __future__ import annotations
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pandas as pd
 
 from ..core.files import CatalogError, output_folder
-from ..core.table import Catalog, none_usable, rejected_table, report_rejected
+from ..core.table import Catalog, first_few, none_usable, rejected_table, report_rejected
 from ..core.config import EmbedSettings, IndexSettings, RunConfig
 from ..catalog.query import choose_rows
 from ..catalog.read import known_layout
 from ..catalog.images import audit_images
 from ..catalog.picture_files import find_pictures
+from ..catalog.readers.base import all_layouts, list_tables
+from ..catalog.readers.styles import LABEL_COLUMNS
 from ..catalog.split import join_units
 from ..catalog.prepare import detection_options, picture_table, read_audited
 from ..serve.tagger import Tagger
@@ -31,43 +34,87 @@ __all__ = ['load_embedder', 'read_products', 'index_catalog']
 def load_embedder(
     model:str|Path,                     # Folder of a run or of a bundle, or the name of a backbone
     layer:str=EmbedSettings.layer,      # As in `make_embedder`
-    *, size:int=EmbedSettings.size,     # Picture size for a backbone, px; a run has its own
-    weights:str=EmbedSettings.weights,  # Of a backbone, as in `read_weights`
+    *, size:int=None,                   # Picture size for a backbone, px; None for 128; a run has its own
+    weights:str=EmbedSettings.weights,  # Of a backbone, as in `read_weights`; a run has its own
+    max_pixels:int=None,                # As in `open_image`; None for that of the run
     trust:bool=False,                   # As in `load_tagger`
 )->tuple[Embedder, Tagger|None]:  # And the tagger of a run, which has its labels
     "The embedder of a trained run, or of a pretrained backbone."
     tagger = load_tagger(model, trust=trust) if Path(model).exists() else None
-    return make_embedder(str(model) if tagger is None else tagger, layer, size=size, weights=weights), tagger
+    embedder = make_embedder(str(model) if tagger is None else tagger, layer, size=size, weights=weights)
+    if max_pixels is not None: embedder = replace(embedder, prep=replace(embedder.prep, max_pixels=max_pixels))
+    return embedder, tagger
 
 # %% ../../nbs/runs/05_index.ipynb #94fbfe86
-def _read_pictures(source, where:str|None)->Catalog:
+def _read_pictures(source, where:str|None, max_pixels:int)->Catalog:
     "Pictures without a catalog, audited."
     found = find_pictures(source)
-    df, bad = audit_images(pd.DataFrame({'image': [o for o, why in found.items() if not why]}))
+    df, bad = audit_images(pd.DataFrame({'image': [o for o, why in found.items() if not why]}), max_pixels=max_pixels)
     unread = rejected_table((o, i, why) for i, (o, why) in enumerate(found.items()) if why)
     rejected = pd.concat([unread, bad], ignore_index=True)
     if df.empty: raise none_usable(len(found), rejected)
     return Catalog(choose_rows(join_units(df), where).reset_index(drop=True), rejected, source=str(source))
 
-def _read_settings(source, cfg:RunConfig|None)->RunConfig|None:
-    "`cfg` for the catalog at `source`, whose columns of labels need not be known; None for pictures without a catalog."
-    cfg = replace(cfg or RunConfig(str(source), ''), source=str(source), min_count=1, near=None)
+# %% ../../nbs/runs/05_index.ipynb #94fbfe87
+_COLUMNS = ('label_columns', 'tags_column', 'image_column', 'product', 'split_column')   # Settings that name columns
+
+def _without_missing(cfg:RunConfig, settings:Iterable[str], there:set[str])->tuple[RunConfig, list[str]]:
+    "`cfg` without the columns of `settings` that are not `there`, and a note on each setting."
+    notes = []
+    for o in settings:
+        names = (given,) if isinstance(given := getattr(cfg, o), str) else given or ()
+        if not (missing := [c for c in names if c not in there]): continue
+        kept = tuple(c for c in names if c in there)
+        cfg = replace(cfg, **{o: kept or ('none',) if o == 'label_columns' else None})
+        instead = f'only {first_few(kept)} {"is" if len(kept) == 1 else "are"} used' if kept else 'read without it'
+        notes.append(f'{cfg.source} has no column {first_few(missing)}: {instead}; name others with {o}=')
+    return cfg, notes
+
+def _without_foreign(cfg:RunConfig, settings:Iterable[str])->tuple[RunConfig, list[str]]:
+    "`cfg` without those of `settings` that its layout does not have, and a note."
+    layouts = all_layouts(); mine = layouts[cfg.layout].options if cfg.layout in layouts else {}
+    foreign = {o for k in layouts.values() for o in k.options} - set(mine)
+    gone = {f.name: f.default for f in fields(RunConfig) if f.name in foreign & set(settings) and getattr(cfg, f.name) != f.default}
+    said = first_few(f'{o}={getattr(cfg, o)}' for o in gone)
+    return replace(cfg, **gone), [f'not used, because {cfg.source} has the layout {cfg.layout}: {said}'] if gone else []
+
+# %% ../../nbs/runs/05_index.ipynb #94fbfe88
+def _read_settings(source, cfg:RunConfig|None, given:dict)->tuple[RunConfig|None, list[str]]:
+    "Settings for the catalog at `source`: those `given`, and those of `cfg` that it can follow; None for pictures alone; and notes."
+    cfg = replace(cfg or RunConfig(str(source), ''), source=str(source), min_count=1, near=None, **given)
+    free = {f.name for f in fields(RunConfig)} - set(given)
+    there = {'none'}.union(*list_tables(source, cfg.encoding).values()) if Path(source).exists() else {'none'}
+    if cfg.label_columns == LABEL_COLUMNS and not there & set(LABEL_COLUMNS):
+        cfg = replace(cfg, label_columns=None)     # stored by earlier versions for every layout
+    cfg, notes = _without_missing(cfg, [o for o in _COLUMNS if o in free], there)
     try: layout = cfg.layout or known_layout(source, **detection_options(cfg))
-    except CatalogError:
+    except CatalogError as e:
         if picture_table(source, cfg) is None: raise
-        return replace(cfg, layout='tags', label_columns=('none',), tags_column='none')
-    return layout and replace(cfg, layout=layout)
+        named = {o: given[o] for o in ('label_columns', 'tags_column') if given.get(o)}
+        if not named: notes.append(f'read without labels: {e}')
+        layout, cfg = 'tags', replace(cfg, **dict(label_columns=('none',), tags_column='none') | named)
+    if layout is None:
+        if given: raise CatalogError(f'{next(iter(given))}= is for a catalog, and {source} has pictures without a table or class folders')
+        return None, []
+    cfg, more = replace(cfg, layout=layout), []
+    if layout == 'styles' and cfg.label_columns is None:
+        cfg, more = _without_missing(replace(cfg, label_columns=LABEL_COLUMNS), ['label_columns'], there)
+    cfg, foreign = _without_foreign(cfg, free)
+    return cfg, [*notes, *more, *foreign]
 
 def read_products(
     source:str|Path,            # Folder of a catalog, or of pictures
     cfg:RunConfig=None,         # Settings for reading the catalog, such as the config of a run; None for the defaults
     space=None,                 # `LabelSpace` that maps tags to `labels`; None takes the tags themselves
     *, where:str=None,          # Condition that selects rows, as in `choose_rows`
+    **reading,                  # Fields of `RunConfig` instead of those of `cfg`, such as `label_columns`
 )->Catalog:                    # With `unit` and `labels`; pictures without a catalog have only `unit`
-    "The products to search in, labelled or not, audited; the pictures of a product and copies are a unit; with the catalog's columns."
-    cfg = _read_settings(source, cfg)
-    if cfg is None: return _read_pictures(source, where)
-    catalog = read_audited(replace(cfg, where=where), unlabelled=True)
+    """The products to search in, labelled or not, audited, with the catalog's columns; the pictures of a product and copies are a unit.
+    What `cfg` names and the catalog lacks is left out with a note; what `reading` names must be there."""
+    known, notes = _read_settings(source, cfg, reading)
+    if known is None: return _read_pictures(source, where, (cfg or RunConfig).max_pixels)
+    catalog = read_audited(replace(known, where=where), unlabelled=True)
+    catalog = replace(catalog, notes=(*notes, *catalog.notes))
     return catalog.keep(catalog.df.assign(labels=catalog.df['tags'].map(space.encode if space else list)))
 
 # %% ../../nbs/runs/05_index.ipynb #86cb4431
@@ -75,25 +122,27 @@ def index_catalog(
     model:str|Path,             # As in `load_embedder`
     source:str|Path,            # As in `read_products`
     out:str|Path,               # Folder of the index
-    *, layer:str=EmbedSettings.layer, size:int=EmbedSettings.size,   # As in `load_embedder`
-    weights:str=EmbedSettings.weights, trust:bool=False,             # As in `load_embedder`
+    *, layer:str=EmbedSettings.layer, size:int=None,                 # As in `load_embedder`
+    weights:str=EmbedSettings.weights, trust:bool=False, max_pixels:int=None,   # As in `load_embedder`
     where:str=None,             # As in `read_products`
     dtype:str=EmbedSettings.dtype, dims:int=None, whiten:bool=False, resume:bool=True,   # As in `embed_catalog`
     kind:str=None, recall:float=IndexSettings.recall,   # As `kind` and `target` in `SimilarIndex.build`
     say=print,                  # Called with each line of the progress report
+    **reading,                  # As in `read_products`
 )->SimilarIndex:
     "Embed the products of `source`, build their index and save it in `out`."
     if kind not in (None, *KINDS): raise CatalogError(f'kind={kind!r}, expected one of {", ".join(KINDS)}')
     out = output_folder(out, 'index.json', 'embedder.json', source=source)
-    embedder, tagger = load_embedder(model, layer, size=size, weights=weights, trust=trust)
-    cfg = Run.open(model).config if is_run(model) else None
-    catalog = read_products(source, cfg, tagger and tagger.space, where=where)
+    embedder, tagger = load_embedder(model, layer, size=size, weights=weights, trust=trust, max_pixels=max_pixels)
+    cfg = Run.open(model).config if is_run(model) else RunConfig(str(source), '')
+    catalog = read_products(source, replace(cfg, max_pixels=embedder.prep.max_pixels), tagger and tagger.space, where=where, **reading)
     e = embed_catalog(embedder, catalog.df, out, dtype=dtype, dims=dims, whiten=whiten, resume=resume)
     rejected = pd.concat([catalog.rejected, e.rejected], ignore_index=True)
     table = catalog.df.drop(columns='pixels')
     index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=recall)
     index.save(out)
     say(f'{index} in {out}; {len(rejected)} pictures could not be used{":" if len(rejected) else ""}')
+    if index.recall < recall: say(f'recall={recall} is not reached: the largest effort finds {index.recall:.3f}')
     report_rejected(rejected, say)
     for o in catalog.notes: say(o)
     return index

@@ -6,21 +6,22 @@
 from __future__ import annotations
 import numpy as np, pandas as pd
 from fastai.learner import Learner
+from fastcore.basics import noop
 
 from ..core.table import SPLITS, json_rows
 from ..core.process import package_versions
 from ..core.metrics import add_intervals, bootstrap_interval, label_table, picture_scores, score_table
-from ..catalog.labels import missing_labels
+from ..catalog.labels import count_unscored, known_cells, LabelSpace, missing_labels, report_unscored
 from ..train.learner import training_summary
 from ..serve.answers import as_matrix, decode
 from ..serve.coverage import published
 from ..serve.decide import decide
 from ..serve.modes import DEFAULT_MODE
-from ..serve.products import has_products, product_names, product_truth
+from ..serve.products import has_products, product_known, product_names, product_truth
 from ..serve.tagger import Tagger
 
 # %% auto #0
-__all__ = ['score_pictures', 'score_products', 'run_metrics']
+__all__ = ['picture_truth', 'score_pictures', 'score_products', 'run_metrics']
 
 # %% ../../nbs/runs/02_score.ipynb #087e57f9
 def _score_facts(space, k:int)->dict:
@@ -32,19 +33,29 @@ def _answer_matrix(tagger:Tagger, scores:np.ndarray, min_score:float)->np.ndarra
     answers = decide(scores, space, decision) if decision else decode(scores, space, k=None, min_score=min_score)
     return as_matrix(answers, space)
 
+def picture_truth(
+    df:pd.DataFrame,       # A catalog with `labels`, and with `tags` if it was made from raw tags
+    space:LabelSpace,
+)->tuple[np.ndarray, np.ndarray]:   # The labels as 0 and 1, and which cells have a truth, both of shape (pictures, labels)
+    "What the answers for pictures are compared with."
+    targs = space.one_hot(df['labels'])
+    return targs, known_cells(targs, space, df.get('tags'))
+
 def score_pictures(
     tagger:Tagger,
     df:pd.DataFrame,       # A catalog with `image` and `labels`
     *, k:int=3,            # Number of labels per picture in recall@k
     min_score:float=.5,    # Threshold of free tags, for a model without fitted thresholds
     scores:np.ndarray=None,   # The scores of its pictures, if they are known
+    say=print,             # Called with a line for each group that some pictures have no truth for
 )->tuple[pd.DataFrame, pd.DataFrame]:  # `score_table` with baselines, and `label_table`
     "Score a model as it is used: with its `Prep`, and with decoded answers for the scores of label sets."
-    space = tagger.space; facts = _score_facts(space, k)
-    scores, targs = tagger.scores(df['image']) if scores is None else scores, space.one_hot(df['labels'])
+    space = tagger.space; targs, known = picture_truth(df, space); facts = _score_facts(space, k) | dict(known=known)
+    for o in report_unscored(count_unscored(known, space), len(df)): say(o)
+    if scores is None: scores = tagger.scores(df['image'])
     pred = _answer_matrix(tagger, scores, min_score)
     table = add_intervals(score_table(scores, targs, pred=pred, **facts), picture_scores(scores, targs, pred, **facts))
-    return table, label_table(scores, pred, targs, space.vocab, space.counts)
+    return table, label_table(scores, pred, targs, space.vocab, space.counts, known=known)
 
 # %% ../../nbs/runs/02_score.ipynb #57aee102
 def _product_gain(product:pd.DataFrame, picture:pd.DataFrame, of:np.ndarray)->dict[str, dict]:
@@ -69,13 +80,15 @@ def score_products(
     "Score the answers per product beside those per picture; all intervals are of products drawn with replacement."
     product, space = product_names(df), tagger.space; facts = _score_facts(space, k)
     if not has_products(product): return None
-    scores, targs = tagger.scores(df['image']) if scores is None else scores, space.one_hot(df['labels'])
+    if scores is None: scores = tagger.scores(df['image'])
+    targs, known = picture_truth(df, space)
     (names, whole), (truth, disagree) = tagger.combined(scores, product), product_truth(targs, product, space)
     of, tables, values = pd.factorize(np.array(product, object))[0], {}, {}
-    sides = dict(product=(tagger.for_products(), whole, truth, np.arange(len(names))), picture=(tagger, scores, targs, of))
-    for side, (t, s, y, own) in sides.items():
-        pred = _answer_matrix(t, s, min_score); values[side] = picture_scores(s, y, pred, **facts)
-        tables[side] = json_rows(add_intervals(score_table(s, y, pred=pred, **facts), values[side], own), 'index')
+    sides = dict(product=(tagger.for_products(), whole, truth, product_known(known, product), np.arange(len(names))),
+                 picture=(tagger, scores, targs, known, of))
+    for side, (t, s, y, there, own) in sides.items():
+        pred = _answer_matrix(t, s, min_score); values[side] = picture_scores(s, y, pred, known=there, **facts)
+        tables[side] = json_rows(add_intervals(score_table(s, y, pred=pred, known=there, **facts), values[side], own), 'index')
     o = tagger.products; fitted = dict(rule=o.rule, losses=o.losses, fitted=o.products) if o else dict(rule='mean', losses={}, fitted=0)
     return dict(fitted, products=len(names), pictures=len(product), several=int((np.bincount(of) > 1).sum()), disagree=disagree,
                 promise=_promise_kept(tagger, whole, truth), **tables, difference=_product_gain(*values.values(), of))
@@ -83,14 +96,14 @@ def score_products(
 # %% ../../nbs/runs/02_score.ipynb #d494aa0d
 def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
     "The contents of `metrics.json`: scores of each fold with baselines, of train on as many pictures as valid. Test is scored only here."
-    res, n_valid = {}, (df['split'] == 'valid').sum()
+    res, unscored, n_valid = {}, {}, (df['split'] == 'valid').sum()
     for fold in SPLITS:
         rows = df[df['split'] == fold]
         if fold == 'train': rows = rows.sample(min(n_valid, len(rows)), random_state=0)
         rows = rows.reset_index(drop=True); scores = tagger.scores(rows['image'])
-        table, labels = score_pictures(tagger, rows, scores=scores)
-        res[fold] = json_rows(table, 'index')
+        table, labels = score_pictures(tagger, rows, scores=scores, say=noop)
+        res[fold] = json_rows(table, 'index'); unscored[fold] = count_unscored(picture_truth(rows, tagger.space)[1], tagger.space)
     if products := score_products(tagger, rows, scores=scores): res['products'] = products
-    return dict(res, labels=json_rows(labels), missing_labels=missing_labels(df, tagger.space),
+    return dict(res, labels=json_rows(labels), missing_labels=missing_labels(df, tagger.space), unscored=unscored,
                 pictures=df['split'].value_counts().to_dict(), parameters=sum(o.numel() for o in learn.model.parameters()),
                 training=training_summary(learn), versions=package_versions())

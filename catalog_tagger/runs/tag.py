@@ -86,6 +86,7 @@ def tag_run(
     *, review:str|Path=None,  # CSV file for the pictures that a person should review; None writes none
     engine:str='local',       # 'local' for this process, 'ray' for a cluster
     trust:bool=False,         # As in `load_tagger`
+    max_pixels:int=None,      # As in `open_image`, with the engine 'local' only; None for that of the run
     per:str='picture',        # Or 'product', with the engine 'local' only
     product:str=None,         # Column of products of a table; None for that of the run's settings
     say=print,                # Called with each line of the progress report
@@ -99,6 +100,8 @@ def tag_run(
         cfg = Run.open(run).config if is_run(run) else RunConfig('', '')
         paths = find_products(paths, replace(cfg, product=product or cfg.product), say); options |= dict(per=per)
     tagger = load_tagger(run, trust=trust)
+    if max_pixels is not None and engine == 'ray': raise CatalogError("max_pixels= is for engine='local': a cluster takes that of the run")
+    if max_pixels is not None: tagger = replace(tagger, prep=replace(tagger.prep, max_pixels=max_pixels))
     options |= dict(review=review)
     n, rejected = tag_many(tagger, paths, out, **options) if engine == 'local' else tag_many_ray(_bundle(run), paths, out, **options)
     if not n: raise none_usable(len(rejected), rejected)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import hashlib, time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -21,7 +22,7 @@ from ..core.process import interactive, reuse_memory
 from ..core.config import RunConfig, training_settings
 from ..catalog.picture_cache import cache_folder
 from ..catalog.split import report_torn, split_summary
-from ..catalog.labels import LabelSpace, missing_labels, report_missing
+from ..catalog.labels import LabelSpace, missing_labels, report_missing, report_unscored
 from ..catalog.prepare import prepare_catalog
 from ..train.backbones import arch_prep
 from ..train.data import catalog_dls, train_tfms
@@ -49,7 +50,7 @@ def build_learner(
     reuse_memory(); set_seed(cfg.seed, reproducible=True)
     tfms = train_tfms(flip=cfg.flip, flip_vert=cfg.flip_vert, max_rotate=cfg.max_rotate, max_lighting=cfg.max_lighting, jitter=cfg.jitter,
                       p_gray=cfg.p_gray)
-    prep = arch_prep(cfg.arch, cfg.size, cfg.method)
+    prep = replace(arch_prep(cfg.arch, cfg.size, cfg.method), max_pixels=cfg.max_pixels)
     dls = catalog_dls(df, space, prep, bs=cfg.bs, num_workers=cfg.num_workers, min_scale=cfg.min_scale, batch_tfms=tfms,
                       cache=cache_folder() if cfg.cache else None)
     if cfg.balance > 1: balance_sampling(dls.train, rarity_weights(df.loc[df['split'] == 'train', 'labels'].tolist(), cap=cfg.balance))
@@ -112,7 +113,9 @@ def _pictures_digest(df:pd.DataFrame)->str:
     return hashlib.sha256('\n'.join(f'{o.digest} {o.split} {o.labels}' for o in df.itertuples()).encode()).hexdigest()[:16]
 
 def report_scores(table:pd.DataFrame, say):
-    say(table.map(lambda o: '–' if pd.isna(o) else f'{o:.3f}').to_string())
+    "The table of scores as text; a long name of a group is shortened in its middle, so that the numbers stay in sight."
+    def short(o): return o if len(o) <= 40 else f'{o[:26]}…{o[-13:]}'
+    say(table.rename(index=short).map(lambda o: '–' if pd.isna(o) else f'{o:.3f}').to_string())
 
 def report_products(
     products:dict|None,   # From `score_products`
@@ -164,6 +167,7 @@ def train_run(
     except CatalogError as e: say(f'no bundle was saved, learner.pkl is complete: {e}')
     clear_checkpoints(unfinished)
     say('\nOn the test fold, beside the baselines: predicting nothing, and always predicting the most frequent labels:')
+    for o in report_unscored(metrics['unscored']['test'], n['test'], ' of test'): say(o)
     report_scores(pd.DataFrame(metrics['test']).T, say)
     report_products(metrics.get('products'), say)
     say(f'\nsaved in {cfg.out} after {metrics["seconds"]:.0f} s')

@@ -19,9 +19,9 @@ from torch import nn
 from ..core.files import CatalogError, atomic_files, output_folder, parse_json, sweep, write_json
 from ..core.table import none_usable, read_table, rejected_table, write_table
 from ..core.process import progress, rng
-from ..core.records import Record
+from ..core.records import Record, check_counts
 from ..core.sealed import SUMS, read_sealed, seal, load_errors
-from ..core.jobs import check_counts, map_parts, part_facts, parts_folder, run_job
+from ..core.jobs import map_parts, part_facts, parts_folder, run_job
 from ..core.config import EmbedSettings, RunConfig
 from ..catalog.images import Prep
 from ..catalog.picture_files import find_pictures, open_pictures
@@ -88,12 +88,15 @@ def _hidden_layers(head:nn.Module)->list[nn.Module]:
 def make_embedder(
     model:str|Tagger,                        # A backbone, as in `find_arch`, or a tagger
     layer:str=EmbedSettings.layer,           # 'avg' or 'concat' pooling (average and maximum); of a tagger also 'hidden', 'logits'
-    *, size:int|tuple[int, int]=EmbedSettings.size,  # Picture size for a backbone, px; a tagger has its own
-    weights:str|Path=EmbedSettings.weights,  # Weights of a backbone, as in `read_weights`
+    *, size:int|tuple[int, int]=None,   # Picture size for a backbone, px; None for 128; a tagger has its own
+    weights:str|Path=EmbedSettings.weights,  # Weights of a backbone, as in `read_weights`; a tagger has its own
 )->Embedder:
     "The embedder of a trained tagger or a pretrained backbone."
     if layer not in LAYERS: raise CatalogError(f'layer={layer!r}, expected one of {", ".join(LAYERS)}')
-    if isinstance(model, str): return _from_arch(model, layer, size, weights)
+    if isinstance(model, str): return _from_arch(model, layer, EmbedSettings.size if size is None else size, weights)
+    if size is not None or weights != EmbedSettings.weights:
+        given = f'weights={weights}' if size is None else f'size={size}'
+        raise CatalogError(f'{given} is for a backbone; a trained model has its own size, {model.prep.size[0]} px, and its own weights')
     if model.arch is None: raise CatalogError('the backbone of this model is unknown: load its bundle, or a Tagger with `arch`')
     body, head = model.model[0], main_head(model.model[1])
     layers = _pooling_layers(body, layer) if layer in _POOLS else _hidden_layers(head) if layer == 'hidden' else _leaves(head)

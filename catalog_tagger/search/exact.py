@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..core.process import progress
+from ..core.records import check_counts
 from .retrieval import top_columns
 
 # %% auto #0
@@ -16,12 +17,13 @@ __all__ = ['exact_neighbours']
 def exact_neighbours(
     vectors,            # Of length 1, shape (n, dimensions)
     queries,            # Of length 1, shape (queries, dimensions)
-    k:int=10,           # Answers per query
+    k:int=10,           # Answers per query; at most the number of candidates
     rows=None,          # Numbers of the candidate rows; None for all
     block:int=1 << 14,  # Rows per block
-)->tuple[np.ndarray, np.ndarray]:  # Cosines, best first, padded with -inf, and row numbers, padded with -1; both of shape (queries, k)
+)->tuple[np.ndarray, np.ndarray]:  # Cosines, best first, and row numbers; both of shape (queries, k)
     "The `k` nearest rows of each query by comparison with all of them, in blocks, so that memory stays small."
     q, rows = np.asarray(queries, np.float32), np.arange(len(vectors)) if rows is None else np.asarray(rows)
+    check_counts(k=k, block=block); k = min(k, len(rows))
     score, at = np.full((len(q), k), -np.inf, np.float32), np.full((len(q), k), -1)
     for i in progress(range(0, len(rows), block), 'compare'):
         some = rows[i:i+block]; v = np.asarray(vectors[some], np.float32)

@@ -8,6 +8,7 @@ import difflib, hashlib, os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from numbers import Real
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +19,10 @@ from ..core.files import CatalogError, atomic_files, output_folder, parse_json, 
 from ..core.table import (
     check_columns, check_table, first_few, json_rows, read_table, rejected_table, source_columns, write_table)
 from ..core.config import ANSWERS, PER, IndexSettings, RunConfig
-from ..core.process import rng
-from ..core.records import Finite, Positive, Record, Share, as_type, check_format
+from ..core.process import progress, rng
+from ..core.records import Finite, Positive, Record, Share, as_type, check_counts, check_format
 from ..core.sealed import SUMS, parse_array, read_sealed, seal, load_errors
-from ..catalog.query import choose_rows
+from ..catalog.query import fulfils
 from ..catalog.readers.base import PRODUCT_COLUMNS
 from .vectors import EmbeddingsError, check_ids, read_vectors, unit_vectors
 from .retrieval import value_codes, row_numbers, top_columns
@@ -29,7 +30,7 @@ from .exact import exact_neighbours
 from .faiss import KINDS, make_structure, set_effort, start_settings, vector_blocks
 
 # %% auto #0
-__all__ = ['LARGE', 'INDEX_FORMAT', 'INDEX_FILES', 'SimilarIndex', 'IndexFacts']
+__all__ = ['LARGE', 'MOST_PAIRS', 'INDEX_FORMAT', 'INDEX_FILES', 'SimilarIndex', 'IndexFacts']
 
 # %% ../../nbs/search/05_index.ipynb #9ede3966
 LARGE = 50_000   # An index of more vectors is approximate by default
@@ -39,7 +40,7 @@ def _check_table(table, n:int)->pd.DataFrame:
     if not isinstance(table, pd.DataFrame): table = pd.DataFrame({'image': [str(o) for o in table]})
     if 'score' in table: raise CatalogError('the table has a column score, which answers also have: rename it, as set_aside does')
     table = check_table(table); check_ids(table['image'].tolist(), n)
-    return table
+    return table[['image', *table.columns.drop('image')]]
 
 @dataclass
 class SimilarIndex:
@@ -64,14 +65,16 @@ class SimilarIndex:
 def nearest(
     self:SimilarIndex,
     queries,                       # Of length 1, shape (queries, dimensions)
-    k:int=ANSWERS,                 # Answers per query
+    k:int=ANSWERS,                 # Answers per query; at most the number of candidates
     rows=None,                     # Numbers of the candidate rows, searched exactly; None for all
-)->tuple[np.ndarray, np.ndarray]:  # As from `exact_neighbours`
+)->tuple[np.ndarray, np.ndarray]:  # As from `exact_neighbours`; FAISS pads what it does not find with -inf and row -1
     "The `k` nearest rows of each query and their cosines; all searches call this."
     if np.ndim(queries) != 2 or queries.shape[1] != self.vectors.shape[1]:
         raise CatalogError(f'queries have shape {np.shape(queries)}, expected (queries, {self.vectors.shape[1]})')
-    if k < 1: raise CatalogError(f'k is {k}, expected 1 or more')
+    check_counts(k=k); queries = unit_vectors(queries)
+    rows = None if rows is None else row_numbers(rows, len(self), 'rows')
     if self.structure is None or rows is not None: return exact_neighbours(self.vectors, queries, k, rows)
+    k = min(int(k), len(self))     # FAISS knows no integers of numpy
     if 'effort' in self.settings: set_effort(self.kind, self.structure, max(self.settings['effort'], k if self.kind == 'hnsw' else 1))
     parts = [self._find(o, k) for o in vector_blocks(queries, 1024)]
     return tuple(np.concatenate(o) for o in zip(*parts))
@@ -81,9 +84,9 @@ def _find(self:SimilarIndex, q:np.ndarray, k:int)->tuple[np.ndarray, np.ndarray]
     "`nearest` by the FAISS structure; candidates from compressed vectors are compared again with the original ones."
     refine = self.settings.get('refine', 1)
     score, at = self.structure.search(q, min(k*refine, len(self)))
-    if refine > 1: score = np.where(at >= 0, np.matmul(self.vectors[at].astype(np.float32, copy=False), q[:, :, None])[:, :, 0], -np.inf)
-    score, at = np.where(at >= 0, score, -np.inf), np.pad(at, ((0, 0), (0, max(0, k - at.shape[1]))), constant_values=-1)
-    best = top_columns(score := np.pad(score, ((0, 0), (0, at.shape[1] - score.shape[1])), constant_values=-np.inf), k)
+    if refine > 1: score = np.matmul(self.vectors[at].astype(np.float32, copy=False), q[:, :, None])[:, :, 0]
+    score = np.where(at >= 0, score, -np.inf)
+    best = top_columns(score, k)
     return np.take_along_axis(score, best, 1).astype(np.float32), np.take_along_axis(at, best, 1)
 
 # %% ../../nbs/search/05_index.ipynb #c06cbea4
@@ -95,6 +98,7 @@ def measure(
     seed:int=RunConfig.seed,
 )->float:
     "Recall@k against an exact search: the share of the true `k` nearest of a row, without itself, that are found."
+    check_counts(k=k, most=most)
     return self._measure(*self._truth(k, most, seed), k)
 
 @patch
@@ -137,7 +141,7 @@ def build(
     seed:int=RunConfig.seed,
 )->SimilarIndex:
     "Build an index over `vectors`; its recall is measured, and its effort is chosen to reach `target`."
-    vectors = unit_vectors(vectors); kind = kind or ('exact' if len(vectors) <= LARGE else 'ivf_sq8')
+    check_counts(k=k); vectors = unit_vectors(vectors); kind = kind or ('exact' if len(vectors) <= LARGE else 'ivf_sq8')
     if kind not in KINDS: raise CatalogError(f'kind={kind!r}, expected one of {", ".join(KINDS)}')
     if not 0 < target <= 1: raise CatalogError(f'target={target}, expected above 0 and at most 1')
     res = cls(vectors, _check_table(table, len(vectors)), embedder, rejected_table() if rejected is None else rejected, kind,
@@ -166,7 +170,7 @@ def from_embeddings(
 @patch
 def _units(self:SimilarIndex)->np.ndarray:
     "The code of each row's unit; a row without one gets its own code. An index of an earlier version has units in its column `group`."
-    column = next((c for c in ('unit', 'group') if c in self.table), None)
+    column = next((c for c in ('unit', 'group', 'product') if c in self.table), None)
     codes = value_codes(self.table[column], len(self), column) if column else np.full(len(self), -1)
     return np.where(codes < 0, len(self) + np.arange(len(self)), codes)
 
@@ -174,10 +178,11 @@ def _units(self:SimilarIndex)->np.ndarray:
 def neighbours(
     self:SimilarIndex,
     rows=None,                     # Numbers of the query rows; None for all
-    k:int=ANSWERS,                 # Answers per query
+    k:int=ANSWERS,                 # Answers per query, at most
     among=None,                    # Numbers of the candidate rows; None for all
 )->tuple[np.ndarray, np.ndarray]:  # As from `exact_neighbours`
     "The `k` nearest rows of rows of the index, without rows of the same unit."
+    check_counts(k=k)
     rows, own = row_numbers(rows, len(self), 'rows'), self._units()
     more = pd.Series(own).value_counts()[own[rows]].max()
     score, at = self.nearest(self.vectors[rows], k + int(more), among)
@@ -188,23 +193,26 @@ def neighbours(
 def _file_digest(query)->str|None:
     "The `digest` of a picture file or its bytes, as from `audit_images`; None for any other query."
     if isinstance(query, bytes): data = query
-    elif isinstance(query, (str, Path)) and Path(query).is_file(): data = Path(query).read_bytes()
+    elif isinstance(query, (str, Path)) and os.path.isfile(query): data = Path(query).read_bytes()
     else: return None
     return hashlib.sha256(data).hexdigest()[:32]
 
-@patch
-def _known_file(self:SimilarIndex, query)->np.ndarray:
-    "The rows of a picture file that is in the index, under its path or with the same bytes."
-    same = self.table['image'] == (str(Path(query).resolve()) if isinstance(query, (str, Path)) else '')
-    if not same.any() and 'digest' in self.table: same = self.table['digest'] == _file_digest(query)
-    return np.flatnonzero(same)
+def _same_file(images:pd.Series, path:str|Path, look:bool)->np.ndarray:
+    "The rows of `images` that are the file at `path`; with `look` at files of this name, also by a link, or where the disk ignores case."
+    try: names = {str(path), os.path.abspath(path), os.path.realpath(path)}
+    except ValueError: return np.array([], int)      # a text that no file can have as its name
+    if len(same := np.flatnonzero(images.isin(names))) or not look or not os.path.exists(path): return same
+    bases = {os.path.basename(o).casefold() for o in names}
+    like = [i for i, o in enumerate(images) if os.path.basename(o).casefold() in bases]
+    return np.array([i for i in like if os.path.exists(images[i]) and os.path.samefile(images[i], path)], int)
 
 def _named_rows(table:pd.DataFrame, name:str)->np.ndarray:
-    "The rows of `table` with a product, an id, or a file name without folder and suffix that is `name`; none if there are no such rows."
+    "The rows of `table` with a product, an id, the end of a path, or a file name without suffix that is `name`; none if there are none."
     own = source_columns(table); columns = ['product']*('product' in table) + [own[o] for o in own if o.lower() in ('id', *PRODUCT_COLUMNS)]
     stems = [os.path.splitext(os.path.basename(o))[0] for o in table['image']]
-    for values in (*(table[c].astype(str) for c in columns), pd.Series(stems, table.index)):
-        if (found := values == name).any(): return np.flatnonzero(found)
+    ends = table['image'].str.endswith(os.sep + name)
+    for found in (*(table[c].fillna('').astype(str) == name for c in columns), ends, pd.Series(stems, table.index) == name):
+        if name.strip() and found.any(): return np.flatnonzero(found)
     return np.array([], int)
 
 # %% ../../nbs/search/05_index.ipynb #00e60701
@@ -216,55 +224,95 @@ def _product_codes(self:SimilarIndex)->np.ndarray:
     return np.where(codes < 0, len(self) + self._units(), codes)
 
 @patch
-def _rows_of(self:SimilarIndex, query)->np.ndarray:
-    "The rows that `query` names; an error if these are of several products."
-    if isinstance(query, (str, bytes, Path)) and len(rows := self._known_file(query)): return rows
-    if not isinstance(query, str): return np.array([], int)
-    rows = np.flatnonzero(self.table['image'] == query)
-    if not len(rows) and not Path(query).is_file(): rows = _named_rows(self.table, query)
+def _rows_of(self:SimilarIndex, query)->tuple[np.ndarray, bool]:
+    "The rows that `query` names, an error if these are of several products; and whether it is a file that has changed since."
+    digest, none = _file_digest(query), np.array([], int)
+    digests = self.table.get('digest') if digest else None
+    if digests is not None and (same := digests == digest).any(): return np.flatnonzero(same), False
+    if not isinstance(query, (str, Path)): return none, False
+    if len(rows := _same_file(self.table['image'], query, 'digest' not in self.table)): return rows, digests is not None
+    if digest or not isinstance(query, str): return none, False
+    rows = _named_rows(self.table, query)
     if len(set(self._product_codes()[rows])) > 1:
         some = first_few(self.table['image'][rows], 5)
         raise CatalogError(f'{query!r} names {len(rows)} pictures of several products: {some}; give one of these')
-    return rows
+    return rows, False
 
 # %% ../../nbs/search/05_index.ipynb #00e60702
 @patch
 def _vector(self:SimilarIndex, query, rows:np.ndarray)->np.ndarray:
-    "The mean vector of the `rows` that `query` names; without any, that of a picture, or `query` itself if it is a vector."
+    "The mean vector of `rows`; without any, that of a picture, or `query` itself if it is a vector."
     if len(rows): return ((mean := self.vectors[rows].mean(0, dtype=np.float64)[None])/max(np.linalg.norm(mean), 1e-9)).astype(np.float32)
     if isinstance(query, np.ndarray) and query.ndim == 1: return unit_vectors(query[None])
-    if isinstance(query, (str, Path)) and not Path(query).exists():
+    if isinstance(query, (str, Path)) and not os.path.exists(query):
         raise CatalogError(f'{str(query)!r} is neither an id of this index nor a picture file: '
                            'looked for a product, a column id, and names of pictures')
     if self.embedder is None: raise CatalogError('this index has no embedder, so it cannot embed other pictures: search by id or by vector')
     return unit_vectors(self.embedder([query]))
 
 @patch
-def _answer(self:SimilarIndex, query, k:int, among, per:str)->pd.DataFrame:
-    if per not in PER: raise CatalogError(f'per={per!r}, expected {" or ".join(PER)}')
-    if k < 1: raise CatalogError(f'k is {k}, expected 1 or more')
-    rows, units = self._rows_of(query), self._units()
-    out, take, v = np.isin(units, units[rows]), k, self._vector(query, rows)
+def _best(self:SimilarIndex, v:np.ndarray, k:int, free:np.ndarray, rows, per:str)->tuple[np.ndarray, np.ndarray]:
+    "Cosines and rows of the `k` nearest of `v` that are `free`, of each product only the best with `per='product'`."
+    take = k
     while True:   # until there are enough answers of other products
-        score, at = (o[0] for o in self.nearest(v, min(take + int(out.sum()), len(self)), among))
-        keep = (at >= 0) & ~out[at]; score, at = score[keep], at[keep]
+        score, at = (o[0] for o in self.nearest(v, take + int((~free).sum()), rows))
+        keep = (at >= 0) & free[at]; score, at = score[keep], at[keep]
         if per == 'product': score, at = (o[~pd.Series(self._product_codes()[at]).duplicated().to_numpy()] for o in (score, at))
-        if len(at) >= k or take >= len(self): break
+        if len(at) >= k or take >= len(self): return score[:k], at[:k]
         take *= 4
-    res = self.table.drop(columns='digest', errors='ignore').iloc[at[:k]].reset_index(drop=True)
-    res.insert(1, 'score', score[:k])
+
+# %% ../../nbs/search/05_index.ipynb #00e60704
+def _empty_note(among:np.ndarray, tags:Sequence[str], where:str|None)->str:
+    "Why there is no answer."
+    if len(among): return f'no answer: all {len(among)} pictures that could be one are the query itself, of its product, or copies of it'
+    has = f'has all of {", ".join(map(repr, tags))}' if tags else ''
+    return f'no picture {" and ".join(filter(None, (has, where and f"fulfils where={where!r}")))}'
+
+def _cut_note(found:int, n:int, k:int, what:str)->str:
+    "Why there are fewer answers than `k`."
+    if n < k: return f'k={k} is capped at {n}, the number of {what}'
+    return f'{found} of k={k} answers were found by the approximate search; an index with kind=exact finds all'
+
+@patch
+def _answer(
+    self:SimilarIndex, query, k:int, per:str, among:np.ndarray, tags:Sequence[str]=(), where:str=None, notes:Sequence[str]=(),
+)->pd.DataFrame:
+    "The `k` best of the rows `among`, which are those with `tags` that fulfil `where`; without those of the query's own unit and product."
+    rows, changed = self._rows_of(query)
+    v, units, products = self._vector(query, rows[:0] if changed else rows), self._units(), self._product_codes()
+    free = np.zeros(len(self), bool); free[among] = True
+    free &= ~(np.isin(units, units[rows]) | np.isin(products, products[rows]))
+    n = free.sum() if per == 'picture' else len(np.unique(products[free]))
+    narrowed = np.flatnonzero(free) if tags or where is not None else None
+    score, at = self._best(v, min(k, n), free, narrowed, per) if n else (np.empty(0, np.float32), among[:0])
+    notes = [*notes, *([f'{query} has changed since it was indexed, so it is embedded anew'] if changed else [])]
+    fulfil = '' if where is None else f' that fulfil where={where!r}'
+    what = f'{"other "*(len(rows) > 0)}{per}s{" with these tags" if tags else ""}{fulfil}'
+    if len(at) < k: notes.append(_cut_note(len(at), n, k, what) if len(at) else _empty_note(among, tags, where))
+    res = self.table.drop(columns='digest', errors='ignore').iloc[at].reset_index(drop=True)
+    res.insert(1, 'score', score); res.attrs['notes'] = notes
     return res
+
+@patch
+def _chosen(self:SimilarIndex, where:str|None)->np.ndarray:
+    "The numbers of the rows that fulfil `where`; of all rows without it."
+    return np.arange(len(self)) if where is None else np.flatnonzero(fulfils(self.table, where))
+
+def _check_answers(k:int, per:str):
+    check_counts(k=k)
+    if per not in PER: raise CatalogError(f'per={per!r}, expected {" or ".join(PER)}')
 
 @patch
 def search(
     self:SimilarIndex,
     query,              # A picture (path, PIL image, bytes, array (h, w, 3)), a vector, or a name in the index: of a product, an id, a file
-    k:int=ANSWERS,      # Answers
-    *, where:str=None,  # Condition on the table's columns, as in `choose_rows`
+    k:int=ANSWERS,      # Answers, at most
+    *, where:str=None,  # Condition on the table's columns, as in `fulfils`
     per:str='picture',  # Or 'product': of each product only its best picture
-)->pd.DataFrame:        # Rows of the table with `score`, the cosine, best first
+)->pd.DataFrame:        # Rows of the table with `score`, the cosine, best first; `attrs['notes']` says why it is shorter than `k`, or empty
     "The `k` pictures most similar to `query`, without those of its own unit: its product and its copies."
-    return self._answer(query, k, None if where is None else choose_rows(self.table, where).index.to_numpy(), per)
+    _check_answers(k, per)
+    return self._answer(query, k, per, self._chosen(where), where=where)
 
 # %% ../../nbs/search/05_index.ipynb #9f87c0d5
 def _tag_column(table:pd.DataFrame)->str:
@@ -272,25 +320,33 @@ def _tag_column(table:pd.DataFrame)->str:
     if column is None: raise CatalogError(f'the table has no labels and no tags; its columns are {", ".join(table)}')
     return column
 
+def _find_tag(tag:str, known:set[str])->str:
+    "The tag of `known` that `tag` names: itself, or else `column=tag` if one column has it."
+    same = sorted(o for o in known if o.partition('=')[2] == tag)
+    if tag in known or len(same) == 1: return tag if tag in known else same[0]
+    if same: raise CatalogError(f'the tag {tag!r} is in several columns: give {" or ".join(map(repr, same))}')
+    names = {o.casefold(): t for t in known for o in (t.partition('=')[2], t)}
+    near = [o for t in (tag, tag.partition('=')[2]) for o in difflib.get_close_matches(t.casefold(), names, 1)]
+    raise CatalogError(f'no picture has the tag {tag!r}{f"; did you mean {names[near[0]]!r}?" if near else ""}')
+
 @patch
 def find(
     self:SimilarIndex,
-    tags:Sequence[str],  # A picture must have all of them
+    tags:Sequence[str],  # A picture must have all of them; `value` stands for `column=value` if only one column has it
     near=None,           # Query, as in `search`; None for the mean vector of all pictures with the tags
-    k:int=ANSWERS,       # Answers
+    k:int=ANSWERS,       # Answers, at most
     *, where:str=None, per:str='picture',   # As in `search`
 )->pd.DataFrame:         # As from `search`
     "Pictures with these tags, the most similar to `near` first; without `near` the most typical ones."
-    labels = choose_rows(self.table, where)[_tag_column(self.table)]
+    _check_answers(k, per)
+    if isinstance(tags, str) or not len(tags): raise CatalogError(f'tags={tags!r}, expected a list of one or more tags')
+    labels = self.table[_tag_column(self.table)].tolist()
     known = {t for o in labels for t in o}
-    for t in tags:
-        if t not in known:
-            raise CatalogError(
-                f'no picture has the tag {t!r}{"".join(f"; did you mean {o!r}?" for o in difflib.get_close_matches(t, known, 1))}')
-    among = labels.index[[set(tags) <= set(o) for o in labels]].to_numpy()
-    if not len(among): raise CatalogError(f'no picture has all of {", ".join(tags)}')
-    if near is None: near = (middle := self.vectors[among].mean(0, dtype=np.float64))/max(np.linalg.norm(middle), 1e-9)
-    return self._answer(near, k, among, per)
+    found = [_find_tag(t, known) for t in tags]
+    among = np.array([i for i in self._chosen(where) if set(found) <= set(labels[i])], int)
+    if near is None:
+        middle = self.vectors[among if len(among) else ...].mean(0, dtype=np.float64); near = middle/max(np.linalg.norm(middle), 1e-9)
+    return self._answer(near, k, per, among, found, where, [f'the tag {t!r} is {o!r}' for t, o in zip(tags, found) if t != o])
 
 # %% ../../nbs/search/05_index.ipynb #87a3ee49
 @patch
@@ -306,20 +362,62 @@ def neighbour_scores(
     return np.einsum('qk,qkl->ql', weight/weight.sum(1, keepdims=True), Y[at])
 
 # %% ../../nbs/search/05_index.ipynb #24a651e7
+MOST_PAIRS = 10_000_000   # More close pairs than this are an error
+
+@patch
+def _exact_pairs(self:SimilarIndex, rows:np.ndarray, least:float, block:int=2048)->tuple[pd.DataFrame, float]:
+    "All pairs of `rows` with a cosine of `least` or more, and the largest cosine of any pair; all are compared, in blocks."
+    parts, n, best = [pd.DataFrame(dict(a=rows[:0], b=rows[:0], score=np.empty(0, np.float32)))], 0, -np.inf
+    def unit(i): return (v := np.asarray(self.vectors[rows[i:i+block]], np.float32))/np.linalg.norm(v, axis=1, keepdims=True)
+    for i in progress(range(0, len(rows), block), 'compare'):
+        left = unit(i)
+        for j in range(i, len(rows), block):
+            score = left @ unit(j).T
+            if i == j: score[np.tril_indices(len(score))] = -np.inf
+            a, b = np.nonzero(score >= least); n += len(a); best = max(best, score.max())
+            if n > MOST_PAIRS: raise CatalogError(f'more than {MOST_PAIRS:,} pairs are that similar; give a higher cosine than {least:.3g}')
+            parts.append(pd.DataFrame(dict(a=rows[a+i], b=rows[b+j], score=score[a, b])))
+    return pd.concat(parts, ignore_index=True), float(best)
+
+@patch
+def _near_pairs(self:SimilarIndex, least:float, k:int)->tuple[pd.DataFrame, float, int]:
+    "As `_exact_pairs`, but only each row's `k` nearest by FAISS are compared; and the number of rows whose `k` are all close."
+    score, at = self.nearest(self.vectors, k + 1)
+    row = np.repeat(np.arange(len(self)), at.shape[1])
+    pairs = pd.DataFrame(dict(a=np.minimum(row, at.ravel()), b=np.maximum(row, at.ravel()), score=score.ravel()))
+    pairs = pairs[(pairs['a'] >= 0) & (pairs['a'] != pairs['b'])].drop_duplicates(['a', 'b'])
+    return pairs[pairs['score'] >= least], float(pairs['score'].max()), int((score[:, -1] >= least).sum())
+
+# %% ../../nbs/search/05_index.ipynb #24a651e8
+def _pairs_note(threshold:float, best:float, n:int, where:str|None)->str:
+    "Why there is no pair among `n` rows."
+    if n > 1: return f'no pair is at least {threshold:g} similar; the most similar pair has {np.floor(best*1000)/1000:g}'
+    few = 'no picture' if not n else 'only one picture'
+    return f'{few} fulfils where={where!r}' if where is not None else 'the index has only one picture'
+
 @patch
 def duplicates(
     self:SimilarIndex,
-    threshold:float=.98,  # Minimal cosine of a pair
-    k:int=ANSWERS,        # Neighbours per picture that are compared
-)->pd.DataFrame:          # Columns `image`, `other`, `score`, each pair once, closest first
-    "Pairs of pictures that look similar."
-    score, at = self.nearest(self.vectors, k + 1)
-    row = np.repeat(np.arange(len(self)), k + 1)
-    pairs = pd.DataFrame(dict(a=np.minimum(row, at.ravel()), b=np.maximum(row, at.ravel()), score=score.ravel()))
-    pairs = pairs[(pairs['a'] >= 0) & (pairs['a'] != pairs['b']) & (pairs['score'] >= threshold)].drop_duplicates(['a', 'b'])
-    pairs = pairs.sort_values('score', ascending=False, kind='stable')
-    image = self.table['image'].to_numpy()
-    return pd.DataFrame(dict(image=image[pairs['a']], other=image[pairs['b']], score=pairs['score'].to_numpy()))
+    threshold:float=.98,  # Minimal cosine of a pair, -1 to 1
+    k:int=None,           # Pairs, at most; None for all
+    *, where:str=None,    # Condition that both pictures of a pair fulfil, as in `fulfils`
+)->pd.DataFrame:          # Columns `image`, `other`, `score`, closest first; `attrs['notes']` says what was cut, or why it is empty
+    "Pairs of pictures that look similar, each once."
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not -1 <= threshold <= 1:
+        raise CatalogError(f'threshold={threshold!r}, expected a cosine of -1 to 1')
+    check_counts(k=1 if k is None else k)
+    rows, least, notes = self._chosen(where), threshold - 1e-6, []     # copies may have a cosine of 1 - 1e-7
+    if self.structure is None or where is not None or not len(rows): pairs, best = self._exact_pairs(rows, least)
+    else:
+        pairs, best, full = self._near_pairs(least, 64)
+        notes.append(f'the index is approximate, with recall {self.recall:.3f}: some pairs may be missing'
+                     + (f', above all of the {full} pictures with more than 64 close ones' if full else ''))
+    if pairs.empty: notes.insert(0, _pairs_note(threshold, best, len(rows), where))
+    if k is not None and k < len(pairs): notes.append(f'{k:,} of {len(pairs):,} pairs shown; for all: k={len(pairs)}')
+    pairs, image = pairs.sort_values(['score', 'a', 'b'], ascending=[False, True, True])[:k], self.table['image'].to_numpy()
+    res = pd.DataFrame(dict(image=image[pairs['a']], other=image[pairs['b']], score=pairs['score'].clip(-1, 1).to_numpy()))
+    res.attrs['notes'] = notes
+    return res
 
 # %% ../../nbs/search/05_index.ipynb #a8329471
 @patch
@@ -347,6 +445,7 @@ def remove(
     ids:Sequence[str],
 )->SimilarIndex:
     "Remove pictures; the structure is rebuilt, which takes about as long as loading the index."
+    if isinstance(ids, str): raise CatalogError(f'ids={ids!r}, expected a list of ids')
     gone = self.table['image'].isin(list(ids))
     if unknown := set(ids) - set(self.table['image'][gone]): raise CatalogError(f'{min(unknown)!r} is not in the index')
     if gone.all(): raise CatalogError('cannot remove all pictures of the index')
@@ -366,7 +465,8 @@ _Cell = str|int|bool|Finite|list[str]|None   # Allowed values in a cell of the t
 def _plain_columns(table:pd.DataFrame)->dict[str, list]:
     "The columns except `image` as plain JSON, with None for missing values."
     plain = json_rows(table.drop(columns='image'), 'list')
-    return {as_type(c, str, 'a column name'): as_type(o, list[_Cell], f'column {c!r}') for c, o in plain.items()}
+    try: return {as_type(c, str, 'a column name'): as_type(o, list[_Cell], f'column {c!r}') for c, o in plain.items()}
+    except CatalogError as e: raise CatalogError(f'{e}; only text, numbers, booleans and lists of text are saved: convert it') from None
 
 @patch
 def save(
@@ -420,7 +520,8 @@ def _read_columns(columns:dict[str, list[_Cell]], ids:list[str])->pd.DataFrame:
     "The table from the columns written by `_plain_columns`."
     for c, o in columns.items():
         if len(o) != len(ids): raise CatalogError(f'column {c!r:.80} of index.json has {len(o)} values for {len(ids)} ids')
-    return check_table(pd.DataFrame({'image': ids, **columns}))
+    def whole(o): return None in o and {*map(type, o)} == {int, type(None)}     # beside missing values pandas would make them 2016.0
+    return check_table(pd.DataFrame({'image': ids, **{c: pd.Series(o, dtype=object) if whole(o) else o for c, o in columns.items()}}))
 
 def _read_centroids(files:Mapping[str, bytes], settings:dict, d:int)->np.ndarray|None:
     "The centroids of an index with cells, else None."

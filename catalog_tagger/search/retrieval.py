@@ -8,6 +8,7 @@ import numpy as np, pandas as pd
 
 from ..core.files import CatalogError
 from ..core.process import progress, rng
+from ..core.records import check_counts
 from .vectors import unit_vectors
 
 # %% auto #0
@@ -48,12 +49,12 @@ def _ranked_scores(hits, gains, n_relevant, ideal, k:int)->dict[str, np.ndarray]
 
 def _random_scores(n_relevant, sum_gains, n, ideal, k:int)->dict[str, np.ndarray]:
     "Expected values of the four scores if the `n` candidates of each query are in random order."
-    i, n, p = np.arange(1, k + 1), np.maximum(n, 1)[:, None], n_relevant/np.maximum(n, 1)
+    i, n, p = np.arange(1, min(k, n.max(initial=1)) + 1), np.maximum(n, 1)[:, None], n_relevant/np.maximum(n, 1)
     there, q = i <= n, (n_relevant - 1)[:, None]/np.maximum(n - 1, 1)         # `q`: chance of another relevant one
     hits, most = p*there.sum(1), np.minimum(k, n_relevant)
     with np.errstate(invalid='ignore', divide='ignore'):
         return {f'precision@{k}': np.where(most > 0, hits/k, np.nan), f'recall@{k}': hits/most,
-                f'mAP@{k}': p*((1 + (i - 1)*q)/i*there).sum(1)/most, f'nDCG@{k}': sum_gains/n[:, 0]*(there @ _discounts(k))/ideal}
+                f'mAP@{k}': p*((1 + (i - 1)*q)/i*there).sum(1)/most, f'nDCG@{k}': sum_gains/n[:, 0]*(there @ _discounts(len(i)))/ideal}
 
 # %% ../../nbs/search/01_retrieval.ipynb #e9c52158
 def rarity(
@@ -77,7 +78,7 @@ def query_scores(
     "Scores of the `k` nearest neighbours of each query, and of a random order of its candidates."
     v, Y = unit_vectors(vectors).astype(np.float32, copy=False), np.asarray(Y, np.float32); n = len(v)
     if len(Y) != n or Y.ndim != 2: raise CatalogError(f'Y has shape {Y.shape}, expected ({n}, labels)')
-    if k < 1: raise CatalogError(f'k is {k}, expected 1 or more')
+    check_counts(k=k, block=block)
     w = np.ones(Y.shape[1], np.float32) if weights is None else np.asarray(weights, np.float32)
     if w.shape != Y.shape[1:]: raise CatalogError(f'weights has shape {w.shape}, expected {Y.shape[1:]}: a number for each label')
     q, a = row_numbers(queries, n, 'queries'), rng(0, 'ties').permutation(row_numbers(answers, n, 'answers'))

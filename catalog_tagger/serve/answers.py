@@ -27,11 +27,6 @@ def _finest_first(space:LabelSpace)->list[str]:
     return sorted(depth, key=lambda g: -depth[g])
 
 # %% ../../nbs/serve/00_answers.ipynb #5066d7d9
-def _endings(space:LabelSpace)->dict[str, list[str]]:
-    "Group → the labels of coarser groups at which a picture may end without a label in it."
-    above = {g: {space.group_of(a) for l in o for a in space.lineage(l)[:-1]} for g, o in space.exclusive.items()}
-    return {g: [l for l in space.ends if space.group_of(l) in o] for g, o in above.items()}
-
 def _group_answers(path:dict[str, float], space:LabelSpace, order:list[str], endings:dict[str, list[str]])->list[str]:
     "One label of each exclusive group, or none below a label of `endings`, consistent with its ancestors."
     answer = {}
@@ -96,7 +91,7 @@ def decode(
     if not np.isfinite(scores).all():
         raise CatalogError(f'scores of picture {int((~np.isfinite(scores)).any(1).argmax())} are not finite; the model is damaged')
     _check_k(k)
-    path, order, least, endings = _path_scores(scores, space), _finest_first(space), _min_scores(min_score, space), _endings(space)
+    path, order, least, endings = _path_scores(scores, space), _finest_first(space), _min_scores(min_score, space), space.endings
     return [_decode_one(p, q, space, order, k, least, limits, endings) for p, q in zip(scores, path)]
 
 # %% ../../nbs/serve/00_answers.ipynb #99a789ed

@@ -5,7 +5,7 @@
 # %% ../../nbs/serve/02_calibrate.ipynb #9baa93ed
 from __future__ import annotations
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np, pandas as pd
@@ -15,23 +15,14 @@ from scipy.special import expit, logit, logsumexp
 
 from ..core.files import CatalogError
 from ..core.records import Record
-from ..catalog.labels import LabelSpace
+from ..catalog.labels import LabelSpace, scored_cells
 from .answers import as_matrix, decode
 
 # %% auto #0
-__all__ = ['scored_cells', 'check_scores', 'Calibration', 'safe_logit', 'find_shares', 'fit_calibration', 'calibration_error',
-           'share_bounds', 'reliability_table']
+__all__ = ['check_scores', 'Calibration', 'safe_logit', 'find_shares', 'fit_calibration', 'calibration_error', 'share_bounds',
+           'reliability_table']
 
 # %% ../../nbs/serve/02_calibrate.ipynb #556379f3
-def scored_cells(
-    targs:np.ndarray,    # 0 or 1, shape (pictures, labels)
-    space:LabelSpace,
-)->np.ndarray:           # bool, shape of `targs`
-    "Which cells have a known truth: all except those of a group of which the picture has no label."
-    res = np.ones(targs.shape, bool)
-    for cols in space.group_columns.values(): res[np.ix_(~targs[:, cols].any(1), cols)] = False
-    return res
-
 def _checked_scores(scores, space:LabelSpace)->np.ndarray:
     scores = np.asarray(scores, float)
     if scores.ndim != 2 or scores.shape[1] != len(space.vocab) or not len(scores):

@@ -17,7 +17,8 @@ import numpy as np, pandas as pd
 from ..core.files import CatalogError, atomic_path, check_target
 from ..core.table import UnixLines, rejected_table
 from ..core.process import progress
-from ..core.jobs import check_counts, map_parts, part_facts, parts_folder, run_job
+from ..core.records import check_counts
+from ..core.jobs import map_parts, part_facts, parts_folder, run_job
 from ..core.extras import import_optional
 from ..core.config import PER, RunConfig
 from ..catalog.picture_files import find_pictures, open_pictures

@@ -21,8 +21,8 @@ from .calibrate import check_scores, fit_calibration, safe_logit
 from .decide import Decision, fit_decision
 
 # %% auto #0
-__all__ = ['COMBINE', 'product_names', 'Rule', 'combine_scores', 'nearest_pictures', 'product_truth', 'product_half',
-           'rule_losses', 'ProductRule', 'has_products', 'fit_products']
+__all__ = ['COMBINE', 'product_names', 'Rule', 'combine_scores', 'nearest_pictures', 'product_truth', 'product_known',
+           'product_half', 'rule_losses', 'ProductRule', 'has_products', 'fit_products']
 
 # %% ../../nbs/serve/06a_products.ipynb #eb3e55f2
 def product_names(
@@ -98,6 +98,14 @@ def product_truth(
             own = targs[start[i]:ends[i]][:, cols]
             res[i, cols] = own[own.any(1)][0]; clash.add(int(i))
     return res, len(clash)
+
+# %% ../../nbs/serve/06a_products.ipynb #2df1394a
+def product_known(
+    known:np.ndarray,   # Which cells of the pictures have a truth, as from `known_cells`
+    product,            # As in `combine_scores`
+)->np.ndarray:          # bool, shape (products, labels)
+    "Which cells of the products have a truth: those of any of their pictures."
+    return combine_scores(known, product, 'max')[1] > 0
 
 # %% ../../nbs/serve/06a_products.ipynb #de450738
 def product_half(

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/train/00_backbones.ipynb #b65081fc
 from __future__ import annotations
-import difflib, sys
+import sys
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..core.files import CatalogError
+from ..core.table import did_you_mean
 from ..core.config import RunConfig
 from ..catalog.images import Prep, as_size
 
@@ -46,9 +47,8 @@ def _find_name(name:str)->Arch:
     if name == 'inception_v3': return Arch(name, 'torchvision', name, (.5,)*3, (.5,)*3, 299)
     if name in TORCHVISION: return Arch(name, 'torchvision', name, *IMAGENET)
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, [BUNDLED, *TORCHVISION, *timm.list_models()], 3)
-        raise CatalogError(f'backbone {name!r} is unknown; did you mean {" or ".join(near) or BUNDLED}? Any name of timm.list_models() '
-                           'works')
+        near = did_you_mean(name, [BUNDLED, *TORCHVISION, *timm.list_models()], 3)
+        raise CatalogError(f'backbone {name!r} is unknown{near or f", the included one is {BUNDLED!r}"}; any name of timm.list_models() works')
     cfg = timm.get_pretrained_cfg(name)
     return Arch(name, 'timm', name, tuple(cfg.mean), tuple(cfg.std), cfg.input_size[-1])
 

@@ -16,7 +16,7 @@ from ..core.files import CatalogError
 from ..core.table import ShowsFacts, check_columns
 from ..core.process import progress
 from ..core.config import RunConfig
-from ..catalog.images import OPENING_VERSION, ImageError, Prep, fit_image, item_name, open_image, open_named
+from ..catalog.images import MAX_PIXELS, OPENING_VERSION, ImageError, Prep, fit_image, item_name, open_image, open_named
 from ..catalog.picture_cache import cache_pictures
 from ..catalog.labels import LabelSpace
 
@@ -36,10 +36,12 @@ class CatalogImage(PILImage):
 class OpenImage(Transform):
     "Open a picture, a large JPEG at reduced size; `train` and `valid` are the sizes needed (height, width), None for full size."
     input_types = Path, str, Tensor, ndarray, bytes, Image.Image
-    opening = 1   # The version of a learner that was exported before there was another
-    def __init__(self, train:tuple[int, int]|None, valid:tuple[int, int], opening:int=OPENING_VERSION): store_attr()
+    opening, max_pixels = 1, MAX_PIXELS   # Of a learner that was exported before there were others
+    def __init__(self, train:tuple[int, int]|None, valid:tuple[int, int], opening:int=OPENING_VERSION, max_pixels:int=MAX_PIXELS):
+        store_attr()
     def __call__(self, x, split_idx=None, **kwargs):
-        return CatalogImage.create(x, draft=self.train if split_idx == 0 else self.valid, opening=self.opening)
+        draft = self.train if split_idx == 0 else self.valid
+        return CatalogImage.create(x, draft=draft, opening=self.opening, max_pixels=self.max_pixels)
 
 # %% ../../nbs/train/04_data.ipynb #a29db80a
 class FitImage(Transform):
@@ -97,7 +99,7 @@ def picture_block(
 )->TransformBlock:
     "Pictures preprocessed by `prep`; those for training keep their size, so that your own crop comes first."
     normalize = [IntToFloatTensor, Normalize.from_stats(prep.mean, prep.std)]
-    return TransformBlock(OpenImage(train, prep.size, prep.opening), FitImage(prep), normalize)
+    return TransformBlock(OpenImage(train, prep.size, prep.opening, prep.max_pixels), FitImage(prep), normalize)
 
 class _OnlyLabel(Transform):
     "The label of a list of one; a label that is not in a list unchanged."

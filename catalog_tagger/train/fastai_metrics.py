@@ -12,9 +12,9 @@ from fastai.metrics import AccumMetric, ActivationType, accuracy, error_rate, to
 from fastcore.basics import noop
 
 from ..core.files import CatalogError
-from ..core.metrics import dominant_recall, recall_at_k
+from ..core.metrics import dominant_recall, only_known, recall_at_k
 from .losses import find_activation
-from ..catalog.labels import LabelSpace
+from ..catalog.labels import known_cells, LabelSpace
 
 # %% auto #0
 __all__ = ['FoldMetric', 'fastai_metric', 'RecallAtK', 'DominantRecall', 'check_metrics']
@@ -25,13 +25,17 @@ class FoldMetric(AccumMetric):
     def __init__(self, func:Callable, name:str=None, **kwargs):   # As in `fastai_metric`
         super().__init__(func, flatten=False, name=name or func.__name__, **kwargs)
 
-    def accumulate(self, learn): self.accum_values(getattr(learn.loss_func, 'activation', noop)(learn.pred), learn.y, learn)
+    def accumulate(self, learn):
+        self.space = getattr(learn.dls, 'space', None)
+        self.accum_values(getattr(learn.loss_func, 'activation', noop)(learn.pred), learn.y, learn)
 
     @property
     def value(self)->float|None:
         if not self.preds: return None
         preds, targs = torch.cat(self.preds), torch.cat(self.targs)
-        return self.func(preds, F.one_hot(targs, preds.shape[1]) if targs.ndim == 1 else targs, **self.kwargs)
+        if targs.ndim == 1: targs = F.one_hot(targs, preds.shape[1])
+        if space := getattr(self, 'space', None): preds, targs = only_known(preds, targs, known_cells(targs, space))
+        return self.func(preds, targs, **self.kwargs)
 
 def fastai_metric(
     func:Callable,   # A function of `catalog_tagger.core.metrics` that works on scores: `func(scores, targs, **kwargs)`

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os, re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
@@ -21,15 +22,17 @@ from .. import readers
 from ...core.files import CatalogError, catalog_root, inside, inside_or_reason
 from ...core.table import Catalog, check_table, first_few, rejected_table, source_columns, source_name
 from ..query import choose_rows
+from ..cells import parse_tags
 from ..csv_tables import (
     FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, find_column, named_column, split_names, take_column)
 from ..exports import FORMATS, table_columns
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'TABLES',
-           'drop_rare', 'picture_folder', 'add_reasons', 'locate_pictures', 'suffix_reason', 'one_picture_per_row',
-           'take_roles', 'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of',
-           'list_tables', 'unread_note', 'pick_table']
+__all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'FETCHED',
+           'FETCH_REJECTED', 'FETCHED_COLUMNS', 'TABLES', 'drop_rare', 'is_address', 'picture_folder', 'add_reasons',
+           'locate_pictures', 'suffix_reason', 'pictures_of_cell', 'one_picture_per_row', 'take_roles',
+           'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of', 'list_tables',
+           'unread_note', 'pick_table']
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a1ee3e36
 def drop_rare(
@@ -50,6 +53,10 @@ def drop_rare(
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #88edf2b5
 SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif', '.avifs')
+
+def is_address(o)->bool:
+    "Is `o` the text of an address of http or https?"
+    return isinstance(o, str) and re.match(r'\s*https?://', o, re.I) is not None
 
 def _is_picture(name:str)->bool: return name.lower().endswith(SUFFIXES)
 
@@ -75,6 +82,7 @@ def _locator(root:Path)->Callable:
     def locate(name)->tuple[str, str|None]:
         name = str(name).strip() if isinstance(name, (str, int)) else ''
         if not name: return '', 'the row has no picture'
+        if is_address(name): return name, 'an address, not a file: catalog_tagger fetch SOURCE --out shop fetches the pictures of a table'
         if re.match(r'[a-zA-Z][\w+.-]*://', name): return name, 'an address, not a file: save the picture, and give its file name'
         if not _is_picture(name): name = f'{name}.jpg' if '/' in name else stems().get(name, f'{name}.jpg')
         if '/' not in name: name = home + name
@@ -113,11 +121,17 @@ def suffix_reason(
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #f2dcdbd7
 _SEVERAL = re.compile(r'\s*[;,|]\s*')
+_BEFORE_ADDRESS = re.compile(r'[\s;,|]+(?=https?://)', re.I)   # An address may contain all of these
 
-def _pictures_of_cell(cell)->list:
-    "The pictures that a cell names: itself, or its parts if it is a list, or if all parts have a suffix of pictures."
-    if isinstance(cell, list): return cell
-    parts = _SEVERAL.split(cell) if isinstance(cell, str) else []
+def pictures_of_cell(
+    cell,    # Of a column of pictures
+)->list:
+    "The pictures that a cell names: itself, or its parts if it is a list, or several addresses, or names with a suffix of pictures."
+    if isinstance(cell, str) and re.match(r"""\s*\[\s*['"]""", cell):
+        with suppress(CatalogError): cell = parse_tags(cell)
+    if not isinstance(cell, str): return cell if isinstance(cell, list) else [cell]
+    if len(parts := _BEFORE_ADDRESS.split(cell.strip(' \t\r\n;,|'))) > 1: return parts
+    parts = _SEVERAL.split(cell)
     return parts if len(parts) > 1 and all(map(_is_picture, parts)) else [cell]
 
 def one_picture_per_row(
@@ -126,7 +140,7 @@ def one_picture_per_row(
     column:str,         # Column of pictures
 )->tuple[pd.DataFrame, list[str]]:   # With a row for each picture, and notes
     "Give each picture of a cell its own row, in order, and write the paths of Windows with `/`."
-    notes, cells = [], df[column].map(_pictures_of_cell)
+    notes, cells = [], df[column].map(pictures_of_cell)
     if (several := cells.map(len) > 1).any():
         first = df[column][several.idxmax()]
         notes.append(f'{several.sum()} cells of {source_name(column)} name several pictures, such as {first!r:.60}: '
@@ -314,6 +328,14 @@ def layouts_of(name:str, columns:Iterable[str], **options)->list[str]:
     match = {k: o for k, o in known.items() if o.columns and o.columns(columns, **options)}
     return [k for k, o in match.items() if any(fnmatch(name, g.rpartition('/')[2]) for g in o.globs)] or [k for k, o in match.items() if not o.globs]
 
+# %% ../../../nbs/catalog/readers/00_base.ipynb #6f0a2be9
+FETCHED, FETCH_REJECTED = 'fetched.csv', 'rejected.csv'   # What `fetch` writes beside the table of a shop
+FETCHED_COLUMNS = ['address', 'file', 'size', 'sha256', 'etag']
+
+def _tables_of_fetch(root:Path)->tuple[str, ...]:
+    "The names of the tables that `fetch` has written about `root`: none is a catalog."
+    return (FETCHED, FETCH_REJECTED) if (root/FETCHED).is_file() and table_columns(root/FETCHED) == FETCHED_COLUMNS else ()
+
 # %% ../../../nbs/catalog/readers/00_base.ipynb #1c06b779
 TABLES = ('.csv', '.tsv', *JSON_SUFFIXES, *FORMATS)   # Suffixes of tables
 _UNREAD = ('.xls', '.ods')   # Tables in formats that no reader reads
@@ -325,14 +347,19 @@ def list_tables(
     "Each table directly in a folder, and those that a profile looks for below, → its columns; or only the table that is given."
     root = Path(source)
     if root.is_file(): return {root: table_columns(root, encoding)}
-    files = sorted(o for o in root.iterdir() if o.suffix.lower() in TABLES and not o.name.startswith('.'))
+    own = _tables_of_fetch(root)
+    files = sorted(o for o in root.iterdir() if o.suffix.lower() in TABLES and not o.name.startswith('.') and o.name not in own)
+    if own and not files:
+        raise CatalogError(f'{root} has no table, because catalog_tagger fetch was interrupted; call it again, and it goes on')
     deeper = {g for o in all_layouts().values() for g in o.globs if '/' in g}
     files += sorted({o for g in deeper for o in root.glob(g)})
     return {o: table_columns(o, encoding) for o in files if inside_or_reason(root, o.relative_to(root))[1] is None and o.is_file()}
 
 def unread_note(root:Path, *used:Path)->list[str]:
     "A note on the tables beside those that are `used`."
-    there = sorted(o.name for o in root.iterdir() if o.suffix.lower() in TABLES + _UNREAD and not o.name.startswith('.') and o not in used)
+    used = {o.name for o in used} | {*_tables_of_fetch(root)}
+    there = sorted(o.name for o in root.iterdir()
+                   if o.suffix.lower() in TABLES + _UNREAD and not o.name.startswith('.') and o.name not in used)
     return [f'not read: {first_few(there)}; to read a table, give it instead of its folder'] if there else []
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a87aee54

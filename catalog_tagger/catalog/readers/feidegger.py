@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...core.table import Catalog, is_tags
+from ...core.table import Catalog
 from ...core.config import RunConfig
 from ..query import choose_rows
+from ..descriptions import clean_text
 from ..csv_tables import named_column, read_rows, replace_surrogates, take_column
-from .base import LAYOUTS, Layout, add_reasons, finish_reading, locate_pictures, pick_table
+from .base import LAYOUTS, NO_TAGS, Layout, add_reasons, finish_reading, locate_pictures, pick_table
 
 # %% auto #0
 __all__ = ['read_feidegger']
@@ -24,6 +25,14 @@ _TENTHS = {str(i): 'train' if i < 8 else 'valid' if i == 8 else 'test' for i in 
 def _last_part(url)->str:
     "The file name in a URL."
     return re.split('[?#]', url)[0].rsplit('/', 1)[-1] if isinstance(url, str) else ''
+
+def _join_texts(cell)->tuple[str, str|None]:
+    "The texts of a cell, each on a line, and the reason if there is none."
+    if cell and not isinstance(cell, list): return '', f'descriptions must be a list of texts, not {cell!r:.40}'
+    cell = cell or []
+    text, odd = '\n'.join(o for o in cell if isinstance(o, str)), [o for o in cell if not isinstance(o, str)]
+    if clean_text(text): return replace_surrogates(text), None
+    return '', f'descriptions must be a list of texts, not of {odd[0]!r:.40}' if odd else f'{NO_TAGS}: the description is empty'
 
 def read_feidegger(
     path:str|Path,                      # Folder with the JSON; pictures are next to it or in `images`, with the file name of their URL
@@ -36,9 +45,10 @@ def read_feidegger(
     df, notes = read_rows(file)
     url, texts, tenth = (named_column(df, o, o) for o in ('url', 'descriptions', 'split'))
     df = take_column(df, tenth, 'split', df[tenth].astype(str).map(_TENTHS)).assign(tags=pd.Series([[] for _ in df.index], dtype=object))
-    df = add_reasons(df, [None if is_tags(o) and o else 'descriptions must be a list of texts' for o in df[texts]])
+    df['text'], why = zip(*map(_join_texts, df[texts])) if len(df) else ([], [])
+    df, odd = add_reasons(df, why), [t for o, no in zip(df[texts], why) if no is None for t in o if not isinstance(t, str)]
+    if odd: notes = [*notes, f'{len(odd)} descriptions are no texts and left out, such as {odd[0]!r:.40}']
     df = add_reasons(df, df['split'].map(lambda o: None if isinstance(o, str) else 'split must be 0 to 9'))
-    df['text'] = [replace_surrogates('\n'.join(o)) if is_tags(o) else '' for o in df[texts]]
     df = choose_rows(df, where).reset_index(drop=True)
     df = locate_pictures(file.parent, df, df[url].map(_last_part))
     df = add_reasons(df, df.duplicated('image').map({True: 'the same picture as an earlier row', False: None}))

@@ -65,8 +65,9 @@ def _garment_tags(names:dict, kinds:Sequence[str])->Callable:
 # %% ../../../nbs/catalog/readers/05_imaterialist.ipynb #5bb43ed6
 def _mask_fault(rle:str, height:str, width:str)->str|None:
     "Why a mask is invalid, judged by its length and its last run only; `rle_to_mask` checks all of it."
-    if rle and rle.count(' ') % 2 == 0: return 'RLE has an odd number of values'
-    try: h, w, start, length = map(int, (height, width, *(rle or '1 0').rsplit(' ', 2)[-2:]))
+    rle = rle.strip()
+    if rle and rle.count(' ') % 2 == 0 and len(rle.split()) % 2: return 'RLE has an odd number of values'
+    try: h, w, start, length = map(int, (height, width, *(rle or '1 0').rsplit(None, 2)[-2:]))
     except ValueError: return f'the size {height}x{width} or the end of the RLE {rle[-20:]!r} is not a number'
     if start + length - 1 > h*w: return f'RLE runs beyond the picture of {height}x{width} pixels'
 

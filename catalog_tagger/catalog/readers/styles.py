@@ -19,7 +19,7 @@ from .base import (
     LABEL_OPTIONS, LAYOUTS, Layout, NO_TAGS, add_reasons, pick_table, read_picture_table, unread_note)
 
 # %% auto #0
-__all__ = ['LABEL_COLUMNS', 'none_or', 'column_tags', 'label_tags', 'read_styles']
+__all__ = ['LABEL_COLUMNS', 'none_or', 'column_tags', 'empty_column', 'label_tags', 'read_styles']
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #1f2b29f9
 def none_or(names:Sequence[str]|str|None)->tuple[str, ...]:
@@ -55,6 +55,16 @@ def _free_tags(cells:pd.Series, name:str, delim:str|None, empty:Iterable[str])->
         notes.append(f'words for an empty cell among tags in {len(void)} places, such as {void[0]!r}')
     return [[o for o in ts if o not in empty] for ts in tags] if void else tags, why, notes
 
+def empty_column(
+    column:str,       # Its name in the source
+    cells:Iterable,   # Its cells, none of which has a label
+    option:str,       # The option that names it
+)->str:
+    "Why a column holds no label, and the way out."
+    words = [o.strip() for o in cells if isinstance(o, str) and o.strip()]
+    why = f'its words mean an empty cell, such as {words[0]!r}; to keep them as labels: empty=none' if words else 'all its cells are empty'
+    return f'the column {column} holds no label: {why}; to do without it, leave it out of {option}='
+
 def label_tags(
     df:pd.DataFrame,          # From `read_rows`
     label_columns:Iterable[str],  # Columns of labels, by their names in the source
@@ -71,6 +81,7 @@ def label_tags(
         if name: tags, why = _parsed(cells, lambda o: column_tags(name, o))
         else: tags, why, more = _free_tags(cells, source_name(c), delim, none_or(empty)); notes += more
         notes += told; df = add_reasons(df, why)
+        if not any(tags) and not any(why): notes.append(empty_column(source_name(c), df[c], 'label_columns' if name else 'tags_column'))
         for row, o in zip(rows, tags): row += o
     return df.assign(tags=pd.Series(rows, df.index, dtype=object)), notes
 
