@@ -36,7 +36,7 @@ OTHERS = {   # A function or a module, and its parameter that only shares the na
     ('train.backbones.Arch', 'size'): 'that it was trained on', ('train.activations.', 'bs'): 'None is that of the learner',
     ('report.interpret.heat_maps', 'bs'): 'pictures times tags',
     ('core.config.', 'max_pixels'): 'None is that of the run', ('runs.', 'max_pixels'): 'likewise',
-    ('apps.cli.tag', 'max_pixels'): 'likewise',
+    ('apps.cli.tag', 'max_pixels'): 'likewise', ('apps.cli.evaluate', 'max_pixels'): 'likewise',
     ('train.checkpoint.KeepBest', 'monitor'): 'none is not a choice there', ('train.data.PictureCacheDL', 'bs'): "fastai's own",
     ('train.data.PictureCacheDL', 'num_workers'): "fastai's own"}
 

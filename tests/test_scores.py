@@ -24,7 +24,7 @@ from catalog_tagger.runs.evaluate import evaluate_run
 from catalog_tagger.runs.folder import Run
 from catalog_tagger.runs.score import score_pictures, score_products
 from catalog_tagger.runs.train import report_scores, train_run
-from catalog_tagger.serve.answers import as_matrix
+from catalog_tagger.serve.answers import as_matrix, decode
 from catalog_tagger.serve.decide import decide
 from catalog_tagger.testing.tiny import tiny_tagger
 from catalog_tagger.train.fastai_metrics import RecallAtK
@@ -67,7 +67,7 @@ def plain_scores(scores, pred, targs, known, counts, groups, parents, k):
     res['exact_match'] = np.mean([true == said for _, _, true, said in rows])
     for g, cols in groups.items():
         right = []
-        for i, there, true, _ in rows:
+        for _, _, true, said in rows:
             if not set(cols) & set(true): continue
             right.append(set(said) & set(cols) == set(true) & set(cols))
         res[f'accuracy/{g}'] = np.mean(right) if right else np.nan
@@ -187,6 +187,21 @@ def test_a_shorter_path_is_scored_as_the_answers_are(shelf):
     assert wrong_pictures(df, pred, shelf).tolist() == [False, True]
     table, _ = score_pictures(tiny_tagger(shelf), df, scores=pred*.98 + .01)
     assert table['score']['exact_match'] == 1.     # the answers end at Carrots, whatever the score of Gala
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_accuracy_of_a_level_is_that_of_the_answers(shelf, seed):
+    "Levels are answered together, so the best label of a level by its own score may be another than the answer."
+    r = np.random.default_rng(seed); paths = [shelf.lineage(l) for l in (*shelf.exclusive['level3'], *shelf.ends)]*20
+    df = pd.DataFrame(dict(image=[str(i) for i in range(len(paths))], labels=paths))
+    scores = np.clip(shelf.one_hot(paths)*.3 + r.random((len(paths), len(shelf.vocab)))*.6, .01, .99); tagger = tiny_tagger(shelf)
+    table, _ = score_pictures(tagger, df, scores=scores)
+    answers = [{t for t, _ in o} for o in decode(scores, shelf, k=None, min_score=.5)]; best = {}
+    for g, labels in shelf.exclusive.items():
+        right = [(a & set(labels)) == (set(o) & set(labels)) for a, o in zip(answers, paths) if set(o) & set(labels)]
+        assert table['score'][f'accuracy/{g}'] == pytest.approx(np.mean(right))
+        best[g] = group_accuracy(scores, shelf.one_hot(paths), shelf.group_columns[g])
+    assert best != {g: table['score'][f'accuracy/{g}'] for g in best}
+    assert table['score']['exact_match'] <= table['score']['accuracy/level1']
 
 # -- catalogs
 
