@@ -82,7 +82,7 @@ def test_a_new_layout_is_one_file(lines):
     assert (facts['layout'], facts['labels'].keys()) == ('lines', {'Tshirts', 'Jeans'})
     with pytest.raises(CatalogError, match='garments= is an option of the layout imaterialist, but'):
         prepare_catalog(RunConfig(str(lines), 'run', garments='both'))
-    with pytest.raises(CatalogError, match="'rows' is unknown; choose one of feidegger, folders, imaterialist, lines,"):
+    with pytest.raises(CatalogError, match="'rows' is unknown; choose one of akeneo, .* label-studio-min, lines,"):
         read_catalog(lines, 'rows')
     with pytest.raises(CatalogError, match='labels is not an option of the layout lines; its options are sep, where, min_count'):
         read_catalog(lines, labels='both')

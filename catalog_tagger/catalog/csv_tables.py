@@ -136,6 +136,7 @@ def read_objects(
 )->list[dict]:
     "The rows of a JSON table: a list of objects, or an object in each line."
     rows = read_json(path, partial(parse_objects, numbers=numbers))
+    if isinstance(rows, dict) and Path(path).suffix.lower() != '.json': rows = [rows]    # the only line
     if not isinstance(rows, list) or not all(isinstance(o, dict) for o in rows):
         found = f', not one object with {first_few(list(rows), 4)}' if isinstance(rows, dict) else ''
         raise CatalogError(f'{path} must be a list of objects, one per picture{found}')

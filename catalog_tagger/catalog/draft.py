@@ -14,7 +14,7 @@ from ..core.table import source_columns
 from .cells import find_delim
 from .csv_tables import FOLD_NAMES, IMAGE_COLUMNS, TAG_COLUMNS, TEXT_COLUMNS, find_column
 from .exports import read_export
-from .readers.base import PRODUCT_COLUMNS, list_tables, locate_pictures, one_picture_per_row
+from .readers.base import PRODUCT_COLUMNS, is_address, list_tables, locate_pictures, one_picture_per_row
 from .readers.profiles import Profile
 
 # %% auto #0
@@ -31,17 +31,18 @@ def _only_table(path:str|Path)->Path:
 
 def _share_there(root:Path, cells:pd.Series)->float:
     "The share of the first cells that are addresses or name pictures which are there."
-    some = cells[cells != ''].head(20); df = pd.DataFrame(dict(cell=some, why=None))
+    some = pd.DataFrame(dict(cell=cells[cells != ''].head(20), why=None))
     if some.empty: return 0.
-    rows = one_picture_per_row(root, df, 'cell')[0]; places = locate_pictures(root, rows, rows['cell'])
-    return float((places['image'].map(os.path.isfile) | rows['cell'].astype(str).str.match(r'https?://')).mean())
+    rows = one_picture_per_row(root, some, 'cell')[0]; places = locate_pictures(root, rows, rows['cell'])
+    return float((places['image'].map(os.path.isfile) | rows['cell'].map(is_address)).mean())
 
 def _role(name:str, cells:pd.Series, root:Path)->tuple[str, str]:
     "The role of a column, or '' for none, and the reason."
     text = cells.map(lambda o: o if isinstance(o, str) else ';'.join(map(str, o))); filled = text[text != '']
     if filled.empty: return '', 'no cell has text'
     n, shown = filled.nunique(), f'such as {filled.iloc[0]!r:.40}'
-    if (there := _share_there(root, cells)) >= .5: return 'image', f'{there:.0%} of its first cells name pictures that are there, or addresses'
+    there = _share_there(root, cells)
+    if there >= .5: return 'image', f'{there:.0%} of its first cells name pictures that are there, or addresses'
     if find_column([name], PRODUCT_COLUMNS): return 'product', 'the name of a column of products'
     if filled.str.lower().isin(FOLD_NAMES).all(): return 'split', f'its cells are names of folds, {shown}'
     if filled.str.contains(r'\S\s*>\s*\S').mean() > .5: return 'paths', f'paths with >, {shown}'

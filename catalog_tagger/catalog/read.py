@@ -75,6 +75,7 @@ def find_layout(
     if not fit:
         _check_not_understood(path if path.is_dir() else path.parent, tables, encoding)
         fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]
+    if 'sidecars' in fit: return 'sidecars'    # whose pictures may be in folders, which are then no classes
     if len(fit) == 1: return fit[0]
     if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found_files(path, tables)}, or give a table instead of its folder')
     raise UnknownLayout(f'{path} has no known layout: {_found_files(path, tables)}')

@@ -25,7 +25,7 @@ from ..query import choose_rows
 from ..cells import parse_tags
 from ..csv_tables import (
     FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, find_column, named_column, split_names, take_column)
-from ..exports import FORMATS, table_columns
+from ..exports import TABLE_FORMATS, table_columns
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'FETCHED',
@@ -275,6 +275,7 @@ def read_picture_table(
     min_count:int,     # Smallest number of pictures of a tag, as in `drop_rare`
     *, tags_column:str|None=None,   # Column that the free tags in `tags` were made from
     describe:Iterable[str]=(),      # Columns whose texts are joined to `text`; the first of `TEXT_COLUMNS` if none is given
+    text_column:str|None=None,      # Column of texts instead, or none
     parents:dict[str, str]|None=None,   # Tag → parent, if the source has parents
     groups:Sequence[str]=(), product:str|None=None, split_column:str|None=None,   # As in `take_roles`
     notes:Iterable[str]=(),   # What the reader has noted already
@@ -290,6 +291,7 @@ def read_picture_table(
         df = df.assign(product='row ' + df['row'].astype(str)); roles.append('product: the pictures of a row')
     names = df[image_column]; df = take_column(df, image_column, 'image', names)
     own = source_columns(df); describe = list(describe) or [o for o in [find_column(own, TEXT_COLUMNS)] if o]
+    if text_column: describe = [] if text_column == 'none' else [source_name(named_column(df, text_column, 'text_column'))]
     texts = [[o for o in row if isinstance(o, str) and o] for row in df[[own[o] for o in describe]].values]
     if describe: df = take_column(df, own[describe[0]], 'text', ['\n'.join(o) for o in texts])
     df = locate_pictures(root, df, names)
@@ -314,7 +316,8 @@ class Layout:
 
 LAYOUTS:dict[str, Layout] = {}  # Name → layout; each page adds its entry
 TABLE_OPTIONS = {o: o for o in ('image_column', 'product', 'split_column', 'encoding')}   # `options` of every layout of tables
-LABEL_OPTIONS = TABLE_OPTIONS | {o: o for o in ('label_columns', 'tags_column', 'delim', 'clean', 'empty')}   # Of labels in cells
+LABEL_OPTIONS = TABLE_OPTIONS | {   # Of labels in cells
+    o: o for o in ('label_columns', 'tags_column', 'text_column', 'delim', 'clean', 'empty')}
 
 def all_layouts()->dict[str, Layout]:
     "All layouts by name; the modules of this folder are imported in the order of their names."
@@ -326,7 +329,8 @@ def layouts_of(name:str, columns:Iterable[str], **options)->list[str]:
     known = all_layouts()
     if named := [k for k, o in known.items() if o.file == name]: return named
     match = {k: o for k, o in known.items() if o.columns and o.columns(columns, **options)}
-    return [k for k, o in match.items() if any(fnmatch(name, g.rpartition('/')[2]) for g in o.globs)] or [k for k, o in match.items() if not o.globs]
+    profiles = [k for k, o in match.items() if any(fnmatch(name, g.rpartition('/')[2]) for g in o.globs)]
+    return profiles or [k for k, o in match.items() if not o.globs]
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #6f0a2be9
 FETCHED, FETCH_REJECTED = 'fetched.csv', 'rejected.csv'   # What `fetch` writes beside the table of a shop
@@ -337,22 +341,22 @@ def _tables_of_fetch(root:Path)->tuple[str, ...]:
     return (FETCHED, FETCH_REJECTED) if (root/FETCHED).is_file() and table_columns(root/FETCHED) == FETCHED_COLUMNS else ()
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #1c06b779
-TABLES = ('.csv', '.tsv', *JSON_SUFFIXES, *FORMATS)   # Suffixes of tables
+TABLES = ('.csv', '.tsv', *JSON_SUFFIXES, *(o for o in TABLE_FORMATS if o != '.txt'))   # Suffixes of tables, whatever their names
 _UNREAD = ('.xls', '.ods')   # Tables in formats that no reader reads
 
 def list_tables(
     source:str|Path,    # Folder of a catalog, or its table
     encoding:str=None,  # As in `csv_rows`
 )->dict[Path, list[str]]:
-    "Each table directly in a folder, and those that a profile looks for below, → its columns; or only the table that is given."
+    "Each table directly in a folder, and those that a profile looks for by name, → its columns; or only the table that is given."
     root = Path(source)
     if root.is_file(): return {root: table_columns(root, encoding)}
     own = _tables_of_fetch(root)
     files = sorted(o for o in root.iterdir() if o.suffix.lower() in TABLES and not o.name.startswith('.') and o.name not in own)
     if own and not files:
         raise CatalogError(f'{root} has no table, because catalog_tagger fetch was interrupted; call it again, and it goes on')
-    deeper = {g for o in all_layouts().values() for g in o.globs if '/' in g}
-    files += sorted({o for g in deeper for o in root.glob(g)})
+    named = {g for o in all_layouts().values() for g in o.globs if '/' in g or g.endswith('.txt')}
+    files += sorted({o for g in named for o in root.glob(g)})
     return {o: table_columns(o, encoding) for o in files if inside_or_reason(root, o.relative_to(root))[1] is None and o.is_file()}
 
 def unread_note(root:Path, *used:Path)->list[str]:

@@ -38,6 +38,7 @@ def read_onehot(
     *, table:str=None,                  # Name of the CSV; None uses the one with such columns
     image_column:str=None,              # As in `read_tags`
     product:str=None, split_column:str=None,   # As in `take_roles`
+    text_column:str=None,               # As in `read_tags`
     encoding:str=None,                  # As in `csv_rows`
     where:str=None,                     # Condition on the other columns, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Smallest number of pictures of a tag, as in `drop_rare`
@@ -52,8 +53,9 @@ def read_onehot(
     hot, why = _hot_tags(df, tags)
     df = add_reasons(df.drop(columns=list(tags)).assign(tags=pd.Series(hot, dtype=object)), why)
     notes = [f'tags: {len(tags)} columns {prefix}*', *notes, *unread_note(file.parent, file)]
-    return read_picture_table(path, df, 'onehot', image, where, min_count, product=product, split_column=split_column, notes=notes)
+    return read_picture_table(path, df, 'onehot', image, where, min_count, product=product, text_column=text_column,
+                              split_column=split_column, notes=notes)
 
 # %% ../../../nbs/catalog/readers/04_onehot.ipynb #1c3c722a
-LAYOUTS['onehot'] = Layout('a CSV with columns tag_*', read_onehot, options=TABLE_OPTIONS,
+LAYOUTS['onehot'] = Layout('a CSV with columns tag_*', read_onehot, options=TABLE_OPTIONS | dict(text_column='text_column'),
                            columns=lambda columns, **_: any(str(o).startswith('tag_') for o in columns))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import pandas as pd
@@ -20,40 +20,44 @@ from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
 from ...core.records import Record, Text, Texts
 from ..cells import clean_tag
 from ..csv_tables import FOLD_NAMES, named_column
-from ..exports import FORMS, read_export, table_columns
-from .base import (
-    LABEL_OPTIONS, LAYOUTS, TABLES, Layout, add_reasons, picture_folder, read_picture_table, unread_note)
+from ..exports import TABLE_FORMATS, FORMS, read_export, table_columns
+from catalog_tagger.catalog.readers.base import (
+    LABEL_OPTIONS, LAYOUTS, TABLES, Layout, add_reasons, is_address, layouts_of, picture_folder, pictures_of_cell, read_picture_table,
+    unread_note)
 from .styles import label_tags, none_or
 
 # %% auto #0
-__all__ = ['FOLDER', 'LAYOUTS', 'Profile', 'load_profiles', 'fits', 'profile_tables', 'read_profile', 'profile_layout']
+__all__ = ['FOLDER', 'LAYOUTS', 'Profile', 'load_profiles', 'matching', 'fits', 'find_profile', 'profile_tables', 'read_profile',
+           'profile_layout']
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a06
 @dataclass(frozen=True)
 class Profile(Record):
-    "How an export is recognised and read. Columns are given by name or glob, or as several such as `handle|url handle`; case does not matter."
+    "How an export is recognised and read. Columns are names or globs in any case, or several such as `handle|url handle`."
     text:Text                  # What it is
     columns:Texts              # Columns that its table has
     image:Texts                # Columns of pictures, as file names or addresses, in order
     form:Literal[tuple(FORMS)] = 'rows'   # How a JSON becomes rows
     files:list[str] = field(default_factory=lambda: ['*'])   # Globs of its tables in the folder
-    lacks:list[str] = field(default_factory=list)            # Columns that its table does not have
+    lacks:list[str] = field(default_factory=list)       # Columns that its table does not have
     product:list[str] = field(default_factory=list)     # Columns of products; of each row the first that is not empty counts
-    parent:str = ''            # Column in which a variant names the product that it belongs to, as in `product`, or as `id:` and the column ID
+    product_before:str = ''    # The product of a picture is the part of its name before this text, such as `.rf.`
+    parent:str = ''            # Column in which a variant names its product, as in `product`, or as `id:` and the column ID
     fill_down:bool = False     # Does an empty cell have the value of the first row of its product?
     describe:list[str] = field(default_factory=list)    # Columns of text
-    labels:list[str] = field(default_factory=list)      # Columns of labels, each an exclusive group
-    paths:dict[str, str] = field(default_factory=dict)  # Column of paths such as `A > B > C` → separator of levels
+    labels:list[str] = field(default_factory=list)      # Columns of labels, each an exclusive group; `*` are all that have no other role
+    paths:dict[str, str] = field(default_factory=dict)  # Column of paths → separator of levels; if several are in a cell, new line, theirs
     tags:list[str] = field(default_factory=list)        # Columns of free tags
-    flags:list[str] = field(default_factory=list)       # Columns that are a tag each, with a value of `present` or `absent`
-    present:list[str] = field(default_factory=lambda: ['1', 'true', 'yes'])
-    absent:list[str] = field(default_factory=lambda: ['0', 'false', 'no', ''])
-    attributes:dict[str, str] = field(default_factory=dict)   # Glob of columns with names of attributes → glob of those with their values
+    flags:list[str] = field(default_factory=list)       # Columns that are a tag each; `*` as in `labels`
+    present:list[str] = field(default_factory=lambda: ['1', 'true', 'yes'])       # Values of `flags`: the row has the tag
+    absent:list[str] = field(default_factory=lambda: ['0', 'false', 'no', ''])    # It does not have it
+    unknown:list[str] = field(default_factory=list)     # It is not known; counted, and then taken as absent
+    attributes:dict[str, str] = field(default_factory=dict)   # Glob of columns of names of attributes → glob of those of values
     packed:list[str] = field(default_factory=list)      # Columns of attributes such as `color=Blue,size=S`
     long:list[str] = field(default_factory=list)        # In long form: the column of attributes and that of their values
     split:str = ''             # Column of folds
-    delim:str = ''             # Delimiter of pictures, tags and paths in a cell; detected if empty
-    ignore:list[str] = field(default_factory=list)      # Columns that a glob `*` does not stand for
+    delim:str|None = None      # Delimiter of tags and values in a cell; detected if not given
+    ignore:list[str] = field(default_factory=list)      # Columns that `*` does not stand for
     paths_of:list[str] = field(default_factory=list)    # A table of the paths of pictures: its glob, its column of ids and that of paths
     pad:int = 0                # Ids of pictures are filled with zeros to this many digits
     by_first:int = 0           # Pictures are in folders named by this many first characters
@@ -67,8 +71,11 @@ def load_profiles()->dict[str, Profile]:   # Name → profile
     return {o.stem: Profile.load(o) for o in sorted(FOLDER.glob('*.json'))}
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a11
-def _matches(names:Iterable[str], pattern:str)->list[str]:
-    "The `names` that a pattern stands for: a name or glob, or several with a bar between them; case is ignored."
+def matching(
+    names:Iterable[str],   # Of columns
+    pattern:str,           # A name or glob in any case, or several with a bar between them
+)->list[str]:
+    "The `names` that a pattern stands for."
     return [o for o in names if any(fnmatchcase(str(o).strip().lower(), p) for p in pattern.lower().split('|'))]
 
 def fits(
@@ -77,7 +84,15 @@ def fits(
 )->bool:
     "Is a table with these columns one of the export?"
     columns = list(columns)
-    return all(_matches(columns, o) for o in profile.columns) and not any(_matches(columns, o) for o in profile.lacks)
+    return all(matching(columns, o) for o in profile.columns) and not any(matching(columns, o) for o in profile.lacks)
+
+def find_profile(
+    file:str,                # Name of a table
+    columns:Iterable[str],   # Its columns
+)->Profile|None:
+    "The profile of the library that fits a table, if it is the only layout that does."
+    found = layouts_of(file, columns)
+    return load_profiles().get(found[0]) if len(found) == 1 else None
 
 def profile_tables(
     path:str|Path,      # Folder of an export, or its table
@@ -87,240 +102,265 @@ def profile_tables(
     "The tables of an export; all those of a glob with a folder in it, such as `*/_classes.csv`."
     if (root := Path(path).resolve()).is_file(): return [root]
     for o in profile.files:
-        found = [f for f in sorted(root.glob(o)) if f.suffix.lower() in TABLES and f.is_file() and inside_or_reason(root, f)[1] is None]
-        if found := [f for f in found if fits(profile, table_columns(f, encoding))]: return found
+        there = [f for f in sorted(root.glob(o)) if f.suffix.lower() in (*TABLES, *TABLE_FORMATS) and f.is_file()]
+        there = [f for f in there if inside_or_reason(root, f)[1] is None and fits(profile, table_columns(f, encoding))]
+        if there: return there
     return []
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a13
-def _columns(df:pd.DataFrame, patterns:Iterable[str])->dict[str, str]:
-    "Name in the source → name in the table of the columns that `patterns` stand for, in their order."
-    own = source_columns(df)
-    return {o: own[o] for p in patterns for o in _matches(own, p)}
+@dataclass(eq=False)
+class _Export:
+    "The rows of an export while they are read, and what the steps have found."
+    df:pd.DataFrame
+    profile:Profile
+    notes:list[str]
+    made:list[str]                # Columns made of the rows of a long form
+    groups:list[str] = ()         # Columns of labels
+    free:list[list[str]] = ()     # Further free tags of each row
+    parents:dict[str, str] = field(default_factory=dict)   # Tag → tag above it
 
-def _cells(df:pd.DataFrame, c:str)->pd.Series: return df[c].map(lambda o: o.strip() if isinstance(o, str) else o)
+    def patterns(self)->list[str]:
+        "All columns that the profile names."
+        p = self.profile
+        named = (*p.image, *p.product, p.parent, *p.describe, *p.labels, *p.paths, *p.tags, *p.flags, *p.attributes,
+                 *p.attributes.values(), *p.packed, *p.long, p.split)
+        return [o for o in named if o not in ('', '*')]
 
-def _read_tables(root:Path, files:list[Path], form:str, encoding:str|None)->tuple[pd.DataFrame, list[str], list[str]]:
-    "The rows of all tables, the folder of each row's table below `root`, and notes; a folder with the name of a fold gives `split`."
-    frames, folders, notes = [], [], []
+    def columns(self, patterns:Iterable[str])->dict[str, str]:
+        "Name in the source → name in the table, in the order of `patterns`; `*` are the columns that no other one of the profile names."
+        own, res = source_columns(self.df), {}
+        for o in filter(None, patterns):
+            found = matching(own, o)
+            if o == '*':
+                taken = {*self.columns([*self.patterns(), *self.profile.ignore, 'id'])}
+                found = [c for c in self.made or own if c in own and c not in taken]
+            res |= {c: own[c] for c in found}
+        return res
+
+    def add(self, rows:list[dict[str, list[str]]])->list[str]:
+        "Add a column for each key of `rows`, with a text in a cell, or a list if there are several; return the names of the columns."
+        own, new = source_columns(self.df), {}
+        for key in dict.fromkeys(k for o in rows for k in o if k):
+            name = next(o for o in (key, *(f'{key} {i}' for i in range(2, len(own) + 3))) if o not in own)
+            cells = [list(dict.fromkeys(filter(None, o.get(key, ())))) for o in rows]
+            new[name] = ['' if not o else o[0] if len(o) == 1 else o for o in cells]
+        self.df = pd.concat([self.df, set_aside(pd.DataFrame(new, self.df.index, dtype=object))], axis=1)
+        return list(new)
+
+def _stripped(s:pd.Series)->pd.Series: return s.map(lambda o: o.strip() if isinstance(o, str) else o)
+
+def _read_tables(root:Path, files:list[Path], profile:Profile, encoding:str|None)->_Export:
+    "The rows of all tables, with the folder of the table in `fold`; folders with the names of folds give `split`."
+    frames, notes = [], [f'{profile.text}: {first_few(o.relative_to(root).as_posix() for o in files)}']
     for f in files:
-        df, more = read_export(f, encoding, form=form)
-        above = f.parent.resolve().relative_to(root).as_posix().removeprefix('.')
-        if fold := FOLD_NAMES.get(above.partition('/')[0].lower()): df['split'] = fold
-        frames.append(df); folders += [above and f'{above}/']*len(df); notes += more
-    df = pd.concat(frames, ignore_index=True).fillna({c: '' for o in frames for c in o if c != 'why'})
-    if len(files) > 1: notes.append(f'{len(files)} tables: {first_few(o.relative_to(root).as_posix() for o in files)}')
-    return df.assign(row=range(len(df)) if len(files) > 1 else df['row']), folders, notes
+        df, more = read_export(f, encoding, form=profile.form); notes += more
+        frames.append(df.assign(fold=f'{f.parent.relative_to(root).as_posix()}/'.removeprefix('./')))
+    df = pd.concat(frames, ignore_index=True)
+    df = df.fillna({c: '' for c in df if c != 'why'})
+    if len(files) > 1: notes.append('rows are counted over all tables'); df['row'] = range(len(df))
+    folds = df['fold'].str.partition('/')[0].str.lower().map(FOLD_NAMES)
+    if folds.notna().all(): df['split'] = folds; notes.append(f'folds are taken from the folders {first_few(df["fold"].unique())}')
+    return _Export(df, profile, notes, [])
 
-def _product_cells(df:pd.DataFrame, profile:Profile)->pd.Series:
-    "The product of each row: its parent, or the first of the columns of products that is not empty."
-    res = pd.Series('', df.index, dtype=object)
-    for c in _columns(df, profile.product).values(): res = res.where(res != '', df[c].astype(str).str.strip())
-    for c in _columns(df, [profile.parent]*bool(profile.parent)).values():
-        ids = {f'id:{k}': o for i in _columns(df, ['id']).values() for k, o in zip(df[i].astype(str).str.strip(), res)}
-        parent = df[c].astype(str).str.strip()
-        res = parent.map(lambda o: ids.get(o, o)).where(parent != '', res)
-    return res
-
-def _fill_down(df:pd.DataFrame, product:pd.Series, columns:Iterable[str])->pd.DataFrame:
-    "`df` with the first cell of the product in each empty cell of `columns`."
-    own = product.where(product != '', '\0' + df['row'].astype(str))
-    first = {c: df[c].where(df[c] != '').groupby(own).transform('first') for c in columns}
-    return df.assign(**{c: df[c].where(df[c] != '', o.fillna('')) for c, o in first.items()})
-
-def _add_columns(df:pd.DataFrame, rows:list[dict[str, list[str]]])->tuple[pd.DataFrame, list[str]]:
-    "`df` with a column for each key of `rows`: a text, or a list if there are several; and the names of the columns."
-    names = [o for o in dict.fromkeys(k for o in rows for k in o) if o]
-    def cell(o): return '' if not o else o[0] if len(o) == 1 else o
-    new = {_free_name(df, k): [cell(list(dict.fromkeys(filter(None, o.get(k, ()))))) for o in rows] for k in names}
-    return pd.concat([df, set_aside(pd.DataFrame(new, df.index, dtype=object))], axis=1), list(new)
-
-def _free_name(df:pd.DataFrame, name:str)->str:
-    "`name`, or with a number if the table has a column of that name."
-    own = source_columns(df)
-    return next(o for o in (name, *(f'{name} {i}' for i in range(2, len(own) + 3))) if o not in own)
-
-def _split_values(cell, delim:str)->list[str]: return [o for v in str(cell).split(delim or ',') if (o := v.strip())]
-
-def _named_attributes(df:pd.DataFrame, profile:Profile)->tuple[pd.DataFrame, list[str]]:
-    "A column for each attribute whose name and values are in two columns, such as `Attribute 1 name` and `Attribute 1 value(s)`."
-    rows = [{} for _ in df.index]
-    for names, values in profile.attributes.items():
-        for name, c in _columns(df, [names]).items():
-            number = re.search(r'\d+', name)
-            v = _columns(df, [values.replace('*', number[0] if number else '')])
-            for row, key, cell in zip(rows, _cells(df, c), _cells(df, [*v.values()][0]) if v else []):
-                if key and cell: row.setdefault(key, []).extend(_split_values(cell, profile.delim))
-    return _add_columns(df, rows)
-
-def _packed_attributes(df:pd.DataFrame, profile:Profile)->tuple[pd.DataFrame, list[str]]:
-    "A column for each attribute in cells such as `color=Blue,size=S`."
-    rows = [{} for _ in df.index]
-    for c in _columns(df, profile.packed).values():
-        for row, cell in zip(rows, _cells(df, c)):
-            for key, _, value in (o.partition('=') for o in re.split(r',(?=[^,=]+=)', cell)):
-                if value: row.setdefault(key.strip(), []).extend(_split_values(value, '|'))
-    return _add_columns(df, rows)
-
-def _from_long(df:pd.DataFrame, profile:Profile)->tuple[pd.DataFrame, list[str]]:
+# %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a24
+def _pivot_long(t:_Export)->None:
     "A row for each product, with a column for each attribute, of a table with a row for each attribute."
-    key = _product_cells(df, profile); name, value = (_cells(df, c) for c in _columns(df, profile.long).values())
-    rows = {}
-    for k, n, v in zip(key, name, value): rows.setdefault(k, {}).setdefault(n, []).append(v)
-    one = df[~key.duplicated()].drop(columns=list(_columns(df, profile.long).values())).reset_index(drop=True)
-    return _add_columns(one, list(rows.values()))
+    if not t.profile.long: return
+    name, value = t.columns(t.profile.long).values()
+    key, rows = _product_cells(t), {}
+    for k, n, v in zip(key, _stripped(t.df[name]), _stripped(t.df[value])): rows.setdefault(k, {}).setdefault(n, []).append(v)
+    t.df = t.df[~key.duplicated()].drop(columns=[name, value]).reset_index(drop=True)
+    t.made = t.add(list(rows.values()))
 
-# %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a15
-def _path_lists(cells:pd.Series, levels:str, delim:str)->list[list[tuple[str, ...]]]:
-    "The paths in each cell, each a tuple of levels."
-    def paths(cell):
-        texts = cell if isinstance(cell, list) else _split_values(cell, delim) if delim else [cell]
-        return [p for o in texts if (p := tuple(v for l in str(o).split(levels.strip()) if (v := l.strip())))]
-    return [paths(o) for o in cells]
-
-def _path_parents(name:str, paths:Iterable[tuple])->tuple[dict[str, str], list[str]]:
-    "Tag → tag above it, for each label that is always below the same one; and a note on the others."
-    above = {}
-    for p in paths:
-        for a, b in zip(p, p[1:]): above.setdefault(b, set()).add(a)
-    several = [o for o, a in above.items() if len(a) > 1]
-    notes = [f'{len(several)} labels of {name} are below several others and have no parent: {first_few(several, 4)}'] if several else []
-    return {b: min(a) for b, a in above.items() if len(a) == 1}, notes
-
-def _path_columns(df:pd.DataFrame, name:str, c:str, levels:str, delim:str)->tuple[pd.DataFrame, list[str], list, dict, list[str]]:
-    "`df` with the levels of a column of paths, their columns, or else free tags of each row; parents, and notes."
-    rows = _path_lists(_cells(df, c), levels, delim)
-    parents, notes = _path_parents(name, {p for o in rows for p in o})
-    if not any(rows): return df, [], [], {}, []
-    if (several := sum(len(o) > 1 for o in rows)):
-        tags = [list(dict.fromkeys(l for p in o for l in p)) for o in rows]
-        notes.append(f'{several} rows have several paths in {name}, so its levels are free tags with parents')
-        return df, [], tags, parents, notes
-    depth = max(len(p) for o in rows for p in o)
-    names = [name] if depth == 1 else [f'{name} {i + 1}' for i in range(depth)]
-    at = {v: n for o in rows for p in o for n, v in zip(names, p)}    # of a label at several depths the last
-    df = df.assign(**{n: pd.Series([o[0][i] if o and len(o[0]) > i else '' for o in rows], df.index, dtype=object)
-                      for i, n in enumerate(names)})
-    return df, names, [], {f'{at[b]}={b}': f'{at[a]}={a}' for b, a in parents.items() if names.index(at[b]) == names.index(at[a]) + 1}, notes
-
-# %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a16
-def _flag_tags(df:pd.DataFrame, profile:Profile, columns:dict[str, str])->tuple[list[list[str]], list, list[str]]:
-    "The tags of each row whose column has a value of `present`, the reason if a row has a value that is none, and notes."
-    tags, why, unknown, known = [[] for _ in df.index], [None]*len(df), 0, {*profile.present, *profile.absent}
-    for name, c in columns.items():
-        values = df[c].astype(str).str.strip().str.lower()
-        for i, v in enumerate(values):
-            if v in profile.present: tags[i].append(clean_tag(name))
-            elif v not in profile.absent and why[i] is None:
-                why[i] = f'{name} is {df[c].iloc[i]!r:.40}, expected one of {", ".join(filter(None, (*profile.present, *profile.absent)))}'
-    return tags, why, [f'tags: {len(columns)} columns of {"/".join(profile.present)} and {"/".join(filter(None, profile.absent))}']
-
-def _picture_cells(df:pd.DataFrame, profile:Profile, columns:dict[str, str], folders:list[str], root:Path)->list[list[str]]:
-    "The pictures of each row, each once, in order."
-    res, home, places = [], picture_folder(root), _paths_of(root, profile.paths_of)
-    for row, folder in zip(df[list(columns.values())].values.tolist(), folders):
-        names = [o.strip() for cell in row for v in (cell if isinstance(cell, list) else [cell]) for o in _pictures(str(v))]
-        names = [places.get(o, o.partition('?d=')[2] or o) for o in names]    # the second is how Label Studio names local files
-        if profile.pad: names = [o.zfill(profile.pad) if o else o for o in names]
-        if profile.by_first: names = [f'{home}{o[:profile.by_first]}/{o}' if o else o for o in names]
-        res.append(list(dict.fromkeys(o if '://' in o else folder + o.lstrip('/') for o in names if o)))
+# %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a27
+def _product_cells(t:_Export)->pd.Series:
+    "The product of each row: its parent, or the first of the columns of products that is not empty."
+    df, p = t.df, t.profile
+    def text(c): return df[c].astype(str).str.strip()
+    res = pd.Series('', df.index, dtype=object)
+    for c in t.columns(p.product).values(): res = res.where(res != '', text(c))
+    for c in t.columns([p.parent]).values():
+        ids = {f'id:{k}': o for i in t.columns(['id']).values() for k, o in zip(text(i), res)}
+        res = text(c).map(lambda o: ids.get(o, o)).where(text(c) != '', res)
+    if p.product_before:
+        name = df[next(iter(t.columns(p.image).values()))].astype(str).map(lambda o: PurePath(o).name)
+        res = name.map(lambda o: o.partition(p.product_before)[0] if p.product_before in o else '')
     return res
 
-_IMAGE_FOLDERS = ('images/', 'images/small/', 'images/original/')
+def _fill_down(t:_Export, image_column:str|None)->None:
+    "Put the first cell of its product into each empty cell, but not into those of pictures."
+    p = t.profile
+    if not (p.fill_down or p.parent): return
+    df, product = t.df, t.df['product']
+    own = product.where(product != '', '\0' + df['row'].astype(str))    # a row without a product is alone
+    kept = {*t.columns([*p.image, p.parent, *filter(None, [image_column])]).values()}
+    cells = df[[c for c in source_columns(df).values() if c not in kept]]
+    first = cells.where(cells != '').groupby(own).transform('first').fillna('')
+    t.df = df.assign(**cells.where(cells != '', first))
+    t.notes.append('empty cells have the text of the first row of their product that has one')
 
+# %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a30
 def _paths_of(root:Path, table:list[str])->dict[str, str]:
     "Id → path of each picture, if a table of the export has them."
     if not table: return {}
     glob, key, path = table; res = {}
-    for f in sorted(root.glob(glob)):
-        df = read_export(f)[0]; res |= dict(zip(df[key], df[path]))
-    below = (o for o in ('', *_IMAGE_FOLDERS) if any((root/o/p).is_file() for p in res.values()))
-    folder = next(below, '')
+    for f in sorted(root.glob(glob)): df = read_export(f)[0]; res |= dict(zip(df[key], df[path]))
+    folders = ('', 'images/', 'images/small/', 'images/original/')
+    folder = next((o for o in folders if any((root/o/p).is_file() for p in res.values())), '')
     return {k: folder + p for k, p in res.items()}
 
-def _pictures(cell:str)->list[str]:
-    "The addresses or file names in a cell."
-    parts = re.split(r'\s*[,;|]\s*|\s+(?=https?://)', cell.strip())
-    many = len(parts) > 1 and all(re.match(r'https?://', o) or re.search(r'\.\w{3,4}$', o) for o in parts)
-    return parts if many else [cell]
-
-def _rows_with_pictures(df:pd.DataFrame, pictures:pd.Series, product:pd.Series)->tuple[pd.Series, list[str]]:
-    "Which rows are kept: all but those without a picture whose product has one on another row; and a note."
-    have = pictures.map(len) > 0
+def _list_pictures(t:_Export, root:Path, image_column:str|None)->None:
+    "Make `image` the list of the pictures of each row, each once, in order, and leave out rows whose product has its pictures on others."
+    p, home, places = t.profile, picture_folder(root), _paths_of(root, t.profile.paths_of)
+    def place(name, folder):
+        name = places.get(name, name.partition('?d=')[2] or name)    # the second is how Label Studio names local files
+        if name in places.values() or is_address(name): return name
+        if p.pad: name = name.zfill(p.pad)
+        if p.by_first: return f'{home}{name[:p.by_first]}/{name}'
+        return f'{folder}{name}' if folder and (root/folder/name).is_file() else name.lstrip('/')
+    def pictures(cells, folder):
+        names = (str(o).strip() for cell in cells for o in pictures_of_cell(cell))
+        return list(dict.fromkeys(place(o, folder) for o in names if o))
+    cells = t.df[list(t.columns([image_column] if image_column else p.image).values())].values.tolist()
+    t.df['image'] = pd.Series(map(pictures, cells, t.df.pop('fold')), t.df.index, dtype=object)
+    have, product = t.df['image'].map(len) > 0, t.df['product']
     further = ~have & (product != '') & have.groupby(product).transform('any')
-    what = 'rows, such as variants, have no picture of their own; their products have pictures on other rows'
-    return ~further, [f'{further.sum():,} {what}'] if further.any() else []
+    if further.any(): t.notes.append(f'{further.sum():,} rows, such as variants, have no picture; their products have theirs on other rows')
+    t.df = t.df[~further].reset_index(drop=True)
+
+# %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a15
+def _split_values(cell, delim:str|None)->list[str]: return [o for v in str(cell).split(delim or ',') if (o := v.strip())]
+
+def _named_attributes(t:_Export)->list[str]:
+    "A column for each attribute whose name and values are in two columns, such as `Attribute 1 name` and `Attribute 1 value(s)`."
+    rows = [{} for _ in t.df.index]
+    for names, values in t.profile.attributes.items():
+        for name, c in t.columns([names]).items():
+            number = re.search(r'\d+', name)
+            v = next(iter(t.columns([values.replace('*', number[0] if number else '')]).values()), None)
+            for row, key, cell in zip(rows, _stripped(t.df[c]), _stripped(t.df[v]) if v else []):
+                if key and cell: row.setdefault(key, []).extend(_split_values(cell, t.profile.delim))
+    return t.add(rows)
+
+def _packed_attributes(t:_Export)->list[str]:
+    "A column for each attribute in cells such as `color=Blue,activity=Gym|Hiking`."
+    rows = [{} for _ in t.df.index]
+    for c in t.columns(t.profile.packed).values():
+        for row, cell in zip(rows, _stripped(t.df[c])):
+            for key, _, value in (o.partition('=') for o in re.split(r',(?=[^,=]+=)', cell)):
+                if value: row.setdefault(key.strip(), []).extend(_split_values(value, '|'))
+    return t.add(rows)
+
+def _label_columns(t:_Export)->None:
+    "Find the columns of labels; one in which a row has several values gives free tags."
+    found = [*t.columns(t.profile.labels), *_named_attributes(t), *_packed_attributes(t)]
+    cells = {o: t.df[named_column(t.df, o, 'labels')] for o in found}
+    several = [o for o, c in cells.items() if c.map(lambda v: isinstance(v, list)).any()]
+    for name in several:
+        for free, cell in zip(t.free, cells[name]): free += [cell] if isinstance(cell, str) and cell else cell or []
+    if several: t.notes.append(f'several values in one row, so free tags: {first_few(several, 6)}')
+    t.groups = [o for o in found if o not in several]
+
+# %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a34
+def _path_lists(cells:pd.Series, levels:str, delim:str)->list[list[tuple[str, ...]]]:
+    "The paths in each cell, each a tuple of levels."
+    def paths(cell):
+        texts = cell if isinstance(cell, list) else _split_values(cell, delim) if delim else [cell]
+        return [p for o in texts if (p := tuple(v for l in str(o).split(levels) if (v := l.strip())))]
+    return [paths(o) for o in cells]
+
+def _path_parents(paths:Iterable[tuple])->tuple[dict[str, str], list[str]]:
+    "Label → label above it, for those that are always below the same one; and the others."
+    above = {}
+    for p in paths:
+        for a, b in zip(p, p[1:]): above.setdefault(b, set()).add(a)
+    return {b: min(a) for b, a in above.items() if len(a) == 1}, [b for b, a in above.items() if len(a) > 1]
+
+def _add_levels(t:_Export, name:str, rows:list[list[tuple]], parents:dict[str, str])->None:
+    "A column of labels for each level of the only path of each row."
+    depth = max(len(p) for o in rows for p in o)
+    names = [name] if depth == 1 else [f'{name} {i + 1}' for i in range(depth)]
+    at = {v: i for o in rows for p in o for i, v in enumerate(p)}     # of a label at several depths the last
+    cells = {n: pd.Series([o[0][i] if o and len(o[0]) > i else '' for o in rows], t.df.index, dtype=object) for i, n in enumerate(names)}
+    t.df = t.df.assign(**cells); t.groups += names
+    t.parents |= {f'{names[at[b]]}={b}': f'{names[at[a]]}={a}' for b, a in parents.items() if at[b] == at[a] + 1}
+
+def _path_labels(t:_Export)->None:
+    "Labels, or free tags, of the columns of paths."
+    for pattern, separators in t.profile.paths.items():
+        levels, _, delim = separators.partition('\n')
+        for name, c in t.columns([pattern]).items():
+            rows = _path_lists(_stripped(t.df[c]), levels, delim); several = sum(len(o) > 1 for o in rows)
+            parents, others = _path_parents({p for o in rows for p in o})
+            if others: t.notes.append(f'{len(others)} labels of {name} are below several others and have no parent: {first_few(others, 4)}')
+            if several:
+                t.notes.append(f'{several} rows have several paths in {name}, so its levels are free tags with parents')
+                t.parents |= parents
+                for free, o in zip(t.free, rows): free += dict.fromkeys(l for p in o for l in p)
+            elif any(rows): _add_levels(t, name, rows, parents)
+
+# %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a16
+def _flag_tags(t:_Export)->None:
+    "Add the tag of each column with a value of `present`; a row with a value that is neither is rejected."
+    columns, p, unknown = t.columns(t.profile.flags), t.profile, 0
+    if not columns: return
+    why, known = [None]*len(t.df), first_few(filter(None, (*p.present, *p.absent, *p.unknown)))
+    for name, c in columns.items():
+        for i, v in enumerate(t.df[c].astype(str).str.strip().str.lower()):
+            if v in p.present: t.free[i].append(clean_tag(name))
+            elif v in p.unknown: unknown += 1
+            elif v not in p.absent: why[i] = why[i] or f'{name} is {v!r:.40}, expected one of {known}'
+    t.notes.append(f'tags: {len(columns)} columns of {known}')
+    if unknown: t.notes.append(f'{unknown:,} values are unknown ({first_few(o or "empty" for o in p.unknown)}): they are read as absent')
+    t.df = add_reasons(t.df.drop(columns=list(columns.values())), why)
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a18
-def _roles(df:pd.DataFrame, profile:Profile, made:list[str])->dict[str, dict[str, str]]:
-    "Role → its columns; a glob `*` stands for the columns without another role, in long form for those `made` of attributes."
-    roles = {o: _columns(df, getattr(profile, o)) for o in ('image', 'describe', 'labels', 'tags', 'flags', 'product', 'paths')}
-    for role in ('labels', 'flags'):
-        if '*' in getattr(profile, role):
-            taken = {c for r, o in roles.items() if r != role for c in o} | set(_columns(df, [profile.split, profile.parent, 'id', *profile.ignore]))
-            roles[role] = {o: c for o, c in roles[role].items() if o not in taken and (o in made or not profile.long)}
-    return roles
+def _tag_rows(t:_Export, label_columns:Sequence[str]|None, tags_column:str|None, **options)->None:
+    "Make the `tags` of each row from columns of labels, paths, free tags and flags, or only from the columns that are given."
+    t.free = [[] for _ in t.df.index]
+    if label_columns is None: _label_columns(t); _path_labels(t); _flag_tags(t)
+    else: t.groups = list(none_or(label_columns))
+    c = tags_column or next(iter(t.columns(t.profile.tags)), 'none')
+    t.df, more = label_tags(t.df, t.groups, None if c == 'none' else named_column(t.df, c, 'tags_column'), **options)
+    t.df['tags'] = pd.Series([list(dict.fromkeys([*a, *map(clean_tag, b)])) for a, b in zip(t.df['tags'], t.free)], dtype=object)
+    used = {*t.columns([*t.patterns(), *t.profile.flags]), *t.groups, c}
+    unused = [o for o in source_columns(t.df) if o not in used]
+    t.notes += [*more, *([f'columns that are not used: {first_few(unused)}'] if unused else [])]
 
-def _expanded(df:pd.DataFrame, profile:Profile, roles:dict)->tuple[pd.DataFrame, list[str], list[list[str]], dict, list[str]]:
-    "`df` with a column for each group of labels; their names, further free tags of each row, parents, and notes."
-    groups, free, parents, notes = list(roles['labels']), [[] for _ in df.index], {}, []
-    for expand in (_named_attributes, _packed_attributes):
-        df, names = expand(df, profile); groups += names
-    for name, c in roles['paths'].items():
-        levels, _, delim = next(v for k, v in profile.paths.items() if _matches([name], k)).partition('\n')
-        df, names, tags, above, more = _path_columns(df, name, c, levels, delim)
-        groups += names; parents |= above; notes += more
-        for o, more in zip(free, tags): o += more
-    several = [o for o in groups if df[named_column(df, o, 'labels')].map(lambda v: isinstance(v, list)).any()]
-    for name in several:
-        for o, cell in zip(free, df[named_column(df, name, 'labels')]): o += [cell] if isinstance(cell, str) and cell else cell or []
-    if several: notes.append(f'several values in one row, so free tags: {first_few(several, 6)}')
-    return df, [o for o in groups if o not in several], free, parents, notes
+def _product_note(t:_Export)->None:
+    "Note the products, or drop the column if there are none."
+    n = t.df['product'][t.df['product'] != ''].value_counts()
+    if n.empty: t.df = t.df.drop(columns='product')
+    else: t.notes.append(f'products: {len(n):,}, with {n.min()} to {n.max()} rows')
 
 def read_profile(
     path:str|Path,        # Folder of an export, or its table
     name:str,             # Of the profile, for the catalog's `layout`
     profile:Profile,
     *, image_column:str=None, label_columns:Sequence[str]=None, tags_column:str=None,   # Instead of those of the profile; also none
+    text_column:str=None, product:str=None, split_column:str=None,                      # Likewise
     delim:str=None, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `label_tags`
-    product:str=None, split_column:str=None, encoding:str=None,                         # As in `read_tags`
-    where:str=None, min_count:int=RunConfig.min_count,                                  # As in `read_tags`
+    encoding:str=None, where:str=None, min_count:int=RunConfig.min_count,               # As in `read_tags`
 )->Catalog:
     "Read an export by its profile."
     files, root = profile_tables(path, profile, encoding), catalog_root(path).resolve()
-    if not files: raise CatalogError(f'{path} has no table of {profile.text}: looked for {", ".join(profile.files)} with the columns '
-                                     f'{", ".join(profile.columns)}')
-    df, folders, notes = _read_tables(root, files, profile.form, encoding)
-    made = []
-    if profile.long: df, made = _from_long(df, profile); folders = ['']*len(df)
-    roles = _roles(df, profile, made)
-    own = _product_cells(df, profile)
-    if profile.fill_down or profile.parent:
-        filled = {c for r in ('describe', 'labels', 'tags', 'paths') for c in roles[r].values()}
-        df = _fill_down(df, own, sorted(filled | set(_columns(df, [*profile.packed, *profile.attributes, *profile.attributes.values()]).values())))
-    images = _columns(df, [image_column]) if image_column else roles['image']
-    pictures = pd.Series(_picture_cells(df, profile, images, folders, root), df.index, dtype=object)
-    keep, more = _rows_with_pictures(df, pictures, own); notes += more
-    df = df.assign(image=pictures)[keep].reset_index(drop=True); own = own[keep].reset_index(drop=True)
-    if product is None and (own != '').any():
-        n = own[own != ''].value_counts()
-        notes.append(f'product: column {", ".join(roles["product"])}, {len(n):,} products with {n.min()} to {n.max()} rows')
-        df = df.assign(product=own)
-    if label_columns is None: df, groups, free, parents, more = _expanded(df, profile, roles); notes += more
-    else: groups, free, parents = list(none_or(label_columns)), [[] for _ in df.index], {}
-    tags = tags_column or next(iter(roles['tags']), None)
-    df, more = label_tags(df, groups, None if tags in (None, 'none') else named_column(df, tags, 'tags_column'),
-                          delim=delim or profile.delim or None, clean=clean, empty=empty); notes += more
-    if roles['flags'] and label_columns is None:
-        hot, why, more = _flag_tags(df, profile, roles['flags']); notes += more
-        df = add_reasons(df.drop(columns=list(roles['flags'].values())), why); free = [a + b for a, b in zip(free, hot)]
-    df['tags'] = pd.Series([list(dict.fromkeys([*a, *map(clean_tag, b)])) for a, b in zip(df['tags'], free)], dtype=object)
-    used = {c for o in roles.values() for c in o} | {*groups, tags} | set(_columns(df, [
-        profile.split, profile.parent, *profile.packed, *profile.attributes, *profile.attributes.values()]))
-    if unused := [o for o in source_columns(df) if o not in used]: notes.append(f'columns that are not used: {first_few(unused, 8)}')
-    notes = [f'{profile.text}: {", ".join(o.relative_to(root).as_posix() for o in files[:3])}', *notes, *unread_note(root, *files)]
-    return read_picture_table(path, df, name, 'image', where, min_count, groups=groups, parents=parents, notes=notes,
-                              describe=list(roles['describe']), product='none' if product is None and 'product' in df else product,
-                              split_column=split_column or (next(iter(_columns(df, [profile.split])), None) if profile.split else None))
+    if not files:
+        raise CatalogError(f'{path} has no table of {profile.text}: looked for {", ".join(profile.files)} with the columns '
+                           f'{", ".join(profile.columns)}')
+    t = _read_tables(root, files, profile, encoding)
+    others = [o for g in profile.files if '/' in g and root != files[0] for o in sorted(root.glob(g)) if o.is_file() and o not in files]
+    if others: t.notes.append(f'not read, because its columns are others: {first_few(o.relative_to(root).as_posix() for o in others)}')
+    _pivot_long(t)
+    t.df['product'] = _product_cells(t)
+    _fill_down(t, image_column)
+    _list_pictures(t, root, image_column)
+    if product is None: _product_note(t)
+    else: t.df = t.df.drop(columns='product')
+    _tag_rows(t, label_columns, tags_column, delim=delim or profile.delim, clean=clean, empty=empty)
+    return read_picture_table(
+        path, t.df, name, 'image', where, min_count, groups=t.groups, parents=t.parents, notes=[*t.notes, *unread_note(root, *files)],
+        describe=list(t.columns(profile.describe)), text_column=text_column,
+        product='none' if 'product' in t.df else product, split_column=split_column or next(iter(t.columns([profile.split])), None))
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a19
 def profile_layout(

@@ -35,6 +35,7 @@ def read_tags(
     label_columns:Sequence[str]=None,   # Columns of labels, each an exclusive group; none if not given
     clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `label_tags`
     product:str=None, split_column:str=None,   # As in `take_roles`
+    text_column:str=None,               # Column of texts, or none; None uses the first of `TEXT_COLUMNS`
     encoding:str=None,                  # As in `csv_rows`
     where:str=None,                     # Condition that selects rows, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Smallest number of pictures of a tag, as in `drop_rare`
@@ -49,7 +50,7 @@ def read_tags(
         free = require_column(df, tags_column, [o for o in TAG_COLUMNS if o not in groups], 'tags', 'tags_column')
     df, more = label_tags(df, groups, free, delim=delim, clean=clean, empty=empty)
     return read_picture_table(path, df, 'tags', image, where, min_count, tags_column=free, groups=groups, product=product,
-                              split_column=split_column, notes=[*notes, *more, *unread_note(file.parent, file)])
+                              text_column=text_column, split_column=split_column, notes=[*notes, *more, *unread_note(file.parent, file)])
 
 # %% ../../../nbs/catalog/readers/03_tags.ipynb #9713da79
 def _has_tags(columns, image_column=None, tags_column=None, label_columns=None, **_)->bool:
