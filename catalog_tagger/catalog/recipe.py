@@ -15,7 +15,8 @@ from fastcore.basics import listify, patch
 from ..core.files import CatalogError
 from ..core.table import check_columns, did_you_mean, source_columns
 from ..core.records import Count, Finite, Record
-from .steps import STEPS, check_steps, lemmatise, spell, spelling_key, step_applies, step_moves, step_options, step_tags
+from .steps import (
+    STEPS, check_steps, lemmatise, spell, spelling_key, step_applies, step_moves, step_options, step_tags)
 from .labels import Origin, column_of, find_origin
 
 # %% auto #0

@@ -258,7 +258,8 @@ METRICS = {
     'f1_samples': Metric('mean of the F1 of each picture', partial(f1, average='samples'), 'pred'),
     'mAP': Metric('mean over labels of the average precision, which covers all thresholds', mean_average_precision, options=['known']),
     'exact_match': Metric('pictures whose predicted set of labels is completely right', exact_match, 'pred', pictures=_exact),
-    'accuracy/group': Metric('pictures with the right answer for this group', answer_accuracy, 'pred', options=['cols'], pictures=_group_hits),
+    'accuracy/group': Metric('pictures with the right answer for this group', answer_accuracy, 'pred', options=['cols'],
+                             pictures=_group_hits),
     'train_loss': Metric('mean loss of the train pictures, augmented', greater_is_better=False),
     'valid_loss': Metric('mean loss of the valid pictures', greater_is_better=False)}
 

@@ -88,11 +88,11 @@ def _long_form(products, url):
 # %% ../../nbs/testing/01a_exports.ipynb #6b0d1a08
 def _fold_of(i:int)->str: return {8: 'valid', 9: 'test'}.get(i % 10, 'train')
 
-def _named_pictures(products): return [(i, p, o) for i, p in enumerate(products) for o in p['pictures']]
+def _shown_pictures(products): return [(i, p, o) for i, p in enumerate(products) for o in p['pictures']]
 
 def _by_fold(products, file:str, rows:Callable)->dict[str, str]:
     "A table in the folder of each fold."
-    pictures = _named_pictures(products)
+    pictures = _shown_pictures(products)
     folds = {f: [o for i, p, name in pictures if _fold_of(i) == f for o in rows(p, name)] for f in ('train', 'valid', 'test')}
     return {f'{f}/{file}': _csv_text(o) for f, o in folds.items() if o}
 
@@ -111,7 +111,7 @@ def _chosen(name, *choices): return dict(from_name=name, to_name='image', type='
 def _label_studio(products, url):
     "Three annotators, one of whom chooses something else, and a cancelled annotation."
     tasks = []
-    for k, (_, p, name) in enumerate(_named_pictures(products)):
+    for k, (_, p, name) in enumerate(_shown_pictures(products)):
         right = dict(was_cancelled=False, result=[_chosen('type', p['type']), _chosen('style', *p['tags'])])
         wrong = dict(was_cancelled=False, result=[_chosen('type', 'Other')])
         tasks.append(dict(id=k, data=dict(image=url + name, title=p['title']),
@@ -121,7 +121,7 @@ def _label_studio(products, url):
 def _min_rows_of(products, url):
     return [dict(image=url + name, id=k, type=p['type'], style=dict(choices=p['tags']), annotator=1, annotation_id=k,
                  created_at='2024-01-01T00:00:00Z', updated_at='2024-01-01T00:00:00Z', lead_time=1.5)
-            for k, (_, p, name) in enumerate(_named_pictures(products))]
+            for k, (_, p, name) in enumerate(_shown_pictures(products))]
 
 def _label_studio_min(products, url): return {'project-1-min.json': json.dumps(_min_rows_of(products, url))}
 
@@ -130,7 +130,7 @@ def _label_studio_csv(products, url):
 
 def _coco(products, url):
     ids = {t: k for k, t in enumerate(sorted({p['type'] for p in products} | {t for p in products for t in p['tags']}), 1)}
-    pictures = _named_pictures(products)
+    pictures = _shown_pictures(products)
     found = [(k, t) for k, (_, p, _) in enumerate(pictures) for t in (p['type'], *p['tags'], p['type'])]    # two boxes of a type
     return {'annotations/instances.json': json.dumps(dict(
         info={}, licenses=[], images=[dict(id=k, file_name=name, width=32, height=32) for k, (*_, name) in enumerate(pictures)],
@@ -138,12 +138,12 @@ def _coco(products, url):
         categories=[dict(id=k, name=t, supercategory='none') for t, k in ids.items()]))}
 
 def _open_images(products, url):
-    rows = [dict(ImageID=name[:-4], Source='verification', LabelName=t, Confidence=c) for _, p, name in _named_pictures(products)
+    rows = [dict(ImageID=name[:-4], Source='verification', LabelName=t, Confidence=c) for _, p, name in _shown_pictures(products)
             for t, c in ((p['type'], 1), (p['colour'], 1), ('Person', 0))]
     return {'train-annotations-human-imagelabels.csv': _csv_text(rows)}
 
 def _attribute_list(products, first:str, names:Sequence[str], values:Callable)->str:
-    pictures = _named_pictures(products)
+    pictures = _shown_pictures(products)
     rows = (f'{name}  ' + ' '.join(f'{values(p, o):2}' for o in names) for _, p, name in pictures)
     return '\n'.join([f'{len(pictures)}', first, *rows, ''])
 
@@ -159,14 +159,14 @@ def _deepfashion(products, url):
             'list_attr_cloth.txt': '\n'.join([f'{len(names)}', 'attribute_name  attribute_type', *(f'{o}  1' for o in names), ''])}
 
 def _sidecars(products, url):
-    return {f'images/{name[:-4]}.txt': ', '.join([p['type'], *p['tags']]) for _, p, name in _named_pictures(products)}
+    return {f'images/{name[:-4]}.txt': ', '.join([p['type'], *p['tags']]) for _, p, name in _shown_pictures(products)}
 
 def _article(p, name): return f'1{p["sku"][1:]}{name[-5]}'.zfill(9)     # an id whose leading zero is lost
 
 def _hm(products, url):
     rows = [dict(article_id=_article(p, name), product_code=p['sku'][1:].zfill(7), prod_name=p['title'], product_type_name=p['type'],
                  product_group_name=p['path'][1], colour_group_name=p['colour'], detail_desc=p['text'])
-            for _, p, name in _named_pictures(products)]
+            for _, p, name in _shown_pictures(products)]
     return {'articles.csv': _csv_text(rows)}
 
 def _amazon(products, url):
@@ -175,7 +175,7 @@ def _amazon(products, url):
                      product_type=[dict(value=p['type'])],
                      color=[said(p['colour'])], bullet_point=[said(p['text'])], main_image_id=p['pictures'][0][:-4],
                      other_image_id=[o[:-4] for o in p['pictures'][1:]], item_weight=[dict(value=2.5, unit='pounds')]) for p in products]
-    rows = [dict(image_id=o[:-4], height=32, width=32, path=f'{o[:2].lower()}/{o}') for *_, o in _named_pictures(products)]
+    rows = [dict(image_id=o[:-4], height=32, width=32, path=f'{o[:2].lower()}/{o}') for *_, o in _shown_pictures(products)]
     return {'listings/metadata/listings_0.json': '\n'.join(map(json.dumps, listings)), 'images/metadata/images.csv': _csv_text(rows)}
 
 # %% ../../nbs/testing/01a_exports.ipynb #6b0d1a10
@@ -215,7 +215,7 @@ def demo_export(
     root = Path(root).resolve()
     files = {k: v.encode() for k, v in o.write(products, f'{address}/' if address else '').items()}
     if not address:
-        names = {name: (i, p) for i, p, name in _named_pictures(products)}
+        names = {name: (i, p) for i, p, name in _shown_pictures(products)}
         files |= {to: data for name, data in shop_pictures(n, seed, size).items() for to in o.place(*names[name], name)}
     for k, data in files.items(): (root/k).parent.mkdir(parents=True, exist_ok=True); (root/k).write_bytes(data)
     return root

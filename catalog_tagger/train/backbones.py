@@ -48,7 +48,8 @@ def _find_name(name:str)->Arch:
     if name in TORCHVISION: return Arch(name, 'torchvision', name, *IMAGENET)
     if not timm.is_model(name):
         near = did_you_mean(name, [BUNDLED, *TORCHVISION, *timm.list_models()], 3)
-        raise CatalogError(f'backbone {name!r} is unknown{near or f", the included one is {BUNDLED!r}"}; any name of timm.list_models() works')
+        raise CatalogError(f'backbone {name!r} is unknown{near or f", the included one is {BUNDLED!r}"}; '
+                           'any name of timm.list_models() works')
     cfg = timm.get_pretrained_cfg(name)
     return Arch(name, 'timm', name, tuple(cfg.mean), tuple(cfg.std), cfg.input_size[-1])
 

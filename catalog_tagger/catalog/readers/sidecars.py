@@ -38,13 +38,13 @@ def xmp_keywords(
     return list(dict.fromkeys([*items(_SUBJECT), *(v for p in paths for v in p)])), {b: a for p in paths for a, b in zip(p, p[1:])}
 
 # %% ../../../nbs/catalog/readers/08_sidecars.ipynb #8c41d209
-_TEXTS = ('.txt', '.caption')
+_TEXT_SUFFIXES = ('.txt', '.caption')
 
-def _parts(text:str)->list[str]: return [o for v in re.split(r'[,;\n]', text) if (o := v.strip())]
+def _comma_parts(text:str)->list[str]: return [o for v in re.split(r'[,;\n]', text) if (o := v.strip())]
 
 def _are_tags(texts:Iterable[str])->bool:
     "Are these lists of tags, of at most three words on average, and not descriptions?"
-    parts = [p for o in texts for p in _parts(o)]
+    parts = [p for o in texts for p in _comma_parts(o)]
     return sum(len(o.split()) for o in parts) <= 3*len(parts)
 
 def _read_texts(files:list[Path], suffix:str)->tuple[list[str|None], list[str|None]]:
@@ -75,10 +75,10 @@ def read_sidecars(
     "Read pictures whose tags are in a text file, in XMP, or in both."
     root = Path(path).resolve(); files, notes, parents = _find_pictures(root), [], {}
     tags, texts, why = [[] for _ in files], [[] for _ in files], [None]*len(files)
-    for suffix in _TEXTS:
+    for suffix in _TEXT_SUFFIXES:
         found, reasons = _read_texts(files, suffix); n = sum(o is not None for o in found)
         to, what = (tags, 'tags') if _are_tags(filter(None, found)) else (texts, 'descriptions')
-        for i, o in enumerate(found): to[i] += (_parts(o) if to is tags else [o.strip()]) if o else []
+        for i, o in enumerate(found): to[i] += (_comma_parts(o) if to is tags else [o.strip()]) if o else []
         why = [a or b for a, b in zip(why, reasons)]
         if n: notes.append(f'{what}: {n} of {len(files)} pictures have a file {suffix} beside them')
     xmp = [_read_xmp(o) for o in files]
@@ -98,7 +98,7 @@ def has_sidecars(
 )->bool:
     "Do at least half of the first hundred pictures have tags beside them, or, if all are in one folder, inside?"
     some = _find_pictures(root)[:100]
-    beside = [any(o.with_suffix(s).is_file() for s in (*_TEXTS, '.xmp')) for o in some]
+    beside = [any(o.with_suffix(s).is_file() for s in (*_TEXT_SUFFIXES, '.xmp')) for o in some]
     if not some or sum(beside)*2 >= len(some): return bool(some)
     home = (root/picture_folder(root)).resolve()
     return all(o.parent == home for o in some) and sum(bool(_read_xmp(o)[0]) for o in some[:10])*2 >= len(some[:10])
