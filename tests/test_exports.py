@@ -221,3 +221,63 @@ def test_an_export_is_fetched_checked_trained_tagged_and_indexed(kind, server, t
     tags = pd.read_csv(tmp_path/'tags.csv')['tag'].dropna()
     assert len(tags) and {f'{o}' for o in tags} <= labels | {o.partition('=')[2] for o in labels}
     call('index', tmp_path/'run', shop, '--out', tmp_path/'index')
+
+# ---- Exports that lack something, and unknown tables
+
+def csv_change(root, change):
+    "Change the rows of the only table of a folder; `change` gets and returns a table of texts."
+    f, = (o for o in root.iterdir() if o.suffix in ('.csv', '.tsv'))
+    sep = '\t' if f.suffix == '.tsv' else ';' if 'sku;' in f.read_text() else ','
+    change(pd.read_csv(f, sep=sep, dtype=str, keep_default_na=False)).to_csv(f, sep=sep, index=False)
+
+@pytest.mark.parametrize('kind, says', [
+    ('shopify', 'is like Shopify products CSV, but has no column image src or product image url'),
+    ('shopify, new header', 'is like Shopify products CSV, but has no column image src or product image url'),
+    ('magento', 'is like Magento products CSV, but has no column base_image'),
+    ('h&m', 'is like H&M articles.csv, but has no column article_id'),
+    ('akeneo', 'is Akeneo products CSV or XLSX, but has no column of pictures: looked for picture'), ('google', 'has no known layout'),
+    ('woocommerce', 'no picture of the catalog can be used')])
+def test_an_export_without_pictures_is_told_in_a_sentence(kind, says, folder, tmp_path):
+    root = Path(shutil.copytree(folder(kind), tmp_path/'shop'))
+    for o in range(5): draw(root/'classes'/'a'/f'{o}.jpg', o)     # these are no classes
+    shutil.rmtree(root/'images', ignore_errors=True)
+    pictures = re.compile('image|picture|article_id', re.I)
+    csv_change(root, lambda df: df[[o for o in df if not pictures.search(o)]])
+    with pytest.raises(CatalogError, match=says): read_audited(RunConfig(str(root), ''))
+
+UNKNOWN = pd.DataFrame([{
+    'Artikelnummer': f'A{i}', 'Foto': f'{i}.jpg', 'Farbe': ['rot', 'blau'][i % 2], 'Kategorie': f'Mode > {["Hemd", "Hose"][i % 2]}',
+    'Beschreibung': f'Ein Stück aus der neuen Kollektion, Nummer {i}', 'Preis': f'{i},90', 'Größe [cm]|Norm': ['S', 'M'][i % 2]}
+    for i in range(24)])
+
+def test_a_draft_reads_an_unknown_table(tmp_path, capsys):
+    shop = tmp_path/'shop'; shop.mkdir(); UNKNOWN.to_csv(shop/'artikel.csv', index=False, sep=';')
+    for i in range(24): draw(shop/'images'/f'{i}.jpg', i)
+    call('profile', shop, '--out', tmp_path/'mine.json')
+    out = re.sub(' +', ' ', capsys.readouterr().out)
+    for o in ('Foto image', 'Farbe labels', 'Kategorie paths', 'Beschreibung describe', 'Preis only numbers'): assert o in out
+    catalog = read_catalog(shop, tmp_path/'mine.json')
+    assert set(catalog.df['tags'][0]) == {'Farbe=rot', 'Kategorie 1=Mode', 'Kategorie 2=Hemd', 'Größe [cm]|Norm=S'}
+    assert catalog.df['text'][3].startswith('Ein Stück') and catalog.rejected.empty
+    call('check', shop, '--profile', tmp_path/'mine.json')
+    call('train', shop, '--profile', tmp_path/'mine.json', '--out', tmp_path/'run', '--size', 32, '--bs', 8,
+         '--freeze-epochs', 1, '--epochs', 0)
+    call('index', tmp_path/'run', shop, '--out', tmp_path/'index')
+
+def test_a_profile_names_the_columns_to_fetch(server, tmp_path):
+    shop = tmp_path/'shop'; shop.mkdir(); names = [p['pictures'][0] for p in shop_products(24)]
+    UNKNOWN.assign(Foto=[f'http://{server}/{o}' for o in names]).to_csv(shop/'artikel.csv', index=False, sep=';')
+    call('profile', shop, '--out', tmp_path/'mine.json')
+    call('fetch', shop, '--profile', tmp_path/'mine.json', '--allow-host', server, '--out', tmp_path/'near')
+    assert len(read_catalog(tmp_path/'near', tmp_path/'mine.json').df) == 24
+
+@pytest.mark.parametrize('text, says', [
+    ('{}', 'text'), ('[]', 'not a valid Profile'), ('{"text": "x", "columns": ["a"], "image": [], "labels": ["b"]}', 'image'),
+    ('{"text": "x", "columns": ["a"], "image": ["a"], "lables": ["b"]}', 'lables'),
+    ('{"text": "x", "columns": "a", "image": ["a"]}', 'columns'),
+    ('{"text": "x", "columns": ["nope"], "image": ["a"]}', 'looked for'), ('no json', 'json')])
+def test_a_wrong_profile_is_one_line(text, says, tmp_path, capsys):
+    shop = tmp_path/'shop'; shop.mkdir(); UNKNOWN.to_csv(shop/'artikel.csv', index=False); (tmp_path/'mine.json').write_text(text)
+    assert main(['check', str(shop), '--profile', str(tmp_path/'mine.json')]) == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and says in err, err

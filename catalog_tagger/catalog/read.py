@@ -18,7 +18,7 @@ from .exports import read_export
 from .readers.base import (
     SUFFIXES, Layout, all_layouts, is_address, layouts_of, list_tables, locate_pictures, one_picture_per_row)
 from .readers.folders import subfolders
-from .readers.profiles import Profile, profile_layout
+from .readers.profiles import Profile, load_profiles, missing_columns, profile_layout
 
 # %% auto #0
 __all__ = ['UnknownLayout', 'find_layout', 'known_layout', 'find_reader', 'read_catalog']
@@ -43,9 +43,17 @@ def _names_pictures(root:Path, file:Path, encoding:str|None)->tuple[str|None, st
     remote = rows['value'].map(lambda o: is_address(o) and o.partition('?')[0].lower().endswith(SUFFIXES)).astype(bool)
     return next(iter(places['column'][there]), None), next(iter(places['column'][remote]), None)
 
+def _check_not_nearly(file:Path, columns:list[str])->None:
+    "Raise `CatalogError` if a table has all but one of the columns of a profile, which are at least four."
+    for o in load_profiles().values():
+        if len(o.columns) >= 4 and len(missing := missing_columns(o, columns)) == 1:
+            raise CatalogError(f'{file} is like {o.text}, but has no column {" or ".join(missing[0].split("|"))}: export it with this '
+                               f'column, or draft a profile: catalog_tagger profile {file} --out mine.json')
+
 def _check_not_understood(root:Path, tables:dict[Path, list[str]], encoding:str|None)->None:
     "Raise `CatalogError` if one of `tables`, which no layout fits, names pictures of `root`: its folders are then no classes."
     for file, columns in tables.items():
+        _check_not_nearly(file, columns)
         c, remote = _names_pictures(root, file, encoding)
         if remote and c is None:
             raise CatalogError(f'{file} names pictures by address in its column {remote!r}, and training reads files: '

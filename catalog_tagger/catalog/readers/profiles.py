@@ -19,7 +19,7 @@ from ...core.table import Catalog, first_few, set_aside, source_columns
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
 from ...core.records import Record, Text, Texts
 from ..cells import clean_tag
-from ..csv_tables import FOLD_NAMES, named_column
+from ..csv_tables import FOLD_NAMES, list_columns, named_column
 from ..exports import TABLE_FORMATS, FORMS, read_export, table_columns
 from catalog_tagger.catalog.readers.base import (
     LABEL_OPTIONS, LAYOUTS, TABLES, Layout, add_reasons, is_address, layouts_of, picture_folder, pictures_of_cell, read_picture_table,
@@ -27,8 +27,8 @@ from catalog_tagger.catalog.readers.base import (
 from .styles import label_tags, none_or
 
 # %% auto #0
-__all__ = ['FOLDER', 'LAYOUTS', 'Profile', 'load_profiles', 'matching', 'fits', 'find_profile', 'profile_tables', 'read_profile',
-           'profile_layout']
+__all__ = ['FOLDER', 'LAYOUTS', 'Profile', 'load_profiles', 'matching', 'fits', 'missing_columns', 'find_profile',
+           'profile_tables', 'read_profile', 'profile_layout']
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a06
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def matching(
     pattern:str,           # A name or glob in any case, or several with a bar between them
 )->list[str]:
     "The `names` that a pattern stands for."
-    return [o for o in names if any(fnmatchcase(str(o).strip().lower(), p) for p in pattern.lower().split('|'))]
+    parts = pattern.lower(), *pattern.lower().split('|')     # a name may have bars and brackets
+    return [o for o in names if any((name := str(o).strip().lower()) == p or fnmatchcase(name, p) for p in parts)]
 
 def fits(
     profile:Profile,
@@ -84,7 +85,15 @@ def fits(
 )->bool:
     "Is a table with these columns one of the export?"
     columns = list(columns)
-    return all(matching(columns, o) for o in profile.columns) and not any(matching(columns, o) for o in profile.lacks)
+    return not missing_columns(profile, columns) and not any(matching(columns, o) for o in profile.lacks)
+
+def missing_columns(
+    profile:Profile,
+    columns:Iterable[str],   # Of a table
+)->list[str]:
+    "The columns that a table lacks of those of the export."
+    columns = list(columns)
+    return [o for o in profile.columns if not matching(columns, o)]
 
 def find_profile(
     file:str,                # Name of a table
@@ -221,7 +230,11 @@ def _list_pictures(t:_Export, root:Path, image_column:str|None)->None:
     def pictures(cells, folder):
         names = (str(o).strip() for cell in cells for o in pictures_of_cell(cell))
         return list(dict.fromkeys(place(o, folder) for o in names if o))
-    cells = t.df[list(t.columns([image_column] if image_column else p.image).values())].values.tolist()
+    columns = [named_column(t.df, image_column, 'image_column')] if image_column else list(t.columns(p.image).values())
+    if not columns:
+        raise CatalogError(f'{root.name} is {p.text}, but has no column of pictures: looked for {", ".join(p.image)}; '
+                           f'give it as image_column=; its columns are: {list_columns(t.df)}')
+    cells = t.df[columns].values.tolist()
     t.df['image'] = pd.Series(map(pictures, cells, t.df.pop('fold')), t.df.index, dtype=object)
     have, product = t.df['image'].map(len) > 0, t.df['product']
     further = ~have & (product != '') & have.groupby(product).transform('any')

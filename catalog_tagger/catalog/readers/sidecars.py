@@ -6,6 +6,7 @@
 from __future__ import annotations
 import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -64,7 +65,8 @@ def _read_xmp(file:Path)->tuple[list[str], dict[str, str], str|None]:
     return [t for tags, _ in found for t in tags], {k: v for _, above in found for k, v in above.items()}, None
 
 # %% ../../../nbs/catalog/readers/08_sidecars.ipynb #8c41d211
-def _find_pictures(root:Path)->list[Path]: return [o for o in find_files(root) if o.suffix.lower() in SUFFIXES and o.is_file()]
+def _find_pictures(root:Path, most:int=None)->list[Path]:
+    return list(islice((o for o in find_files(root) if o.suffix.lower() in SUFFIXES and o.is_file()), most))
 
 def read_sidecars(
     path:str|Path,                      # Folder of pictures, also in subfolders
@@ -97,7 +99,7 @@ def has_sidecars(
     root:Path,   # Folder of pictures
 )->bool:
     "Do at least half of the first hundred pictures have tags beside them, or, if all are in one folder, inside?"
-    some = _find_pictures(root)[:100]
+    some = _find_pictures(root, 100)
     beside = [any(o.with_suffix(s).is_file() for s in (*_TEXT_SUFFIXES, '.xmp')) for o in some]
     if not some or sum(beside)*2 >= len(some): return bool(some)
     home = (root/picture_folder(root)).resolve()
