@@ -14,7 +14,7 @@ setup(
                  'Programming Language :: Python :: 3.13'],
     python_requires='>=' + cfg['min_python'],
     packages=find_packages(include=['catalog_tagger', 'catalog_tagger.*']),
-    package_data={'': ['*.css', '*.js']},
+    package_data={'': ['*.css', '*.js'], 'catalog_tagger.catalog': ['profiles/*.json']},
     install_requires=cfg['requirements'].split(),
     extras_require={k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')},
     entry_points={'console_scripts': cfg['console_scripts'].split(),

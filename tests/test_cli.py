@@ -120,7 +120,7 @@ def test_a_preset_and_what_wins_over_it(capsys):
     (['train', 'catalog', '--out', 'r', '--weights', 'none', '--epochs', '0'], 'nothing would be trained'),
     (['train', 'gone', '--out', 'r'], 'gone is not a folder'),
     (['train', 'catalog'], 'required: --out'),
-    (['train', 'catalog', '--out', 'r', '--layout', 'coco'], 'choose one of feidegger, folders, imaterialist, onehot, styles, tags'),
+    (['train', 'catalog', '--out', 'r', '--layout', 'voc'], 'choose one of akeneo, amazon-berkeley'),
     (['train', 'catalog', '--out', 'r', '--label-columns', 'articletype'], "did you mean 'articleType'"),
     (['train', 'catalog', '--out', 'r', '--where', 'price < 5'], 'not a valid condition on the columns'),
     (['train', 'catalog', '--out', 'r', '--min-count', '10000'], '--min-count 10000 leaves none'),

@@ -37,6 +37,7 @@ OTHERS = {   # A function or a module, and its parameter that only shares the na
     ('report.interpret.heat_maps', 'bs'): 'pictures times tags',
     ('core.config.', 'max_pixels'): 'None is that of the run', ('runs.', 'max_pixels'): 'likewise',
     ('apps.cli.tag', 'max_pixels'): 'likewise', ('apps.cli.evaluate', 'max_pixels'): 'likewise',
+    ('catalog.readers.profiles.Profile', 'product'): 'the columns of an export',
     ('train.checkpoint.KeepBest', 'monitor'): 'none is not a choice there', ('train.data.PictureCacheDL', 'bs'): "fastai's own",
     ('train.data.PictureCacheDL', 'num_workers'): "fastai's own"}
 

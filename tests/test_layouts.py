@@ -4,6 +4,7 @@ from pkgutil import iter_modules
 
 import pandas as pd, pytest
 
+from catalog_tagger.catalog.readers.profiles import load_profiles
 from catalog_tagger.core.config import RunConfig
 from catalog_tagger.core.files import CatalogError
 from catalog_tagger.core.table import SPLITS
@@ -82,16 +83,16 @@ def test_a_new_layout_is_one_file(lines):
     assert (facts['layout'], facts['labels'].keys()) == ('lines', {'Tshirts', 'Jeans'})
     with pytest.raises(CatalogError, match='garments= is an option of the layout imaterialist, but'):
         prepare_catalog(RunConfig(str(lines), 'run', garments='both'))
-    with pytest.raises(CatalogError, match="'rows' is unknown; choose one of feidegger, folders, imaterialist, lines,"):
+    with pytest.raises(CatalogError, match="'rows' is unknown; choose one of akeneo, .* label-studio-min, lines,"):
         read_catalog(lines, 'rows')
     with pytest.raises(CatalogError, match='labels is not an option of the layout lines; its options are sep, where, min_count'):
         read_catalog(lines, labels='both')
 
-def test_a_layout_is_named_after_its_module():
+def test_a_layout_is_named_after_its_module_or_profile():
     "The command lists the layouts without importing them."
     assert make_parser().parse_args(['check', 'shop', '--layout', 'tags']).layout == 'tags'
-    modules = {o.name for o in iter_modules(readers.__path__)} - {'base'}
-    assert set(all_layouts()) == modules == set(_layouts())
+    modules = {o.name for o in iter_modules(readers.__path__)} - {'base', 'profiles'}
+    assert set(all_layouts()) == modules | set(load_profiles()) == set(_layouts())
 
 def test_a_file_name_decides_alone(tmp_path):
     "A column `labels` beside `id` makes no table of tags of `styles.csv`; two tables are still a question."

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields, MISSING
 from inspect import Parameter, signature
 from json import dumps
+from pathlib import Path
 from pkgutil import iter_modules
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
@@ -22,8 +23,8 @@ from ..catalog import readers
 from ..serve.modes import MODES
 
 # %% auto #0
-__all__ = ['COMMANDS', 'demo', 'check', 'fetch', 'train', 'compare', 'models', 'evaluate', 'tag', 'issues', 'export', 'report',
-           'app', 'embed', 'index', 'similar', 'make_parser', 'as_flags', 'main']
+__all__ = ['COMMANDS', 'demo', 'check', 'fetch', 'profile', 'train', 'compare', 'models', 'evaluate', 'tag', 'issues', 'export',
+           'report', 'app', 'embed', 'index', 'similar', 'make_parser', 'as_flags', 'main']
 
 # %% ../../nbs/apps/03_cli.ipynb #283138e2
 def _say(line)->None:
@@ -81,6 +82,18 @@ def fetch(
         report_rejected(res.rejected.assign(image=[f'row {o.row}, {o.address[:100]}' for o in res.rejected.itertuples()],
                                             reason=res.rejected['reason']), _say)
     print(f'next: catalog_tagger check {res.table.parent}')
+
+# %% ../../nbs/apps/03_cli.ipynb #3d5b2b01
+def profile(
+    source:str,   # Table, or a folder with one
+    *, out:str,   # JSON file to write
+):
+    "Draft a profile for a table: which of its columns are pictures, products, labels, tags and text, with a reason for each."
+    from catalog_tagger.catalog.draft import draft_profile
+    out = check_target(out, '--out', '.json'); draft, table = draft_profile(source)
+    draft.save(out)
+    print(table.to_string(index=False, max_colwidth=80))
+    print(f'written to {out}: edit it, then use it, catalog_tagger check {source} --profile {out}')
 
 # %% ../../nbs/apps/03_cli.ipynb #404039c4
 def train(
@@ -335,8 +348,9 @@ def _add_option(to, name:str, t, default, text:str, positional:bool=False):
 
 # %% ../../nbs/apps/03_cli.ipynb #06000579
 def _layouts()->tuple[str, ...]:
-    "The names of the layouts, which are the names of the reader modules; none is imported."
-    return tuple(sorted(o.name for o in iter_modules(readers.__path__) if o.name != 'base'))
+    "The names of the layouts: those of the reader modules, none of which is imported, and of the profiles."
+    profiles = (o.stem for o in Path(readers.__path__[0]).with_name('profiles').glob('*.json'))
+    return tuple(sorted([*profiles, *(o.name for o in iter_modules(readers.__path__) if o.name not in ('base', 'profiles'))]))
 
 def _add_settings(parser:argparse.ArgumentParser, settings:type, leave:set[str]):
     "Add the fields of a dataclass of settings as options, those of `RunConfig` by groups, except those in `leave`."
@@ -383,7 +397,7 @@ _EXAMPLES = '''examples:
   catalog_tagger similar shop_index --tags Tshirts Blue
 '''
 
-COMMANDS = (demo, fetch, check, train, compare, models, evaluate, tag, issues, export, embed, index, similar, app, report)
+COMMANDS = (demo, fetch, check, profile, train, compare, models, evaluate, tag, issues, export, embed, index, similar, app, report)
 
 def make_parser()->argparse.ArgumentParser:
     "The parser of the command with its subcommands."

@@ -18,8 +18,8 @@ from ..core.table import did_you_mean, first_few, set_aside, source_columns, sou
 
 # %% auto #0
 __all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_form', 'csv_rows',
-           'replace_surrogates', 'read_objects', 'read_rows', 'find_column', 'list_columns', 'named_column',
-           'require_column', 'take_column', 'split_names']
+           'replace_surrogates', 'parse_objects', 'read_objects', 'read_rows', 'find_column', 'list_columns',
+           'named_column', 'require_column', 'take_column', 'split_names']
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #fe786dd9
 def _no_nul(lines:Iterable[str])->Iterator[str]:
@@ -141,7 +141,10 @@ def _parse_lines(text:str, parse:Callable)->list:
         except json.JSONDecodeError as e: raise ValueError(f'line {i}, column {e.colno}: {e.msg}') from None
     return rows
 
-def _parse_objects(data:bytes, numbers:bool=False)->list[dict]:
+def parse_objects(
+    data:bytes,
+    numbers:bool=False,   # As in `read_objects`
+)->list[dict]:
     "The objects in a JSON list, or one in each line."
     kinds = dict(parse_int=_as_written(int), parse_float=_as_written(float)) if numbers else dict(parse_int=str, parse_float=str)
     def parse(text): return json.loads(text, parse_constant=lambda o: None, **kinds)
@@ -157,7 +160,8 @@ def read_objects(
     numbers:bool=False,   # Numbers are numbers where this does not change their text; by default they are the text that is written there
 )->list[dict]:
     "The rows of a JSON table: a list of objects, or an object in each line."
-    rows = read_json(path, partial(_parse_objects, numbers=numbers))
+    rows = read_json(path, partial(parse_objects, numbers=numbers))
+    if isinstance(rows, dict) and Path(path).suffix.lower() != '.json': rows = [rows]    # the only line
     if not isinstance(rows, list) or not all(isinstance(o, dict) for o in rows):
         found = f', not one object with {first_few(list(rows), 4)}' if isinstance(rows, dict) else ''
         raise CatalogError(f'{path} must be a list of objects, one per picture{found}')

@@ -32,7 +32,9 @@ from ..core.config import FetchSettings
 from .csv_tables import (
     IMAGE_COLUMNS, JSON_SUFFIXES, TORN, csv_form, csv_rows, find_column, named_column, read_objects)
 from .images import FORMATS, open_image
+from .exports import TABLE_FORMATS
 from .readers.base import FETCHED, FETCHED_COLUMNS, FETCH_REJECTED, is_address, list_tables, pictures_of_cell
+from .readers.profiles import Profile, find_profile, matching
 from .address import WAIT, AddressError, PublicNetwork, connections, httpcore, open_address, parse_address
 
 # %% auto #0
@@ -231,12 +233,17 @@ class AddressTable(NamedTuple):
     "A table whose cells name pictures by address."
     file:Path
     keys:dict[str, int|str]   # Column → its key in a row
-    rows:list[list|dict]      # Of a CSV lists, without the header; of JSON dicts
+    rows:list[list|dict]      # Of a CSV lists, without the header; of other formats dicts
     head:list[str]            # Header of a CSV
     columns:tuple[str, ...]   # Columns of pictures
     encoding:str|None = None  # As in `csv_rows`
     unread:tuple[str, ...] = ()   # Its other columns with addresses
     beside:tuple[str, ...] = ()   # Other tables of its folder, if that was given
+
+    @property
+    def name(self)->str:
+        "Of the copy: Excel, Parquet and XML are written as JSON lines."
+        return self.file.with_suffix('.jsonl').name if self.file.suffix.lower() in TABLE_FORMATS else self.file.name
 
     def parts(self)->Iterator[tuple[int, int|str, list[str]]]:
         "Row in the source, key, and the pictures that the cell names; without rows whose cells may be under other columns."
@@ -252,7 +259,8 @@ class AddressTable(NamedTuple):
 
 def _read_cells(file:Path, encoding:str|None)->AddressTable:
     "A table with all of its columns."
-    if file.suffix.lower() in JSON_SUFFIXES: rows, head = read_objects(file, numbers=True), []
+    if read := TABLE_FORMATS.get(file.suffix.lower()): rows, head = read(file), []
+    elif file.suffix.lower() in JSON_SUFFIXES: rows, head = read_objects(file, numbers=True), []
     else: head, *rows = [*csv_rows(file, encoding=encoding)] or [[]]
     keys = {o.strip(): i for i, o in enumerate(head) if o.strip()} or {k: k for o in rows for k in o}
     return AddressTable(file, keys, rows, head, tuple(keys), encoding)
@@ -262,11 +270,20 @@ def _address_columns(table:AddressTable)->list[str]:
     found = {k for _, k, parts in table.parts() if any(map(is_address, parts))}
     return [c for c, k in table.keys.items() if k in found]
 
+def _profile_columns(table:AddressTable, profile:Profile|None)->list[str]:
+    "The columns of pictures by a profile, or that of the library that fits the table."
+    profile = profile or find_profile(table.file.name, table.keys)
+    if profile is None: return []
+    if profile.form not in ('rows', 'label-studio-min'):
+        raise CatalogError(f'{table.file} is {profile.text}, whose addresses are inside of objects: export it as CSV to fetch its pictures')
+    return [c for p in profile.image for c in matching(table.keys, p)]
+
 # %% ../../nbs/catalog/16_fetch.ipynb #e09c03c9
 def read_addresses(
     source:str|Path,                         # Table, or a folder with one
-    image_column:Sequence[str]|None=None,    # Columns of pictures; None takes the first of `IMAGE_COLUMNS` that holds an address
+    image_column:Sequence[str]|None=None,    # Columns of pictures; None: those of the profile, or the first of `IMAGE_COLUMNS` with one
     encoding:str=None,                       # Of a CSV, as in `csv_rows`
+    profile:str|Path|None=None,              # JSON file of a profile; None looks for one that fits the table
 )->AddressTable:
     "Read a table that names pictures by address; raise an error that lists the columns with addresses if it is unclear which are meant."
     files = list(list_tables(source, encoding)) if Path(source).is_dir() else [Path(source)]
@@ -277,7 +294,8 @@ def read_addresses(
         raise CatalogError(f'{source} has {len(tables)} tables with addresses of pictures ({names}); give the table instead of its folder')
     table, = tables; there = _address_columns(table)
     for o in image_column or (): named_column(set_aside(pd.DataFrame(columns=list(table.keys))), o, 'image_column')
-    found = image_column or [c for o in IMAGE_COLUMNS if (c := find_column(there, [o]))][:1]
+    known = [o for o in _profile_columns(table, Profile.load(profile) if profile else None) if o in there]
+    found = image_column or known or [c for o in IMAGE_COLUMNS if (c := find_column(there, [o]))][:1]
     if not there or not set(found) & set(there):
         what = f'its column {first_few(image_column)} has none' if image_column else 'its columns of pictures have none'
         known = f'; there are addresses in {first_few(there)}: name those of pictures with image_column=' if there else ''
@@ -300,7 +318,7 @@ def write_copy(
     "Write the table with the names of files in its cells of pictures; everything else is as in the source, in UTF-8."
     for i, k, parts in table.parts(): table.rows[i][k] = _with_files(table.rows[i][k], parts, files)
     def dumps(o, **kw): return json.dumps(o, ensure_ascii=False, **kw).encode('utf-8', 'backslashreplace')
-    path = folder/table.file.name
+    path = folder/table.name
     with atomic_path(path) as p:
         if table.head:
             _, delimiter, skipped = csv_form(table.file, table.encoding)
@@ -336,12 +354,12 @@ def _whole_pictures(out:Path, urls:Container[str])->dict[str, Fetched]:
         return {k: o for (k, o), good in zip(old.items(), progress(there, 'verify', total=len(old))) if good}
 
 # %% ../../nbs/catalog/16_fetch.ipynb #e245f5c0
-def _fetch_folder(out:str|Path, file:Path)->Path:
-    "`out` if the pictures of the table `file` may be written there."
+def _fetch_folder(out:str|Path, file:Path, name:str)->Path:
+    "`out` if the pictures of the table `file`, and its copy `name`, may be written there."
     if file.name in (FETCHED, FETCH_REJECTED): raise CatalogError(f'{file} has the name of a table that is written beside it; rename it')
     out = output_folder(out, FETCHED)
     if out.resolve() == file.resolve().parent: raise CatalogError(f'{out} is the folder of {file.name} itself; give another one with --out')
-    known = (file.name, FETCHED, FETCH_REJECTED)
+    known = (name, FETCHED, FETCH_REJECTED)
     if others := [o.name for o in out.iterdir() if o.is_file() and o.name not in known and not is_leftover(o.name)]:
         raise CatalogError(f'{out} contains {first_few(others)}, so it is not that of {file.name}; give an empty or new folder with --out')
     return out
@@ -367,6 +385,7 @@ def _fetch_notes(table:AddressTable, urls:list[str], fetched:pd.DataFrame, kept:
     yield from _repeats(urls, fetched)
     if table.unread:
         yield f'not fetched: the addresses in {first_few(table.unread)}; if they are pictures, name all columns with image_column='
+    if table.name != table.file.name: yield f'{table.file.name} is written as {table.name}, in JSON lines'
     if table.encoding: yield f'{table.file.name} is written in UTF-8, so it is read without encoding={table.encoding}'
     if table.beside: yield f'not copied: {first_few(table.beside)}, beside {table.file.name}'
 
@@ -394,7 +413,7 @@ def _rejected_rows(table:AddressTable, why:dict[str, str])->pd.DataFrame:
     return pd.DataFrame(sorted(torn + rows, key=lambda o: o[0]), columns=['row', 'address', 'reason'])
 
 def fetch_catalog(
-    source:str|Path,         # Table with addresses of pictures, CSV or JSON, or a folder with one
+    source:str|Path,         # Table with addresses of pictures, in any format, or a folder with one
     out:str|Path,            # Folder for the table, the pictures in `images`, `fetched.csv` and `rejected.csv`
     *, resume:bool=True,     # Keep the pictures that are there; False asks for these, too, and they are sent only if they have changed
     resolve:Callable=getaddrinfo,     # As for `PublicNetwork`
@@ -402,7 +421,8 @@ def fetch_catalog(
     **settings,              # As for `FetchSettings`
 )->FetchResult:
     "Fetch the pictures that a table names by address, and write the table with the names of their files; a killed job is resumed."
-    cfg = FetchSettings(**settings); table = read_addresses(source, cfg.image_column, cfg.encoding); out = _fetch_folder(out, table.file)
+    cfg = FetchSettings(**settings); table = read_addresses(source, cfg.image_column, cfg.encoding, cfg.profile)
+    out = _fetch_folder(out, table.file, table.name)
     urls, why = _urls(dict.fromkeys(o for *_, parts in table.parts() for o in parts))
     first = {url: o for o, url in reversed(urls.items())}     # URL → how the table spells it first
     whole = _whole_pictures(out, first); sweep(out/'images')

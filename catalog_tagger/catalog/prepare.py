@@ -17,7 +17,7 @@ from ..core.files import CatalogError, catalog_root, read_json, unique_keys
 from ..core.table import Catalog, first_few, rejected_table, source_columns
 from ..core.config import RunConfig
 from .csv_tables import IMAGE_COLUMNS, find_column
-from .read import find_layout, picture_columns, read_catalog
+from .read import find_layout, find_reader, picture_columns, read_catalog
 from .images import audit_images
 from .split import FewUnits, join_units, near_duplicates, report_shares, split_audit, split_by, split_catalog
 from .text import TextTags, tag_texts, why_untagged
@@ -37,8 +37,7 @@ _EARLIER = dict(label_columns=[LABEL_COLUMNS])   # Defaults that configs of earl
 
 def _reader_options(cfg:RunConfig, layout:str)->dict:
     "The options in `cfg` for the reader of `layout`; an option for another layout is an error."
-    known = all_layouts()
-    mine = known[layout].options if layout in known else {}
+    known, mine = all_layouts(), find_reader(layout).options
     for name, o in known.items():
         for option in set(o.options) - set(mine):
             if getattr(cfg, option) not in (getattr(RunConfig, option), *_EARLIER.get(option, ())):
@@ -134,7 +133,7 @@ def read_audited(
     *, unlabelled:bool=False,   # Keep the pictures without a label, with empty `tags`
 )->Catalog:  # With `unit`
     "Read and audit the catalog of `cfg`; the pictures of a product and copies of a picture, with `cfg.near` also near copies, are a unit."
-    layout = cfg.layout or find_layout(cfg.source, **detection_options(cfg))
+    layout = cfg.profile or cfg.layout or find_layout(cfg.source, **detection_options(cfg))
     catalog = read_catalog(cfg.source, layout, where=cfg.where, min_count=cfg.min_count, **_reader_options(cfg, layout))
     unnamed = _unnamed_note(cfg, catalog)
     if unlabelled: catalog = _with_unlabelled(catalog)

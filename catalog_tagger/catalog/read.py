@@ -13,14 +13,16 @@ import pandas as pd
 from ..core.files import CatalogError
 from ..core.table import Catalog, did_you_mean, source_columns
 from ..core.config import RunConfig
-from .csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column, read_rows
+from .csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column
+from .exports import read_export
 from .readers.base import (
-    SUFFIXES, all_layouts, is_address, layouts_of, list_tables, locate_pictures, one_picture_per_row, unread_tables)
+    SUFFIXES, Layout, all_layouts, is_address, layouts_of, list_tables, locate_pictures, one_picture_per_row, unread_tables)
 from .readers.folders import subfolders
+from .readers.profiles import Profile, load_profiles, missing_columns, profile_layout
 from .readers.styles import LABEL_COLUMNS, none_or
 
 # %% auto #0
-__all__ = ['picture_columns', 'UnknownLayout', 'find_layout', 'known_layout', 'read_catalog']
+__all__ = ['picture_columns', 'UnknownLayout', 'find_layout', 'known_layout', 'find_reader', 'read_catalog']
 
 # %% ../../nbs/catalog/04_read.ipynb #28d04005
 def _found_files(root:Path, tables:dict[Path, list[str]])->str:
@@ -35,7 +37,7 @@ def picture_columns(
     encoding:str=None,      # As in `csv_rows`
 )->tuple[str|None, str|None]:   # None if there is none
     "The column of a table whose cells name pictures that are there, and one whose cells are addresses of pictures, by its first rows."
-    root, df = file.parent, read_rows(file, encoding, most=50)[0].head(50)
+    root, df = file.parent, read_export(file, encoding, most=50)[0].head(50)
     own = source_columns(df)
     cells = df[[*own.values()]].set_axis(list(own), axis=1).melt(var_name='column')
     rows = one_picture_per_row(root, cells.assign(why=None), 'value')[0]
@@ -43,6 +45,13 @@ def picture_columns(
     there = places['why'].isna() & places['image'].map(os.path.isfile)
     remote = rows['value'].map(lambda o: is_address(o) and o.partition('?')[0].lower().endswith(SUFFIXES)).astype(bool)
     return next(iter(places['column'][there]), None), next(iter(places['column'][remote]), None)
+
+def _check_not_nearly(file:Path, columns:list[str])->None:
+    "Raise `CatalogError` if a table has all but one of the columns of a profile, which are at least four."
+    for o in load_profiles().values():
+        if len(o.columns) >= 4 and len(missing := missing_columns(o, columns)) == 1:
+            raise CatalogError(f'{file} is like {o.text}, but has no column {" or ".join(missing[0].split("|"))}: export it with this '
+                               f'column, or draft a profile: catalog_tagger profile {file} --out mine.json')
 
 def _check_named(file:Path, columns:list[str], options:dict, instead:str)->bool:
     "Do `options` name columns of labels? Raise `CatalogError` if the table lacks a column that they name."
@@ -58,6 +67,7 @@ def _check_named(file:Path, columns:list[str], options:dict, instead:str)->bool:
 def _check_not_understood(tables:dict[Path, list[str]], options:dict, instead:str)->None:
     "Raise `CatalogError` if one of `tables`, which no layout fits, names pictures that are there: the folders beside it are no classes."
     for file, columns in tables.items():
+        _check_not_nearly(file, columns)
         try: c, remote = picture_columns(file, options.get('encoding'))
         except CatalogError as e:
             if file.suffix.lower() == '.json': continue    # it may contain anything
@@ -98,12 +108,15 @@ def find_layout(
     "Detect the layout of a catalog from its files; if it is unknown or ambiguous, the error lists what was looked for and what was found."
     path = Path(path)
     if not path.exists(): raise UnknownLayout(f'{path} {"does not exist" if path.suffix else "is not a folder"}')
-    tables = list_tables(path, options.get('encoding'))
-    fit = [name for f, columns in tables.items() for name in layouts_of(f.name, columns, **options)]
+    encoding = options.get('encoding'); tables = list_tables(path, encoding)
+    # of the tables that a profile has in folders, all are one catalog
+    fit = [o for o, _ in dict.fromkeys((name, f if f.parent == path else None) for f, columns in tables.items()
+                                       for name in layouts_of(f.name, columns, **options))]
     if not fit:
         _check_not_understood(tables, options, _INSTEAD if path.is_dir() else '')
         if path.is_dir(): _check_alone(path, tables)
         fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]
+    if 'sidecars' in fit: return 'sidecars'    # whose pictures may be in folders, which are then no classes
     if len(fit) == 1: return fit[0]
     if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found_files(path, tables)}, or give a table instead of its folder')
     raise UnknownLayout(f'{path} has no known layout: {_found_files(path, tables)}')
@@ -118,22 +131,29 @@ def known_layout(
     except UnknownLayout: return None
 
 # %% ../../nbs/catalog/04_read.ipynb #02b526c9
-def _check_options(layout:str, options:dict):
-    "Raise `CatalogError` if the layout is unknown, or if its reader does not have one of the `options`."
+def find_reader(
+    layout:str|Path,   # A name of `LAYOUTS`, or the JSON file of a profile
+)->Layout:
+    "The layout of that name, or of a profile."
+    if str(layout).endswith('.json'): return profile_layout(Path(layout).stem, Profile.load(layout))
     if layout not in (known := all_layouts()): raise CatalogError(f'layout {layout!r} is unknown; choose one of {", ".join(known)}')
-    takes = list(signature(known[layout].read).parameters)[1:]
+    return known[layout]
+
+def _check_options(layout:str, reader:Layout, options:dict):
+    "Raise `CatalogError` if a reader does not have one of the `options`."
+    takes = [o for o in list(signature(reader.read).parameters)[1:] if o not in ('name', 'profile')]
     if wrong := [o for o in options if o not in takes]:
         raise CatalogError(f'{wrong[0]} is not an option of the layout {layout}; its options are {", ".join(takes)}')
 
 def read_catalog(
     path:str|Path,                      # Folder of the catalog, or its table
-    layout:str=None,                    # A name of `LAYOUTS`; None detects it
+    layout:str|Path=None,               # A name of `LAYOUTS`, or the JSON file of a profile; None detects it
     *, where:str=None,                  # Condition that selects rows, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Smallest number of pictures of a label, as in `drop_rare`
     **options,                          # Options of the reader: `label_columns`, `delim`, `product`, …
 )->Catalog:
     "Read a catalog with the reader of its layout."
     layout = layout or find_layout(path, **options)
-    _check_options(layout, options)
+    reader = find_reader(layout); _check_options(layout, reader, options)
     if not Path(path).exists(): raise CatalogError(f'{path} is not a folder')
-    return all_layouts()[layout].read(path, where=where, min_count=min_count, **options)
+    return reader.read(path, where=where, min_count=min_count, **options)

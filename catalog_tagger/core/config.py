@@ -43,9 +43,11 @@ class CatalogSettings:
     source:str                             # Folder of the catalog, or its table
     out:str                                # Folder of the run
     layout:str|None = None                 # Layout of the catalog; detected if not given
+    profile:str|None = None                # JSON file that says how an export is read (see catalog_tagger profile), instead of a layout
     label_columns:tuple[str, ...]|None = None  # Columns of labels, coarse to fine, or none; three of them for styles.csv, if not given
     tags_column:str|None = None            # Column of free tags, or none; tags, hashtags, labels, keywords, tag or label if not given
     image_column:str|None = None           # Column of pictures, as file names or ids; image, file, id or similar if not given
+    text_column:str|None = None            # Column of descriptions, or none; text, caption, title, description or similar if not given
     product:str|None = None                # Column that pictures of a product have in common, or none; sku, handle or similar if not given
     where:str|None = None                  # Select rows by a condition on the columns, such as "masterCategory in ['Apparel', 'Footwear']"
     min_count:whole(1) = 1                 # Leave out the rows of labels with fewer rows than this
@@ -207,6 +209,7 @@ class IndexSettings(EmbedSettings):
 class FetchSettings:
     "Pictures by address"
     image_column:tuple[str, ...]|None = None  # Columns of addresses; image, picture, photo or similar if not given
+    profile:str|None = None                   # JSON file of a profile, whose columns of pictures are fetched
     encoding:str|None = None                  # Encoding of a CSV, such as cp1252; UTF-8, or UTF-16 with its mark, if not given
     allow_host:tuple[str, ...] = ()           # Hosts that may have a private address, such as shop.local or localhost:8000
     timeout:number(.01, 3600) = 30.           # Most seconds for one attempt to fetch a picture, with its redirects

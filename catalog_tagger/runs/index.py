@@ -14,7 +14,7 @@ from ..core.files import CatalogError, output_folder
 from ..core.table import Catalog, first_few, none_usable, rejected_table, report_rejected
 from ..core.config import EmbedSettings, IndexSettings, RunConfig
 from ..catalog.query import choose_rows
-from ..catalog.read import known_layout
+from ..catalog.read import find_reader, known_layout
 from ..catalog.images import audit_images
 from ..catalog.picture_files import find_pictures
 from ..catalog.readers.base import all_layouts, list_tables
@@ -56,7 +56,7 @@ def _read_pictures(source, where:str|None, max_pixels:int)->Catalog:
     return Catalog(choose_rows(join_units(df), where).reset_index(drop=True), rejected, source=str(source))
 
 # %% ../../nbs/runs/05_index.ipynb #94fbfe87
-_COLUMNS = ('label_columns', 'tags_column', 'image_column', 'product', 'split_column')   # Settings that name columns
+_NAMING = ('label_columns', 'tags_column', 'image_column', 'product', 'split_column')   # Settings that name columns
 
 def _without_missing(cfg:RunConfig, settings:Iterable[str], there:set[str])->tuple[RunConfig, list[str]]:
     "`cfg` without the columns of `settings` that are not `there`, and a note on each setting."
@@ -72,8 +72,7 @@ def _without_missing(cfg:RunConfig, settings:Iterable[str], there:set[str])->tup
 
 def _without_foreign(cfg:RunConfig, settings:Iterable[str])->tuple[RunConfig, list[str]]:
     "`cfg` without those of `settings` that its layout does not have, and a note."
-    layouts = all_layouts(); mine = layouts[cfg.layout].options if cfg.layout in layouts else {}
-    foreign = {o for k in layouts.values() for o in k.options} - set(mine)
+    foreign = {o for k in all_layouts().values() for o in k.options} - set(find_reader(cfg.layout).options)
     gone = {f.name: f.default for f in fields(RunConfig) if f.name in foreign & set(settings) and getattr(cfg, f.name) != f.default}
     said = first_few(f'{o}={getattr(cfg, o)}' for o in gone)
     return replace(cfg, **gone), [f'not used, because {cfg.source} has the layout {cfg.layout}: {said}'] if gone else []
@@ -86,8 +85,8 @@ def _read_settings(source, cfg:RunConfig|None, given:dict)->tuple[RunConfig|None
     there = {'none'}.union(*list_tables(source, cfg.encoding).values()) if Path(source).exists() else {'none'}
     if cfg.label_columns == LABEL_COLUMNS and not there & set(LABEL_COLUMNS):
         cfg = replace(cfg, label_columns=None)     # stored by earlier versions for every layout
-    cfg, notes = _without_missing(cfg, [o for o in _COLUMNS if o in free], there)
-    try: layout = cfg.layout or known_layout(source, **detection_options(cfg))
+    cfg, notes = _without_missing(cfg, [o for o in _NAMING if o in free], there)
+    try: layout = cfg.profile or cfg.layout or known_layout(source, **detection_options(cfg))
     except CatalogError as e:
         if picture_table(source, cfg) is None: raise
         named = {o: given[o] for o in ('label_columns', 'tags_column') if given.get(o)}

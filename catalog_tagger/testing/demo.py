@@ -19,8 +19,8 @@ from ..catalog.read import find_layout, known_layout
 from .drawing import ARTICLES, COLOURS, PATTERNS, check_known, check_side, draw_scene
 
 # %% auto #0
-__all__ = ['FAULTS', 'FORMS', 'demo_products', 'demo_styles', 'demo_folders', 'demo_onehot', 'demo_tags', 'demo_shop',
-           'demo_posts', 'demo_imaterialist', 'demo_feidegger', 'study_data']
+__all__ = ['FAULTS', 'FORMS', 'demo_products', 'demo_styles', 'demo_folders', 'demo_onehot', 'demo_tags', 'shop_products',
+           'shop_pictures', 'demo_shop', 'demo_posts', 'demo_imaterialist', 'demo_feidegger', 'study_data']
 
 # %% ../../nbs/testing/01_demo.ipynb #7cc119df
 _BRANDS = 'Urbano', 'Northfold', 'Maravelle', 'Kestrel Lane', 'Lumina', 'Oddwell', 'Tamarind', 'Fjordline'
@@ -266,12 +266,29 @@ def _view(seed, i, j, size):
     x, y = (int(o) for o in gen.integers(whole - size + 1, size=2))
     return picture.crop((x, y, x + size, y + size))
 
-def _shop_rows(seed, i):
-    "A row for each picture of product `i`: one to four."
-    p, row, n = _product(seed, i), _demo_row(seed, i), 1 + int(rng(seed, 'views', i).integers(4))
-    facts = dict(title=row['productDisplayName'], type=p['article'], colour=p['colour'])
-    facts['tags'] = join_tags([p['pattern'], row['subCategory']], ';')
-    return [dict(sku=f'P{row["id"]}', image=f'P{row["id"]}-{j + 1}.jpg', **facts) for j in range(n)]
+def shop_products(
+    n:int=200,       # Number of products
+    seed:int=42,     # As in `demo_shop`
+)->list[dict]:       # Keys `sku`, `title`, `text`, `type`, `colour`, `tags`, `path` and `pictures`, the names of one to four files
+    "The products of the demo shop."
+    res = []
+    for i in range(n):
+        p, row, views = _product(seed, i), _demo_row(seed, i), 1 + int(rng(seed, 'views', i).integers(4))
+        res.append(dict(
+            sku=f'P{row["id"]}', title=row['productDisplayName'], type=p['article'], colour=p['colour'],
+            tags=[p['pattern'], row['subCategory']],
+            text=f'<p>A <b>{p["colour"].lower()}</b> one, {p["pattern"].lower()}.</p>\n<p>For {p["season"].lower()}.</p>',
+            path=[row['masterCategory'], row['subCategory'], p['article']], pictures=[f'P{row["id"]}-{j + 1}.jpg' for j in range(views)]))
+    return res
+
+def shop_pictures(
+    n:int=200,       # Number of products
+    seed:int=42,     # As in `demo_shop`
+    size:int=96,     # Width and height of the pictures in pixels
+)->dict[str, bytes]: # Name of a file → JPEG
+    "The pictures of the demo shop."
+    products = enumerate(progress(shop_products(n, seed), 'drawing', total=n))
+    return {name: _jpeg(_view(seed, i, j, size)) for i, p in products for j, name in enumerate(p['pictures'])}
 
 # %% ../../nbs/testing/01_demo.ipynb #7d10aa03
 def demo_shop(
@@ -283,10 +300,10 @@ def demo_shop(
     "Write drawn products as `root/products.csv`, a row for each picture, and `root/images/<sku>-<number>.jpg`."
     check_side(size); demo_products(n, seed)
     root = _new_folder(root); (root/'images').mkdir(parents=True)
-    rows = [_shop_rows(seed, i) for i in range(n)]
-    for i, own in enumerate(progress(rows, 'drawing')):
-        for j, o in enumerate(own): (root/'images'/o['image']).write_bytes(_jpeg(_view(seed, i, j, size)))
-    _write_csv(root/'products.csv', pd.DataFrame([o for own in rows for o in own]))
+    for name, data in shop_pictures(n, seed, size).items(): (root/'images'/name).write_bytes(data)
+    _write_csv(root/'products.csv', pd.DataFrame([dict(
+        sku=p['sku'], image=o, title=p['title'], type=p['type'], colour=p['colour'], tags=join_tags(p['tags'], ';'))
+        for p in shop_products(n, seed) for o in p['pictures']]))
     return root
 
 # %% ../../nbs/testing/01_demo.ipynb #ea9db184

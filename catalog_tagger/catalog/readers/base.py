@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cache
 from importlib import import_module
 from itertools import chain, islice
@@ -23,14 +24,15 @@ from ...core.table import Catalog, check_table, first_few, rejected_table, sourc
 from ..query import choose_rows
 from ..cells import parse_tags
 from ..csv_tables import (
-    FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, csv_rows, find_column, named_column, read_objects, split_names, take_column)
+    FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, find_column, named_column, split_names, take_column)
+from ..exports import TABLE_FORMATS, table_columns
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'FETCHED',
-           'FETCH_REJECTED', 'FETCHED_COLUMNS', 'drop_rare', 'is_address', 'picture_folder', 'add_reasons',
+           'FETCH_REJECTED', 'FETCHED_COLUMNS', 'TABLES', 'drop_rare', 'is_address', 'picture_folder', 'add_reasons',
            'locate_pictures', 'suffix_reason', 'pictures_of_cell', 'one_picture_per_row', 'take_roles',
-           'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of', 'table_columns',
-           'list_tables', 'unread_tables', 'unread_note', 'pick_table']
+           'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of', 'list_tables',
+           'unread_tables', 'unread_note', 'pick_table']
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a1ee3e36
 def drop_rare(
@@ -286,6 +288,9 @@ def read_picture_table(
     where:str|None,    # Condition on the columns, as in `choose_rows`
     min_count:int,     # Smallest number of pictures of a tag, as in `drop_rare`
     *, tags_column:str|None=None,   # Column that the free tags in `tags` were made from
+    describe:Iterable[str]=(),      # Columns whose texts are joined to `text`; the first of `TEXT_COLUMNS` if none is given
+    text_column:str|None=None,      # Column of texts instead, or none
+    parents:dict[str, str]|None=None,   # Tag → parent, if the source has parents
     groups:Sequence[str]=(), product:str|None=None, split_column:str|None=None,   # As in `take_roles`
     notes:Iterable[str]=(),   # What the reader has noted already
 )->Catalog:
@@ -300,15 +305,17 @@ def read_picture_table(
     if df['row'].duplicated().any() and 'product' not in df and product != 'none':
         df = df.assign(product='row ' + df['row'].astype(str)); roles.append('product: the pictures of a row')
     names = df[image_column]; df = take_column(df, image_column, 'image', names)
-    text = source_columns(df).get(find_column(source_columns(df), TEXT_COLUMNS))
-    if text: df = take_column(df, text, 'text', [o if isinstance(o, str) else '' for o in df[text]])
+    own = source_columns(df); describe = list(describe) or [o for o in [find_column(own, TEXT_COLUMNS)] if o]
+    if text_column: describe = [] if text_column == 'none' else [source_name(named_column(df, text_column, 'text_column'))]
+    texts = [[o for o in row if isinstance(o, str) and o] for row in df[[own[o] for o in describe]].values]
+    if describe: df = take_column(df, own[describe[0]], 'text', ['\n'.join(o) for o in texts])
     df = locate_pictures(root, df, names)
     found += _more_pictures(root, df, used)
     if groups: df = add_reasons(df, _adds_nothing(df))
     rows = len(df); df = merge_rows(df, groups); more = rows - len(df)
     merged = [f'{more:,} further rows of pictures are joined with their first row'] if more > 0 else []
     notes = [*notes, *found, *roles, *merged, *([] if 'product' in df or product == 'none' else _repeats_note(df[df['why'].isna()]))]
-    return finish_reading(df, layout, path, min_count, groups=groups, notes=notes)
+    return finish_reading(df, layout, path, min_count, groups=groups, parents=parents, notes=notes)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #6f733463
 @dataclass(frozen=True)
@@ -318,12 +325,14 @@ class Layout:
     read:Callable[..., Catalog]          # Its reader, with the arguments folder, `where`, `min_count` and its own options
     file:str = ''                        # Name of its table, if it is always the same
     columns:Callable|None = None         # Called with the columns of a table and the reader's options: is it this layout?
+    globs:tuple[str, ...] = ()           # Of its tables in a folder, if it is read by a profile
     folder:Callable|None = None          # Called with a folder and its tables, if no table has a layout: is it this layout?
     options:dict[str, str] = field(default_factory=dict)   # Field of `RunConfig` → option of `read` that it sets
 
 LAYOUTS:dict[str, Layout] = {}  # Name → layout; each page adds its entry
 TABLE_OPTIONS = {o: o for o in ('image_column', 'product', 'split_column', 'encoding')}   # `options` of every layout of tables
-LABEL_OPTIONS = TABLE_OPTIONS | {o: o for o in ('label_columns', 'tags_column', 'delim', 'clean', 'empty')}   # Of labels in cells
+LABEL_OPTIONS = TABLE_OPTIONS | {   # Of labels in cells
+    o: o for o in ('label_columns', 'tags_column', 'text_column', 'delim', 'clean', 'empty')}
 
 def all_layouts()->dict[str, Layout]:
     "All layouts by name; the modules of this folder are imported in the order of their names."
@@ -331,9 +340,12 @@ def all_layouts()->dict[str, Layout]:
     return dict(sorted(LAYOUTS.items()))
 
 def layouts_of(name:str, columns:Iterable[str], **options)->list[str]:
-    "The possible layouts of a table: the one of its name, or else all that match its columns."
+    "The possible layouts of a table: the one of its name, else the profiles that match its columns, else all layouts that do."
     known = all_layouts()
-    return [k for k, o in known.items() if o.file == name] or [k for k, o in known.items() if o.columns and o.columns(columns, **options)]
+    if named := [k for k, o in known.items() if o.file == name]: return named
+    match = {k: o for k, o in known.items() if o.columns and o.columns(columns, **options)}
+    profiles = [k for k, o in match.items() if any(fnmatch(name, g.rpartition('/')[2]) for g in o.globs)]
+    return profiles or [k for k, o in match.items() if not o.globs]
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #6f0a2be9
 FETCHED, FETCH_REJECTED = 'fetched.csv', 'rejected.csv'   # What `fetch` writes beside the table of a shop
@@ -344,35 +356,31 @@ def _tables_of_fetch(root:Path)->tuple[str, ...]:
     return (FETCHED, FETCH_REJECTED) if (root/FETCHED).is_file() and table_columns(root/FETCHED) == FETCHED_COLUMNS else ()
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #1c06b779
-_TABLES = ('.csv', '.tsv', *JSON_SUFFIXES)
-_UNREAD = ('.xlsx', '.xls', '.parquet', '.xml', '.ods')   # Tables in formats that no reader reads
-
-def table_columns(file:Path, encoding:str=None)->list[str]:
-    "The columns of a table, from its first rows; if it cannot be read, the reason."
-    try:
-        if file.suffix.lower() not in JSON_SUFFIXES: return [o.strip() for o in next(csv_rows(file, encoding=encoding), [])]
-        return list(dict.fromkeys(chain.from_iterable(read_objects(file)[:100])))
-    except CatalogError as e: return [str(e)]
+TABLES = ('.csv', '.tsv', *JSON_SUFFIXES, *(o for o in TABLE_FORMATS if o != '.txt'))   # Suffixes of tables, whatever their names
+_UNREAD = ('.xls', '.ods')   # Tables in formats that no reader reads
 
 def _is_text_table(file:Path, encoding:str=None)->bool:
-    "Is a .txt a table: have its first two lines the same number of cells, two or more?"
+    "Is a .txt a table, and no sidecar of a picture: have its first two lines the same number of cells, two or more?"
+    if file.suffix.lower() != '.txt' or any(file.with_suffix(o).exists() for o in SUFFIXES): return False
     def cells(kind):
         with suppress(CatalogError): return [len(o) for o in islice(csv_rows(file, encoding=kind), 2)]
-    return file.suffix.lower() == '.txt' and any(n and len(n) == 2 and n[0] == n[1] > 1 for n in map(cells, (encoding, 'latin-1')))
+    return any(n and len(n) == 2 and n[0] == n[1] > 1 for n in map(cells, (encoding, 'latin-1')))
 
 def list_tables(
     source:str|Path,    # Folder of a catalog, or its table
     encoding:str=None,  # As in `csv_rows`
 )->dict[Path, list[str]]:
-    "Each table directly in a folder → its columns; or only the table that is given."
+    "Each table directly in a folder, and those that a profile looks for by name, → its columns; or only the table that is given."
     root = Path(source)
     if root.is_file(): return {root: table_columns(root, encoding)}
     own = _tables_of_fetch(root)
-    files = sorted(o for o in root.iterdir() if (o.suffix.lower() in _TABLES or _is_text_table(o, encoding))
+    files = sorted(o for o in root.iterdir() if (o.suffix.lower() in TABLES or _is_text_table(o, encoding))
                    and not o.name.startswith('.') and o.name not in own)
     if own and not files:
         raise CatalogError(f'{root} has no table, because catalog_tagger fetch was interrupted; call it again, and it goes on')
-    return {o: table_columns(o, encoding) for o in files if inside_or_reason(root, o.name)[1] is None and o.is_file()}
+    named = {g for o in all_layouts().values() for g in o.globs if '/' in g or g.endswith('.txt')}
+    files += sorted({o for g in named for o in root.glob(g)})
+    return {o: table_columns(o, encoding) for o in files if inside_or_reason(root, o.relative_to(root))[1] is None and o.is_file()}
 
 def unread_tables(root:Path)->list[Path]:
     "The tables directly in a folder that no reader can read."
@@ -382,7 +390,7 @@ def unread_note(root:Path, *used:Path)->list[str]:
     "A note on the tables beside those that are `used`."
     used = {o.name for o in used} | {*_tables_of_fetch(root)}
     there = sorted(o.name for o in root.iterdir()
-                   if (o.suffix.lower() in _TABLES + _UNREAD or _is_text_table(o)) and not o.name.startswith('.') and o.name not in used)
+                   if (o.suffix.lower() in TABLES + _UNREAD or _is_text_table(o)) and not o.name.startswith('.') and o.name not in used)
     return [f'not read: {first_few(there)}; to read a table, give it instead of its folder'] if there else []
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a87aee54

@@ -12,7 +12,8 @@ from ...core.files import CatalogError
 from ...core.table import Catalog
 from ...core.config import RunConfig
 from ..cells import clean_tag
-from ..csv_tables import IMAGE_COLUMNS, list_columns, read_rows, require_column
+from ..csv_tables import IMAGE_COLUMNS, list_columns, require_column
+from ..exports import read_export
 from .base import LAYOUTS, Layout, TABLE_OPTIONS, add_reasons, pick_table, read_picture_table, unread_note
 
 # %% auto #0
@@ -37,13 +38,14 @@ def read_onehot(
     *, table:str=None,                  # Name of the CSV; None uses the one with such columns
     image_column:str=None,              # As in `read_tags`
     product:str=None, split_column:str=None,   # As in `take_roles`
+    text_column:str=None,               # As in `read_tags`
     encoding:str=None,                  # As in `csv_rows`
     where:str=None,                     # Condition on the other columns, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Smallest number of pictures of a tag, as in `drop_rare`
 )->Catalog:                             # Its table does not include the tag columns
     "Read a table with a column of 0 and 1 for each tag."
     file = pick_table(path, 'onehot', table, encoding=encoding)
-    df, notes = read_rows(file, encoding)
+    df, notes = read_export(file, encoding)
     tags = {c: clean_tag(c.removeprefix(prefix)) for c in df if c.startswith(prefix)}
     if not all(tags.values()) or not tags:
         raise CatalogError(f'the table needs columns {prefix}<tag> of 0 and 1; its columns are: {list_columns(df)}')
@@ -51,8 +53,9 @@ def read_onehot(
     hot, why = _hot_tags(df, tags)
     df = add_reasons(df.drop(columns=list(tags)).assign(tags=pd.Series(hot, dtype=object)), why)
     notes = [f'tags: {len(tags)} columns {prefix}*', *notes, *unread_note(file.parent, file)]
-    return read_picture_table(path, df, 'onehot', image, where, min_count, product=product, split_column=split_column, notes=notes)
+    return read_picture_table(path, df, 'onehot', image, where, min_count, product=product, text_column=text_column,
+                              split_column=split_column, notes=notes)
 
 # %% ../../../nbs/catalog/readers/04_onehot.ipynb #1c3c722a
-LAYOUTS['onehot'] = Layout('a CSV with columns tag_*', read_onehot, options=TABLE_OPTIONS,
+LAYOUTS['onehot'] = Layout('a CSV with columns tag_*', read_onehot, options=TABLE_OPTIONS | dict(text_column='text_column'),
                            columns=lambda columns, **_: any(str(o).startswith('tag_') for o in columns))

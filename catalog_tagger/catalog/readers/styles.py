@@ -106,6 +106,7 @@ def read_styles(
     image_column:str=None,                      # Column of paths, file names or ids; `id` if not given
     delim:str=None, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `label_tags`
     product:str=None, split_column:str=None,    # As in `take_roles`
+    text_column:str=None,                       # Column of texts, or none; None uses the first of `TEXT_COLUMNS`
     encoding:str=None,                          # As in `csv_rows`
     where:str=None,                             # Condition that selects rows, as in `choose_rows`
     min_count:int=RunConfig.min_count,          # Smallest number of rows of a label, as in `drop_rare`
@@ -120,7 +121,8 @@ def read_styles(
     df, more = label_tags(df, groups, free, delim=delim, clean=clean, empty=empty)
     df = add_reasons(df, df['tags'].map(lambda o: None if o else f'{NO_TAGS} in {", ".join(groups)}'))
     return read_picture_table(path, df, 'styles', image, where, min_count, tags_column=free, groups=groups, product=product,
-                              split_column=split_column, notes=[*notes, *joined, *more, *unread_note(file.parent, file)])
+                              text_column=text_column, split_column=split_column,
+                              notes=[*notes, *joined, *more, *unread_note(file.parent, file)])
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #e955d6d0
 LAYOUTS['styles'] = Layout('styles.csv with images/', read_styles, file='styles.csv', options=LABEL_OPTIONS)

@@ -13,7 +13,8 @@ import pandas as pd
 from ...core.files import CatalogError
 from ...core.table import Catalog, first_few, source_columns, source_name
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
-from ..csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column, read_rows, require_column
+from ..csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column, require_column
+from ..exports import read_export
 from .base import LABEL_OPTIONS, LAYOUTS, PRODUCT_COLUMNS, Layout, pick_table, read_picture_table, unread_note
 from .styles import LABEL_COLUMNS, label_tags, none_or
 
@@ -45,6 +46,7 @@ def read_tags(
     label_columns:Sequence[str]=None,   # Columns of labels, each an exclusive group; none if not given
     clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `label_tags`
     product:str=None, split_column:str=None,   # As in `take_roles`
+    text_column:str=None,               # Column of texts, or none; None uses the first of `TEXT_COLUMNS`
     encoding:str=None,                  # As in `csv_rows`
     where:str=None,                     # Condition that selects rows, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Smallest number of pictures of a tag, as in `drop_rare`
@@ -52,7 +54,7 @@ def read_tags(
     "Read a table with a column of tags, columns of labels, or both, and one or several rows per picture."
     file = pick_table(path, 'tags', table, image_column=image_column, tags_column=tags_column, label_columns=label_columns,
                       encoding=encoding)
-    df, notes = read_rows(file, encoding)
+    df, notes = read_export(file, encoding)
     image, groups = require_column(df, image_column, IMAGE_COLUMNS, 'pictures', 'image_column'), _label_columns(df, label_columns)
     free = None
     if tags_column != 'none' and (tags_column or not groups or find_column(source_columns(df), TAG_COLUMNS)):
@@ -62,7 +64,7 @@ def read_tags(
         product_column = product or find_column(source_columns(df), PRODUCT_COLUMNS)
         more += _unused_labels(df, {source_name(image), source_name(free), product_column, split_column or 'split'})
     return read_picture_table(path, df, 'tags', image, where, min_count, tags_column=free, groups=groups, product=product,
-                              split_column=split_column, notes=[*notes, *more, *unread_note(file.parent, file)])
+                              text_column=text_column, split_column=split_column, notes=[*notes, *more, *unread_note(file.parent, file)])
 
 # %% ../../../nbs/catalog/readers/03_tags.ipynb #9713da79
 def _has_tags(columns, image_column=None, tags_column=None, label_columns=None, **_)->bool:

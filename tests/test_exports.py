@@ -1,0 +1,283 @@
+"The demo shop as the exports of real systems: recognised, read, trained and tagged with no option."
+import re, shutil
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pandas as pd, pytest
+from PIL import Image
+
+from catalog_tagger.apps.cli import main
+from catalog_tagger.catalog.descriptions import clean_text
+from catalog_tagger.catalog.fetch import read_addresses
+from catalog_tagger.catalog.prepare import read_audited
+from catalog_tagger.catalog.read import read_catalog
+from catalog_tagger.catalog.readers.sidecars import read_sidecars
+from catalog_tagger.core.config import RunConfig
+from catalog_tagger.core.files import CatalogError
+from catalog_tagger.testing.demo import shop_pictures, shop_products
+from catalog_tagger.testing.exports import EXPORTS, demo_export
+
+N = 12
+
+def levels(name, path): return {f'{name} {i}={o}' for i, o in enumerate(path, 1)}
+
+def with_type(p): return {f'type={p["type"]}', *p['tags']}
+
+COLOR = 'Color (product.metafields.shopify.color-pattern)'
+LABELS = {   # kind → the tags of a product
+    'shopify': lambda p: {f'Type={p["type"]}', f'{COLOR}={p["colour"]}', *p['tags'], *levels('Product Category', p['path'])},
+    'shopify, new header': lambda p: {f'Type={p["type"]}', f'{COLOR}={p["colour"]}', *p['tags'], *levels('Product category', p['path'])},
+    'woocommerce': lambda p: {*p['path'], *p['tags'], f'Color={p["colour"]}'},
+    'google': lambda p: {f'color={p["colour"]}', f'pattern={p["tags"][0]}', *levels('google_product_category', p['path'])},
+    'akeneo': lambda p: {f'family={p["type"]}', f'color={p["colour"]}', *p['path'][1:]},
+    'magento': lambda p: {'Default Category', *p['path'], f'color={p["colour"]}', 'Gym', 'Hiking'},
+    'hugging face': lambda p: {f'label={p["type"]}'}, 'roboflow': lambda p: {p['type']},
+    'label studio': with_type, 'label studio, min': with_type, 'label studio, csv': with_type,
+    'coco': lambda p: {p['type'], *p['tags']}, 'open images': lambda p: {p['type'], p['colour']},
+    'celeba': lambda p: {p['colour'].replace(' ', '_')}, 'deepfashion': lambda p: {p['type'], p['colour']},
+    'sidecars': lambda p: {p['type'], *p['tags']},
+    'h&m': lambda p: {f'product_type_name={p["type"]}', f'product_group_name={p["path"][1]}', f'colour_group_name={p["colour"]}'},
+    'amazon': lambda p: {f'product_type={p["type"]}', f'color={p["colour"]}'},
+    'long form': lambda p: {f'type={p["type"]}', f'color={p["colour"]}', *p['tags']}}
+LABELS['google, xml'] = LABELS['google']
+TEXTS = {'google', 'google, xml', 'shopify', 'shopify, new header', 'woocommerce', 'akeneo', 'magento', 'amazon', 'h&m'}
+PRODUCTS = TEXTS | {'long form'}    # have products; in the folders of folds they are split already
+FOLDS = {'hugging face', 'roboflow'}
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "Folder of an export, written once."
+    root, done = tmp_path_factory.mktemp('exports'), {}
+    def make(kind):
+        if kind not in done: done[kind] = demo_export(root/re.sub(r'\W+', '-', kind), kind, N)
+        return done[kind]
+    return make
+
+def product_files(kind, root):
+    "File → its product."
+    return {root/f: p for i, p in enumerate(shop_products(N)) for o in p['pictures'] for f in EXPORTS[kind].place(i, p, o)}
+
+@pytest.mark.parametrize('kind', EXPORTS)
+def test_labels_products_folds_and_texts_come_out(kind, folder):
+    root = folder(kind); catalog = read_audited(RunConfig(str(root), '')); files = product_files(kind, root)
+    assert catalog.layout == EXPORTS[kind].layout and catalog.rejected.empty
+    df = catalog.df.assign(demo=[files[Path(o)] for o in catalog.df['image']])
+    assert set(map(Path, df['image'])) == set(files)
+    for o, tags in zip(df['demo'], df['tags']): assert set(tags) == LABELS[kind](o)
+    if kind in PRODUCTS: assert df['product'].str.lower().map(lambda o: o.lstrip('p0')).tolist() == [o['sku'][1:] for o in df['demo']]
+    if kind in TEXTS:
+        for o, text in zip(df['demo'], df['text']):
+            assert o['title'] in text and clean_text(o['text']).splitlines()[0] in clean_text(text)
+    assert ('split' in df) == (kind in FOLDS)
+    if kind in FOLDS: assert df['split'].tolist() == [Path(o).parent.name for o in df['image']]
+    if kind == 'roboflow': assert df.groupby('product').size().eq(2).all()
+
+CHANGES = {'a mark of UTF-8': lambda t: '\ufeff' + t, 'line ends of Windows': lambda t: t.replace('\n', '\r\n')}
+
+@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('kind', EXPORTS)
+def test_marks_and_line_ends_do_not_matter(kind, change, folder, tmp_path):
+    root = Path(shutil.copytree(folder(kind), tmp_path/'shop')); before = read_catalog(folder(kind))
+    for f in root.rglob('*'):
+        if f.is_file() and f.suffix != '.jpg': f.write_bytes(CHANGES[change](f.read_bytes().decode()).encode())
+    after = read_catalog(root)
+    assert after.df['tags'].tolist() == before.df['tags'].tolist() and after.layout == before.layout and after.rejected.empty
+
+@pytest.mark.parametrize('suffix', ['.jsonl', '.parquet'])
+def test_the_metadata_of_hugging_face_in_other_formats(suffix, folder, tmp_path):
+    root = Path(shutil.copytree(folder('hugging face'), tmp_path/'shop'))
+    for f in sorted(root.rglob('metadata.csv')):
+        df = pd.read_csv(f, dtype=str); f.unlink()
+        if suffix == '.parquet': pytest.importorskip('pyarrow'); df.to_parquet(f.with_suffix(suffix))
+        else: df.to_json(f.with_suffix(suffix), orient='records', lines=True)
+    assert read_catalog(root).df['tags'].tolist() == read_catalog(folder('hugging face')).df['tags'].tolist()
+
+def test_metadata_above_the_folders_of_folds(folder, tmp_path):
+    "Hugging Face also takes one table above the folders."
+    root = Path(shutil.copytree(folder('hugging face'), tmp_path/'shop'))
+    tables = [(f, pd.read_csv(f, dtype=str)) for f in sorted(root.rglob('metadata.csv'))]
+    one = pd.concat([df.assign(file_name=f'{f.parent.name}/' + df['file_name']) for f, df in tables])
+    for f, _ in tables: f.unlink()
+    one.to_csv(root/'metadata.csv', index=False)
+    assert sorted(read_catalog(root).df['tags'].map(str)) == sorted(read_catalog(folder('hugging face')).df['tags'].map(str))
+
+def test_an_attribute_list_has_unknown_values(folder):
+    notes = read_catalog(folder('deepfashion')).notes
+    assert any(re.match(r'\d+ values are unknown \(0\): they are read as absent', o) for o in notes)
+
+@pytest.mark.parametrize('change, says', [
+    (lambda t: t.replace('attribute_labels', 'attributes'), 'expected'), (lambda t: '7' + t, 'its first says')])
+def test_an_attribute_list_with_another_header_is_told(change, says, folder, tmp_path):
+    root = Path(shutil.copytree(folder('deepfashion'), tmp_path/'shop')); f = root/'list_attr_img.txt'; f.write_text(change(f.read_text()))
+    with pytest.raises(CatalogError, match=says): read_catalog(f, 'celeba')
+    with pytest.raises(CatalogError): read_catalog(root)
+
+def test_the_column_of_texts_is_an_option(folder):
+    root = folder('shopify')
+    assert set(read_catalog(root, text_column='Vendor').df['text']) == {'Demo'}
+    assert 'text' not in read_catalog(root, text_column='none').df
+    with pytest.raises(CatalogError, match="no column 'Vendr', did you mean 'Vendor'"): read_catalog(root, text_column='Vendr')
+
+# ---- Pictures beside which files have tags
+
+def xmp(subjects, paths=()):
+    def bag(name, o): return f'<{name}><rdf:Bag>{"".join(f"<rdf:li>{v}</rdf:li>" for v in o)}</rdf:Bag></{name}>'
+    return (f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+            f'xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:lr="http://ns.adobe.com/lightroom/1.0/">{bag("dc:subject", subjects)}'
+            f'{bag("lr:hierarchicalSubject", paths)}</rdf:Description></rdf:RDF></x:xmpmeta>').encode()
+
+def draw(path, i=0, **kw): path.parent.mkdir(parents=True, exist_ok=True); Image.new('RGB', (24, 24), (i*40, 90, 160)).save(path, **kw)
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.webp', '.tif'])
+def test_keywords_inside_of_pictures(suffix, tmp_path):
+    for i, o in enumerate(('a', 'b')): draw(tmp_path/f'{o}{suffix}', i, xmp=xmp(['red', o], [f'Clothing|Tops|{o}'])) if suffix != '.tif' \
+        else draw(tmp_path/f'{o}{suffix}', i, tiffinfo={700: xmp(['red', o], [f'Clothing|Tops|{o}'])})
+    catalog = read_catalog(tmp_path)
+    assert catalog.layout == 'sidecars' and catalog.df['tags'].tolist() == [['red', o, 'Clothing', 'Tops'] for o in 'ab']
+    assert catalog.parents == {'Tops': 'Clothing', 'a': 'Tops', 'b': 'Tops'}
+
+def test_folders_with_sidecars_are_no_classes(tmp_path):
+    for i, o in enumerate(('10_dress/a', '10_dress/b', '5_hat/c')):
+        draw(tmp_path/f'{o}.png', i); (tmp_path/f'{o}.txt').write_text(f'{o[-1]}, cotton')
+    draw(tmp_path/'5_hat'/'d.png', 5)
+    catalog = read_catalog(tmp_path)
+    assert catalog.layout == 'sidecars' and catalog.df['tags'].tolist() == [[o, 'cotton'] for o in 'abc']
+    assert catalog.rejected['reason'].tolist() == ['no tags'] and catalog.df['folder'].tolist() == ['10_dress']*2 + ['5_hat']
+    assert 'tags: 3 of 4 pictures have a file .txt beside them' in catalog.notes
+
+def test_captions_are_descriptions(tmp_path):
+    for i, o in enumerate('ab'):
+        draw(tmp_path/f'{o}.jpg', i); (tmp_path/f'{o}.txt').write_text(f'A long red dress with a pattern of little flowers, called {o}')
+        (tmp_path/f'{o}.caption').write_text('red,dress')
+    df = read_sidecars(tmp_path).df
+    assert df['tags'].tolist() == [['red', 'dress']]*2 and df['text'][1].endswith('called b')
+
+def test_entities_in_xmp_are_not_expanded(tmp_path):
+    bomb = b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>' + xmp(['&b;'])
+    draw(tmp_path/'a.jpg'); (tmp_path/'a.xmp').write_bytes(bomb); draw(tmp_path/'b.jpg', 1); (tmp_path/'b.xmp').write_bytes(xmp(['hat']))
+    catalog = read_sidecars(tmp_path)
+    assert catalog.df['tags'].tolist() == [['hat']] and 'its XMP is not valid: undefined entity' in catalog.rejected['reason'][0]
+
+def test_a_bomb_in_a_feed_is_told(tmp_path):
+    names = [f'e{i}' for i in range(12)]
+    entities = '<!ENTITY e0 "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa">' + ''.join(
+        f'<!ENTITY {b} "{f"&{a};"*10}">' for a, b in zip(names, names[1:]))
+    (tmp_path/'feed.xml').write_text(f'<!DOCTYPE rss [{entities}]><rss><item><id>&e11;</id></item></rss>')
+    with pytest.raises(CatalogError, match='cannot be read as XML'): read_catalog(tmp_path/'feed.xml', 'google-merchant')
+
+# ---- Fetching
+
+FETCHED = {'shopify': ('Image Src',), 'shopify, new header': ('Product image URL',), 'woocommerce': ('Images',),
+           'google': ('image_link', 'additional_image_link'), 'google, xml': ('image_link', 'additional_image_link'), 'hugging face': None,
+           'long form': None, 'magento': ('base_image', 'small_image', 'additional_images'), 'label studio, min': ('image',),
+           'label studio, csv': ('image',), 'akeneo': ('picture_1', 'picture_2', 'picture_3', 'picture_4')}
+
+@pytest.mark.parametrize('kind', [k for k, o in FETCHED.items() if o])
+def test_the_columns_of_pictures_of_a_profile_are_fetched(kind, tmp_path):
+    root = demo_export(tmp_path/'shop', kind, N, address='https://shop.example/media')
+    assert read_addresses(root).columns == FETCHED[kind]
+    named = {o for *_, parts in read_addresses(root).parts() for o in parts}
+    assert named == {f'https://shop.example/media/{o}' for p in shop_products(N) for o in p['pictures']}
+
+def test_addresses_inside_of_objects_are_told(tmp_path):
+    root = demo_export(tmp_path/'shop', 'label studio', 3, address='https://shop.example/media')
+    with pytest.raises(CatalogError, match='is Label Studio JSON, whose addresses are inside of objects: export it as CSV'):
+        read_addresses(root)
+
+# ---- The whole way
+
+class Shop(BaseHTTPRequestHandler):
+    "A server of the pictures of the demo shop."
+    pictures = {}
+    def log_message(self, *_): pass
+    def do_GET(self):
+        data = self.pictures.get(self.path.rpartition('/')[2])
+        self.send_response(200 if data else 404); self.send_header('Content-Length', str(len(data or b''))); self.end_headers()
+        self.wfile.write(data or b'')
+
+@pytest.fixture(scope='module')
+def server():
+    Shop.pictures = shop_pictures(40, size=32)
+    web = ThreadingHTTPServer(('127.0.0.1', 0), Shop); Thread(target=web.serve_forever, daemon=True).start()
+    yield f'127.0.0.1:{web.server_port}'
+    web.shutdown(); web.server_close()
+
+def call(*args): assert main([str(o) for o in args]) == 0, args
+
+@pytest.mark.parametrize('kind', ['shopify', 'woocommerce', 'google, xml', 'hugging face', 'roboflow'])
+def test_an_export_is_fetched_checked_trained_tagged_and_indexed(kind, server, tmp_path, capsys):
+    far = kind not in FOLDS
+    shop = demo_export(tmp_path/'export', kind, 40, address=f'http://{server}/media' if far else None)
+    if far:
+        assert main(['check', str(shop)]) == 2
+        assert 'catalog_tagger fetch' in capsys.readouterr().err
+        call('fetch', shop, '--out', tmp_path/'shop', '--allow-host', server); shop = tmp_path/'shop'
+    call('check', shop)
+    assert f'layout {EXPORTS[kind].layout}: ' in capsys.readouterr().out
+    call('train', shop, '--out', tmp_path/'run', '--size', 32, '--bs', 16, '--freeze-epochs', 1, '--epochs', 0, '--tta', 1)
+    call('tag', tmp_path/'run', next(shop.rglob('*.jpg')), '--out', tmp_path/'tags.csv', '--k', 3)
+    labels = set().union(*(LABELS[kind](p) for p in shop_products(40)))
+    tags = pd.read_csv(tmp_path/'tags.csv')['tag'].dropna()
+    assert len(tags) and {f'{o}' for o in tags} <= labels | {o.partition('=')[2] for o in labels}
+    call('index', tmp_path/'run', shop, '--out', tmp_path/'index')
+
+# ---- Exports that lack something, and unknown tables
+
+def csv_change(root, change):
+    "Change the rows of the only table of a folder; `change` gets and returns a table of texts."
+    f, = (o for o in root.iterdir() if o.suffix in ('.csv', '.tsv'))
+    sep = '\t' if f.suffix == '.tsv' else ';' if 'sku;' in f.read_text() else ','
+    change(pd.read_csv(f, sep=sep, dtype=str, keep_default_na=False)).to_csv(f, sep=sep, index=False)
+
+@pytest.mark.parametrize('kind, says', [
+    ('shopify', 'is like Shopify products CSV, but has no column image src or product image url'),
+    ('shopify, new header', 'is like Shopify products CSV, but has no column image src or product image url'),
+    ('magento', 'is like Magento products CSV, but has no column base_image'),
+    ('h&m', 'is like H&M articles.csv, but has no column article_id'),
+    ('akeneo', 'is Akeneo products CSV or XLSX, but has no column of pictures: looked for picture'), ('google', 'has no known layout'),
+    ('woocommerce', 'no picture of the catalog can be used')])
+def test_an_export_without_pictures_is_told_in_a_sentence(kind, says, folder, tmp_path):
+    root = Path(shutil.copytree(folder(kind), tmp_path/'shop'))
+    for o in range(5): draw(root/'classes'/'a'/f'{o}.jpg', o)     # these are no classes
+    shutil.rmtree(root/'images', ignore_errors=True)
+    pictures = re.compile('image|picture|article_id', re.I)
+    csv_change(root, lambda df: df[[o for o in df if not pictures.search(o)]])
+    with pytest.raises(CatalogError, match=says): read_audited(RunConfig(str(root), ''))
+
+UNKNOWN = pd.DataFrame([{
+    'Artikelnummer': f'A{i}', 'Foto': f'{i}.jpg', 'Farbe': ['rot', 'blau'][i % 2], 'Kategorie': f'Mode > {["Hemd", "Hose"][i % 2]}',
+    'Beschreibung': f'Ein Stück aus der neuen Kollektion, Nummer {i}', 'Preis': f'{i},90', 'Größe [cm]|Norm': ['S', 'M'][i % 2]}
+    for i in range(24)])
+
+def test_a_draft_reads_an_unknown_table(tmp_path, capsys):
+    shop = tmp_path/'shop'; shop.mkdir(); UNKNOWN.to_csv(shop/'artikel.csv', index=False, sep=';')
+    for i in range(24): draw(shop/'images'/f'{i}.jpg', i)
+    call('profile', shop, '--out', tmp_path/'mine.json')
+    out = re.sub(' +', ' ', capsys.readouterr().out)
+    for o in ('Foto image', 'Farbe labels', 'Kategorie paths', 'Beschreibung describe', 'Preis only numbers'): assert o in out
+    catalog = read_catalog(shop, tmp_path/'mine.json')
+    assert set(catalog.df['tags'][0]) == {'Farbe=rot', 'Kategorie 1=Mode', 'Kategorie 2=Hemd', 'Größe [cm]|Norm=S'}
+    assert catalog.df['text'][3].startswith('Ein Stück') and catalog.rejected.empty
+    call('check', shop, '--profile', tmp_path/'mine.json')
+    call('train', shop, '--profile', tmp_path/'mine.json', '--out', tmp_path/'run', '--size', 32, '--bs', 8,
+         '--freeze-epochs', 1, '--epochs', 0)
+    call('index', tmp_path/'run', shop, '--out', tmp_path/'index')
+
+def test_a_profile_names_the_columns_to_fetch(server, tmp_path):
+    shop = tmp_path/'shop'; shop.mkdir(); names = [p['pictures'][0] for p in shop_products(24)]
+    UNKNOWN.assign(Foto=[f'http://{server}/{o}' for o in names]).to_csv(shop/'artikel.csv', index=False, sep=';')
+    call('profile', shop, '--out', tmp_path/'mine.json')
+    call('fetch', shop, '--profile', tmp_path/'mine.json', '--allow-host', server, '--out', tmp_path/'near')
+    assert len(read_catalog(tmp_path/'near', tmp_path/'mine.json').df) == 24
+
+@pytest.mark.parametrize('text, says', [
+    ('{}', 'text'), ('[]', 'not a valid Profile'), ('{"text": "x", "columns": ["a"], "image": [], "labels": ["b"]}', 'image'),
+    ('{"text": "x", "columns": ["a"], "image": ["a"], "lables": ["b"]}', 'lables'),
+    ('{"text": "x", "columns": "a", "image": ["a"]}', 'columns'),
+    ('{"text": "x", "columns": ["nope"], "image": ["a"]}', 'looked for'), ('no json', 'json')])
+def test_a_wrong_profile_is_one_line(text, says, tmp_path, capsys):
+    shop = tmp_path/'shop'; shop.mkdir(); UNKNOWN.to_csv(shop/'artikel.csv', index=False); (tmp_path/'mine.json').write_text(text)
+    assert main(['check', str(shop), '--profile', str(tmp_path/'mine.json')]) == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and says in err, err
