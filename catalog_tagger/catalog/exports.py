@@ -144,6 +144,13 @@ FORMS:dict[str, Callable] = {'rows': _objects, 'coco': _coco_rows, 'label-studio
                              'listings': _listing_rows}   # Form of a JSON → its rows
 
 # %% ../../nbs/catalog/02a_exports.ipynb #7a1c0e10
+def _reader_of(path:Path)->Callable|None:
+    "The reader of the format of a table, None for CSV and JSON; a .txt is a list of attributes if its first line is a number, else a CSV."
+    if path.suffix.lower() == '.txt' and path.is_file():
+        with open(path, 'rb') as f:
+            if not f.readline(100).strip().isdigit(): return None
+    return TABLE_FORMATS.get(path.suffix.lower())
+
 def read_export(
     path:str|Path,       # CSV or JSON as for `read_rows`, or one of `TABLE_FORMATS`
     encoding:str=None,   # Of a CSV, as in `csv_rows`
@@ -151,11 +158,11 @@ def read_export(
     most:int=None,       # As in `read_rows`
 )->tuple[pd.DataFrame, list[str]]:   # As from `read_rows`
     "Read a table in any format as text."
-    path = Path(path); suffix = path.suffix.lower()
-    if suffix not in TABLE_FORMATS and (form == 'rows' or suffix not in JSON_SUFFIXES):
+    path = Path(path); suffix, reader = path.suffix.lower(), _reader_of(path)
+    if reader is None and (form == 'rows' or suffix not in JSON_SUFFIXES):
         df, notes = read_rows(path, encoding, most)
         return df.map(_choice_cell) if form == 'label-studio-min' else df, notes
-    rows = TABLE_FORMATS[suffix](path) if suffix in TABLE_FORMATS else FORMS[form](read_json(path, parse_objects))
+    rows = reader(path) if reader else FORMS[form](read_json(path, parse_objects))
     if not rows: raise CatalogError(f'{path} has no rows')
     df = pd.DataFrame(rows, dtype=object); df = df.where(df.notna(), '')
     return set_aside(df).assign(why=None, row=range(len(df))), []
@@ -165,10 +172,10 @@ def table_columns(
     encoding:str=None,   # As in `read_export`
 )->list[str]:
     "The columns of a table, from its first rows, or the keys of an object with images; if it cannot be read, the reason."
-    path = Path(path); suffix = path.suffix.lower()
+    path = Path(path); reader = _reader_of(path)
     try:
-        if suffix not in (*JSON_SUFFIXES, *TABLE_FORMATS): return [o.strip() for o in next(csv_rows(path, encoding=encoding), [])]
-        rows = TABLE_FORMATS[suffix](path) if suffix in TABLE_FORMATS else read_json(path, parse_objects)
+        if reader is None and path.suffix.lower() not in JSON_SUFFIXES: return [o.strip() for o in next(csv_rows(path, encoding=encoding), [])]
+        rows = reader(path) if reader else read_json(path, parse_objects)
         if isinstance(rows, dict) and 'images' in rows: return list(rows)    # COCO
-        return list(dict.fromkeys(chain.from_iterable(rows[:100] if suffix in TABLE_FORMATS else read_objects(path)[:100])))
+        return list(dict.fromkeys(chain.from_iterable(rows[:100] if reader else read_objects(path)[:100])))
     except CatalogError as e: return [str(e)]

@@ -24,7 +24,7 @@ from ...core.table import Catalog, check_table, first_few, rejected_table, sourc
 from ..query import choose_rows
 from ..cells import parse_tags
 from ..csv_tables import (
-    FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, find_column, named_column, split_names, take_column)
+    FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, csv_rows, find_column, named_column, split_names, take_column)
 from ..exports import TABLE_FORMATS, table_columns
 
 # %% auto #0

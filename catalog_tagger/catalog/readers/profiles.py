@@ -328,13 +328,14 @@ def _flag_tags(t:_Export)->None:
     t.df = add_reasons(t.df.drop(columns=list(columns.values())), why)
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a18
-def _make_tags(t:_Export, label_columns:Sequence[str]|None, tags_column:str|None, **options)->None:
+def _make_tags(t:_Export, label_columns:Sequence[str]|None, tags_column:str|None, delim:str|None, **options)->None:
     "Make the `tags` of each row from columns of labels, paths, free tags and flags, or only from the columns that are given."
     t.free = [[] for _ in t.df.index]
     if label_columns is None: _find_labels(t); _path_labels(t); _flag_tags(t)
     else: t.groups = list(none_or(label_columns))
     c = tags_column or next(iter(t.columns(t.profile.tags)), 'none')
-    t.df, more = label_tags(t.df, t.groups, None if c == 'none' else named_column(t.df, c, 'tags_column'), **options)
+    t.df, more = label_tags(t.df, t.groups, None if c == 'none' else named_column(t.df, c, 'tags_column'),
+                            delim=delim or (None if c == 'none' else t.profile.delim), **options)
     t.df['tags'] = pd.Series([list(dict.fromkeys([*a, *map(clean_tag, b)])) for a, b in zip(t.df['tags'], t.free)], dtype=object)
     used = {*t.columns([*t.patterns(), *t.profile.flags]), *t.groups, c}
     unused = [o for o in source_columns(t.df) if o not in used]
@@ -369,7 +370,7 @@ def read_profile(
     _list_pictures(t, root, image_column)
     if product is None: _product_note(t)
     else: t.df = t.df.drop(columns='product')
-    _make_tags(t, label_columns, tags_column, delim=delim or profile.delim, clean=clean, empty=empty)
+    _make_tags(t, label_columns, tags_column, delim, clean=clean, empty=empty)
     return read_picture_table(
         path, t.df, name, 'image', where, min_count, groups=t.groups, parents=t.parents, notes=[*t.notes, *unread_note(root, *files)],
         describe=list(t.columns(profile.describe)), text_column=text_column,
