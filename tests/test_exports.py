@@ -1,5 +1,5 @@
 "The demo shop as the exports of real systems: recognised, read, trained and tagged with no option."
-import re, shutil
+import json, re, shutil
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -101,6 +101,22 @@ def test_metadata_above_the_folders_of_folds(folder, tmp_path):
     for f, _ in tables: f.unlink()
     one.to_csv(root/'metadata.csv', index=False)
     assert sorted(read_catalog(root).df['tags'].map(str)) == sorted(read_catalog(folder('hugging face')).df['tags'].map(str))
+
+VOTES = [('a', 'Tee', ['red', 'wool']), ('a', 'Tee', ['red']),
+         ('a', 'Hat', ['blue', 'red']), ('b', 'Hat', ['blue']), ('b', 'Mug', ['blue'])]
+
+@pytest.mark.parametrize('form', ['json', 'min.json', 'csv'])
+def test_the_majority_of_annotators_counts_and_a_tie_is_empty(form, tmp_path):
+    for i, o in enumerate('ab'): draw(tmp_path/f'{o}.jpg', i)
+    rows = [dict(image=f'{o}.jpg', id=ord(o), type=kind, style=dict(choices=style), annotator=k, annotation_id=k)
+            for k, (o, kind, style) in enumerate(VOTES)]
+    def chosen(o, *names): return [dict(from_name=k, type='choices', value=o[k] if k == 'style' else dict(choices=[o[k]])) for k in names]
+    tasks = [dict(id=ord(o), data=dict(image=f'{o}.jpg'), annotations=[
+        dict(was_cancelled=False, result=chosen(r, 'type', 'style')) for r in rows if r['id'] == ord(o)]) for o in 'ab']
+    if form == 'csv': pd.DataFrame(rows).assign(style=[json.dumps(o['style']) for o in rows]).to_csv(tmp_path/'p.csv', index=False)
+    else: (tmp_path/f'p.{form}').write_text(json.dumps(tasks if form == 'json' else rows))
+    catalog = read_catalog(tmp_path)
+    assert [set(o) for o in catalog.df['tags']] == [{'type=Tee', 'style=red'}, {'style=blue'}] and catalog.rejected.empty
 
 def test_an_attribute_list_has_unknown_values(folder):
     notes = read_catalog(folder('deepfashion')).notes

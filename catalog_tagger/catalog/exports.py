@@ -5,6 +5,7 @@
 # %% ../../nbs/catalog/02a_exports.ipynb #7a1c0e03
 from __future__ import annotations
 import json
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime
@@ -123,10 +124,18 @@ def _choice_cell(o):
         except ValueError: return o
     return list(map(str, o['choices'])) if isinstance(o, dict) and isinstance(o.get('choices'), list) else o
 
-def _min_rows(d)->list[dict]:
-    return [{k: _choice_cell(v) if isinstance(v, dict) else _as_text(v) for k, v in o.items()} for o in _objects(d)]
-
 def _one_or_list(values:list[str]): return '' if not values else values[0] if len(values) == 1 else values
+
+def _join_annotators(rows:list[dict])->list[dict]:
+    "A row for each task of JSON-MIN or its CSV, which have one for each annotator: the values of the majority."
+    tasks = {}
+    for i, o in enumerate(rows): tasks.setdefault(o.get('id') or f'row {i}', []).append(o)
+    def votes(own, k): return [v if isinstance(v, list) else [v] for o in own if (v := o.get(k, '')) != '']
+    return [own[0] if len(own) == 1 else {k: _one_or_list(_majority(votes(own, k))) for k in dict.fromkeys(k for o in own for k in o)}
+            for own in tasks.values()]
+
+def _min_rows(d)->list[dict]:
+    return _join_annotators([{k: _choice_cell(v) if isinstance(v, dict) else _as_text(v) for k, v in o.items()} for o in _objects(d)])
 
 def _in_language(values, lang:str='en')->list[str]:
     "The values in a language, or else in the first one; of a list of `{language_tag, value}`."
@@ -148,8 +157,17 @@ def _reader_of(path:Path)->Callable|None:
     "The reader of the format of a table, None for CSV and JSON; a .txt is a list of attributes if its first line is a number, else a CSV."
     if path.suffix.lower() == '.txt' and path.is_file():
         with open(path, 'rb') as f:
-            if not f.readline(100).strip().isdigit(): return None
+            if not f.readline(100).removeprefix(BOM_UTF8).strip().isdigit(): return None
     return TABLE_FORMATS.get(path.suffix.lower())
+
+def _joined_table(df:pd.DataFrame)->pd.DataFrame:
+    "The CSV of JSON-MIN with a row for each task; rows with a reason are kept as they are."
+    good = df['why'].isna()
+    first = df[good].drop_duplicates('id') if 'id' in df else df[good]
+    rows = _join_annotators(df[good].drop(columns=['why', 'row']).map(_choice_cell).to_dict('records'))
+    if len(first) != len(rows): return df.map(_choice_cell)    # some rows have no id
+    joined = pd.DataFrame(rows, dtype=object).assign(why=None, row=first['row'].tolist())
+    return pd.concat([joined, df[~good]], ignore_index=True) if not good.all() else joined
 
 def read_export(
     path:str|Path,       # CSV or JSON as for `read_rows`, or one of `TABLE_FORMATS`
@@ -161,7 +179,7 @@ def read_export(
     path = Path(path); suffix, reader = path.suffix.lower(), _reader_of(path)
     if reader is None and (form == 'rows' or suffix not in JSON_SUFFIXES):
         df, notes = read_rows(path, encoding, most)
-        return df.map(_choice_cell) if form == 'label-studio-min' else df, notes
+        return _joined_table(df) if form == 'label-studio-min' else df, notes
     rows = reader(path) if reader else FORMS[form](read_json(path, parse_objects))
     if not rows: raise CatalogError(f'{path} has no rows')
     df = pd.DataFrame(rows, dtype=object); df = df.where(df.notna(), '')

@@ -114,9 +114,9 @@ def find_layout(
                                        for name in layouts_of(f.name, columns, **options))]
     if not fit:
         _check_not_understood(tables, options, _INSTEAD if path.is_dir() else '')
-        if path.is_dir(): _check_alone(path, tables)
         fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]
-    if 'sidecars' in fit: return 'sidecars'    # whose pictures may be in folders, which are then no classes
+        if 'sidecars' in fit: return 'sidecars'    # whose pictures may be in folders, which are then no classes
+        if path.is_dir(): _check_alone(path, tables)
     if len(fit) == 1: return fit[0]
     if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found_files(path, tables)}, or give a table instead of its folder')
     raise UnknownLayout(f'{path} has no known layout: {_found_files(path, tables)}')

@@ -222,8 +222,9 @@ def _list_pictures(t:_Export, root:Path, image_column:str|None)->None:
     "Make `image` the list of the pictures of each row, each once, in order, and leave out rows whose product has its pictures on others."
     p, home, places = t.profile, picture_folder(root), _paths_of(root, t.profile.paths_of)
     def place(name, folder):
-        name = places.get(name, name.partition('?d=')[2] or name)    # the second is how Label Studio names local files
-        if name in places.values() or is_address(name): return name
+        if name in places: return places[name]
+        name = name.partition('?d=')[2] or name     # how Label Studio names local files
+        if is_address(name): return name
         if p.pad: name = name.zfill(p.pad)
         if p.by_first: return f'{home}{name[:p.by_first]}/{name}'
         return f'{folder}{name}' if folder and (root/folder/name).is_file() else name.lstrip('/')
