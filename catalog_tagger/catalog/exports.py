@@ -192,7 +192,8 @@ def table_columns(
     "The columns of a table, from its first rows, or the keys of an object with images; if it cannot be read, the reason."
     path = Path(path); reader = _reader_of(path)
     try:
-        if reader is None and path.suffix.lower() not in JSON_SUFFIXES: return [o.strip() for o in next(csv_rows(path, encoding=encoding), [])]
+        if reader is None and path.suffix.lower() not in JSON_SUFFIXES:
+            return [o.strip() for o in next(csv_rows(path, encoding=encoding), [])]
         rows = reader(path) if reader else read_json(path, parse_objects)
         if isinstance(rows, dict) and 'images' in rows: return list(rows)    # COCO
         return list(dict.fromkeys(chain.from_iterable(rows[:100] if reader else read_objects(path)[:100])))
