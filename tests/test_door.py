@@ -296,10 +296,10 @@ def test_twins_in_case_are_one_class_in_both_directions(tmp_path):
 def test_folders_without_pictures_and_tables_are_told(tmp_path):
     root = pictures(tmp_path, 'train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg')
     (root/'descriptions').mkdir(); (root/'descriptions'/'a.txt').write_text('x')
-    (root/'classes.csv').write_text('Class,Price\na,1\n'); (root/'list.xlsx').write_bytes(b'PK')
+    (root/'classes.csv').write_text('Class,Price\na,1\n'); (root/'list.ods').write_bytes(b'PK')
     notes = read_catalog(root).notes
     assert 'folders without a picture are no classes: descriptions/' in notes
-    assert 'not read: classes.csv, list.xlsx; to read a table, give it instead of its folder' in notes
+    assert 'not read: classes.csv, list.ods; to read a table, give it instead of its folder' in notes
 
 @pytest.mark.parametrize('files, error', [
     (['train/a/1.jpg', 'other/b/2.jpg'], 'contains both train/ and other/'), (['a/1.heic', 'b/2.heic'],

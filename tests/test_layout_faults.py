@@ -109,7 +109,7 @@ rejected_rows = {
 errors = {
     'wrong encoding':       (tags('a.jpg,caf\xe9'.encode('latin-1').decode('latin-1')), 'latin-1', "can't decode"),
     'NUL bytes':            (tags(good + 'b.jpg,red\0'), None, 'line 3 contains a NUL byte'),
-    'empty file':           (tags('', ''), None, 'no known layout'),
+    'empty file':           (tags('', ''), None, 'tags.csv has no rows'),
     'header only':          (tags(''), None, 'has no rows'),
     'header only, garments': (imat(''), None, 'has no rows'),
     'header only, styles':  ({'styles.csv': 'id,articleType\n'}, None, 'has no rows'),

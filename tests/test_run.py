@@ -256,3 +256,12 @@ def test_the_steps_of_the_readme_give_the_weights_of_the_command(tmp_path):
     theirs = Run.open(tmp_path/'command').learner(trust=True).model.state_dict()
     ours = names['learn'].model.state_dict()
     assert theirs.keys() == ours.keys() and all(torch.equal(theirs[k], ours[k]) for k in ours)
+
+@pytest.mark.parametrize('mix', ['mixup', 'cutmix'])
+@pytest.mark.parametrize('how', [dict(), dict(views=2), dict(views=0), dict(unfreeze='blocks.5')], ids=lambda o: str(o) or 'default')
+def test_mixed_pictures_in_every_stage(tmp_path, mix, how):
+    "Also where a stage trains on stored features, of which nothing can be cut out."
+    cfg = RunConfig(str(demo_styles(tmp_path/'shop', n=60)), str(tmp_path/'run'), size=32, bs=16, freeze_epochs=1, epochs=1, mix=mix, **how)
+    ready = prepare_catalog(cfg); learn = build_learner(cfg, ready.catalog.df, ready.space)
+    fit_learner(learn, cfg)
+    assert all(torch.isfinite(o).all() for o in learn.model.parameters())

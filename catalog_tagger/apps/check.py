@@ -50,7 +50,7 @@ def _report_split(split:dict, say):
     for o in report_torn(split): say(f'  {o}')
     say(f'  {split["tags_in_every_fold"]} of {split["tags"]} tags are in every fold, '
         f'{split["tags_rescued"]} of them because a picture was moved; '
-        f'largest difference from its share, percentage points: {first_few(split["worst"])}')
+        f'largest difference from its share, percentage points: {first_few({repr(t): o for t, o in split["worst"].items()})}')
 
 def _report_labels(facts:dict, say):
     say(f'labels: {len(facts["labels"])} from {facts["raw_tags"]} raw tags; {len(facts["exclusive"])} exclusive groups: '

@@ -27,6 +27,10 @@ __all__ = ['COMMANDS', 'demo', 'check', 'fetch', 'profile', 'train', 'compare', 
            'report', 'app', 'embed', 'index', 'similar', 'make_parser', 'as_flags', 'main']
 
 # %% ../../nbs/apps/03_cli.ipynb #283138e2
+def _say(line)->None:
+    "Print a line of a report, with the options as on the command line."
+    print(as_flags(str(line)))
+
 def _config(source:str, out:str, settings:dict)->RunConfig:
     "The config from the options of a command."
     preset = find_preset(settings.pop('preset', None))
@@ -39,7 +43,7 @@ def demo(
 ):
     "Draw a catalog, train on it, and tag, index and report: see the results before you use your own catalog."
     from catalog_tagger.apps.tour import demo_run
-    demo_run(out, n=pictures, seed=seed)
+    demo_run(out, n=pictures, seed=seed, say=_say)
 
 def check(
     source:str,              # Folder of the catalog
@@ -50,14 +54,16 @@ def check(
 ):
     "Report the contents of a catalog, and the result of split and recipe, without training."
     from catalog_tagger.apps.check import catalog_facts, find_groups, save_check, report_facts
+    from catalog_tagger.catalog.labels import check_several
     from catalog_tagger.catalog.prepare import prepare_catalog
     cfg = _config(source, out or '', settings)
     if out is not None: output_folder(out, 'facts.json', source=source)
     facts = catalog_facts(cfg, ready := prepare_catalog(cfg))
     if suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
     facts['notes'] = list(map(as_flags, facts['notes']))
-    print(dumps(facts, indent=1, ensure_ascii=False)) if json else report_facts(facts)
+    print(dumps(facts, indent=1, ensure_ascii=False)) if json else report_facts(facts, _say)
     if out is not None: print(f'plots and tables: {save_check(out, cfg, ready, facts)}', file=sys.stderr)
+    check_several(ready.space)    # last, as the error of `train`
 
 # %% ../../nbs/apps/03_cli.ipynb #c81f3d05
 def fetch(
@@ -70,11 +76,11 @@ def fetch(
     from catalog_tagger.core.table import report_rejected
     from catalog_tagger.catalog.fetch import fetch_catalog
     res = fetch_catalog(source, out, resume=resume, **settings)
-    for o in res.notes: print(as_flags(o))
+    for o in res.notes: _say(o)
     if len(res.rejected):
         print(f'{len(res.rejected):,} pictures could not be fetched, all of them are in {res.table.with_name("rejected.csv")}:')
         report_rejected(res.rejected.assign(image=[f'row {o.row}, {o.address[:100]}' for o in res.rejected.itertuples()],
-                                            reason=res.rejected['reason'].map(as_flags)), print)
+                                            reason=res.rejected['reason']), _say)
     print(f'next: catalog_tagger check {res.table.parent}')
 
 # %% ../../nbs/apps/03_cli.ipynb #3d5b2b01
@@ -100,7 +106,7 @@ def train(
     cfg = _config(source, out, settings)
     from catalog_tagger.runs.train import train_run
     from catalog_tagger.report.plots import save_plots
-    train_run(cfg, resume=resume)
+    train_run(cfg, _say, resume=resume)
     save_plots(out)
 
 def compare(
@@ -113,7 +119,7 @@ def compare(
     "Train several architectures on one catalog and compare their scores."
     cfg = _config(source, out, settings)
     from catalog_tagger.runs.compare import compare
-    compare(cfg, arch, scratch)
+    compare(cfg, arch, scratch, _say)
 
 def models(
     pattern:str=None,      # timm names to list, such as "convnext*"; if not given, the backbones of the studies
@@ -135,12 +141,15 @@ def evaluate(
     *, trust:bool=False,  # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
     where:str=None,     # Select rows by a condition on the columns
     max_pixels:int=None,  # Largest picture to read, in pixels, if it is not that of the run
+    image_column:str=None,  # Column of pictures of the catalog's table, if it is not that of the run
+    encoding:str=None,  # Encoding of the catalog's table in CSV, such as cp1252, if it is not that of the run
     out:str=None,       # JSON file for the scores
 ):
     "Score a run on another catalog."
     out = check_target(out, '--out', '.json')
     from catalog_tagger.runs.evaluate import evaluate_run
-    res = evaluate_run(run, source, where=where, max_pixels=max_pixels, trust=trust)
+    res = evaluate_run(run, source, where=where, max_pixels=max_pixels, image_column=image_column, encoding=encoding, trust=trust,
+                       say=_say)
     if out is not None: write_json(out, res)
 
 _Mode = Annotated[Literal[tuple(MODES)], '; '.join(f'{m}, {o.text}' for m, o in MODES.items())]
@@ -159,12 +168,14 @@ def tag(
     max_pixels:int=None,      # Largest picture to read, in pixels, if it is not that of the run
     per:Literal[PER]=PER[0],  # An answer for each picture, or for each product: by a column of a table, else by folder
     product:str=None,         # Column of products of a table, if it is not that of the run
+    image_column:str=None,    # Column of pictures of a table, if it is not that of the run, or image, file, id or similar
+    encoding:str=None,        # Encoding of a table in CSV, such as cp1252, if it is not that of the run
 ):
     "Tag pictures, or products."
     check_target(out, '--out', '.csv', '.parquet'); check_target(review, '--review', '.csv')
     from catalog_tagger.runs.tag import tag_run
     tag_run(run, paths, out, trust=trust, k=k, mode=mode, engine=engine, resume=resume, review=review, min_score=min_score, per=per,
-            product=product, max_pixels=max_pixels)
+            product=product, image_column=image_column, encoding=encoding, max_pixels=max_pixels, say=_say)
 
 # %% ../../nbs/apps/03_cli.ipynb #553b0e68
 def issues(
@@ -195,6 +206,7 @@ def export(
 ):
     "Write the model of a run as ONNX, for programs without torch."
     out = check_target(out, '--out', '.onnx')
+    if source is not None and not int8: raise CatalogError('--source is for --int8, which reads pictures of train; leave it out')
     from catalog_tagger.runs.folder import Run, load_tagger
     from catalog_tagger.serve.onnx import export_onnx, quantise_onnx
     tagger = load_tagger(run, trust=trust); gap = export_onnx(tagger, out)
@@ -244,7 +256,7 @@ def embed(
     embedder, _ = load_embedder(model, o.layer, size=settings.get('size'), weights=o.weights, trust=trust, max_pixels=o.max_pixels)
     e = embed_catalog(embedder, paths, out, dtype=o.dtype, dims=o.dims, whiten=o.whiten, resume=resume)
     print(f'{len(e.ids)} vectors of {e.vectors.shape[1]} numbers in {out}; {len(e.rejected)} pictures could not be used')
-    report_rejected(e.rejected, print)
+    report_rejected(e.rejected, _say)
 
 def index(
     model:str,            # Folder of a run, or a pretrained backbone such as efficientnet_lite0
@@ -258,7 +270,7 @@ def index(
     "Build an index of similar products from a catalog, or from a folder of pictures."
     IndexSettings(**settings)
     from catalog_tagger.runs.index import index_catalog
-    index_catalog(model, source, out, trust=trust, where=where, resume=resume, say=lambda o: print(as_flags(o)), **settings)
+    index_catalog(model, source, out, trust=trust, where=where, resume=resume, say=_say, **settings)
 
 # %% ../../nbs/apps/03_cli.ipynb #dffc54c4
 def _check_similar(picture, tags, duplicates, per:str):
@@ -297,13 +309,13 @@ def similar(
     if duplicates is not None: res = found.duplicates(duplicates, k, where=where)
     elif tags: res = found.find(tags, picture, ANSWERS if k is None else k, where=where, per=per)
     else: res = found.search(picture, ANSWERS if k is None else k, where=where, per=per)
-    notes = list(map(as_flags, res.attrs['notes']))
+    notes = list(res.attrs['notes'])
     if out is not None: write_table(out, res) if out.suffix.lower() == '.csv' else write_json(out, json_rows(res))
     elif duplicates is not None and k is None and len(res) > PAIRS:
         notes.append(f'{PAIRS} of {len(res):,} pairs shown; --k {len(res)} or --out pairs.csv for all')
         res = res[:PAIRS]
     if out is None and len(res): print(_shown(res))
-    for o in notes: print(o)
+    for o in notes: _say(o)
 
 # %% ../../nbs/apps/03_cli.ipynb #f62d099c
 class _Parser(argparse.ArgumentParser):
@@ -407,7 +419,7 @@ def as_flags(
 )->str:            # With `--min-count 4` instead of `min_count=4`
     "Name the options in `message` as on the command line; what is quoted stays."
     names = _option_names(); words = '|'.join(o for o in names if '_' in o)
-    pattern = rf"""(?<!\w)'(?:[^'\\]|\\.)*'|"[^"]*"|(?<![\w.$`-])(?:({'|'.join(names)})=(?=([^\s,;:.)])?)|({words})(?!\w))"""
+    pattern = rf"""(?<!\w)'(?:[^'\\]|\\.)*'|"[^"]*"|(?<![\w.$`/-])(?:({'|'.join(names)})=(?=([^\s,;:.)])?)|({words})(?!\w))"""
     def flag(m):
         name = m[1] or m[3]
         return f'--{name.replace("_", "-")}{" " if m[2] else ""}' if name else m[0]
@@ -416,7 +428,7 @@ def as_flags(
 def main(argv:list[str]=None)->int:  # Exit code: 0, 2 for invalid input, 3 when training diverged, 130 when interrupted
     "The entry point of the command; `argv` is for calls from Python."
     warnings.filterwarnings('ignore', category=FutureWarning); warnings.filterwarnings('ignore', category=DeprecationWarning)
-    warnings.formatwarning = lambda message, *_, **__: f'warning: {message}\n'
+    warnings.formatwarning = lambda message, *_, **__: f'warning: {as_flags(str(message))}\n'
     try:
         args = vars(make_parser().parse_args(argv))
         args.pop('func')(**args)
@@ -424,7 +436,7 @@ def main(argv:list[str]=None)->int:  # Exit code: 0, 2 for invalid input, 3 when
         print(f'catalog_tagger: {as_flags(" ".join(str(e).split()))}', file=sys.stderr)
         return getattr(e, 'exit_code', 2)
     except KeyboardInterrupt as e:
-        print(f'catalog_tagger: {e if e.args else "stopped; nothing was written"}', file=sys.stderr)
+        print(f'catalog_tagger: {as_flags(str(e)) or "stopped"}', file=sys.stderr)
         return 130
     return 0
 

@@ -27,10 +27,22 @@ def _no_nul(lines:Iterable[str])->Iterator[str]:
         if '\0' in o: raise ValueError(f'line {i} contains a NUL byte')
         yield o
 
+def _delimiters(line:str)->list[tuple[str, int]]:
+    "Comma, semicolon, tab and bar, each with its number outside quotes, the most frequent first."
+    return Counter({d: re.sub('"[^"]*"', '', line).count(d) for d in ',;\t|'}).most_common()
+
+def _check_header(lines:list[str])->None:
+    "Raise `ValueError` if the first of `lines` has one cell, as a title has, and two lines below it have the same number of several."
+    lines = [lines[0].rstrip(',;\t|\r\n '), *lines[1:]]
+    n = [0 if '://' in o else _delimiters(o)[0][1] for o in lines]    # an address may contain all delimiters
+    head = next((i for i, (a, b) in enumerate(zip(n, n[1:])) if a and a == b), 0)
+    if head and not n[0]:
+        raise ValueError(f'its first line, {lines[0]!r:.60}, is no header: line {head + 1} looks like one; '
+                         'remove the lines above it')
+
 def _csv_delimiter(first:str)->str:
-    "The most frequent of comma, semicolon, tab and bar outside quotes in the first line of a CSV."
-    n = Counter({d: re.sub('"[^"]*"', '', first).count(d) for d in ',;\t|'})
-    (best, most), (rival, claims), *_ = n.most_common()
+    "The most frequent delimiter in the first line of a CSV."
+    (best, most), (rival, claims), *_ = _delimiters(first)
     if most and most == claims: raise ValueError(f'its first line has as many {best!r} as {rival!r}, so the delimiter is ambiguous')
     return best
 
@@ -53,9 +65,11 @@ def csv_form(
 )->tuple[str, str, int]: # Encoding, delimiter, and the number of lines before the header: 1 with Excel's own first line, `sep=;`
     "How a CSV is written, judged by its first line."
     with open(path, 'rb') as f: kind = _text_encoding(f.read(4), encoding)
-    with open(path, newline='', encoding=kind) as f: first = f.readline()
+    with open(path, newline='', encoding=kind) as f: first, *below = [f.readline() for _ in range(8)]
     sep = re.fullmatch('"?sep=(.)"?', first.strip('\r\n'), re.I)
-    return (kind, sep[1], 1) if sep else (kind, _csv_delimiter(first), 0)
+    if sep: return kind, sep[1], 1
+    _check_header([first, *below])
+    return kind, _csv_delimiter(first), 0
 
 def csv_rows(
     path:str|Path,            # The delimiter (comma, semicolon, tab or bar) is detected in the first line, or given there as `sep=;`
@@ -63,17 +77,21 @@ def csv_rows(
     encoding:str=None,        # None: UTF-16 if the file begins with its mark, else UTF-8
 )->Iterator[list[str]]:       # Rows, the header first, without empty lines
     "The rows of a CSV, one at a time; raise `CatalogError` if it is not a valid CSV."
-    old, hint, reader = csv.field_size_limit(max_cell), '', None
+    old, hint = csv.field_size_limit(max_cell), ''
     try:
-        kind, delimiter, skip = csv_form(path, encoding)
+        kind, delimiter, skip = csv_form(path, encoding); end = skip
         with open(path, newline='', encoding=kind) as f:
             reader = csv.reader(_no_nul(islice(f, skip, None)), delimiter=delimiter, strict=True)
-            yield from filter(None, reader)
+            for o in reader:
+                if o: yield o
+                end = skip + reader.line_num
     except FileNotFoundError: raise CatalogError(f'{path} does not exist') from None
     except (ValueError, csv.Error, OSError) as e:
         if isinstance(e, CatalogError): raise
         if isinstance(e, UnicodeDecodeError): hint = _decode_hint(e)
-        if isinstance(e, csv.Error): e = f'line {reader.line_num}: {e}'
+        if isinstance(e, csv.Error):
+            last = skip + reader.line_num
+            e = f'line {last}: {e}' + f'; a quote is opened in the row of line {end + 1} and not closed'*(last > end + 1)
         raise CatalogError(f'{path} cannot be read as a CSV in UTF-8 with a header; save it as one{hint} ({e})') from None
     finally: csv.field_size_limit(old)
 
@@ -115,6 +133,14 @@ def _as_written(kind:type)->Callable:
     "Parser of numbers of `kind`; one that would be written in another way, such as 1.10, stays text."
     return lambda o: o if len(o) > 300 or str(kind(o)) != o else kind(o)
 
+def _parse_lines(text:str, parse:Callable)->list:
+    "The objects of a text with one in each line; an error names the line."
+    rows = []
+    for i, o in enumerate(text.split('\n'), 1):
+        try: rows += [parse(o)] if o.strip() else []
+        except json.JSONDecodeError as e: raise ValueError(f'line {i}, column {e.colno}: {e.msg}') from None
+    return rows
+
 def parse_objects(
     data:bytes,
     numbers:bool=False,   # As in `read_objects`
@@ -124,11 +150,10 @@ def parse_objects(
     def parse(text): return json.loads(text, parse_constant=lambda o: None, **kinds)
     text = data.decode(_text_encoding(data[:4]))
     try: return parse(text)
-    except ValueError as e:
-        lines = [o for o in text.splitlines() if o.strip()]
-        if len(lines) < 2: raise
-        try: return [parse(o) for o in lines]
-        except ValueError: raise e from None
+    except ValueError:
+        first = [o.strip() for o in islice(filter(str.strip, text.split('\n')), 3)]
+        if len(first) < 2 or not any(o.startswith('{') and o.endswith('}') for o in first): raise   # not an object in each line
+        return _parse_lines(text, parse)
 
 def read_objects(
     path:str|Path,        # JSON

@@ -20,9 +20,9 @@ from ..core.config import RunConfig
 from .steps import check_steps, spell, spelling_key
 
 # %% auto #0
-__all__ = ['NESTED', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels', 'missing_labels',
-           'report_missing', 'scored_cells', 'known_cells', 'count_unscored', 'report_unscored', 'nearest_label',
-           'unknown_tags', 'report_unknown']
+__all__ = ['NESTED', 'NO_LABEL', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels',
+           'check_several', 'missing_labels', 'report_missing', 'scored_cells', 'known_cells', 'count_unscored',
+           'report_unscored', 'nearest_label', 'unknown_tags', 'report_unknown']
 
 # %% ../../nbs/catalog/11_labels.ipynb #bc5831ce
 class _Outcome(TypedDict):
@@ -327,6 +327,8 @@ def fit_labels(
     return replace(space, ends=_find_ends(df, space, groups))
 
 # %% ../../nbs/catalog/11_labels.ipynb #89d41048
+NO_LABEL = 'no label left'   # First words of the reason for a row whose tags were all dropped
+
 def apply_labels(
     df:pd.DataFrame,                   # A catalog with `tags`
     space:LabelSpace,                  # From `fit_labels`
@@ -334,10 +336,16 @@ def apply_labels(
     "Add the labels of each row; a row whose tags were all dropped is rejected."
     df = df.assign(labels=df['tags'].map(space.encode))
     bad = df[~df['labels'].astype(bool)]
-    why = [f'no label left of {", ".join(o) or "no tags"}' for o in bad['tags']]
+    why = [f'{NO_LABEL} of {", ".join(o) or "no tags"}' for o in bad['tags']]
     return df.drop(bad.index).reset_index(drop=True), rejected_table(zip(bad['image'], bad['row'] if 'row' in bad else bad.index, why))
 
 # %% ../../nbs/catalog/11_labels.ipynb #5a1c0ea3
+def check_several(space:LabelSpace)->None:
+    "Raise `CatalogError` if each picture has the same label."
+    if space.is_single and len(space.vocab) < 2:
+        raise CatalogError(f'{space.vocab[0]!r} is the only label: there is nothing to learn; '
+                           'pictures with another label are needed, in a folder of its own or in the table')
+
 def missing_labels(
     df:pd.DataFrame,           # A catalog with `labels` and `split`
     space:LabelSpace,

@@ -5,7 +5,7 @@
 # %% ../../nbs/catalog/14_prepare.ipynb #ba692f06
 from __future__ import annotations
 import json, os, re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..core.files import CatalogError, catalog_root, read_json, unique_keys
 from ..core.table import Catalog, first_few, rejected_table, source_columns
 from ..core.config import RunConfig
 from .csv_tables import IMAGE_COLUMNS, find_column
-from .read import find_layout, find_reader, read_catalog
+from .read import find_layout, find_reader, picture_columns, read_catalog
 from .images import audit_images
 from .split import FewUnits, join_units, near_duplicates, report_shares, split_audit, split_by, split_catalog
 from .text import TextTags, tag_texts, why_untagged
@@ -29,7 +29,8 @@ from .readers.folders import find_files
 from .readers.styles import LABEL_COLUMNS, empty_column, none_or
 
 # %% auto #0
-__all__ = ['picture_table', 'detection_options', 'read_audited', 'recipe_steps', 'split_by_config', 'Prepared', 'prepare_catalog']
+__all__ = ['picture_table', 'unnamed_pictures', 'detection_options', 'read_audited', 'recipe_steps', 'split_by_config',
+           'Prepared', 'reject_untagged', 'prepare_catalog']
 
 # %% ../../nbs/catalog/14_prepare.ipynb #af576d76
 _EARLIER = dict(label_columns=[LABEL_COLUMNS])   # Defaults that configs of earlier versions store for every layout
@@ -56,14 +57,29 @@ def picture_table(
     path:str|Path,   # Folder of a catalog, its table, or pictures
     cfg:RunConfig,   # Its `image_column` and `encoding` are used
 )->Path|None:
-    "The table that names the pictures of `path`, whether or not it has labels; None for pictures without one."
+    """The table that names the pictures of `path`, whether or not it has labels; None for pictures without one.
+    A table that cannot be read, or that names them in a column with another name, is an error."""
     path = Path(path)
     if path.is_file(): return None if path.name.lower().endswith(SUFFIXES) else path
     asked = [*filter(None, [cfg.image_column]), *IMAGE_COLUMNS]
-    tables = [f for f, columns in list_tables(path, cfg.encoding).items() if find_column(columns, asked)] if path.is_dir() else []
+    found = list_tables(path, cfg.encoding) if path.is_dir() else {}
+    tables = [f for f, columns in found.items() if find_column(columns, asked)]
     if len(tables) > 1:
         raise CatalogError(f'{path} has {len(tables)} tables: {", ".join(o.name for o in tables)}; give the table instead of its folder')
+    for f in () if tables else found:
+        try: c, _ = picture_columns(f, cfg.encoding)
+        except CatalogError:
+            if f.suffix.lower() == '.json': continue    # it may contain anything
+            raise
+        if c: raise CatalogError(f'{f} names pictures in its column {c!r}, which is none of the usual names: give it as image_column={c!r}')
     return tables[0] if tables else None
+
+def unnamed_pictures(
+    path:str|Path,           # Folder of a catalog, or its table
+    named:Container[str],    # The resolved paths of the pictures that the table names
+)->list[str]:                # Resolved paths, sorted
+    "The pictures in the folder of a catalog that its table does not name."
+    return [str(o) for o in find_files(catalog_root(path).resolve()) if o.suffix.lower() in SUFFIXES and str(o) not in named]
 
 # %% ../../nbs/catalog/14_prepare.ipynb #6cdd4956
 def detection_options(cfg:RunConfig)->dict:
@@ -84,6 +100,14 @@ def _missing_hint(root:Path, rejected:pd.DataFrame)->list[str]:
     if not near: return []
     return [f'{len(near)} of {len(missing)} missing pictures are there under another name, '
             f'such as {os.path.basename(near[0][0])!r}: {near[0][1]}']
+
+def _unnamed_note(cfg:RunConfig, catalog:Catalog)->list[str]:
+    "A note on the pictures in the folder of a table that it does not name, if all of its rows are read."
+    if cfg.where is not None or catalog.layout == 'folders': return []
+    more = unnamed_pictures(cfg.source, {*catalog.df['image'], *catalog.rejected['image']})
+    if not more: return []
+    return [f'{len(more):,} pictures in the folder of the table have no row in it and are not used, '
+            f'such as {os.path.relpath(more[0], catalog_root(cfg.source).resolve())}']
 
 def _copies_note(df:pd.DataFrame, groups:Iterable[str])->list[str]:
     "A note on copies of a picture with different labels of an exclusive group."
@@ -111,9 +135,10 @@ def read_audited(
     "Read and audit the catalog of `cfg`; the pictures of a product and copies of a picture, with `cfg.near` also near copies, are a unit."
     layout = cfg.profile or cfg.layout or find_layout(cfg.source, **detection_options(cfg))
     catalog = read_catalog(cfg.source, layout, where=cfg.where, min_count=cfg.min_count, **_reader_options(cfg, layout))
+    unnamed = _unnamed_note(cfg, catalog)
     if unlabelled: catalog = _with_unlabelled(catalog)
     catalog = catalog.keep(*audit_images(catalog.df, max_pixels=cfg.max_pixels))
-    catalog = replace(catalog, notes=(*catalog.notes, *_missing_hint(catalog_root(cfg.source).resolve(), catalog.rejected)))
+    catalog = replace(catalog, notes=(*catalog.notes, *unnamed, *_missing_hint(catalog_root(cfg.source).resolve(), catalog.rejected)))
     flat = []
     df = join_units(_usable(catalog).df, near_duplicates(catalog.df, cfg.near, say=flat.append) if cfg.near is not None else None)
     return replace(catalog, df=df, notes=(*catalog.notes, *flat, *_copies_note(df, catalog.groups or ())))
@@ -192,20 +217,37 @@ def _folds_note(given:set[str])->list[str]:
     fold, = given
     return [f'the source has the folds train and {fold}: {"" if fold == "test" else f"{fold} is test, and "}valid is a part of train']
 
+def _check_fractions(cfg:RunConfig, given:set[str])->None:
+    "Raise `CatalogError` if a fraction is set that has no effect, because there are folds already."
+    fixed = [*['test_fraction']*bool(cfg.split_by or given), *['valid_fraction']*(len(given) == 2)]
+    for o in fixed:
+        if getattr(cfg, o) != getattr(RunConfig, o):
+            why = f'split_by={cfg.split_by} selects test' if cfg.split_by else f'the source has the fold {" and ".join(sorted(given))}'
+            raise CatalogError(f'{o}={getattr(cfg, o)} has no effect, because {why}; leave it out')
+
+def reject_untagged(
+    catalog:Catalog,
+    df:pd.DataFrame,    # Its table, whose `tags` were made from `text`
+    words:TextTags,     # What made them
+)->Catalog:             # With `df`, without the rows that have no tag, which are rejected with a reason
+    "Reject the pictures whose text gave no tag."
+    bad = df[~df['tags'].astype(bool)]
+    why = [f'{NO_TAGS}: {why_untagged(o, words)}' for o in bad['text']]
+    return catalog.keep(df.drop(bad.index).reset_index(drop=True), rejected_table(zip(bad['image'], bad['row'], why)))
+
 def _tag_texts(catalog:Catalog, df:pd.DataFrame, lang:str)->tuple[Catalog, TextTags]:
     "`catalog` with `df`, whose texts became tags, and what was cleaned in its notes; a row without a tag is rejected."
     notes = []
     df, words = tag_texts(df, lang=lang, say=notes.append)
-    bad = df[~df['tags'].astype(bool)]
-    why = [f'{NO_TAGS}: {why_untagged(o, words)}' for o in bad['text']]
-    catalog = catalog.keep(df.drop(bad.index).reset_index(drop=True), rejected_table(zip(bad['image'], bad['row'], why)))
-    return replace(catalog, notes=(*catalog.notes, *notes)), words
+    return replace(reject_untagged(catalog, df, words), notes=(*catalog.notes, *notes)), words
 
 def prepare_catalog(cfg:RunConfig)->Prepared:
     "Read, audit, split and label the catalog of `cfg`; everything about tags is learned on train."
     recipe_steps(cfg)    # an error is found before pictures are opened
     catalog, words = read_audited(cfg), None
     source = catalog.df.get('split')
+    given = set() if cfg.split_by or source is None else set(source) - {'train'}    # folds of the source besides train
+    _check_fractions(cfg, given)
     df, groups = catalog.df, () if cfg.words else catalog.groups or ()
     steps = recipe_steps(cfg, groups)
     if cfg.words: df = df.assign(tags=[[] for _ in range(len(df))])
@@ -213,7 +255,6 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     df, audit = split_by_config(df, cfg, steps, groups)
     if cfg.words: catalog, words = _tag_texts(catalog, df, cfg.words); df = catalog.df; audit = split_audit(df)
     recipe = fit_recipe(df, steps, groups=groups)
-    given = set() if cfg.split_by or source is None else set(source) - {'train'}    # folds of the source besides train
     n = 1 if cfg.split_by else len(given)
     told = [*_folds_note(given), *(report_shares(df, _fractions(cfg)[:3 - n]) if n < 2 else [])]
     space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, groups=groups, source_folds=bool(given))

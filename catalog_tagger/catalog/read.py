@@ -11,17 +11,18 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError
-from ..core.table import Catalog, source_columns
+from ..core.table import Catalog, did_you_mean, source_columns
 from ..core.config import RunConfig
 from .csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column
 from .exports import read_export
 from .readers.base import (
-    SUFFIXES, Layout, all_layouts, is_address, layouts_of, list_tables, locate_pictures, one_picture_per_row)
+    SUFFIXES, Layout, all_layouts, is_address, layouts_of, list_tables, locate_pictures, one_picture_per_row, unread_tables)
 from .readers.folders import subfolders
 from .readers.profiles import Profile, load_profiles, missing_columns, profile_layout
+from .readers.styles import LABEL_COLUMNS, none_or
 
 # %% auto #0
-__all__ = ['UnknownLayout', 'find_layout', 'known_layout', 'find_reader', 'read_catalog']
+__all__ = ['picture_columns', 'UnknownLayout', 'find_layout', 'known_layout', 'find_reader', 'read_catalog']
 
 # %% ../../nbs/catalog/04_read.ipynb #28d04005
 def _found_files(root:Path, tables:dict[Path, list[str]])->str:
@@ -31,10 +32,12 @@ def _found_files(root:Path, tables:dict[Path, list[str]])->str:
     there = [f'{o.name}/' for o in subfolders(root)[:8]] if root.is_dir() else []
     return f'looked for {known}. Found {", ".join(what + there) or "nothing"}. Choose by layout='
 
-def _names_pictures(root:Path, file:Path, encoding:str|None)->tuple[str|None, str|None]:
+def picture_columns(
+    file:Path,              # A table
+    encoding:str=None,      # As in `csv_rows`
+)->tuple[str|None, str|None]:   # None if there is none
     "The column of a table whose cells name pictures that are there, and one whose cells are addresses of pictures, by its first rows."
-    try: df = read_export(file, encoding, most=50)[0].head(50)
-    except CatalogError: return None, None
+    root, df = file.parent, read_export(file, encoding, most=50)[0].head(50)
     own = source_columns(df)
     cells = df[[*own.values()]].set_axis(list(own), axis=1).melt(var_name='column')
     rows = one_picture_per_row(root, cells.assign(why=None), 'value')[0]
@@ -43,6 +46,17 @@ def _names_pictures(root:Path, file:Path, encoding:str|None)->tuple[str|None, st
     remote = rows['value'].map(lambda o: is_address(o) and o.partition('?')[0].lower().endswith(SUFFIXES)).astype(bool)
     return next(iter(places['column'][there]), None), next(iter(places['column'][remote]), None)
 
+def _check_named(file:Path, columns:list[str], options:dict, instead:str)->bool:
+    "Do `options` name columns of labels? Raise `CatalogError` if the table lacks a column that they name."
+    given = {o: names for o in ('image_column', 'label_columns', 'tags_column')
+             if (names := none_or(options.get(o))) and names != LABEL_COLUMNS}    # stored by earlier versions for every layout
+    for option, names in given.items():
+        for o in names:
+            if o not in columns:
+                raise CatalogError(f'{file} has no column {o!r}{did_you_mean(o, columns)} (given as {option}=); '
+                                   f'its columns are: {", ".join(columns)}{instead}')
+    return bool(given.keys() - {'image_column'})
+
 def _check_not_nearly(file:Path, columns:list[str])->None:
     "Raise `CatalogError` if a table has all but one of the columns of a profile, which are at least four."
     for o in load_profiles().values():
@@ -50,24 +64,42 @@ def _check_not_nearly(file:Path, columns:list[str])->None:
             raise CatalogError(f'{file} is like {o.text}, but has no column {" or ".join(missing[0].split("|"))}: export it with this '
                                f'column, or draft a profile: catalog_tagger profile {file} --out mine.json')
 
-def _check_not_understood(root:Path, tables:dict[Path, list[str]], encoding:str|None)->None:
-    "Raise `CatalogError` if one of `tables`, which no layout fits, names pictures of `root`: its folders are then no classes."
+def _check_not_understood(tables:dict[Path, list[str]], options:dict, instead:str)->None:
+    "Raise `CatalogError` if one of `tables`, which no layout fits, names pictures that are there: the folders beside it are no classes."
     for file, columns in tables.items():
         _check_not_nearly(file, columns)
-        c, remote = _names_pictures(root, file, encoding)
+        try: c, remote = picture_columns(file, options.get('encoding'))
+        except CatalogError as e:
+            if file.suffix.lower() == '.json': continue    # it may contain anything
+            raise CatalogError(f'{e}{instead}') from None
+        labels = (c or len(tables) == 1) and _check_named(file, columns, options, instead)
         if remote and c is None:
             raise CatalogError(f'{file} names pictures by address in its column {remote!r}, and training reads files: '
                                f'catalog_tagger fetch {file} --out shop fetches them')
         if c is None: continue
+        if labels:
+            raise CatalogError(f'{file} names pictures in its column {c!r}, which is none of the usual names: '
+                               f'give it as image_column={c!r}; its columns are: {", ".join(columns)}{instead}')
         image = '' if find_column(columns, IMAGE_COLUMNS) == c else f' with image_column={c!r}'
         raise CatalogError(
             f'{file} names pictures in its column {c!r}, but which of its columns are labels is not known: looked for '
             f'{", ".join(TAG_COLUMNS)}. Name them with label_columns= or tags_column={" and" if image else ""}{image}; '
-            f'its columns are: {", ".join(columns)}. To take folders for classes instead: layout=folders')
+            f'its columns are: {", ".join(columns)}{instead}')
 
 # %% ../../nbs/catalog/04_read.ipynb #91c254db
 class UnknownLayout(CatalogError):
     "The files of a folder are not those of a catalog."
+
+_INSTEAD = '. To take folders for classes instead: layout=folders'
+
+def _check_alone(root:Path, tables:dict[Path, list[str]])->None:
+    "Raise `CatalogError` for a folder with pictures alone, or with one folder of pictures and a table that no reader can read."
+    folders = subfolders(root); unread = unread_tables(root)
+    if len(folders) < 2 and unread:
+        raise CatalogError(f'{unread[0]} cannot be read: save it as a CSV in UTF-8{_INSTEAD}')
+    if not folders and not tables and any(o.suffix.lower() in SUFFIXES for o in root.iterdir()):
+        raise UnknownLayout(f'{root} has pictures, but no labels: a table beside them that names the pictures and their labels is needed, '
+                            'or a folder for each class; tagging pictures and indexing them works without labels')
 
 def find_layout(
     path:str|Path,  # Folder of a catalog, or its table
@@ -76,14 +108,15 @@ def find_layout(
     "Detect the layout of a catalog from its files; if it is unknown or ambiguous, the error lists what was looked for and what was found."
     path = Path(path)
     if not path.exists(): raise UnknownLayout(f'{path} {"does not exist" if path.suffix else "is not a folder"}')
-    encoding = options.get('encoding'); tables = list_tables(path, encoding)
+    tables = list_tables(path, options.get('encoding'))
     # of the tables that a profile has in folders, all are one catalog
     fit = [o for o, _ in dict.fromkeys((name, f if f.parent == path else None) for f, columns in tables.items()
                                        for name in layouts_of(f.name, columns, **options))]
     if not fit:
-        _check_not_understood(path if path.is_dir() else path.parent, tables, encoding)
+        _check_not_understood(tables, options, _INSTEAD if path.is_dir() else '')
         fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]
-    if 'sidecars' in fit: return 'sidecars'    # whose pictures may be in folders, which are then no classes
+        if 'sidecars' in fit: return 'sidecars'    # whose pictures may be in folders, which are then no classes
+        if path.is_dir(): _check_alone(path, tables)
     if len(fit) == 1: return fit[0]
     if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found_files(path, tables)}, or give a table instead of its folder')
     raise UnknownLayout(f'{path} has no known layout: {_found_files(path, tables)}')

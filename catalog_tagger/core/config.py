@@ -113,7 +113,7 @@ class TrainingSettings:
     lr_mult:number(1, 1e6) = 8.                 # The learning rate of the first layers is this many times smaller
     lr_find:bool = False                        # Choose the learning rate by fastai's lr_find before the first epoch
     schedule:Literal['one_cycle', 'flat'] = 'one_cycle'  # Schedule of the learning rate
-    mix:Literal['mixup', 'cutmix']|None = None  # Mix training pictures with each other
+    mix:Literal['mixup', 'cutmix']|None = None  # Mix training pictures with each other; cutmix not in the frozen stage, unless views is 0
     balance:number(1, 1e6) = 1.                 # Sample rare labels more often, at most this many times as often; 1: uniform sampling
     ema:number(0, .99999) = 0.                  # Decay of a moving average of the weights in the unfrozen stage; 0: no average
     monitor:Literal['valid_loss', 'train_loss', 'recall@3', 'dominant_recall', 'accuracy']|None = None  # Metric that selects the best epoch

@@ -118,6 +118,9 @@ def atomic_files(
     finish_save(folder)
 
 # %% ../../nbs/core/00_files.ipynb #807dd3dc
+_WRITTEN = {'config.json': 'a run', 'index.json': 'an index', 'embedder.json': 'embeddings', 'facts.json': 'a check',
+            'comparison.csv': 'a comparison', 'fetched.csv': 'a catalog of fetched pictures'}   # File → what is in its folder
+
 def output_folder(
     out:str|Path,          # Folder to write to; created if it does not exist
     *marks:str,            # Files or folders that identify a folder written earlier; one of them is enough
@@ -131,6 +134,8 @@ def output_folder(
     if out.exists() and not out.is_dir(): raise CatalogError(f'{out} is a file; give another folder with --out')
     out.mkdir(parents=True, exist_ok=True); finish_save(out)
     if not all(is_leftover(o.name) for o in out.iterdir()) and not any((out/o).exists() for o in marks):
+        if what := next((o for mark, o in _WRITTEN.items() if (out/mark).is_file()), None):
+            raise CatalogError(f'{out} is the folder of {what}, and something else would be written; give another folder with --out')
         raise CatalogError(f'{out} contains files but no {" or ".join(marks)}, so catalog_tagger did not write them; '
                            'give an empty or new folder with --out')
     return out
@@ -145,6 +150,7 @@ def check_target(
     if path is None: return None
     res = Path(path)
     if res.suffix.lower() not in suffixes: raise CatalogError(f'{name} {str(path)!r}: expected a file that ends in {" or ".join(suffixes)}')
+    if res.is_dir(): raise CatalogError(f'{name} {str(path)!r} is a folder; give a file, such as {str(res/f"out{suffixes[0]}")!r}')
     if res.exists() and not res.is_file(): raise CatalogError(f'{name} {str(path)!r} exists and is not a file')
     return res
 

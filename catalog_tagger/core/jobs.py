@@ -110,7 +110,7 @@ def begin_parts(
     made, f = parts.exists(), parts/'manifest.json'
     if made and not f.is_file() and any(not o.startswith('.') for o in os.listdir(parts)):
         raise CatalogError(f'{parts} contains files but no manifest.json, so catalog_tagger did not write them; '
-                           'remove the folder or give another name')
+                           'remove the folder, or give another out=')
     old = as_type(read_json(f, parse_json), dict, f) if f.is_file() else {}
     if old == facts and resume: return
     if resume and any(parts.glob('[0-9]*')):
@@ -165,9 +165,14 @@ def run_job(
     "Compute the missing parts, join all parts and remove them; return the result of `join`."
     parts = parts_folder(out)
     begin_parts(parts, facts, resume)
-    with share_threads(workers) as workers, warnings.catch_warnings():
-        warnings.filterwarnings('ignore', module='PIL')    # warnings on damaged pictures, which are reported as rejected
-        for n, files in make(missing_parts(parts, found, chunk, suffixes), workers): write_part(parts, n, files)
+    try:
+        with share_threads(workers) as workers, warnings.catch_warnings():
+            warnings.filterwarnings('ignore', module='PIL')    # warnings on damaged pictures, which are reported as rejected
+            for n, files in make(missing_parts(parts, found, chunk, suffixes), workers): write_part(parts, n, files)
+    except KeyboardInterrupt:
+        left = sum(map(len, missing_parts(parts, found, chunk, suffixes).values()))
+        raise KeyboardInterrupt(f'stopped; {out} is not written, and {len(found) - left:,} of {len(found):,} results are kept in {parts}: '
+                                'the same command goes on with the others') from None
     res = join({o: [part_path(parts, n, o) for n in range(ceil(len(found)/chunk))] for o in suffixes})
     remove_parts(parts)
     return res

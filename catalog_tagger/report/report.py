@@ -34,7 +34,7 @@ from ..serve.modes import DEFAULT_MODE
 from ..serve.products import COMBINE
 from ..serve.coverage import coverage_curve, published
 from ..serve.decide import Decision, decide
-from ..serve.review import review_queue
+from ..serve.review import nothing_promised, review_queue
 from ..serve.tagger import find_bundle
 from ..runs.folder import Run
 from ..runs.compare import compare_runs, main_score
@@ -304,6 +304,7 @@ class Judged(NamedTuple):
     answers:list         # Tags with calibrated scores of each picture
     pred:np.ndarray      # The same as 0 and 1
     targs:np.ndarray     # The true labels as 0 and 1
+    valid:int|None=None  # Number of pictures of valid, if it is known
 
 def judge_test(
     run:Run,
@@ -315,7 +316,7 @@ def judge_test(
     scores, features = tagger.scores_and_features(df['image'])
     answers = decide(scores, space, decision)
     return Judged(df, space, decision, scores, features, decision.calibration.apply(scores, space), answers, as_matrix(answers, space),
-                  space.one_hot(df['labels']))
+                  space.one_hot(df['labels']), run.metrics['pictures']['valid'])
 
 def _known_groups(j:Judged)->list[str]:
     "The groups that have a label in test."
@@ -371,6 +372,7 @@ def _doubtful(j:Judged, k:int=10)->list:
     cards = [_picture_card(o.image, Div(question(o), cls='about'), Div(_text(truth[o.image]))) for o in queue.head(k).itertuples()]
     return [P(f'{len(queue):,} of {len(j.df):,} pictures of test would need review, {int(queue["outside"].sum()):,} of them because '
               'they are out of distribution. '
+              + (f'In this run {why}; valid has {j.valid:,}. ' if (why := nothing_promised(j.decision)) else '') +
               'The most useful questions first: the question of ', Code('tag --review'), ', and below it the true labels.'),
             Div(*cards, cls='cards')]
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError
-from ..core.table import json_rows, none_usable, rejected_table, report_rejected
+from ..core.table import first_few, json_rows, none_usable, rejected_table, report_rejected
 from ..catalog.picture_files import find_pictures, open_pictures
 from ..core.process import progress
 from ..core.config import RunConfig
-from ..catalog.labels import apply_labels, count_unscored, report_unknown, unknown_tags
-from ..catalog.prepare import read_audited
+from ..catalog.labels import NO_LABEL, apply_labels, count_unscored, report_unknown, unknown_tags
+from ..catalog.prepare import read_audited, reject_untagged
 from ..serve.review import join_queues, review_queue
 from ..serve.tagger import Tagger, check_reviewable
 from .folder import Run
@@ -48,29 +48,41 @@ def review_pictures(
     return join_queues(queues)
 
 # %% ../../nbs/runs/03_evaluate.ipynb #6235b97b
+def _rejected_counts(rejected:pd.DataFrame)->str:
+    "How many pictures were rejected for which reasons, with an example."
+    if rejected.empty: return '0 rejected'
+    why = rejected['reason'].map(lambda o: NO_LABEL if o.startswith(NO_LABEL) else o)
+    n = why.value_counts(); i = why.eq(n.index[0]).idxmax()
+    return (f'{len(rejected)} rejected ({first_few((f"{k} x {o}" for o, k in n.items()), 4)}; '
+            f'such as {rejected["image"][i] or "row " + str(rejected["row"][i])}: {rejected["reason"][i]})')
+
 def evaluate_run(
     run:str|Path,                 # Folder of the run
     source:str|Path,              # Folder of a catalog of the same layout
     *, where:str=None,            # Condition that selects rows of it, as in `choose_rows`
     max_pixels:int=None,          # As in `open_image`; None for that of the run
+    image_column:str=None, encoding:str=None,   # Of the catalog's table; None for those of the run
     trust:bool=False,             # As in `load_tagger`
     say=print,                    # Called with each line of the progress report
 )->dict:  # `scores` with baselines, `labels`, number of `pictures`, `left_out`, `unknown_labels`, `unscored` …; with products `products`
     "Score a saved run on a catalog; pictures that it was trained or tuned on are recognised by their contents and left out."
     run = Run.open(run); cfg, seen, tagger = run.config, run.split, run.tagger(trust=trust)
     if max_pixels is not None: tagger = replace(tagger, prep=replace(tagger.prep, max_pixels=max_pixels))
-    catalog = read_audited(replace(cfg, source=str(source), where=where, min_count=1, near=None, max_pixels=tagger.prep.max_pixels))
+    named = {k: o for k, o in dict(image_column=image_column, encoding=encoding).items() if o is not None}
+    settings = replace(cfg, source=str(source), where=where, min_count=1, near=None, max_pixels=tagger.prep.max_pixels, **named)
+    try: catalog = read_audited(settings)
+    except CatalogError as e: raise CatalogError(f'{source} cannot be read with the settings of {run.folder}: {e}') from None
+    if cfg.words: catalog = reject_untagged(catalog, catalog.df.assign(tags=run.words.apply(catalog.df['text'])), run.words)
     df = catalog.df
-    if cfg.words: df = df.assign(tags=run.words.apply(df['text']))
     known = df['digest'].isin(seen['digest'][seen['split'] != 'test']).groupby(df['unit']).transform('any')    # with all of its product
     unknown = unknown_tags(df[~known], tagger.space)
     catalog = catalog.keep(*apply_labels(df[~known].reset_index(drop=True), tagger.space))
     df, rejected = catalog.df, catalog.rejected
     if df.empty:
         raise CatalogError('. '.join([f'nothing of {source} is left to score: {int(known.sum())} pictures were trained or tuned on, '
-                                      f'{len(rejected)} rejected', *report_unknown(unknown)]))
+                                      f'{_rejected_counts(rejected)}', *report_unknown(unknown)]))
     say(f'{len(df)} pictures of {source} scored; {int(known.sum())} left out that the run was trained or tuned on, '
-        f'{len(rejected)} rejected{":" if len(rejected) else ""}')
+        f'{_rejected_counts(rejected)}{":" if len(rejected) else ""}')
     report_rejected(rejected, say)
     for o in report_unknown(unknown): say(o)
     scores = tagger.scores(df['image']); table, labels = score_pictures(tagger, df, scores=scores, say=say)

@@ -161,7 +161,7 @@ def _load_pickle(folder:Path, trust:bool):
     path = folder/'learner.pkl'
     if not path.is_file(): raise CatalogError(f'{path} does not exist; {folder} is not the folder of a run')
     if not trust:
-        raise CatalogError(f'loading {path} runs any code that is in it: pass trust=True (--trust) if you made it or trust its author')
+        raise CatalogError(f'loading {path} runs any code that is in it: pass trust=True if you made it or trust its author')
     if missing := _missing_modules(path):
         raise CatalogError(f'{path} was written by another version of catalog_tagger, it needs {missing[0]}: '
                            f'use the bundle {folder/"tagger"} if there is one, '

@@ -5,22 +5,23 @@
 # %% ../../nbs/runs/06_tag.ipynb #d9455e07
 from __future__ import annotations
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from ..core.files import CatalogError, catalog_root
+from ..core.files import CatalogError
 from ..core.config import PER, RunConfig
 from ..core.table import none_usable, read_table, report_rejected
 from ..catalog.picture_files import find_pictures
 from ..catalog.read import read_catalog
 from ..catalog.readers.base import NO_TAGS, SAME_PICTURE
-from ..catalog.prepare import picture_table
+from ..catalog.prepare import picture_table, unnamed_pictures
 from ..serve.products import product_names
 from ..serve.many import tag_many, tag_many_ray
 from ..serve.tagger import find_bundle
+from ..serve.review import nothing_promised
 from .folder import Run, is_run, load_tagger
 
 # %% auto #0
@@ -50,16 +51,17 @@ def _folder_products(paths:Sequence[str|Path])->pd.DataFrame:
 
 def _report_beside(folder:Path, file:Path, df:pd.DataFrame, say)->None:
     "Report the pictures in the folder of a catalog that its table does not name."
-    there = {k for k, why in find_pictures(catalog_root(folder).resolve()).items() if not why} - set(df['image'])
-    if there: say(f'{len(there)} pictures of {folder} are not in {file.name} and are not tagged, such as {min(there)}')
+    more = unnamed_pictures(folder, set(df['image']))
+    if more: say(f'{len(more)} pictures of {folder} are not in {file.name} and are not tagged, such as {more[0]}')
 
 def find_products(
     paths:str|Path|Sequence[str|Path],  # Catalogs (folders with a table, or the table), and pictures and folders of them
     cfg:RunConfig,                      # Its options for the columns of a table are used
     say=print,                          # Called with a line that reports what is taken as products
+    *, named:Mapping[str, str|None]={},    # Options for the columns of a table that must have an effect, in place of those of `cfg`
 )->pd.DataFrame:                        # Columns `image`, `product` ('' for a product of its own) and `why` it cannot be used
     "Which pictures belong to a product: by the column of a catalog's table, with or without labels; without a table by folder."
-    plain, res = [], []
+    named = {k: o for k, o in named.items() if o is not None}; cfg, plain, res = replace(cfg, **named), [], []
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         if (file := picture_table(path, cfg)) is None: plain.append(path); continue
         df, notes = _read_table_products(file, cfg)
@@ -68,6 +70,10 @@ def find_products(
         say(*notes[:1] or [f'{file.name} has no column of products, so each picture is a product of its own; name one with product='])
         if path.is_dir(): _report_beside(path, file, df, say)
         res.append(df)
+    if named and not res:
+        first = next(iter(named))
+        raise CatalogError(f'{first}={named[first]} is for a table, and none is read in {", ".join(map(str, plain))}; '
+                           'give a table that names pictures, or leave it out: then each subfolder is a product')
     if plain:
         res.append(df := _folder_products(plain)); n = len(set(product_names(df)))
         say(f'{n} products with {len(df)} pictures: a subfolder is a product, and a picture beside subfolders is one of its own')
@@ -88,7 +94,8 @@ def tag_run(
     trust:bool=False,         # As in `load_tagger`
     max_pixels:int=None,      # As in `open_image`, with the engine 'local' only; None for that of the run
     per:str='picture',        # Or 'product', with the engine 'local' only
-    product:str=None,         # Column of products of a table; None for that of the run's settings
+    product:str=None,         # Column of products of a table, with `per='product'` only; None for that of the run's settings
+    image_column:str=None, encoding:str=None,   # As `product`: column of pictures of a table, and its encoding
     say=print,                # Called with each line of the progress report
     **options,                # Passed to `tag_many`, such as `k`, `mode` or `resume`
 )->tuple[int, pd.DataFrame]:  # As from `tag_many`
@@ -96,9 +103,13 @@ def tag_run(
     if engine not in ('local', 'ray'): raise CatalogError(f'engine={engine!r}, expected local or ray')
     if per not in PER: raise CatalogError(f'per={per!r}, expected {" or ".join(PER)}')
     if per == 'product' and engine == 'ray': raise CatalogError("engine='ray' tags pictures; for per='product' use engine='local'")
+    named = dict(product=product, image_column=image_column, encoding=encoding)
+    for o, given in named.items():
+        if given is not None and per != 'product':
+            raise CatalogError(f'{o}={given} is for the table of per=product; pictures are tagged without a table')
     if per == 'product':
         cfg = Run.open(run).config if is_run(run) else RunConfig('', '')
-        paths = find_products(paths, replace(cfg, product=product or cfg.product), say); options |= dict(per=per)
+        paths = find_products(paths, cfg, say, named=named); options |= dict(per=per)
     tagger = load_tagger(run, trust=trust)
     if max_pixels is not None and engine == 'ray': raise CatalogError("max_pixels= is for engine='local': a cluster takes that of the run")
     if max_pixels is not None: tagger = replace(tagger, prep=replace(tagger.prep, max_pixels=max_pixels))
@@ -110,4 +121,6 @@ def tag_run(
     if review is not None:
         left = len(read_table(review))
         say(f'{n - left} can be published without review, {left} need review: {review}')
+        decision = tagger.products.decision if per == 'product' and tagger.products else tagger.decision
+        if why := nothing_promised(decision, per): say(why)
     return n, rejected

@@ -17,7 +17,7 @@ from fastcore.basics import noop
 from fastcore.foundation import L
 
 from ..core.files import CatalogError, output_folder
-from ..core.table import report_rejected
+from ..core.table import first_few, report_rejected
 from ..core.process import interactive, reuse_memory
 from ..core.config import RunConfig, training_settings
 from ..catalog.picture_cache import cache_folder
@@ -34,7 +34,7 @@ from ..train.schedule import EMA, SaveEpochs, balance_sampling, find_mix, fit_sc
 from ..serve.products import COMBINE, product_names
 from ..serve.tagger import Tagger, save_bundle
 from ..serve.fit import fit_tagger
-from .folder import save_run
+from .folder import Run, is_run, save_run
 from .score import run_metrics
 
 # %% auto #0
@@ -68,9 +68,10 @@ UNFINISHED = 'unfinished'   # Folder of a run that holds its checkpoints until i
 
 def _stage_cbs(cfg:RunConfig, name:str)->list:
     "The callbacks of stage `name`, besides the learner's own."
-    ema = cfg.ema and name == 'body'
+    ema, mix = cfg.ema and name == 'body', cfg.mix
+    if mix == 'cutmix' and name == 'head' and cfg.views: mix = None     # of pooled features nothing can be cut out
     return [StopOnNaN(), *([KeepBest(cfg.monitor, cfg.patience)] if cfg.monitor else []), *([EMA(cfg.ema)] if ema else []),
-            *L(find_mix(cfg.mix)).filter(), *([SaveEpochs(Path(cfg.out)/'epochs', name)] if cfg.keep_epochs else [])]
+            *L(find_mix(mix)).filter(), *([SaveEpochs(Path(cfg.out)/'epochs', name)] if cfg.keep_epochs else [])]
 
 def _train_stages(learn:Learner, cfg:RunConfig, lr:float)->Iterator[tuple[str, Learner, Callable]]:
     "Name, learner and fit function of each stage, created when the stage starts."
@@ -129,19 +130,37 @@ def report_products(
         f'a product beside its own pictures {diff["score"]:+.3f} (95 %: {diff["low"]:+.3f} to {diff["high"]:+.3f})'
         + (f'; the pictures of {products["disagree"]} products have different labels of a group' if products['disagree'] else ''))
 
+_FREE = ('out', 'cache', 'num_workers')   # Settings that change nothing in a finished run
+
+def _check_finished(run:Run, cfg:RunConfig, df:pd.DataFrame)->None:
+    "Raise `CatalogError` unless the finished `run` has the settings of `cfg` and the pictures, folds and labels of `df`."
+    old, new = run.config.to_dict(), replace(cfg, source=str(Path(cfg.source).resolve())).to_dict()
+    changed = [f'{k}={v} was {old[k]}' for k, v in new.items() if k not in _FREE and v != old[k]]
+    if not changed and _pictures_digest(run.split) != _pictures_digest(df):
+        changed = [f'the pictures of {cfg.source}, their folds or their labels have changed']
+    if changed:
+        raise CatalogError(f'{cfg.out} is a finished run, and not this one: {first_few(changed, 3)}; without resume=True it is replaced, '
+                           'or give another folder with --out')
+
 def train_run(
     cfg:RunConfig,
     say=print,           # Called with each line of the progress report
     *, resume:bool=False,  # Resume an interrupted run, from its checkpoints in `cfg.out`
 )->dict:                 # The contents of `metrics.json`
-    "Prepare the catalog `cfg.source`, train, score, and save the run in the folder `cfg.out`."
+    """Prepare the catalog `cfg.source`, train, score, and save the run in the folder `cfg.out`.
+    With `resume`, a finished run stays as it is; if its settings or its catalog are others, that is an error."""
     arch_prep(cfg.arch, cfg.size)   # name and size are checked before the catalog is read
     unfinished = output_folder(cfg.out, 'config.json', UNFINISHED, source=cfg.source)/UNFINISHED
+    finished = resume and not unfinished.is_dir() and is_run(cfg.out) and Run(cfg.out).finished
     if not resume: clear_checkpoints(unfinished)
     elif unfinished.is_dir(): check_resume(unfinished, training_settings(cfg))
-    else: say(f'nothing to resume in {cfg.out}: training starts with the first epoch')
+    elif not finished: say(f'nothing to resume in {cfg.out}: training starts with the first epoch')
     start, ready = time.perf_counter(), prepare_catalog(cfg)
     df, rejected, space = ready.catalog.df, ready.catalog.rejected, ready.space
+    if finished:
+        run = Run(cfg.out); _check_finished(run, cfg, df)
+        say(f'{cfg.out} is finished, with the same settings and the same catalog; nothing to resume')
+        return run.metrics
     n, dropped = df['split'].value_counts(), sum(o['label'] is None for o in space.provenance.values())
     say(f'{len(df)} pictures of {cfg.source}: {n["train"]} train, {n["valid"]} valid, {n["test"]} test; '
         f'{len(rejected)} rejected{":" if len(rejected) else ""}')

@@ -12,7 +12,7 @@ from .answers import as_matrix, decode
 from .calibrate import check_scores, share_bounds
 
 # %% auto #0
-__all__ = ['inconsistent_share', 'weakest_score', 'coverage_curve', 'publish_limit', 'published']
+__all__ = ['inconsistent_share', 'weakest_score', 'least_pictures', 'coverage_curve', 'publish_limit', 'published']
 
 # %% ../../nbs/serve/04_coverage.ipynb #c4d97bb9
 def inconsistent_share(
@@ -43,6 +43,13 @@ def _score_and_right(scores, targs, space:LabelSpace, min_score, of:str|None)->t
     return weakest_score(scores, pred)[judged], ~(pred & known & ~targs).any(1)[judged]
 
 # %% ../../nbs/serve/04_coverage.ipynb #0de83d2f
+def least_pictures(
+    precision:float=.95,      # As in `coverage_curve`
+    confidence:float=.95,     # Likewise
+)->int:
+    "The smallest number of pictures with which `coverage_curve` promises anything."
+    return int(np.ceil(2*np.log(1 - confidence)/np.log(precision)))
+
 def coverage_curve(
     scores:np.ndarray,        # Calibrated, shape (pictures, labels)
     targs:np.ndarray,         # 0 or 1, same shape
@@ -62,7 +69,7 @@ def coverage_curve(
     n, hits = (sure >= limit[:, None]).sum(1), ((sure >= limit[:, None]) & right).sum(1)
     res = pd.DataFrame(dict(share=n/max(len(sure), 1), limit=limit, n=n, right=hits, precision=hits/n.clip(1),
                             low=share_bounds(hits, n, confidence)[0]))
-    tested = n >= 2*np.log(1 - confidence)/np.log(precision)
+    tested = n >= least_pictures(precision, confidence)
     return res.assign(holds=tested & ((res['low'] >= precision) | ~tested).cummin())
 
 def publish_limit(

@@ -127,14 +127,15 @@ def _check_output_file(
     out = check_target(path, name, *suffixes)
     if out.suffix.lower() == '.parquet': _arrow()
     if out.exists() and out.stat().st_size and _column_names(out) != columns:
-        raise CatalogError(f'{out} exists and is not a {what} with the columns {", ".join(columns)}; give another name, or remove it')
+        raise CatalogError(f'{out} exists and is not a {what} with the columns {", ".join(columns)}; '
+                           f'give another file as {name}=, or remove it')
     return out
 
 def _check_output_files(out:str|Path, review:str|Path|None, predictor, per:str)->tuple[Path, Path|None]:
     "The files to write, for tags and for the review queue."
     out = _check_output_file(out, 'out', 'table of tags', _columns(ANSWER_COLUMNS, per), ('.csv', '.parquet'))
     if review is None: return out, None
-    if Path(review) == out: raise CatalogError(f'out and review are both {out}; give two names')
+    if Path(review) == out: raise CatalogError(f'out and review are both {out}; give two files')
     check_reviewable(predictor)
     return out, _check_output_file(review, 'review', 'review queue', _columns(QUEUE_COLUMNS, per), ('.csv',))
 

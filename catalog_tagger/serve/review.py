@@ -12,11 +12,11 @@ from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..catalog.labels import LabelSpace
 from .answers import as_matrix
-from .coverage import weakest_score
+from .coverage import least_pictures, weakest_score
 from .decide import Decision, decide
 
 # %% auto #0
-__all__ = ['QUEUE_COLUMNS', 'join_queues', 'review_queue']
+__all__ = ['QUEUE_COLUMNS', 'join_queues', 'nothing_promised', 'review_queue']
 
 # %% ../../nbs/serve/07_review.ipynb #bfbe1318
 def join_queues(queues:Iterable[pd.DataFrame])->pd.DataFrame:
@@ -29,6 +29,17 @@ def _weakest_tag(answer:list[tuple[str, float]], p:np.ndarray, space:LabelSpace)
     tag, score = min(answer, key=lambda o: o[1]); at = dict(zip(space.vocab, p))
     rivals = [l for l in space.exclusive.get(space.group_of(tag), ()) if l != tag]
     return tag, score, max(rivals, key=at.get, default='')
+
+def nothing_promised(
+    decision:Decision,
+    what:str='picture',   # Or 'product', for the decision for products
+)->str:                   # '' if some may be published
+    "Why each picture needs review."
+    if '' in decision.publish: return ''
+    precision, confidence = decision.promise['precision'], decision.promise['confidence']
+    return (f'nothing can be promised for whole {what}s, so each needs review: to promise that {precision:.0%} of the published ones '
+            f'have no wrong tag, with {confidence:.0%} confidence, {least_pictures(precision, confidence)} or more {what}s of valid '
+            'must get tags, and hardly any of them a wrong one')
 
 QUEUE_COLUMNS = ['image', 'worth', 'outside', 'ask', 'score', 'instead', 'tags']
 

@@ -335,7 +335,7 @@ def fit_stage(
         try: fit()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f'stopped in stage {name}; finished epochs and stages are kept in {folder}: '
-                                    'continue with resume') from None
+                                    'continue with resume=True') from None
         if cb.saved:
             raise CatalogError(f'the checkpoint {cb.file} belongs to another run: it is in fit {cb.saved["n_fits"]} of stage {name}, '
                                f'which has {cb.n_fits}; start again without resume')

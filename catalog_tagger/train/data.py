@@ -18,7 +18,7 @@ from ..core.process import progress
 from ..core.config import RunConfig
 from ..catalog.images import MAX_PIXELS, OPENING_VERSION, ImageError, Prep, fit_image, item_name, open_image, open_named
 from ..catalog.picture_cache import cache_pictures
-from ..catalog.labels import LabelSpace
+from ..catalog.labels import LabelSpace, check_several
 
 # %% auto #0
 __all__ = ['CatalogImage', 'OpenImage', 'FitImage', 'train_tfms', 'CatalogDLs', 'picture_block', 'label_block', 'crop_size',
@@ -280,7 +280,7 @@ def catalog_dls(
     if not isinstance(cache, (str, Path, type(None))): raise CatalogError(f'cache={cache!r}, expected a folder, such as cache_folder()')
     folds = splitter(df); n = [len(o) for o in folds]
     if n[0] < 2 or n[1] < 1: raise CatalogError(f'train has {n[0]} pictures and valid {n[1]}, expected at least 2 and 1')
-    if space.is_single and len(space.vocab) < 2: raise CatalogError(f'{space.vocab[0]!r} is the only label: there is nothing to learn')
+    check_several(space)
     unknown = sorted({l for o in df['labels'] for l in o} - set(space.vocab)) if get_y is None else []
     if unknown: raise CatalogError(f'labels {unknown[:3]} are not in the label space; call apply_labels(df, space) first')
     block = catalog_block(space, prep, splitter=lambda _: folds, get_y=get_y, **kwargs)

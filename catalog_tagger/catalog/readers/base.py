@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
 from importlib import import_module
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from pkgutil import iter_modules
 
@@ -24,7 +24,7 @@ from ...core.table import Catalog, check_table, first_few, rejected_table, sourc
 from ..query import choose_rows
 from ..cells import parse_tags
 from ..csv_tables import (
-    FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, find_column, named_column, split_names, take_column)
+    FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, csv_rows, find_column, named_column, split_names, take_column)
 from ..exports import TABLE_FORMATS, table_columns
 
 # %% auto #0
@@ -32,7 +32,7 @@ __all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 
            'FETCH_REJECTED', 'FETCHED_COLUMNS', 'TABLES', 'drop_rare', 'is_address', 'picture_folder', 'add_reasons',
            'locate_pictures', 'suffix_reason', 'pictures_of_cell', 'one_picture_per_row', 'take_roles',
            'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of', 'list_tables',
-           'unread_note', 'pick_table']
+           'unread_tables', 'unread_note', 'pick_table']
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a1ee3e36
 def drop_rare(
@@ -158,14 +158,15 @@ _LARGEST = .1   # Largest share of the pictures that one product has, if it has 
 
 def _is_blank(s:pd.Series)->pd.Series: return s.astype(str).str.strip() == ''
 
-def _take_product(df:pd.DataFrame, given:str|None, labels:Iterable[str])->tuple[pd.DataFrame, list[str]]:
+def _take_product(df:pd.DataFrame, given:str|None, labels:Iterable[str], image:str|None)->tuple[pd.DataFrame, list[str]]:
     "`df` with `product` from the column `given` or one of `PRODUCT_COLUMNS`, and a note."
     own = {o: c for o, c in source_columns(df).items() if o not in labels}
     name = given or find_column(own, PRODUCT_COLUMNS)
     if name in (None, 'none'): return df, []
     cells = df[named_column(df, name, 'product')].astype(str).str.strip()
-    n = cells[cells != ''].value_counts()
-    if given is None and len(n) and n.iloc[0] > max(8, _LARGEST*len(df)):
+    one = ~pd.DataFrame(dict(product=cells, image=df.index if image is None else df[image].astype(str))).duplicated()
+    n = cells[one & (cells != '')].value_counts()
+    if given is None and len(n) and n.iloc[0] > max(8, _LARGEST*one.sum()):
         return df, [f'column {name} is not used for products, because {n.index[0]!r} has {n.iloc[0]} pictures; to use it: product={name}']
     notes = [f'product: column {name}, {len(n):,} products with {n.min()} to {n.max()} pictures'] if len(n) else []
     return df.assign(product=cells), notes
@@ -187,9 +188,10 @@ def take_roles(
     product:str|None=None,      # Column of products, 'none' for none; None looks for one of `PRODUCT_COLUMNS`
     split_column:str|None=None, # Column of folds, 'none' for none; None uses the column `split`, if it has names of folds
     labels:Iterable[str]=(),    # Columns of labels, and others that are used already
+    image:str|None=None,        # Column of pictures, one in a row; None counts each row as a picture
 )->tuple[pd.DataFrame, list[str]]:  # With `product` and `split` if the source has them, and notes
     "Use columns of the source for products and folds; note them, and the columns with reserved names."
-    df, notes = _take_product(df, product, labels)
+    df, notes = _take_product(df, product, labels, image)
     df, more = _take_split(df, split_column, labels)
     used = {product, split_column} | {'product', 'split'} & set(df)
     aside = [c for o, c in source_columns(df).items() if o != c and o not in labels and o not in used]
@@ -266,6 +268,18 @@ def _adds_nothing(df:pd.DataFrame)->pd.Series:
         earlier |= facts
     return res
 
+def _more_pictures(root:Path, df:pd.DataFrame, used:Iterable[str])->list[str]:
+    "A note on columns whose first cells name other pictures than `image`, without addresses and ids."
+    head, locate, more = df.head(50), _locator(root), {}
+    for name, c in source_columns(df).items():
+        named = [(locate(o)[0], im) for cell, im in zip(head[c], head['image']) for o in pictures_of_cell(cell)
+                 if isinstance(o, str) and _is_picture(o.strip()) and not is_address(o)]
+        if name not in used and (other := [o for o, im in named if o != im and os.path.isfile(o)]): more[name] = other[0]
+    if not more: return []
+    name, example = next(iter(more.items()))
+    return [f'further columns of pictures are not used: {first_few(list(more))}, such as {os.path.basename(example)} in {name}; '
+            'to use them, name all pictures of a row in one cell, with ; between them']
+
 def read_picture_table(
     path:str|Path,     # Folder of the catalog, or its table
     df:pd.DataFrame,   # The rows of its table, with `tags`, the row number `row`, and `why`: None or what is wrong with the row
@@ -284,9 +298,10 @@ def read_picture_table(
     root = catalog_root(path)
     torn = df['why'].astype(str).str.contains(TORN)     # whose cells may be under other columns
     df = pd.concat([df[torn], choose_rows(df[~torn], where)]).sort_values('row').reset_index(drop=True)
-    df, roles = take_roles(df, product, split_column, [*groups, *(source_name(o) for o in (image_column, tags_column) if o)])
-    if tags_column and source_name(tags_column) == 'tags': df = df.drop(columns=tags_column)
     df, found = one_picture_per_row(root, df, image_column)
+    used = [*groups, *(source_name(o) for o in (image_column, tags_column) if o)]
+    df, roles = take_roles(df, product, split_column, used, image_column)
+    if tags_column and source_name(tags_column) == 'tags': df = df.drop(columns=tags_column)
     if df['row'].duplicated().any() and 'product' not in df and product != 'none':
         df = df.assign(product='row ' + df['row'].astype(str)); roles.append('product: the pictures of a row')
     names = df[image_column]; df = take_column(df, image_column, 'image', names)
@@ -295,9 +310,9 @@ def read_picture_table(
     texts = [[o for o in row if isinstance(o, str) and o] for row in df[[own[o] for o in describe]].values]
     if describe: df = take_column(df, own[describe[0]], 'text', ['\n'.join(o) for o in texts])
     df = locate_pictures(root, df, names)
+    found += _more_pictures(root, df, used)
     if groups: df = add_reasons(df, _adds_nothing(df))
-    good = df['image'][df['why'].isna()]; more = len(good) - good.nunique()
-    df = merge_rows(df, groups)
+    rows = len(df); df = merge_rows(df, groups); more = rows - len(df)
     merged = [f'{more:,} further rows of pictures are joined with their first row'] if more > 0 else []
     notes = [*notes, *found, *roles, *merged, *([] if 'product' in df or product == 'none' else _repeats_note(df[df['why'].isna()]))]
     return finish_reading(df, layout, path, min_count, groups=groups, parents=parents, notes=notes)
@@ -344,6 +359,12 @@ def _tables_of_fetch(root:Path)->tuple[str, ...]:
 TABLES = ('.csv', '.tsv', *JSON_SUFFIXES, *(o for o in TABLE_FORMATS if o != '.txt'))   # Suffixes of tables, whatever their names
 _UNREAD = ('.xls', '.ods')   # Tables in formats that no reader reads
 
+def _is_text_table(file:Path, encoding:str=None)->bool:
+    "Is a .txt a table: have its first two lines the same number of cells, two or more?"
+    def cells(kind):
+        with suppress(CatalogError): return [len(o) for o in islice(csv_rows(file, encoding=kind), 2)]
+    return file.suffix.lower() == '.txt' and any(n and len(n) == 2 and n[0] == n[1] > 1 for n in map(cells, (encoding, 'latin-1')))
+
 def list_tables(
     source:str|Path,    # Folder of a catalog, or its table
     encoding:str=None,  # As in `csv_rows`
@@ -352,18 +373,23 @@ def list_tables(
     root = Path(source)
     if root.is_file(): return {root: table_columns(root, encoding)}
     own = _tables_of_fetch(root)
-    files = sorted(o for o in root.iterdir() if o.suffix.lower() in TABLES and not o.name.startswith('.') and o.name not in own)
+    files = sorted(o for o in root.iterdir() if (o.suffix.lower() in TABLES or _is_text_table(o, encoding))
+                   and not o.name.startswith('.') and o.name not in own)
     if own and not files:
         raise CatalogError(f'{root} has no table, because catalog_tagger fetch was interrupted; call it again, and it goes on')
     named = {g for o in all_layouts().values() for g in o.globs if '/' in g or g.endswith('.txt')}
     files += sorted({o for g in named for o in root.glob(g)})
     return {o: table_columns(o, encoding) for o in files if inside_or_reason(root, o.relative_to(root))[1] is None and o.is_file()}
 
+def unread_tables(root:Path)->list[Path]:
+    "The tables directly in a folder that no reader can read."
+    return sorted(o for o in root.iterdir() if o.suffix.lower() in _UNREAD and not o.name.startswith('.'))
+
 def unread_note(root:Path, *used:Path)->list[str]:
     "A note on the tables beside those that are `used`."
     used = {o.name for o in used} | {*_tables_of_fetch(root)}
     there = sorted(o.name for o in root.iterdir()
-                   if o.suffix.lower() in TABLES + _UNREAD and not o.name.startswith('.') and o.name not in used)
+                   if (o.suffix.lower() in TABLES + _UNREAD or _is_text_table(o)) and not o.name.startswith('.') and o.name not in used)
     return [f'not read: {first_few(there)}; to read a table, give it instead of its folder'] if there else []
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a87aee54

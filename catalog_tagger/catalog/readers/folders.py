@@ -110,7 +110,7 @@ def read_folders(
     df = df.assign(split=df['split'].str.lower().map(FOLD_NAMES)) if folds else df.drop(columns='split')
     df['tags'] = pd.Series([[t for c, o in zip(names, row) for t in column_tags(c, o)] for row in df[names].values], dtype=object)
     parents, more = _level_parents(df[df['why'].isna()], names)
-    notes = [*_folder_notes(df, names, others), *notes, *more, *unread_note(root)]
+    notes = [*_folder_notes(df[df['why'].isna()], names, others), *notes, *more, *unread_note(root)]
     return finish_reading(df, 'folders', path, min_count, groups=names, parents=parents, notes=notes)
 
 # %% ../../../nbs/catalog/readers/02_folders.ipynb #ec1fd50d

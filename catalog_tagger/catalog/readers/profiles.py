@@ -335,6 +335,7 @@ def _make_tags(t:_Export, label_columns:Sequence[str]|None, tags_column:str|None
     if label_columns is None: _find_labels(t); _path_labels(t); _flag_tags(t)
     else: t.groups = list(none_or(label_columns))
     c = tags_column or next(iter(t.columns(t.profile.tags)), 'none')
+    if c != 'none': options['delim'] = options['delim'] or t.profile.delim
     t.df, more = label_tags(t.df, t.groups, None if c == 'none' else named_column(t.df, c, 'tags_column'), **options)
     t.df['tags'] = pd.Series([list(dict.fromkeys([*a, *map(clean_tag, b)])) for a, b in zip(t.df['tags'], t.free)], dtype=object)
     used = {*t.columns([*t.patterns(), *t.profile.flags]), *t.groups, c}
@@ -370,7 +371,7 @@ def read_profile(
     _list_pictures(t, root, image_column)
     if product is None: _product_note(t)
     else: t.df = t.df.drop(columns='product')
-    _make_tags(t, label_columns, tags_column, delim=delim or profile.delim, clean=clean, empty=empty)
+    _make_tags(t, label_columns, tags_column, delim=delim, clean=clean, empty=empty)
     return read_picture_table(
         path, t.df, name, 'image', where, min_count, groups=t.groups, parents=t.parents, notes=[*t.notes, *unread_note(root, *files)],
         describe=list(t.columns(profile.describe)), text_column=text_column,

@@ -73,6 +73,8 @@ def label_tags(
     clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `clean_cells`, or none
 )->tuple[pd.DataFrame, list[str]]:  # With `tags`: the labels of the columns, then the free tags; and notes
     "Make the tags of each row; a cell that cannot be parsed gets its row a reason."
+    if delim is not None and not tags_column:
+        raise CatalogError(f'delim={delim!r} is for a column of free tags, and none is read: leave it out')
     notes, rows = [], [[] for _ in df.index]
     if label_columns: notes.append(f'labels: columns {", ".join(label_columns)}')
     columns = [(o, named_column(df, o, 'label_columns')) for o in label_columns]

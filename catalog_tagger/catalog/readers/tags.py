@@ -4,17 +4,18 @@
 
 # %% ../../../nbs/catalog/readers/03_tags.ipynb #41bfc7a1
 from __future__ import annotations
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from ...core.files import CatalogError
-from ...core.table import Catalog, source_columns
+from ...core.table import Catalog, first_few, source_columns, source_name
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
 from ..csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column, require_column
 from ..exports import read_export
-from .base import LABEL_OPTIONS, LAYOUTS, Layout, pick_table, read_picture_table, unread_note
+from .base import LABEL_OPTIONS, LAYOUTS, PRODUCT_COLUMNS, Layout, pick_table, read_picture_table, unread_note
 from .styles import LABEL_COLUMNS, label_tags, none_or
 
 # %% auto #0
@@ -25,6 +26,16 @@ def _label_columns(df:pd.DataFrame, given:Sequence[str]|str|None)->tuple[str, ..
     "The columns of labels; a run of an earlier version names those of Fashion Product Images, even if its table has none."
     names = none_or(given)
     return () if names == LABEL_COLUMNS and not set(names) & set(source_columns(df)) else names
+
+def _unused_labels(df:pd.DataFrame, used:Iterable[str])->list[str]:
+    "A note on columns of text beside the free tags that may hold labels: two or more, each in three rows on average."
+    found = {}
+    for name, c in source_columns(df).items():
+        cells = pd.Series([o.strip() for o in df[c] if isinstance(o, str) and o.strip()], dtype=object); n = cells.nunique()
+        if name in used or n < 2 or 3*n > len(cells) or pd.to_numeric(cells, errors='coerce').notna().all(): continue
+        found[name] = n
+    return [f'columns that may hold labels and are not used: {first_few(f"{c} ({n} labels)" for c, n in found.items())}; '
+            f'to use them: label_columns={shlex.join(found)}'] if found else []
 
 def read_tags(
     path:str|Path,                      # Folder with the table, pictures are next to it or in `images`; or the table
@@ -49,6 +60,9 @@ def read_tags(
     if tags_column != 'none' and (tags_column or not groups or find_column(source_columns(df), TAG_COLUMNS)):
         free = require_column(df, tags_column, [o for o in TAG_COLUMNS if o not in groups], 'tags', 'tags_column')
     df, more = label_tags(df, groups, free, delim=delim, clean=clean, empty=empty)
+    if not groups and label_columns is None:
+        product_column = product or find_column(source_columns(df), PRODUCT_COLUMNS)
+        more += _unused_labels(df, {source_name(image), source_name(free), product_column, split_column or 'split'})
     return read_picture_table(path, df, 'tags', image, where, min_count, tags_column=free, groups=groups, product=product,
                               text_column=text_column, split_column=split_column, notes=[*notes, *more, *unread_note(file.parent, file)])
 
