@@ -5,7 +5,6 @@
 # %% ../../nbs/catalog/02a_exports.ipynb #7a1c0e03
 from __future__ import annotations
 import json
-from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime
@@ -20,7 +19,7 @@ from ..core.table import set_aside
 from .csv_tables import JSON_SUFFIXES, csv_rows, parse_objects, read_objects, read_rows, replace_surrogates
 
 # %% auto #0
-__all__ = ['TABLE_FORMATS', 'FORMS', 'read_export', 'table_columns']
+__all__ = ['TABLE_FORMATS', 'FORMS', 'table_reader', 'read_export', 'table_columns']
 
 # %% ../../nbs/catalog/02a_exports.ipynb #7a1c0e06
 def _as_text(o):
@@ -82,6 +81,15 @@ def _attribute_names(path:Path)->list[str]:
     "The names of the attributes of DeepFashion, which a file of its own has: each a line, with the number of its kind at the end."
     try: return [o.rpartition(' ')[0].strip() for o in path.read_text(encoding='utf-8-sig').split('\n')[2:] if o.strip()]
     except OSError: raise CatalogError(f'{path} is missing: it has the names of the attributes') from None
+
+def table_reader(
+    path:str|Path,   # A table
+)->Callable|None:    # A function from its path to its rows; None for CSV and JSON
+    "The reader of its format; a .txt is a list of attributes if its first line is a number, else a CSV."
+    path = Path(path)
+    if path.suffix.lower() == '.txt':
+        with open(path, 'rb') as f: return _attribute_rows if f.readline(32).removeprefix(b'\xef\xbb\xbf').strip().isdigit() else None
+    return TABLE_FORMATS.get(path.suffix.lower())
 
 TABLE_FORMATS:dict[str, Callable] = {   # Suffix → reader
     '.xlsx': _excel_rows, '.parquet': _parquet_rows, '.xml': _feed_rows, '.txt': _attribute_rows}
@@ -153,13 +161,6 @@ FORMS:dict[str, Callable] = {'rows': _objects, 'coco': _coco_rows, 'label-studio
                              'listings': _listing_rows}   # Form of a JSON → its rows
 
 # %% ../../nbs/catalog/02a_exports.ipynb #7a1c0e10
-def _reader_of(path:Path)->Callable|None:
-    "The reader of the format of a table, None for CSV and JSON; a .txt is a list of attributes if its first line is a number, else a CSV."
-    if path.suffix.lower() == '.txt' and path.is_file():
-        with open(path, 'rb') as f:
-            if not f.readline(100).removeprefix(BOM_UTF8).strip().isdigit(): return None
-    return TABLE_FORMATS.get(path.suffix.lower())
-
 def _joined_table(df:pd.DataFrame)->pd.DataFrame:
     "The CSV of JSON-MIN with a row for each task; rows with a reason are kept as they are."
     good = df['why'].isna()
@@ -176,7 +177,7 @@ def read_export(
     most:int=None,       # As in `read_rows`
 )->tuple[pd.DataFrame, list[str]]:   # As from `read_rows`
     "Read a table in any format as text."
-    path = Path(path); suffix, reader = path.suffix.lower(), _reader_of(path)
+    path = Path(path); suffix, reader = path.suffix.lower(), table_reader(path)
     if reader is None and (form == 'rows' or suffix not in JSON_SUFFIXES):
         df, notes = read_rows(path, encoding, most)
         return _joined_table(df) if form == 'label-studio-min' else df, notes
@@ -190,8 +191,9 @@ def table_columns(
     encoding:str=None,   # As in `read_export`
 )->list[str]:
     "The columns of a table, from its first rows, or the keys of an object with images; if it cannot be read, the reason."
-    path = Path(path); reader = _reader_of(path)
+    path = Path(path)
     try:
+        reader = table_reader(path)
         if reader is None and path.suffix.lower() not in JSON_SUFFIXES:
             return [o.strip() for o in next(csv_rows(path, encoding=encoding), [])]
         rows = reader(path) if reader else read_json(path, parse_objects)

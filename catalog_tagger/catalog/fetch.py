@@ -32,7 +32,7 @@ from ..core.config import FetchSettings
 from .csv_tables import (
     IMAGE_COLUMNS, JSON_SUFFIXES, TORN, csv_form, csv_rows, find_column, named_column, read_objects)
 from .images import FORMATS, open_image
-from .exports import TABLE_FORMATS
+from .exports import table_reader
 from .readers.base import FETCHED, FETCHED_COLUMNS, FETCH_REJECTED, is_address, list_tables, pictures_of_cell
 from .readers.profiles import Profile, find_profile, matching
 from .address import WAIT, AddressError, PublicNetwork, connections, httpcore, open_address, parse_address
@@ -243,7 +243,7 @@ class AddressTable(NamedTuple):
     @property
     def name(self)->str:
         "Of the copy: Excel, Parquet and XML are written as JSON lines."
-        return self.file.with_suffix('.jsonl').name if self.file.suffix.lower() in TABLE_FORMATS else self.file.name
+        return self.file.with_suffix('.jsonl').name if table_reader(self.file) else self.file.name
 
     def parts(self)->Iterator[tuple[int, int|str, list[str]]]:
         "Row in the source, key, and the pictures that the cell names; without rows whose cells may be under other columns."
@@ -259,7 +259,7 @@ class AddressTable(NamedTuple):
 
 def _read_cells(file:Path, encoding:str|None)->AddressTable:
     "A table with all of its columns."
-    if read := TABLE_FORMATS.get(file.suffix.lower()): rows, head = read(file), []
+    if read := table_reader(file): rows, head = read(file), []
     elif file.suffix.lower() in JSON_SUFFIXES: rows, head = read_objects(file, numbers=True), []
     else: head, *rows = [*csv_rows(file, encoding=encoding)] or [[]]
     keys = {o.strip(): i for i, o in enumerate(head) if o.strip()} or {k: k for o in rows for k in o}

@@ -46,13 +46,6 @@ def picture_columns(
     remote = rows['value'].map(lambda o: is_address(o) and o.partition('?')[0].lower().endswith(SUFFIXES)).astype(bool)
     return next(iter(places['column'][there]), None), next(iter(places['column'][remote]), None)
 
-def _check_not_nearly(file:Path, columns:list[str])->None:
-    "Raise `CatalogError` if a table has all but one of the columns of a profile, which are at least four."
-    for o in load_profiles().values():
-        if len(o.columns) >= 4 and len(missing := missing_columns(o, columns)) == 1:
-            raise CatalogError(f'{file} is like {o.text}, but has no column {" or ".join(missing[0].split("|"))}: export it with this '
-                               f'column, or draft a profile: catalog_tagger profile {file} --out mine.json')
-
 def _check_named(file:Path, columns:list[str], options:dict, instead:str)->bool:
     "Do `options` name columns of labels? Raise `CatalogError` if the table lacks a column that they name."
     given = {o: names for o in ('image_column', 'label_columns', 'tags_column')
@@ -63,6 +56,13 @@ def _check_named(file:Path, columns:list[str], options:dict, instead:str)->bool:
                 raise CatalogError(f'{file} has no column {o!r}{did_you_mean(o, columns)} (given as {option}=); '
                                    f'its columns are: {", ".join(columns)}{instead}')
     return bool(given.keys() - {'image_column'})
+
+def _check_not_nearly(file:Path, columns:list[str])->None:
+    "Raise `CatalogError` if a table has all but one of the columns of a profile, which are at least four."
+    for o in load_profiles().values():
+        if len(o.columns) >= 4 and len(missing := missing_columns(o, columns)) == 1:
+            raise CatalogError(f'{file} is like {o.text}, but has no column {" or ".join(missing[0].split("|"))}: export it with this '
+                               f'column, or draft a profile: catalog_tagger profile {file} --out mine.json')
 
 def _check_not_understood(tables:dict[Path, list[str]], options:dict, instead:str)->None:
     "Raise `CatalogError` if one of `tables`, which no layout fits, names pictures that are there: the folders beside it are no classes."
@@ -108,7 +108,7 @@ def find_layout(
     "Detect the layout of a catalog from its files; if it is unknown or ambiguous, the error lists what was looked for and what was found."
     path = Path(path)
     if not path.exists(): raise UnknownLayout(f'{path} {"does not exist" if path.suffix else "is not a folder"}')
-    encoding = options.get('encoding'); tables = list_tables(path, encoding)
+    tables = list_tables(path, options.get('encoding'))
     # of the tables that a profile has in folders, all are one catalog
     fit = [o for o, _ in dict.fromkeys((name, f if f.parent == path else None) for f, columns in tables.items()
                                        for name in layouts_of(f.name, columns, **options))]
