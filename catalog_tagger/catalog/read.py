@@ -28,7 +28,8 @@ __all__ = ['picture_columns', 'UnknownLayout', 'find_layout', 'known_layout', 'f
 def _found_files(root:Path, tables:dict[Path, list[str]])->str:
     "The contents of `root`, for an error."
     what = [f'{f.name} ({", ".join(map(str, columns[:8])) or "not a table"})' for f, columns in tables.items()]
-    known = '; '.join(f'{name}: {o.files}' for name, o in all_layouts().items())
+    layouts = all_layouts(); exports = [name for name, o in layouts.items() if o.globs]
+    known = '; '.join([*(f'{name}: {o.files}' for name, o in layouts.items() if not o.globs), f'exports: {", ".join(exports)}'])
     there = [f'{o.name}/' for o in subfolders(root)[:8]] if root.is_dir() else []
     return f'looked for {known}. Found {", ".join(what + there) or "nothing"}. Choose by layout='
 
