@@ -306,7 +306,7 @@ def _path_labels(t:_Export)->None:
         for name, c in t.columns([pattern]).items():
             rows = _path_lists(_stripped(t.df[c]), levels, delim); several = sum(len(o) > 1 for o in rows)
             parents, others = _path_parents({p for o in rows for p in o})
-            if others: t.notes.append(f'{len(others)} labels of {name} are below several others and have no parent: {first_few(others, 4)}')
+            if others: t.notes.append(f'labels of {name} that are below several others have no parent: {first_few(others, 4)}')
             if several:
                 t.notes.append(f'{several} rows have several paths in {name}, so its levels are free tags with parents')
                 t.parents |= parents
