@@ -78,7 +78,7 @@ def test_a_picture_outside_of_the_catalog_is_not_opened(run):
 def test_a_tagger_is_what_one_gets(run):
     with_bundle = run.tagger(); images = run.pictures('test')['image'].tolist()
     shutil.rmtree(run.folder/'tagger')
-    with pytest.raises(CatalogError, match=r'pass trust=True \(--trust\)'): run.tagger()
+    with pytest.raises(CatalogError, match='pass trust=True if'): run.tagger()
     pickled, learned = run.tagger(trust=True), Tagger.from_learner(run.learner(trust=True))
     assert {type(o) for o in (with_bundle, pickled, learned)} == {Tagger} and with_bundle.decision is not None
     assert pickled.decision is learned.decision is None
