@@ -236,10 +236,13 @@ def test_numbers_and_dates_of_excel_are_text(tmp_path):
     book = openpyxl.Workbook(); sheet = book.active
     row = ['a.jpg', 'red;blue', 12345678905, datetime(2024, 5, 31), True, 9.5]
     for o in (['image', 'tags', 'ean', 'day', 'on', 'net'], row): sheet.append(o)
-    book.save(tmp_path/'shop.xlsx'); pictures(tmp_path, ['a.jpg'])
-    df = read_catalog(tmp_path).df
+    book.create_sheet('prices').append(['net', 9.5]); book.save(tmp_path/'shop.xlsx'); pictures(tmp_path, ['a.jpg'])
+    catalog = read_catalog(tmp_path); df = catalog.df
+    assert 'only the first sheet is read, not prices' in catalog.notes
     assert df[['ean', 'day', 'on', 'net']].values.tolist() == [['12345678905', '2024-05-31', 'true', '9.5']]
     assert df['tags'][0] == ['red', 'blue']
+    sheet['C1'] = 'tags'; book.save(tmp_path/'shop.xlsx')
+    with pytest.raises(CatalogError, match="shop.xlsx: duplicate column 'tags'"): read_catalog(tmp_path)
 
 @pytest.mark.parametrize('file, data, says', [
     ('shop.xlsx', b'no excel', 'cannot be read as an Excel file'), ('shop.parquet', b'no parquet', 'cannot be read as Parquet'),

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from ..core.files import CatalogError, read_json
-from ..core.table import set_aside
+from ..core.table import first_few, set_aside
 from .csv_tables import JSON_SUFFIXES, csv_rows, parse_objects, read_objects, read_rows, replace_surrogates
 
 # %% auto #0
@@ -33,15 +33,19 @@ def _as_text(o):
 def _needs(package:str, path)->CatalogError:
     return CatalogError(f'{path} needs {package}: pip install "catalog_tagger[tables]"; or save it as CSV in UTF-8')
 
-def _excel_rows(path:Path)->list[dict]:
-    "The rows of the first sheet."
+def _excel_sheets(path:Path)->list:
+    "The sheets with cells of an Excel file."
     try: from openpyxl import load_workbook
     except ImportError: raise _needs('openpyxl', path) from None
-    try: book = load_workbook(path, read_only=True, data_only=True)
+    try: return load_workbook(path, read_only=True, data_only=True).worksheets
     except Exception as e: raise CatalogError(f'{path} cannot be read as an Excel file: {e}') from None
-    rows = [[_as_text(o) for o in r] for r in book.worksheets[0].iter_rows(values_only=True)]
-    head = next((i for i, r in enumerate(rows) if any(r)), 0)
-    return [dict((k, v) for k, v in zip(rows[head], r) if k) for r in rows[head + 1:] if any(r)]
+
+def _excel_rows(path:Path)->list[dict]:
+    "The rows of the first sheet."
+    rows = [[_as_text(o) for o in r] for sheet in _excel_sheets(path)[:1] for r in sheet.iter_rows(values_only=True)]
+    head, *rows = [r for r in rows if any(r)] or [[]]
+    if twice := next((k for k in head if k and head.count(k) > 1), None): raise CatalogError(f'{path}: duplicate column {twice!r}')
+    return [dict((k, v) for k, v in zip(head, r) if k) for r in rows]
 
 def _parquet_rows(path:Path)->list[dict]:
     try: from pyarrow import ArrowException
@@ -184,7 +188,8 @@ def read_export(
     rows = reader(path) if reader else FORMS[form](read_json(path, parse_objects))
     if not rows: raise CatalogError(f'{path} has no rows')
     df = pd.DataFrame(rows, dtype=object); df = df.where(df.notna(), '')
-    return set_aside(df).assign(why=None, row=range(len(df))), []
+    more = [o.title for o in _excel_sheets(path)[1:]] if suffix == '.xlsx' else []
+    return set_aside(df).assign(why=None, row=range(len(df))), [f'only the first sheet is read, not {first_few(more)}'] if more else []
 
 def table_columns(
     path:str|Path,
