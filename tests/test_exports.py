@@ -10,7 +10,7 @@ from PIL import Image
 from catalog_tagger.apps.cli import main
 from catalog_tagger.catalog.descriptions import clean_text
 from catalog_tagger.catalog.fetch import read_addresses
-from catalog_tagger.catalog.prepare import read_audited
+from catalog_tagger.catalog.prepare import prepare_catalog, read_audited
 from catalog_tagger.catalog.read import read_catalog
 from catalog_tagger.catalog.readers.sidecars import read_sidecars
 from catalog_tagger.core.config import RunConfig
@@ -297,3 +297,30 @@ def test_a_wrong_profile_is_one_line(text, says, tmp_path, capsys):
     assert main(['check', str(shop), '--profile', str(tmp_path/'mine.json')]) == 2
     err = capsys.readouterr().err
     assert err.count('\n') == 1 and says in err, err
+
+def test_an_escaped_comma_is_part_of_a_category(tmp_path):
+    "WooCommerce writes it so; one path a product keeps its levels exclusive."
+    rows = ['ID,Type,SKU,Name,Categories,Images', *(f'{i},simple,S{i},A bag,"Accessories\\, Bags > {"Totes" if i % 2 else "Belts"}",{i}.jpg'
+                                                     for i in range(8))]
+    (tmp_path/'wc.csv').write_text('\n'.join(rows)); (tmp_path/'images').mkdir()
+    for i in range(8): Image.new('RGB', (8, 8), (i, 0, 0)).save(tmp_path/'images'/f'{i}.jpg')
+    catalog = read_catalog(tmp_path)
+    assert catalog.df['tags'][1] == ['Categories 1=Accessories, Bags', 'Categories 2=Totes']
+    assert not [o for o in catalog.notes if 'several paths' in o]
+
+def test_pictures_that_are_read_are_not_told_as_unused(tmp_path):
+    for kind in ('woocommerce', 'google', 'shopify'):
+        notes = read_catalog(demo_export(tmp_path/kind, kind, n=6)).notes
+        assert not [o for o in notes if 'further columns of pictures' in o], kind
+
+@pytest.mark.parametrize('kind', ['shopify', 'woocommerce'])
+def test_words_replace_the_labels_of_an_export_and_their_parents(tmp_path, kind):
+    ready = prepare_catalog(RunConfig(str(demo_export(tmp_path/kind, kind, n=60)), 'run', words='en'))
+    assert ready.space.vocab and not ready.space.exclusive and not ready.space.parents
+
+def test_a_misspelt_column_of_a_profile_is_told(tmp_path):
+    profile = dict(text='mine', columns=['image'], image=['image'], labels=['knd'], tags=['tags'])
+    (tmp_path/'mine.json').write_text(json.dumps(profile)); shop = tmp_path/'shop'; (shop/'images').mkdir(parents=True)
+    Image.new('RGB', (8, 8)).save(shop/'images'/'a.jpg'); (shop/'t.csv').write_text('image,kind,tags\na.jpg,hat,red\n')
+    notes = read_catalog(shop, tmp_path/'mine.json').notes
+    assert "columns that the profile names and the table lacks: knd, did you mean 'kind'?" in notes

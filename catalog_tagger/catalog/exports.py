@@ -186,10 +186,11 @@ def read_export(
         df, notes = read_rows(path, encoding, most)
         return _joined_table(df) if form == 'label-studio-min' else df, notes
     rows = reader(path) if reader else FORMS[form](read_json(path, parse_objects))
-    if not rows: raise CatalogError(f'{path} has no rows')
-    df = pd.DataFrame(rows, dtype=object); df = df.where(df.notna(), '')
     more = [o.title for o in _excel_sheets(path)[1:]] if suffix == '.xlsx' else []
-    return set_aside(df).assign(why=None, row=range(len(df))), [f'only the first sheet is read, not {first_few(more)}'] if more else []
+    unread = [f'only the first sheet is read, not {first_few(more)}'] if more else []
+    if not rows: raise CatalogError('; '.join([f'{path} has no rows below a header', *unread]))
+    df = pd.DataFrame(rows, dtype=object); df = df.where(df.notna(), '')
+    return set_aside(df).assign(why=None, row=range(len(df))), unread
 
 def table_columns(
     path:str|Path,

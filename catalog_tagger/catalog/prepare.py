@@ -257,6 +257,7 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     recipe = fit_recipe(df, steps, groups=groups)
     n = 1 if cfg.split_by else len(given)
     told = [*_folds_note(given), *(report_shares(df, _fractions(cfg)[:3 - n]) if n < 2 else [])]
-    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=catalog.parents, groups=groups, source_folds=bool(given))
+    parents = {} if cfg.words else catalog.parents    # those of the labels that the words replace
+    space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=parents, groups=groups, source_folds=bool(given))
     catalog = replace(catalog, notes=(*catalog.notes, *told, *recipe.unmet, *_lost_groups(groups, space)))
     return Prepared(catalog.keep(*apply_labels(df, space)), space, audit, recipe, words)

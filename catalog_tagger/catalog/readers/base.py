@@ -269,12 +269,12 @@ def _adds_nothing(df:pd.DataFrame)->pd.Series:
     return res
 
 def _more_pictures(root:Path, df:pd.DataFrame, used:Iterable[str])->list[str]:
-    "A note on columns whose first cells name other pictures than `image`, without addresses and ids."
-    head, locate, more = df.head(50), _locator(root), {}
+    "A note on columns whose first cells name pictures that no row has as its `image`, without addresses and ids."
+    head, locate, more, images = df.head(50), _locator(root), {}, {*df['image']}
     for name, c in source_columns(df).items():
-        named = [(locate(o)[0], im) for cell, im in zip(head[c], head['image']) for o in pictures_of_cell(cell)
+        named = [locate(o)[0] for cell in head[c] for o in pictures_of_cell(cell)
                  if isinstance(o, str) and _is_picture(o.strip()) and not is_address(o)]
-        if name not in used and (other := [o for o, im in named if o != im and os.path.isfile(o)]): more[name] = other[0]
+        if name not in used and (other := [o for o in named if o not in images and os.path.isfile(o)]): more[name] = other[0]
     if not more: return []
     name, example = next(iter(more.items()))
     return [f'further columns of pictures are not used: {first_few(list(more))}, such as {os.path.basename(example)} in {name}; '

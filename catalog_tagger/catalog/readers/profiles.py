@@ -15,7 +15,7 @@ from typing import Literal
 import pandas as pd
 
 from ...core.files import CatalogError, catalog_root, inside_or_reason
-from ...core.table import Catalog, first_few, set_aside, source_columns
+from ...core.table import Catalog, did_you_mean, first_few, set_aside, source_columns
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
 from ...core.records import Record, Text, Texts
 from ..cells import clean_tag
@@ -243,7 +243,10 @@ def _list_pictures(t:_Export, root:Path, image_column:str|None)->None:
     t.df = t.df[~further].reset_index(drop=True)
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a15
-def _split_values(cell, delim:str|None)->list[str]: return [o for v in str(cell).split(delim or ',') if (o := v.strip())]
+def _split_values(cell, delim:str|None)->list[str]:
+    "The values in a cell; a delimiter after a backslash is part of a value, as WooCommerce writes it."
+    parts = re.split(rf'(?<!\\){re.escape(delim or ",")}', str(cell))
+    return [o for v in parts if (o := v.replace(f'\\{delim or ","}', delim or ',').strip())]
 
 def _named_attributes(t:_Export)->list[str]:
     "A column for each attribute whose name and values are in two columns, such as `Attribute 1 name` and `Attribute 1 value(s)`."
@@ -348,6 +351,13 @@ def _product_note(t:_Export)->None:
     if n.empty: t.df = t.df.drop(columns='product')
     else: t.notes.append(f'products: {len(n):,}, with {n.min()} to {n.max()} rows')
 
+def _check_names(t:_Export)->None:
+    "Note the columns that a profile of one's own names and the table lacks; those of the library name columns of several versions."
+    if t.profile in load_profiles().values(): return
+    own = source_columns(t.df)
+    lacks = [f'{o}{did_you_mean(o, own)}' for o in t.patterns() if not matching(own, o)]
+    if lacks: t.notes.append(f'columns that the profile names and the table lacks: {first_few(lacks)}')
+
 def read_profile(
     path:str|Path,        # Folder of an export, or its table
     name:str,             # Of the profile, for the catalog's `layout`
@@ -365,6 +375,7 @@ def read_profile(
     t = _read_tables(root, files, profile, encoding)
     others = [o for g in profile.files if '/' in g and root != files[0] for o in sorted(root.glob(g)) if o.is_file() and o not in files]
     if others: t.notes.append(f'not read, because its columns are others: {first_few(o.relative_to(root).as_posix() for o in others)}')
+    _check_names(t)
     _pivot_long(t)
     t.df['product'] = _product_cells(t)
     _fill_down(t, image_column)
