@@ -351,7 +351,7 @@ def _product_note(t:_Export)->None:
     if n.empty: t.df = t.df.drop(columns='product')
     else: t.notes.append(f'products: {len(n):,}, with {n.min()} to {n.max()} rows')
 
-def _check_names(t:_Export)->None:
+def _note_missing(t:_Export)->None:
     "Note the columns that a profile of one's own names and the table lacks; those of the library name columns of several versions."
     if t.profile in load_profiles().values(): return
     own = source_columns(t.df)
@@ -375,7 +375,7 @@ def read_profile(
     t = _read_tables(root, files, profile, encoding)
     others = [o for g in profile.files if '/' in g and root != files[0] for o in sorted(root.glob(g)) if o.is_file() and o not in files]
     if others: t.notes.append(f'not read, because its columns are others: {first_few(o.relative_to(root).as_posix() for o in others)}')
-    _check_names(t)
+    _note_missing(t)
     _pivot_long(t)
     t.df['product'] = _product_cells(t)
     _fill_down(t, image_column)
