@@ -490,7 +490,8 @@ def test_a_killed_job_asks_for_nothing_twice_that_is_whole(tmp_path, when):
 def test_a_stopped_job_says_how_to_go_on(tmp_path):
     with fatal(Server(), 20, signal.SIGINT) as server:
         source = table(tmp_path/'export.csv', [(server.at(f'/{i}.jpg'), 'red') for i in range(60)])
-        server.child = command('fetch', source, '--out', tmp_path/'shop', '--allow-host', 'localhost'); server.ready.set()
+        heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)    # a shell lets its background jobs ignore it
+        server.child = command('fetch', source, '--out', tmp_path/'shop', '--allow-host', 'localhost', preexec_fn=heeds); server.ready.set()
         out, err = server.child.communicate()
     assert server.child.returncode == 130 and 'of 60 pictures are in' in err and 'goes on with the others' in err and 'Traceback' not in err
 
