@@ -1,5 +1,5 @@
 "The demo shop as the exports of real systems: recognised, read, trained and tagged with no option."
-import json, re, shutil
+import json, os, re, shutil, subprocess, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -72,6 +72,24 @@ def test_labels_products_folds_and_texts_come_out(kind, folder):
     assert ('split' in df) == (kind in FOLDS)
     if kind in FOLDS: assert df['split'].tolist() == [Path(o).parent.name for o in df['image']]
     if kind == 'roboflow': assert df.groupby('product').size().eq(2).all()
+
+SEEN = """
+import sys
+from catalog_tagger.catalog.prepare import prepare_catalog
+from catalog_tagger.core.config import RunConfig
+for o in sys.argv[1:]:
+    c, space, audit, recipe, _ = prepare_catalog(RunConfig(o, 'run'))
+    print([c.df.to_dict('list'), c.parents, c.notes, space.to_dict(), recipe])
+"""
+
+def test_the_order_of_sets_is_nowhere_seen(tmp_path):
+    "Two processes, whose hashes of texts differ, prepare the same."
+    roots = [str(demo_export(tmp_path/re.sub(r'\W+', '-', o), o, 60)) for o in ('shopify', 'woocommerce', 'magento', 'coco', 'long form')]
+    def seen(seed):
+        return subprocess.run([sys.executable, '-c', SEEN, *roots], env=os.environ | dict(PYTHONHASHSEED=seed), text=True, check=True,
+                              stdout=subprocess.PIPE).stdout
+    first = seen('1')
+    assert len(first.splitlines()) == len(roots) and seen('2') == first
 
 CHANGES = {'a mark of UTF-8': lambda t: '\ufeff' + t, 'line ends of Windows': lambda t: t.replace('\n', '\r\n')}
 

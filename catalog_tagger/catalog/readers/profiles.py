@@ -308,7 +308,7 @@ def _path_labels(t:_Export)->None:
         levels, _, delim = separators.partition('\n')
         for name, c in t.columns([pattern]).items():
             rows = _path_lists(_stripped(t.df[c]), levels, delim); several = sum(len(o) > 1 for o in rows)
-            parents, others = _path_parents({p for o in rows for p in o})
+            parents, others = _path_parents(dict.fromkeys(p for o in rows for p in o))
             if others: t.notes.append(f'labels of {name} that are below several others have no parent: {first_few(others, 4)}')
             if several:
                 t.notes.append(f'{several} rows have several paths in {name}, so its levels are free tags with parents')
