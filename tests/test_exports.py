@@ -137,8 +137,10 @@ def test_the_majority_of_annotators_counts_and_a_tie_is_empty(form, tmp_path):
     assert [set(o) for o in catalog.df['tags']] == [{'type=Tee', 'style=red'}, {'style=blue'}] and catalog.rejected.empty
 
 def test_an_attribute_list_has_unknown_values(folder):
-    notes = read_catalog(folder('deepfashion')).notes
-    assert any(re.match(r'\d+ values are unknown \(0\): they are read as absent', o) for o in notes)
+    catalog = read_catalog(folder('deepfashion'))
+    assert any(re.match(r'\d+ values are unknown, such as \w+ of row \d+: they are in no score', o) for o in catalog.notes)
+    names = {o for p in shop_products(N) for o in (p['type'], p['colour']) if o[0] == 'B'}
+    for tags, unknown in zip(catalog.df['tags'], catalog.df['unknown']): assert set(unknown) == names - set(tags)
 
 @pytest.mark.parametrize('change, says', [
     (lambda t: t.replace('attribute_labels', 'attributes'), 'expected'), (lambda t: '7' + t, 'its first says')])

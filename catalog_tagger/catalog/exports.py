@@ -19,7 +19,7 @@ from ..core.table import first_few, set_aside
 from .csv_tables import JSON_SUFFIXES, csv_rows, parse_objects, read_objects, read_rows, replace_surrogates
 
 # %% auto #0
-__all__ = ['TABLE_FORMATS', 'FORMS', 'table_reader', 'read_export', 'table_columns']
+__all__ = ['TABLE_FORMATS', 'FORMS', 'table_reader', 'Divided', 'split_divided', 'read_export', 'table_columns']
 
 # %% ../../nbs/catalog/02a_exports.ipynb #7a1c0e06
 def _as_text(o):
@@ -114,10 +114,13 @@ def _choices(annotation:dict)->dict[str, list[str]]:
     return {str(o.get('from_name', 'choice')): list(map(str, o.get('value', {}).get('choices', ())))
             for o in _objects(annotation.get('result')) if isinstance(o.get('value'), dict)}
 
+class Divided(str):
+    "A choice in a cell, of which half of the annotators say that it is right."
+
 def _majority(votes:list[list[str]])->list[str]:
-    "The choices of more than half of the annotators; none if they are divided."
+    "The choices of more than half of the annotators, and as `Divided` those of half of them."
     n = Counter(t for o in votes for t in dict.fromkeys(o))
-    return [t for t, k in n.items() if 2*k > len(votes)]
+    return [t if 2*k > len(votes) else Divided(t) for t, k in n.items() if 2*k >= len(votes)]
 
 def _label_studio_rows(d)->list[dict]:
     "A row for each task of Label Studio: its data, and for each control the choices of the majority; cancelled ones do not count."
@@ -136,7 +139,16 @@ def _choice_cell(o):
         except ValueError: return o
     return list(map(str, o['choices'])) if isinstance(o, dict) and isinstance(o.get('choices'), list) else o
 
-def _one_or_list(values:list[str]): return '' if not values else values[0] if len(values) == 1 else values
+def _one_or_list(values:list[str]):
+    "An empty cell, one text, or a list of several values or of those that are `Divided`."
+    return '' if not values else values[0] if len(values) == 1 and not isinstance(values[0], Divided) else values
+
+def split_divided(
+    cell,   # Of a table from `read_export`
+)->tuple[str|list[str], list[str]]:
+    "A cell without the choices on which annotators are divided, and these."
+    if not isinstance(cell, list) or not any(isinstance(v, Divided) for v in cell): return cell, []
+    return _one_or_list([v for v in cell if not isinstance(v, Divided)]), [str(v) for v in cell if isinstance(v, Divided)]
 
 def _join_annotators(rows:list[dict])->list[dict]:
     "A row for each task of JSON-MIN or its CSV, which have one for each annotator: the values of the majority."

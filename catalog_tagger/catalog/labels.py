@@ -20,9 +20,9 @@ from ..core.config import RunConfig
 from .steps import check_steps, spell, spelling_key
 
 # %% auto #0
-__all__ = ['NESTED', 'NO_LABEL', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels',
-           'check_several', 'missing_labels', 'report_missing', 'scored_cells', 'known_cells', 'count_unscored',
-           'report_unscored', 'nearest_label', 'unknown_tags', 'report_unknown']
+__all__ = ['NESTED', 'NO_LABEL', 'FREE', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels',
+           'check_several', 'missing_labels', 'report_missing', 'mark_unknown', 'scored_cells', 'known_cells',
+           'count_unscored', 'report_unscored', 'nearest_label', 'unknown_tags', 'report_unknown']
 
 # %% ../../nbs/catalog/11_labels.ipynb #bc5831ce
 class _Outcome(TypedDict):
@@ -362,44 +362,71 @@ def report_missing(missing:dict[str, list[str]])->list[str]:
             f'{len(o)} labels are not in {f}, such as {o[0]}: {then[f][1]}' for f, o in missing.items() if o]
 
 # %% ../../nbs/catalog/11_labels.ipynb #5a1c0eb1
+def _absent_labels(tags:list[str], space:LabelSpace, spelt:dict[str, set[str]])->list[str]:
+    "The labels of `tags` that are absent: a label that several tags were joined to only if all of them are, whatever their spelling."
+    keys = {*map(spelling_key, tags)}
+    return [l for l in space.encode(tags) if spelt[l] <= keys]
+
+def mark_unknown(
+    targs:np.ndarray,   # 0 or 1, shape (pictures, labels)
+    df:pd.DataFrame,    # The catalog of these pictures; `unknown` and `absent` say of which free tags the truth is unknown, if it has them
+    space:LabelSpace,
+)->np.ndarray:          # float, same shape
+    "The truth of each label: 1 if it is present, 0 if absent, nan if that is unknown."
+    res, free = np.asarray(targs).astype(float), np.isin(np.arange(len(space.vocab)), space.free_columns)
+    unknown = np.zeros(res.shape, bool)
+    if 'absent' in df:
+        spelt = {}
+        for t, o in space.provenance.items(): spelt.setdefault(o['label'], set()).add(spelling_key(t))
+        unknown = space.one_hot(_absent_labels(o, space, spelt) for o in df['absent']) == 0
+    if 'unknown' in df: unknown |= space.one_hot(map(space.encode, df['unknown'])) > 0
+    res[unknown & free & (res == 0)] = np.nan
+    return res
+
 def scored_cells(
-    targs:np.ndarray,    # 0 or 1, shape (pictures, labels)
+    targs:np.ndarray,    # 0 or 1, or nan as from `mark_unknown`; shape (pictures, labels)
     space:LabelSpace,
 )->np.ndarray:           # bool, shape of `targs`
-    "Which cells can be fitted: all except those of a group of which a picture has no label."
-    targs = np.asarray(targs).astype(bool); res = np.ones(targs.shape, bool)
-    for cols in space.group_columns.values(): res[np.ix_(~targs[:, cols].any(1), cols)] = False
+    "Which cells can be fitted: all except unknown ones, and those of a group of which a picture has no label."
+    targs = np.asarray(targs).astype(float); res = ~np.isnan(targs)
+    for cols in space.group_columns.values(): res[np.ix_(~(targs[:, cols] == 1).any(1), cols)] = False
     return res
 
 def known_cells(
-    targs:np.ndarray,                     # As in `scored_cells`
+    targs:np.ndarray,       # As in `scored_cells`
     space:LabelSpace,
-    tags:Iterable[Iterable[str]]=None,    # Raw tags of each picture, by which a label that was dropped is told from the end of a path
-)->np.ndarray:                            # bool, shape of `targs`
-    "Which cells have a truth: the `scored_cells`, and those of a group above which the path of a picture ends (`ends`)."
+    df:pd.DataFrame=None,   # The catalog of these pictures: its raw `tags` tell a label that was dropped from the end of a path
+)->np.ndarray:              # bool, shape of `targs`
+    "Which cells have a truth: the `scored_cells`, without those that `df` marks, and those below the end of a picture's path (`ends`)."
+    if df is not None: targs = mark_unknown(targs, df, space)
     res, at = scored_cells(targs, space), space.group_columns
-    columns = [{column_of(t, at) for t in o} for o in tags] if tags is not None and space.ends else [()]*len(res)
+    tags = df['tags'] if df is not None and 'tags' in df and space.ends else [()]*len(res)
+    columns = [{column_of(t, at) for t in o} for o in tags]
     for g, labels in space.endings.items():
-        ended = np.asarray(targs)[:, [space.vocab.index(l) for l in labels]].any(1) & [g not in o for o in columns]
+        ended = (np.asarray(targs)[:, [space.vocab.index(l) for l in labels]] == 1).any(1) & [g not in o for o in columns]
         res[np.ix_(ended, at[g])] = True
     return res
 
 # %% ../../nbs/catalog/11_labels.ipynb #5a1c0eb4
+FREE = 'free tags'   # Key of `count_unscored` for the labels in no group
+
 def count_unscored(
     known:np.ndarray,   # From `known_cells`
     space:LabelSpace,
-)->dict[str, int]:      # Group → number of pictures; only groups with some
-    "The number of pictures without a truth of each group."
-    return {g: n for g, cols in space.group_columns.items() if (n := int((~known[:, cols[0]]).sum()))}
+)->dict[str, int]:      # Group → number of pictures, and `FREE` → number of cells; only those with some
+    "The number of pictures without a truth of each group, and of unknown cells of free tags."
+    counts = {g: int((~known[:, cols[0]]).sum()) for g, cols in space.group_columns.items()}
+    return {g: n for g, n in (counts | {FREE: int((~known[:, space.free_columns]).sum())}).items() if n}
 
 def report_unscored(
     unscored:dict[str, int],   # From `count_unscored`
     n:int,                     # Number of pictures
     of:str='',                 # Added after "pictures", such as " of test"
 )->list[str]:
-    "A sentence for each group without a truth for some pictures."
+    "A sentence for each group without a truth for some pictures, and for free tags."
     def be(o): return 'has no truth and is' if o == 1 else 'have no truth and are'
-    return [f'{g}: {o:,} of {n:,} pictures{of} {be(o)} not scored' for g, o in unscored.items()]
+    return [f'{FREE}: of {o:,} pairs of a picture{of} and a tag the truth is unknown; they are not scored' if g == FREE else
+            f'{g}: {o:,} of {n:,} pictures{of} {be(o)} not scored' for g, o in unscored.items()]
 
 # %% ../../nbs/catalog/11_labels.ipynb #5a1c0eb6
 def _bare_value(value:str)->str: return re.sub(r'[\W_]+', '', spelling_key(value))

@@ -22,7 +22,7 @@ from .images import audit_images
 from .split import FewUnits, join_units, near_duplicates, report_shares, split_audit, split_by, split_catalog
 from .text import TextTags, tag_texts, why_untagged
 from .steps import check_steps, spell, spelling_first, step_applies
-from .labels import LabelSpace, apply_labels, column_of, fit_labels
+from .labels import LabelSpace, apply_labels, column_of, fit_labels, mark_unknown
 from .recipe import Recipe, fit_recipe
 from .readers.base import NO_TAGS, SAME_PICTURE, SUFFIXES, all_layouts, list_tables
 from .readers.folders import find_files
@@ -211,6 +211,13 @@ def _lost_groups(groups:Iterable[str], space:LabelSpace)->list[str]:
     lost = {c: {t: f'({o["rule"]})' for t, o in space.provenance.items() if column_of(t, [c])} for c in groups if c not in space.exclusive}
     return [f'no label of the column {c} is left: {first_few(o, 3)}' for c, o in lost.items() if o]
 
+def _check_open(df:pd.DataFrame, space:LabelSpace)->None:
+    "Raise `CatalogError` if lists of free tags are open, and no picture of valid is known to lack one: precision could not be measured."
+    rows = df[df['split'] == 'valid']
+    if 'absent' in df and space.free and not (mark_unknown(space.one_hot(rows['labels']), rows, space)[:, space.free_columns] == 0).any():
+        raise CatalogError('unlisted is unknown, and no picture of valid is known to lack a free tag, so thresholds and precision cannot be '
+                           'measured: leave out --unlisted unknown, or give a table that says which tags are absent, such as 0 in a column')
+
 def _folds_note(given:set[str])->list[str]:
     "A sentence if the source has one fold besides train."
     if len(given) != 1: return []
@@ -250,7 +257,7 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     _check_fractions(cfg, given)
     df, groups = catalog.df, () if cfg.words else catalog.groups or ()
     steps = recipe_steps(cfg, groups)
-    if cfg.words: df = df.assign(tags=[[] for _ in range(len(df))])
+    if cfg.words: df = df.drop(columns=['absent', 'unknown'], errors='ignore').assign(tags=[[] for _ in range(len(df))])
     else: _check_asked(catalog, cfg)
     df, audit = split_by_config(df, cfg, steps, groups)
     if cfg.words: catalog, words = _tag_texts(catalog, df, cfg.words); df = catalog.df; audit = split_audit(df)
@@ -260,4 +267,5 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     parents = {} if cfg.words else catalog.parents    # those of the labels that the words replace
     space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=parents, groups=groups, source_folds=bool(given))
     catalog = replace(catalog, notes=(*catalog.notes, *told, *recipe.unmet, *_lost_groups(groups, space)))
-    return Prepared(catalog.keep(*apply_labels(df, space)), space, audit, recipe, words)
+    df, bad = apply_labels(df, space); _check_open(df, space)
+    return Prepared(catalog.keep(df, bad), space, audit, recipe, words)

@@ -54,6 +54,7 @@ class CatalogSettings:
     label_min_count:whole(1) = 1           # Drop labels with fewer training pictures than this; their pictures keep their other labels
     empty:tuple[str, ...] = EMPTY_CELLS    # Words that mean an empty cell; none: only cells without text are empty
     clean:tuple[str, ...] = CLEAN_RULES    # Rules for the text of cells of labels and tags: entities, invisible, or none
+    unlisted:Literal['absent', 'unknown']|None = None  # What a free tag is that a picture does not list; absent if not given
     encoding:str|None = None               # Encoding of a CSV, such as cp1252; UTF-8, or UTF-16 with its mark, if not given
     recipe:str|None = None                 # JSON file with the steps that turn tags into labels; spellings are always joined
     words:Literal['en', 'de']|None = None  # Make tags from the column text, which is in this language

@@ -16,9 +16,9 @@ from fastcore.basics import patch
 from .files import CatalogError, atomic_path, escaped_text
 
 # %% auto #0
-__all__ = ['SPLITS', 'RESERVED', 'rejected_table', 'report_rejected', 'none_usable', 'is_tags', 'check_columns', 'check_table',
-           'set_aside', 'source_name', 'source_columns', 'source_view', 'first_few', 'did_you_mean', 'ShowsFacts',
-           'Catalog', 'UnixLines', 'write_table', 'read_table', 'as_numbers', 'json_rows']
+__all__ = ['SPLITS', 'LISTS', 'RESERVED', 'rejected_table', 'report_rejected', 'none_usable', 'is_tags', 'check_columns',
+           'check_table', 'set_aside', 'source_name', 'source_columns', 'source_view', 'first_few', 'did_you_mean',
+           'ShowsFacts', 'Catalog', 'UnixLines', 'write_table', 'read_table', 'as_numbers', 'json_rows']
 
 # %% ../../nbs/core/01_table.ipynb #67dbd360
 def rejected_table(
@@ -48,6 +48,7 @@ def none_usable(
 
 # %% ../../nbs/core/01_table.ipynb #f299c753
 SPLITS = ('train', 'valid', 'test')
+LISTS = ('tags', 'labels', 'absent', 'unknown')   # Columns of lists of tags
 
 def is_tags(o)->bool:
     "Is `o` a list of non-empty strings?"
@@ -72,13 +73,13 @@ def check_table(
 )->pd.DataFrame:       # `df`, its rows numbered from 0
     "`df` if it is a valid catalog table, checked cell by cell; raise `CatalogError` on the first invalid value."
     df = check_columns(df, *need)
-    for c in ('tags', 'labels'):
+    for c in LISTS:
         bad = df.index[~df[c].map(is_tags).astype(bool)] if c in df else ()
         if len(bad): raise CatalogError(f'{c} of row {bad[0]} is {df[c][bad[0]]!r}, expected a list of non-empty strings')
     return df
 
 # %% ../../nbs/core/01_table.ipynb #0ce97787
-RESERVED = ('image', 'row', 'why', 'tags', 'text', 'labels', 'split', 'product', 'unit',
+RESERVED = ('image', 'row', 'why', 'text', 'split', 'product', 'unit', *LISTS,
             'width', 'height', 'digest', 'pixels', 'score', 'fold', 'spelt')   # Columns with a meaning in the library
 _PREFIX = 'source.'
 
@@ -168,26 +169,24 @@ def _facts(self:Catalog)->dict[str, str]:
     return dict(catalog=f'{Path(self.source).name or "a table"}, layout {self.layout or "none"}') | facts
 
 # %% ../../nbs/core/01_table.ipynb #3ec27a68
-_LISTS = ('tags', 'labels')
-
 class UnixLines:
     "A text file for a CSV writer with the line terminator CRLF, with which Python quotes a carriage return in a cell; lines end in LF."
     def __init__(self, file): self.file = file
     def write(self, row:str): self.file.write(row.removesuffix('\r\n') + '\n')
 
 def write_table(path:str|Path, df:pd.DataFrame)->None:
-    "Write `df` as CSV without its index; `tags` and `labels` become JSON lists in their cells."
-    df = df.assign(**{c: df[c].map(lambda o: json.dumps(o, ensure_ascii=False)) for c in _LISTS if c in df})
+    "Write `df` as CSV without its index; columns of lists (`LISTS`) become JSON lists in their cells."
+    df = df.assign(**{c: df[c].map(lambda o: json.dumps(o, ensure_ascii=False)) for c in LISTS if c in df})
     with atomic_path(path) as p, open(p, 'w', encoding='utf-8', newline='') as f:
         df.to_csv(UnixLines(f), index=False, quoting=csv.QUOTE_MINIMAL, lineterminator='\r\n')
 
 def read_table(path:str|Path)->pd.DataFrame:
-    "Read a table that `write_table` wrote; all columns but `tags` and `labels` are read as text."
+    "Read a table that `write_table` wrote; all columns but `LISTS` are read as text."
     try: df = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError: raise CatalogError(f'{path} does not exist') from None
     except ValueError as e: raise CatalogError(f'{path} is not a readable table: {e}') from None
-    try: return df.assign(**{c: df[c].map(json.loads) for c in _LISTS if c in df})
-    except ValueError as e: raise CatalogError(f'{path}: a cell of tags or labels is not a JSON list: {e}') from None
+    try: return df.assign(**{c: df[c].map(json.loads) for c in LISTS if c in df})
+    except ValueError as e: raise CatalogError(f'{path}: a cell of {", ".join(LISTS)} is not a JSON list: {e}') from None
 
 # %% ../../nbs/core/01_table.ipynb #4504fa61
 def as_numbers(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
-from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
+from sklearn.metrics import confusion_matrix
 from torch import nn, Tensor
 
 from ..core.files import CatalogError
@@ -18,7 +18,7 @@ from ..core.process import progress
 from ..core.extras import import_optional
 from ..core.render import heat_overlay
 from ..catalog.images import MOST_PIXELS, open_image
-from ..catalog.labels import known_cells, LabelSpace, scored_cells
+from ..catalog.labels import known_cells, LabelSpace, mark_unknown, scored_cells
 from ..train.backbones import body_children
 from ..serve.predictor import Predictor, as_input
 from ..serve.calibrate import share_bounds
@@ -137,13 +137,12 @@ def label_confusion(
     pred:np.ndarray,      # Answers as 0 and 1, from `as_matrix`; shape (pictures, labels)
     space:LabelSpace,
 )->pd.DataFrame:          # Index: label; `right` and `wrong` (true and false positives), `missed` and `neither` (false and true negatives)
-    "The 2×2 confusion matrix of each label, by scikit-learn; a group counts only pictures that have a label of it."
+    "The 2×2 confusion matrix of each label, by scikit-learn, over the pictures for which it has a truth."
     pred, targs = _numbers_and_truth(df, pred, space, 'pred')
-    res, known = np.zeros((len(space.vocab), 4), int), known_cells(targs, space, df.get('tags'))
-    for cols in _alternatives(space):
-        # with one more column, because scikit-learn treats a single one as binary classification
-        rows = known[:, cols[0]]; t, p = (np.pad(o[rows][:, cols], ((0, 0), (0, 1))) for o in (targs, pred > 0))
-        res[cols] = multilabel_confusion_matrix(t, p)[:-1].reshape(-1, 4)
+    res, known = np.zeros((len(space.vocab), 4), int), known_cells(targs, space, df)
+    for i, k in enumerate(known.T):
+        t, p = (o[k, i] for o in (targs, pred > 0))
+        res[i] = confusion_matrix(t, p, labels=[False, True]).ravel()
     return pd.DataFrame(res, space.vocab, ['neither', 'wrong', 'missed', 'right'])[['right', 'missed', 'wrong', 'neither']]
 
 # %% ../../nbs/report/02_interpret.ipynb #71315510
@@ -163,7 +162,7 @@ def instead_table(
 )->pd.DataFrame:          # As from `confused_pairs`; `group` is '' for free tags, `share` is of the times that the true label was missed
     "Labels that were predicted where another was missed: pairs within a group or among free tags, the most frequent first."
     pred, targs = _numbers_and_truth(df, pred, space, 'pred')
-    known, images = known_cells(targs, space, df.get('tags')), df['image'].to_numpy()
+    known, images = known_cells(targs, space, df), df['image'].to_numpy()
     missed, wrong, rows = targs & (pred == 0), (pred > 0) & ~targs & known, []
     for g, cols in zip([*space.exclusive, ''], _alternatives(space)):
         both = missed[:, cols].T.astype(int) @ wrong[:, cols]
@@ -181,7 +180,7 @@ def loss_cells(
     "Cross-entropy of each score; for single-label data only that of the true label."
     p, targs = _numbers_and_truth(df, scores, space, 'scores'); p = p.clip(1e-7, 1 - 1e-7)
     cells = -np.log(np.where(targs, p, 1 - p))*(targs if space.is_single else 1)
-    return np.where(scored_cells(targs, space), cells, np.nan)
+    return np.where(scored_cells(mark_unknown(targs, df, space), space), cells, np.nan)
 
 def top_losses(
     df:pd.DataFrame,      # A catalog with `image` and `labels`
@@ -228,7 +227,7 @@ def wrong_pictures(
 )->np.ndarray:            # bool, shape (pictures,)
     "Pictures with a wrong or missed label; a group without a truth does not count, as in `known_cells`."
     pred, targs = _numbers_and_truth(df, pred, space, 'pred')
-    return (((pred > 0) != targs) & known_cells(targs, space, df.get('tags'))).any(1)
+    return (((pred > 0) != targs) & known_cells(targs, space, df)).any(1)
 
 # %% ../../nbs/report/02_interpret.ipynb #c31e7a7e
 def error_table(

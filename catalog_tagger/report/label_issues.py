@@ -18,7 +18,7 @@ from ..core.table import check_columns
 from ..core.process import progress
 from ..core.extras import import_optional
 from ..catalog.split import cross_folds
-from ..catalog.labels import LabelSpace
+from ..catalog.labels import LabelSpace, mark_unknown
 from ..runs.folder import Run
 from ..runs.train import frozen_features
 from .plots import picture_grid
@@ -83,13 +83,13 @@ def _group_issues(p:np.ndarray, t:np.ndarray, rows:np.ndarray, names:np.ndarray)
     return pd.DataFrame(dict(row=rows[i], kind=np.where(flagged[i], 'wrong', 'doubtful'), tag=names[given[i]], instead=names[best[i]],
                              score=p[i, given[i]]))
 
-def _free_issues(p:np.ndarray, t:np.ndarray, names:np.ndarray)->pd.DataFrame:
-    "Issues of free tags: probabilities `p` and true labels `t`."
+def _free_issues(p:np.ndarray, t:np.ndarray, unknown:np.ndarray, names:np.ndarray)->pd.DataFrame:
+    "Issues of free tags: probabilities `p` and true labels `t`; an `unknown` one is not missing."
     if not p.size: return pd.DataFrame(columns=_ISSUE_COLUMNS)
     flagged, has = np.zeros(t.shape, bool), t.any(0) & ~t.all(0)
     find = _cleanlab('multilabel_classification.filter').find_multilabel_issues_per_class
     if has.any(): flagged[:, has] = find([np.flatnonzero(o).tolist() for o in t[:, has]], p[:, has], n_jobs=1)
-    rows, i = np.nonzero(flagged | (t & (p < .5))); given, why = t[rows, i], flagged[rows, i]
+    rows, i = np.nonzero((flagged & ~unknown) | (t & (p < .5))); given, why = t[rows, i], flagged[rows, i]
     return pd.DataFrame(dict(row=rows, kind=np.select([~why, given], ['doubtful', 'wrong'], 'missing'), tag=names[i], instead='',
                              score=np.where(given, p[rows, i], 1 - p[rows, i])))
 
@@ -109,7 +109,8 @@ def label_issues(
     found = [_group_issues(scores[np.ix_(has[g], cols)], targs[np.ix_(has[g], cols)], has[g], names[cols])
              for g, cols in space.group_columns.items()]
     free = [o[0] for o in _classifier_columns(space)[len(found):]]
-    res = pd.concat([*found, _free_issues(scores[:, free], targs[:, free], names[free])],
+    unknown = np.isnan(mark_unknown(targs, df, space))
+    res = pd.concat([*found, _free_issues(scores[:, free], targs[:, free], unknown[:, free], names[free])],
                     ignore_index=True).astype(dict(row=int, score=float))
     order = res['kind'].map(dict(wrong=0, missing=0, doubtful=1))
     res = res.assign(order=order).sort_values(['order', 'score'], kind='stable', ignore_index=True)[:k]

@@ -25,7 +25,7 @@ from ..core.config import RunConfig
 from ..core.render import asset, colour_css, data_uri, encode_image, thumbnail
 from ..core.metrics import find_metric, only_known, precision_at_k
 from ..catalog.images import MOST_PIXELS, open_image
-from ..catalog.labels import count_unscored, known_cells, LabelSpace, report_missing, report_unscored
+from ..catalog.labels import count_unscored, LabelSpace, mark_unknown, report_missing, report_unscored
 from ..catalog.recipe import provenance_table
 from ..catalog.split import report_torn
 from ..serve.answers import as_matrix
@@ -303,7 +303,7 @@ class Judged(NamedTuple):
     p:np.ndarray         # Calibrated scores
     answers:list         # Tags with calibrated scores of each picture
     pred:np.ndarray      # The same as 0 and 1
-    targs:np.ndarray     # The true labels as 0 and 1
+    targs:np.ndarray     # As from `mark_unknown`
     valid:int|None=None  # Number of pictures of valid, if it is known
 
 def judge_test(
@@ -316,7 +316,7 @@ def judge_test(
     scores, features = tagger.scores_and_features(df['image'])
     answers = decide(scores, space, decision)
     return Judged(df, space, decision, scores, features, decision.calibration.apply(scores, space), answers, as_matrix(answers, space),
-                  space.one_hot(df['labels']), run.metrics['pictures']['valid'])
+                  mark_unknown(space.one_hot(df['labels']), df, space), run.metrics['pictures']['valid'])
 
 def _known_groups(j:Judged)->list[str]:
     "The groups that have a label in test."

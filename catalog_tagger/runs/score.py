@@ -39,7 +39,7 @@ def picture_truth(
 )->tuple[np.ndarray, np.ndarray]:   # The labels as 0 and 1, and which cells have a truth, both of shape (pictures, labels)
     "What the answers for pictures are compared with."
     targs = space.one_hot(df['labels'])
-    return targs, known_cells(targs, space, df.get('tags'))
+    return targs, known_cells(targs, space, df)
 
 def score_pictures(
     tagger:Tagger,

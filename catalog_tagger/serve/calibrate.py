@@ -33,10 +33,10 @@ def _checked_scores(scores, space:LabelSpace)->np.ndarray:
 
 def check_scores(scores, targs, space:LabelSpace)->tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Scores, truth as booleans, and which cells are scored."
-    scores, targs = _checked_scores(scores, space), np.asarray(targs)
+    scores, targs = _checked_scores(scores, space), np.asarray(targs, float)
     if targs.shape != scores.shape: raise CatalogError(f'targs have shape {targs.shape}, expected that of scores, {scores.shape}')
-    if not np.isin(targs, (0, 1)).all(): raise CatalogError('targs contain other values than 0 and 1')
-    return scores, targs.astype(bool), scored_cells(targs, space)
+    if not (np.isin(targs, (0, 1)) | np.isnan(targs)).all(): raise CatalogError('targs contain other values than 0, 1 and nan')
+    return scores, targs == 1, scored_cells(targs, space)
 
 # %% ../../nbs/serve/02_calibrate.ipynb #45fbdd4a
 _Slope = Annotated[float, Meta(ge=1e-9, le=1e9)]
@@ -114,7 +114,8 @@ def fit_calibration(
     if method == 'temperature': slope[alone] = _cell_slope(z[k], t[k])
     else:
         (a,), (b,) = _platt(z[k][:, None], t[k][:, None], np.ones((k.sum(), 1), bool), 0.)
-        own, more = _platt(a*z + b, t, k & (t & k).any(0), prior)    # a tag without examples keeps the common fit
+        both = (t & k).any(0) & (~t & k).any(0)    # a tag without examples of either kind keeps the common fit
+        own, more = _platt(a*z + b, t, k & both, prior)
         slope[alone], shift[alone] = own*a, own*b + more
     return Calibration(slope.tolist(), shift.tolist(), shares)
 

@@ -12,7 +12,7 @@ from fastai.learner import Learner
 
 from ..core.files import CatalogError
 from ..catalog.images import Prep
-from ..catalog.labels import LabelSpace
+from ..catalog.labels import LabelSpace, mark_unknown
 from ..train.data import check_labelled, check_rows, source_pictures
 from ..train.learner import check_answers, whole_learner
 from .outside import fit_outside
@@ -46,8 +46,10 @@ def fit_tagger(
     plain = scores if tagger.tta == 1 else replace(tagger, tta=1).scores(pictures)
     targs = check_answers(learn, learn.dls.valid, torch.from_numpy(plain), pictures=pictures)
     if targs.ndim == 1: targs = F.one_hot(targs, len(tagger.space.vocab))
+    targs, rows = targs.numpy(), learn.dls.valid_ds.items
+    if isinstance(rows, pd.DataFrame): targs = mark_unknown(targs, rows, tagger.space)
     outside = fit_outside(tagger.features(source_pictures(learn.dls.train_ds)), features)
-    tagger.decision = fit_decision(scores, targs.numpy(), tagger.space, outside=outside)
-    if product := _valid_products(learn.dls.valid_ds.items):
-        tagger.products = fit_products(scores, targs.numpy(), product, tagger.space, outside=outside)
+    tagger.decision = fit_decision(scores, targs, tagger.space, outside=outside)
+    if product := _valid_products(rows):
+        tagger.products = fit_products(scores, targs, product, tagger.space, outside=outside)
     return tagger

@@ -52,8 +52,9 @@ def each_tag(
     "A threshold for each tag by `cut`, shrunk towards that of all tags together, which counts as `prior` examples."
     def fit(scores, targs, known, *, prior:float, **asked):
         import numpy as np
-        own = np.array([cut(scores[k, i], targs[k, i], **asked) if k.any() else .5 for i, k in enumerate(known.T)])
-        return _shrink(own, cut(scores[known], targs[known], **asked), (targs & known).sum(0), prior)
+        common, never = cut(scores[known], targs[known], **asked), ~(known & ~targs).any(0)    # no picture is known to lack it
+        own = np.array([common if o else cut(scores[k, i], targs[k, i], **asked) for i, (k, o) in enumerate(zip(known.T, never))])
+        return _shrink(own, common, (targs & known).sum(0), prior)
     return fit
 
 def all_tags(

@@ -86,13 +86,13 @@ def nearest_pictures(
 
 # %% ../../nbs/serve/06a_products.ipynb #04ba7403
 def product_truth(
-    targs:np.ndarray,   # 0 or 1, shape (pictures, labels)
+    targs:np.ndarray,   # 0 or 1, or nan if unknown; shape (pictures, labels)
     product,            # As in `combine_scores`
     space:LabelSpace,
-)->tuple[np.ndarray, int]:   # 0 or 1, shape (products, labels), and the number of products whose pictures disagree
+)->tuple[np.ndarray, int]:   # Likewise, shape (products, labels), and the number of products whose pictures disagree
     "The labels of each product: those of all its pictures, and of an exclusive group the label of the first picture that has one."
     names, order, start = _by_product(product, len(targs)); targs = np.asarray(targs)[order]
-    res, ends, clash = np.maximum.reduceat(targs, start), np.append(start[1:], len(targs)), set()
+    res, ends, clash = np.fmax.reduceat(targs, start), np.append(start[1:], len(targs)), set()
     for cols in space.group_columns.values():
         for i in np.flatnonzero(res[:, cols].sum(1) > 1):
             own = targs[start[i]:ends[i]][:, cols]

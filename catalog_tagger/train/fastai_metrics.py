@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from inspect import signature
 
-import torch, torch.nn.functional as F
+import pandas as pd, torch, torch.nn.functional as F
 from fastai.metrics import AccumMetric, ActivationType, accuracy, error_rate, top_k_accuracy
 from fastcore.basics import noop
 
@@ -27,6 +27,7 @@ class FoldMetric(AccumMetric):
 
     def accumulate(self, learn):
         self.space = getattr(learn.dls, 'space', None)
+        self.rows = None if learn.dl.shuffle else getattr(learn.dl.dataset, 'items', None)   # in the order of the scores
         self.accum_values(getattr(learn.loss_func, 'activation', noop)(learn.pred), learn.y, learn)
 
     @property
@@ -34,7 +35,9 @@ class FoldMetric(AccumMetric):
         if not self.preds: return None
         preds, targs = torch.cat(self.preds), torch.cat(self.targs)
         if targs.ndim == 1: targs = F.one_hot(targs, preds.shape[1])
-        if space := getattr(self, 'space', None): preds, targs = only_known(preds, targs, known_cells(targs, space))
+        if space := getattr(self, 'space', None):
+            df = self.rows if isinstance(self.rows, pd.DataFrame) and len(self.rows) == len(targs) else None
+            preds, targs = only_known(preds, targs, known_cells(targs, space, df))
         return self.func(preds, targs, **self.kwargs)
 
 def fastai_metric(

@@ -20,7 +20,7 @@ import pandas as pd
 
 from .. import readers
 from ...core.files import CatalogError, catalog_root, inside, inside_or_reason
-from ...core.table import Catalog, check_table, first_few, rejected_table, source_columns, source_name
+from ...core.table import LISTS, Catalog, check_table, first_few, rejected_table, source_columns, source_name
 from ..query import choose_rows
 from ..cells import parse_tags
 from ..csv_tables import (
@@ -231,17 +231,18 @@ def merge_rows(
     df:pd.DataFrame,             # Rows with `image`, `tags`, `row` and `why`
     groups:Iterable[str]=(),     # Columns of labels, of which a picture has one
 )->pd.DataFrame:
-    "Merge the rows of a picture: all its tags, other columns from the first row; reject it if a row is invalid or contradicts another."
+    "Merge the rows of a picture: all tags of its lists, other columns from the first row; reject it if a row is invalid or contradicts another."
     harmless = df['why'].isna() | df['why'].astype(str).str.startswith((NO_TAGS, SAME_PICTURE))
     invalid = df['image'].isin(set(df['image'][~harmless]))
     df = add_reasons(df, invalid.map({True: 'another row of this picture was rejected', False: None}))
     good = df[df['why'].isna()]
     clash = _contradictions(good, groups)
     df = add_reasons(df, df['image'].map(clash))
-    good, tags = df[df['why'].isna()], {}
-    for im, o in zip(good['image'].tolist(), good['tags']): tags.setdefault(im, []).extend(o)
-    one = good.drop_duplicates('image')
-    one = one.assign(tags=pd.Series([list(dict.fromkeys(o)) for o in tags.values()], one.index, dtype=object))
+    good = df[df['why'].isna()]; one = good.drop_duplicates('image')
+    for c in (o for o in LISTS if o in df):
+        lists = {}
+        for im, o in zip(good['image'].tolist(), good[c]): lists.setdefault(im, []).extend(o)
+        one = one.assign(**{c: pd.Series([list(dict.fromkeys(o)) for o in lists.values()], one.index, dtype=object)})
     one = add_reasons(one, [None if o else NO_TAGS for o in one['tags']])
     return pd.concat([df[df['why'].notna()], one]).sort_values('row', kind='stable').reset_index(drop=True)
 
@@ -332,7 +333,7 @@ class Layout:
 LAYOUTS:dict[str, Layout] = {}  # Name → layout; each page adds its entry
 TABLE_OPTIONS = {o: o for o in ('image_column', 'product', 'split_column', 'encoding')}   # `options` of every layout of tables
 LABEL_OPTIONS = TABLE_OPTIONS | {   # Of labels in cells
-    o: o for o in ('label_columns', 'tags_column', 'text_column', 'delim', 'clean', 'empty')}
+    o: o for o in ('label_columns', 'tags_column', 'text_column', 'delim', 'clean', 'empty', 'unlisted')}
 
 def all_layouts()->dict[str, Layout]:
     "All layouts by name; the modules of this folder are imported in the order of their names."

@@ -20,7 +20,7 @@ from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
 from ...core.records import Record, Text, Texts
 from ..cells import clean_tag
 from ..csv_tables import FOLD_NAMES, list_columns, named_column
-from ..exports import TABLE_FORMATS, FORMS, read_export, table_columns
+from ..exports import TABLE_FORMATS, FORMS, read_export, split_divided, table_columns
 from catalog_tagger.catalog.readers.base import (
     LABEL_OPTIONS, LAYOUTS, TABLES, Layout, add_reasons, is_address, layouts_of, picture_folder, pictures_of_cell, read_picture_table,
     unread_note)
@@ -51,7 +51,8 @@ class Profile(Record):
     flags:list[str] = field(default_factory=list)       # Columns that are a tag each; `*` as in `labels`
     present:list[str] = field(default_factory=lambda: ['1', 'true', 'yes'])       # Values of `flags`: the row has the tag
     absent:list[str] = field(default_factory=lambda: ['0', 'false', 'no', ''])    # It does not have it
-    unknown:list[str] = field(default_factory=list)     # It is not known; counted, and then taken as absent
+    unknown:list[str] = field(default_factory=list)     # It is not known
+    unlisted:Literal['absent', 'unknown'] = 'absent'    # What a free tag is that a row does not list
     attributes:dict[str, str] = field(default_factory=dict)   # Glob of columns of names of attributes → glob of those of values
     packed:list[str] = field(default_factory=list)      # Columns of attributes such as `color=Blue,size=S`
     long:list[str] = field(default_factory=list)        # In long form: the column of attributes and that of their values
@@ -126,6 +127,9 @@ class _Export:
     made:list[str]                # Columns made of the rows of a long form
     groups:list[str] = ()         # Columns of labels
     free:list[list[str]] = ()     # Further free tags of each row
+    open:bool = False             # Are tags unknown that a row does not list?
+    said:list[list[str]] = ()     # Free tags of each row that are absent, if `open`, or else unknown
+    divided:dict[str, list[list[str]]] = field(default_factory=dict)   # Column → choices of each row on which annotators are divided
     parents:dict[str, str] = field(default_factory=dict)   # Tag → tag above it
 
     def patterns(self)->list[str]:
@@ -268,6 +272,19 @@ def _packed_attributes(t:_Export)->list[str]:
                 if value: row.setdefault(key.strip(), []).extend(_split_values(value, '|'))
     return t.add(rows)
 
+def _take_divided(t:_Export)->None:
+    "Take the choices on which annotators are divided out of all cells, and note them."
+    t.divided, found = {}, []
+    for name, c in source_columns(t.df).items():
+        cells = [split_divided(v) for v in t.df[c]]
+        if rows := [o for _, o in cells if o]:
+            t.df[c] = pd.Series([v for v, _ in cells], t.df.index, dtype=object)
+            t.divided[name] = [o for _, o in cells]; found += [(name, o) for o in rows]
+    labels = [(name, o) for name, o in found if name in t.columns(t.profile.labels)]
+    if labels:
+        name, choices = labels[0]
+        t.notes.append(f'{len(labels):,} answers are unknown, because annotators are divided, such as {" and ".join(choices)} for {name}')
+
 def _find_labels(t:_Export)->None:
     "Find the columns of labels; one in which a row has several values gives free tags."
     found = [*t.columns(t.profile.labels), *_named_attributes(t), *_packed_attributes(t)]
@@ -275,6 +292,8 @@ def _find_labels(t:_Export)->None:
     several = [o for o, c in cells.items() if c.map(lambda v: isinstance(v, list)).any()]
     for name in several:
         for free, cell in zip(t.free, cells[name]): free += [cell] if isinstance(cell, str) and cell else cell or []
+        if not t.open:
+            for said, o in zip(t.said, t.divided.get(name, ())): said += o
     if several: t.notes.append(f'several values in one row, so free tags: {first_few(several, 6)}')
     t.groups = [o for o in found if o not in several]
 
@@ -317,30 +336,44 @@ def _path_labels(t:_Export)->None:
             elif any(rows): _add_levels(t, name, rows, parents)
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a16
+def _flag(v, p:Profile)->str|None:
+    "What a cell, or cells, of a column of flags says: present, absent, unknown (also if they differ), or None if it is no such value."
+    values = {str(o).strip().lower() for o in (v if isinstance(v, list) else [v])}
+    said = [k for k in ('present', 'absent', 'unknown') if values & {*getattr(p, k)}]
+    return None if not said else said[0] if len(said) == 1 else 'unknown'
+
 def _flag_tags(t:_Export)->None:
-    "Add the tag of each column with a value of `present`; a row with a value that is neither is rejected."
-    columns, p, unknown = t.columns(t.profile.flags), t.profile, 0
+    "Add the tag of each column with a value of `present`; a row with a value that is no flag is rejected."
+    columns, p, n, first = t.columns(t.profile.flags), t.profile, 0, ''
     if not columns: return
-    why, known = [None]*len(t.df), first_few(filter(None, (*p.present, *p.absent, *p.unknown)))
+    why, kept = [None]*len(t.df), 'absent' if t.open else 'unknown'
     for name, c in columns.items():
-        for i, v in enumerate(t.df[c].astype(str).str.strip().str.lower()):
-            if v in p.present: t.free[i].append(clean_tag(name))
-            elif v in p.unknown: unknown += 1
-            elif v not in p.absent: why[i] = why[i] or f'{name} is {v!r:.40}, expected one of {known}'
-    t.notes.append(f'tags: {len(columns)} columns of {known}')
-    if unknown: t.notes.append(f'{unknown:,} values are unknown ({first_few(o or "empty" for o in p.unknown)}): they are read as absent')
+        tag = clean_tag(name)
+        for i, v in enumerate(t.df[c]):
+            flag = _flag(v, p)
+            if flag == 'present': t.free[i].append(tag)
+            elif flag == kept: t.said[i].append(tag); n += 1; first = first or f'{tag} of row {t.df["row"].iloc[i]}'
+            elif flag is None: why[i] = why[i] or f'{name} is {v!r:.40}, expected one of {_flag_values(p)}'
+    t.notes.append(f'tags: {len(columns)} columns of {_flag_values(p)}')
+    example = f', such as {first}' if n else ''
+    if t.open: t.notes.append(f'{n:,} tags are known to be absent{example}; other tags that a row lacks are unknown, and in no score')
+    elif n: t.notes.append(f'{n:,} values are unknown{example}: they are in no score')
     t.df = add_reasons(t.df.drop(columns=list(columns.values())), why)
 
+def _flag_values(p:Profile)->str: return first_few(filter(None, (*p.present, *p.absent, *p.unknown)))
+
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a18
-def _make_tags(t:_Export, label_columns:Sequence[str]|None, tags_column:str|None, delim:str|None, **options)->None:
+def _make_tags(t:_Export, label_columns:Sequence[str]|None, tags_column:str|None, delim:str|None, unlisted:str, **options)->None:
     "Make the `tags` of each row from columns of labels, paths, free tags and flags, or only from the columns that are given."
-    t.free = [[] for _ in t.df.index]
+    t.free, t.said, t.open = [[] for _ in t.df.index], [[] for _ in t.df.index], unlisted == 'unknown'
+    _take_divided(t)
     if label_columns is None: _find_labels(t); _path_labels(t); _flag_tags(t)
     else: t.groups = list(none_or(label_columns))
     c = tags_column or next(iter(t.columns(t.profile.tags)), 'none')
     t.df, more = label_tags(t.df, t.groups, None if c == 'none' else named_column(t.df, c, 'tags_column'),
                             delim=delim or (None if c == 'none' else t.profile.delim), **options)
     t.df['tags'] = pd.Series([list(dict.fromkeys([*a, *map(clean_tag, b)])) for a, b in zip(t.df['tags'], t.free)], dtype=object)
+    if t.open or any(t.said): t.df['absent' if t.open else 'unknown'] = pd.Series([[*map(clean_tag, o)] for o in t.said], dtype=object)
     used = {*t.columns([*t.patterns(), *t.profile.flags]), *t.groups, c}
     unused = [o for o in source_columns(t.df) if o not in used]
     t.notes += [*more, *([f'columns that are not used: {first_few(unused)}'] if unused else [])]
@@ -365,6 +398,7 @@ def read_profile(
     *, image_column:str=None, label_columns:Sequence[str]=None, tags_column:str=None,   # Instead of those of the profile; also none
     text_column:str=None, product:str=None, split_column:str=None,                      # Likewise
     delim:str=None, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `label_tags`
+    unlisted:str=None,    # Likewise; None is what the profile says
     encoding:str=None, where:str=None, min_count:int=RunConfig.min_count,               # As in `read_tags`
 )->Catalog:
     "Read an export by its profile."
@@ -382,7 +416,7 @@ def read_profile(
     _list_pictures(t, root, image_column)
     if product is None: _product_note(t)
     else: t.df = t.df.drop(columns='product')
-    _make_tags(t, label_columns, tags_column, delim, clean=clean, empty=empty)
+    _make_tags(t, label_columns, tags_column, delim, unlisted or profile.unlisted, clean=clean, empty=empty)
     return read_picture_table(
         path, t.df, name, 'image', where, min_count, groups=t.groups, parents=t.parents, notes=[*t.notes, *unread_note(root, *files)],
         describe=list(t.columns(profile.describe)), text_column=text_column,

@@ -70,7 +70,7 @@ def _find_pictures(root:Path, most:int=None)->list[Path]:
 
 def read_sidecars(
     path:str|Path,                      # Folder of pictures, also in subfolders
-    *, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `label_tags`
+    *, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS, unlisted:str='absent',   # As in `label_tags`
     where:str=None,                     # Condition on `folder` or `description`, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Smallest number of pictures of a tag, as in `drop_rare`
 )->Catalog:                             # With `text` if there are descriptions
@@ -90,7 +90,7 @@ def read_sidecars(
     names = [o.relative_to(root) for o in files]
     df = pd.DataFrame(dict(picture=[f'./{o.as_posix()}' for o in names], folder=[o.parent.as_posix() for o in names], keywords=tags,
                            description=['\n'.join(o) for o in texts], row=range(len(files)), why=why)).astype({'why': object})
-    df, more = label_tags(df, (), 'keywords', clean=clean, empty=empty)
+    df, more = label_tags(df, (), 'keywords', clean=clean, empty=empty, unlisted=unlisted)
     return read_picture_table(path, df, 'sidecars', 'picture', where, min_count, tags_column='keywords', parents=parents,
                               describe=['description'] if any(texts) else (), notes=[*notes, *more, *unread_note(root)])
 
@@ -106,4 +106,4 @@ def has_sidecars(
     return all(o.parent == home for o in some) and sum(bool(_read_xmp(o)[0]) for o in some[:10])*2 >= len(some[:10])
 
 LAYOUTS['sidecars'] = Layout('pictures with .txt, .caption or .xmp beside them, or with keywords inside', read_sidecars,
-                             folder=lambda path, tables: has_sidecars(Path(path).resolve()), options={o: o for o in ('clean', 'empty')})
+                             folder=lambda path, tables: has_sidecars(Path(path).resolve()), options={o: o for o in ('clean', 'empty', 'unlisted')})

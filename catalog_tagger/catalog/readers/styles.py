@@ -71,6 +71,7 @@ def label_tags(
     tags_column:str|None=None,    # Column of free tags in `df`
     *, delim:str=None,        # Delimiter of the free tags in a cell, as in `parse_tags`; None detects it with `find_delim`
     clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `clean_cells`, or none
+    unlisted:str='absent',    # What a free tag is that a row does not list; 'unknown' adds an empty column `absent`
 )->tuple[pd.DataFrame, list[str]]:  # With `tags`: the labels of the columns, then the free tags; and notes
     "Make the tags of each row; a cell that cannot be parsed gets its row a reason."
     if delim is not None and not tags_column:
@@ -85,7 +86,10 @@ def label_tags(
         notes += told; df = add_reasons(df, why)
         if not any(tags) and not any(why): notes.append(empty_column(source_name(c), df[c], 'label_columns' if name else 'tags_column'))
         for row, o in zip(rows, tags): row += o
-    return df.assign(tags=pd.Series(rows, df.index, dtype=object)), notes
+    df = df.assign(tags=pd.Series(rows, df.index, dtype=object))
+    if unlisted == 'absent': return df, notes
+    notes.append('a free tag that is not listed is unknown, and in no score')
+    return df.assign(absent=[[] for _ in rows]), notes
 
 # %% ../../../nbs/catalog/readers/01_styles.ipynb #2a5fb982
 LABEL_COLUMNS = ('masterCategory', 'subCategory', 'articleType')  # Label columns of Fashion Product Images, coarse to fine
@@ -104,7 +108,7 @@ def read_styles(
     label_columns:Sequence[str]=None,           # Columns of labels, coarse to fine, each an exclusive group; None for `LABEL_COLUMNS`
     *, tags_column:str=None,                    # Column of free tags besides
     image_column:str=None,                      # Column of paths, file names or ids; `id` if not given
-    delim:str=None, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `label_tags`
+    delim:str=None, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS, unlisted:str='absent',   # As in `label_tags`
     product:str=None, split_column:str=None,    # As in `take_roles`
     text_column:str=None,                       # Column of texts, or none; None uses the first of `TEXT_COLUMNS`
     encoding:str=None,                          # As in `csv_rows`
@@ -118,7 +122,7 @@ def read_styles(
     image = require_column(df, image_column, ('id',), 'pictures', 'image_column')
     df, joined = _join_titles(df, groups)
     free = None if tags_column in (None, 'none') else named_column(df, tags_column, 'tags_column')
-    df, more = label_tags(df, groups, free, delim=delim, clean=clean, empty=empty)
+    df, more = label_tags(df, groups, free, delim=delim, clean=clean, empty=empty, unlisted=unlisted)
     df = add_reasons(df, df['tags'].map(lambda o: None if o else f'{NO_TAGS} in {", ".join(groups)}'))
     return read_picture_table(path, df, 'styles', image, where, min_count, tags_column=free, groups=groups, product=product,
                               text_column=text_column, split_column=split_column,

@@ -44,7 +44,7 @@ def read_tags(
     image_column:str=None,              # Column of paths, file names or ids; None uses the first of `IMAGE_COLUMNS`
     tags_column:str=None,               # Column of free tags, or none; None uses the first of `TAG_COLUMNS`, if no label columns are given
     label_columns:Sequence[str]=None,   # Columns of labels, each an exclusive group; none if not given
-    clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `label_tags`
+    clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS, unlisted:str='absent',   # As in `label_tags`
     product:str=None, split_column:str=None,   # As in `take_roles`
     text_column:str=None,               # Column of texts, or none; None uses the first of `TEXT_COLUMNS`
     encoding:str=None,                  # As in `csv_rows`
@@ -59,7 +59,7 @@ def read_tags(
     free = None
     if tags_column != 'none' and (tags_column or not groups or find_column(source_columns(df), TAG_COLUMNS)):
         free = require_column(df, tags_column, [o for o in TAG_COLUMNS if o not in groups], 'tags', 'tags_column')
-    df, more = label_tags(df, groups, free, delim=delim, clean=clean, empty=empty)
+    df, more = label_tags(df, groups, free, delim=delim, clean=clean, empty=empty, unlisted=unlisted)
     if not groups and label_columns is None:
         product_column = product or find_column(source_columns(df), PRODUCT_COLUMNS)
         more += _unused_labels(df, {source_name(image), source_name(free), product_column, split_column or 'split'})
