@@ -177,7 +177,7 @@ def shelf():
     (level('Fruit', 'Kiwi'), ['level2', 'level3']), (level('Fruit', 'Kiwi', 'Hayward'), ['level2', 'level3']),
     (['level2=Carrots'], ['level1']), (['level3=Gala'], ['level1', 'level2'])])
 def test_what_has_a_truth(shelf, tags, unknown):
-    known = known_cells(shelf.one_hot([shelf.encode(tags)]), shelf, [tags])[0]
+    known = known_cells(shelf.one_hot([shelf.encode(tags)]), shelf, pd.DataFrame({'tags': [tags]}))[0]
     assert [g for g, cols in shelf.group_columns.items() if not known[cols].all()] == unknown
     assert all(known[cols].all() or not known[cols].any() for cols in shelf.group_columns.values())
 

@@ -27,7 +27,7 @@ class FoldMetric(AccumMetric):
 
     def accumulate(self, learn):
         self.space = getattr(learn.dls, 'space', None)
-        self.rows = None if learn.dl.shuffle else getattr(learn.dl.dataset, 'items', None)   # in the order of the scores
+        self.rows = None if getattr(learn.dl, 'shuffle', True) else getattr(learn.dl.dataset, 'items', None)   # in the order of the scores
         self.accum_values(getattr(learn.loss_func, 'activation', noop)(learn.pred), learn.y, learn)
 
     @property

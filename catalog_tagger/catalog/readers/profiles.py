@@ -52,7 +52,7 @@ class Profile(Record):
     present:list[str] = field(default_factory=lambda: ['1', 'true', 'yes'])       # Values of `flags`: the row has the tag
     absent:list[str] = field(default_factory=lambda: ['0', 'false', 'no', ''])    # It does not have it
     unknown:list[str] = field(default_factory=list)     # It is not known
-    unlisted:Literal['absent', 'unknown'] = 'absent'    # What a free tag is that a row does not list
+    unlisted:Literal['absent', 'unknown']|None = None   # What a free tag is that a row does not list; absent if not given
     attributes:dict[str, str] = field(default_factory=dict)   # Glob of columns of names of attributes → glob of those of values
     packed:list[str] = field(default_factory=list)      # Columns of attributes such as `color=Blue,size=S`
     long:list[str] = field(default_factory=list)        # In long form: the column of attributes and that of their values
@@ -336,7 +336,7 @@ def _path_labels(t:_Export)->None:
             elif any(rows): _add_levels(t, name, rows, parents)
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a16
-def _flag(v, p:Profile)->str|None:
+def _flag_of(v, p:Profile)->str|None:
     "What a cell, or cells, of a column of flags says: present, absent, unknown (also if they differ), or None if it is no such value."
     values = {str(o).strip().lower() for o in (v if isinstance(v, list) else [v])}
     said = [k for k in ('present', 'absent', 'unknown') if values & {*getattr(p, k)}]
@@ -350,7 +350,7 @@ def _flag_tags(t:_Export)->None:
     for name, c in columns.items():
         tag = clean_tag(name)
         for i, v in enumerate(t.df[c]):
-            flag = _flag(v, p)
+            flag = _flag_of(v, p)
             if flag == 'present': t.free[i].append(tag)
             elif flag == kept: t.said[i].append(tag); n += 1; first = first or f'{tag} of row {t.df["row"].iloc[i]}'
             elif flag is None: why[i] = why[i] or f'{name} is {v!r:.40}, expected one of {_flag_values(p)}'
@@ -363,7 +363,7 @@ def _flag_tags(t:_Export)->None:
 def _flag_values(p:Profile)->str: return first_few(filter(None, (*p.present, *p.absent, *p.unknown)))
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a18
-def _make_tags(t:_Export, label_columns:Sequence[str]|None, tags_column:str|None, delim:str|None, unlisted:str, **options)->None:
+def _make_tags(t:_Export, label_columns:Sequence[str]|None, tags_column:str|None, delim:str|None, unlisted:str|None, **options)->None:
     "Make the `tags` of each row from columns of labels, paths, free tags and flags, or only from the columns that are given."
     t.free, t.said, t.open = [[] for _ in t.df.index], [[] for _ in t.df.index], unlisted == 'unknown'
     _take_divided(t)

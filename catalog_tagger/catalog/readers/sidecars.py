@@ -70,7 +70,7 @@ def _find_pictures(root:Path, most:int=None)->list[Path]:
 
 def read_sidecars(
     path:str|Path,                      # Folder of pictures, also in subfolders
-    *, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS, unlisted:str='absent',   # As in `label_tags`
+    *, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS, unlisted:str=None,   # As in `label_tags`
     where:str=None,                     # Condition on `folder` or `description`, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Smallest number of pictures of a tag, as in `drop_rare`
 )->Catalog:                             # With `text` if there are descriptions

@@ -71,7 +71,7 @@ def label_tags(
     tags_column:str|None=None,    # Column of free tags in `df`
     *, delim:str=None,        # Delimiter of the free tags in a cell, as in `parse_tags`; None detects it with `find_delim`
     clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS,   # As in `clean_cells`, or none
-    unlisted:str='absent',    # What a free tag is that a row does not list; 'unknown' adds an empty column `absent`
+    unlisted:str=None,        # What a free tag is that a row does not list: absent, or 'unknown', which adds an empty column `absent`
 )->tuple[pd.DataFrame, list[str]]:  # With `tags`: the labels of the columns, then the free tags; and notes
     "Make the tags of each row; a cell that cannot be parsed gets its row a reason."
     if delim is not None and not tags_column:
@@ -87,7 +87,7 @@ def label_tags(
         if not any(tags) and not any(why): notes.append(empty_column(source_name(c), df[c], 'label_columns' if name else 'tags_column'))
         for row, o in zip(rows, tags): row += o
     df = df.assign(tags=pd.Series(rows, df.index, dtype=object))
-    if unlisted == 'absent': return df, notes
+    if unlisted != 'unknown': return df, notes
     notes.append('a free tag that is not listed is unknown, and in no score')
     return df.assign(absent=[[] for _ in rows]), notes
 
@@ -108,7 +108,7 @@ def read_styles(
     label_columns:Sequence[str]=None,           # Columns of labels, coarse to fine, each an exclusive group; None for `LABEL_COLUMNS`
     *, tags_column:str=None,                    # Column of free tags besides
     image_column:str=None,                      # Column of paths, file names or ids; `id` if not given
-    delim:str=None, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS, unlisted:str='absent',   # As in `label_tags`
+    delim:str=None, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS, unlisted:str=None,   # As in `label_tags`
     product:str=None, split_column:str=None,    # As in `take_roles`
     text_column:str=None,                       # Column of texts, or none; None uses the first of `TEXT_COLUMNS`
     encoding:str=None,                          # As in `csv_rows`

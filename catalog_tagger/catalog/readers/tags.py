@@ -44,7 +44,7 @@ def read_tags(
     image_column:str=None,              # Column of paths, file names or ids; None uses the first of `IMAGE_COLUMNS`
     tags_column:str=None,               # Column of free tags, or none; None uses the first of `TAG_COLUMNS`, if no label columns are given
     label_columns:Sequence[str]=None,   # Columns of labels, each an exclusive group; none if not given
-    clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS, unlisted:str='absent',   # As in `label_tags`
+    clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS, unlisted:str=None,   # As in `label_tags`
     product:str=None, split_column:str=None,   # As in `take_roles`
     text_column:str=None,               # Column of texts, or none; None uses the first of `TEXT_COLUMNS`
     encoding:str=None,                  # As in `csv_rows`
