@@ -121,3 +121,16 @@ def test_a_run_and_its_bundle_are_found_after_a_kill(tmp_path):
     for folder, name in ((tmp_path, 'config.json'), (tmp_path/'tagger', 'tagger.json')):
         (folder/'.0f.ready').mkdir(parents=True); (folder/'.0f.ready'/name).touch()
     assert is_run(tmp_path) and find_bundle(tmp_path) == tmp_path/'tagger'
+
+def test_a_folder_is_replaced_or_removed_with_its_set(tmp_path):
+    "As the bundle in a run: a kill at any moment leaves the old one, or the next reader finishes."
+    def save(value, with_part=True):
+        with atomic_files(tmp_path, ('part',)) as d:
+            (d/'a.json').write_text(value)
+            if with_part: (d/'part').mkdir(); (d/'part'/'b.json').write_text(value)
+    save('1'); save('2'); assert (tmp_path/'part'/'b.json').read_text() == (tmp_path/'a.json').read_text() == '2'
+    os.replace(tmp_path/'part', tmp_path/'.0f.ready'); (tmp_path/'part').mkdir(); (tmp_path/'.1f.tmp').mkdir()
+    os.replace(tmp_path/'.0f.ready', tmp_path/'.1f.tmp'/'part'); os.replace(tmp_path/'.1f.tmp', tmp_path/'.1f.ready')
+    (tmp_path/'part'/'old.json').touch(); finish_save(tmp_path)
+    assert [o.name for o in (tmp_path/'part').iterdir()] == ['b.json']
+    save('3', with_part=False); assert {o.name for o in tmp_path.iterdir()} == {'a.json'}

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/catalog/07_picture_cache.ipynb #eb468274
 from __future__ import annotations
-import errno, hashlib, json, math, os, shutil, warnings
+import hashlib, json, math, os, shutil, warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import PIL, numpy as np
 from fastcore.xdg import xdg_cache_home
 
-from ..core.files import CatalogError, atomic_path, file_stamp, sweep
+from ..core.files import CatalogError, DiskFull, atomic_path, file_stamp, sweep
 from ..core.process import progress
 from .images import ImageError, Prep, open_named
 
@@ -69,10 +69,10 @@ def _build_cache(path:Path, shape:tuple, rows:Iterator[np.ndarray]):
     folder, need = path.parent, math.prod(shape)
     try:
         folder.mkdir(parents=True, exist_ok=True); sweep(folder, 'decoded-', hours=24)
-        if shutil.disk_usage(folder).free < need: raise OSError(errno.ENOSPC, 'the disk is full')
+        if shutil.disk_usage(folder).free < need: raise _disk_full(folder, need)
         _write(path, shape, rows)
+    except DiskFull: raise _disk_full(folder, need) from None
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT): raise _disk_full(folder, need) from None
         raise CatalogError(f'{folder} cannot hold decoded pictures: {e.strerror}; set CATALOG_TAGGER_CACHE to another folder, '
                            'or train without the cache') from None
 

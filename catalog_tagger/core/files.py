@@ -4,15 +4,15 @@
 
 # %% ../../nbs/core/00_files.ipynb #82aa8d69
 from __future__ import annotations
-import json, os, re, secrets, shutil, time
+import errno, hashlib, json, os, platform, re, secrets, shutil, time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['CatalogError', 'catalog_root', 'inside', 'escaped_text', 'inside_or_reason', 'is_leftover', 'sweep', 'atomic_path',
-           'finish_save', 'atomic_files', 'output_folder', 'check_target', 'write_json', 'read_json', 'unique_keys',
-           'parse_json', 'file_stamp']
+__all__ = ['CatalogError', 'catalog_root', 'inside', 'escaped_text', 'inside_or_reason', 'is_leftover', 'sweep', 'DiskFull',
+           'full_disk', 'atomic_path', 'finish_save', 'atomic_files', 'output_folder', 'check_target', 'write_json',
+           'read_json', 'unique_keys', 'parse_json', 'file_stamp']
 
 # %% ../../nbs/core/00_files.ipynb #a593092c
 class CatalogError(ValueError):
@@ -51,40 +51,97 @@ def inside_or_reason(
     except CatalogError as e: return escaped_text(path), str(e)
 
 # %% ../../nbs/core/00_files.ipynb #b4a0caf2
+_HOST = hashlib.md5(platform.node().encode()).hexdigest()[:8]
+
 def _temporary(name:str='')->str:
-    "A temporary name for the file `name`, or for a folder of several files."
-    return f'.{name}.{secrets.token_hex(6)}.tmp' if name else f'.{secrets.token_hex(6)}.tmp'
+    "A temporary name for the file `name`, or for a folder of several files; it says which process of which machine writes there."
+    return f'.{name}{"."*bool(name)}{_HOST}{os.getpid():08x}{secrets.token_hex(4)}.tmp'
 
 def is_leftover(name:str)->bool:
-    "Is `name` a temporary name that a killed `atomic_path` or `atomic_files` left behind?"
+    "Is `name` a temporary name of `atomic_path` or `atomic_files`, which remains if they are killed?"
     return re.fullmatch(r'\.(.+\.)?[0-9a-f]+\.tmp', name) is not None
+
+def _has_writer(name:str)->bool|None:
+    "Is the process still running that writes to this temporary name? None if it cannot be told: of another machine, or of an earlier version."
+    owner = name.removesuffix('.tmp').rpartition('.')[2]
+    if len(owner) != 24 or owner[:8] != _HOST or os.name != 'posix': return None
+    try: os.kill(int(owner[8:16], 16), 0)
+    except ProcessLookupError: return False
+    except OSError: pass    # a process of another user
+    return True
 
 def sweep(
     folder:str|Path,  # Where files are written
     name:str='',      # Prefix of the file names; '' for all
-    hours:float=0,    # Keep files newer than this: their process may still be running
+    hours:float=0,    # If it cannot be told whether their process is running, keep files newer than this
 )->None:
     "Remove the temporary files that killed processes left in `folder`."
     for o in Path(folder).glob('.*.tmp'):
         with suppress(FileNotFoundError):     # its process may finish at the same time
-            if not is_leftover(o.name) or not o.name.startswith(f'.{name}') or time.time() - o.stat().st_mtime < 3600*hours: continue
+            written = _has_writer(o.name)
+            if not is_leftover(o.name) or not o.name.startswith(f'.{name}') or written: continue
+            if written is None and time.time() - o.stat().st_mtime < 3600*hours: continue
             if o.is_dir(): shutil.rmtree(o, ignore_errors=True)
             else: o.unlink()
 
 # %% ../../nbs/core/00_files.ipynb #daff6472
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_TEXTS = ('PytorchStreamWriter failed writing', *(f'(os error {o})' for o in _FULL))   # of libraries in C++ and Rust
+
+class DiskFull(CatalogError):
+    "A file cannot be written, because no space is left."
+    strerror = 'no space is left on its disk'
+
+@contextmanager
+def full_disk(
+    what,   # What is written in the block, for the error
+)->Iterator[None]:
+    "Turn the errors of a full disk into `DiskFull`."
+    try: yield
+    except Exception as e:
+        full = isinstance(e, DiskFull) or isinstance(e, OSError) and e.errno in _FULL or any(o in str(e) for o in _FULL_TEXTS)
+        if not full: raise
+        raise DiskFull(f'{what} cannot be written, {DiskFull.strerror}: free some, and call again, or give another folder; '
+                       'what was there before is unchanged') from None
+
 @contextmanager
 def atomic_path(
     path:str|Path,  # File to write
 )->Iterator[Path]:  # A temporary path in the same folder, renamed to `path` if the block succeeds
     "Write to a temporary file next to `path` and rename it at the end; after an error the old file is unchanged."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(_temporary(path.name))
-    try:
-        yield tmp
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    path = Path(path); tmp = path.with_name(_temporary(path.name))
+    with full_disk(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield tmp
+            os.replace(tmp, path)
+        finally: tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/core/00_files.ipynb #1b7f9526
+def _files_in(folder:Path)->list[Path]:
+    "The files in `folder`; none if another process has removed it."
+    with suppress(FileNotFoundError): return sorted(folder.iterdir())
+    return []
+
+def _put_aside(folder:Path)->Path:
+    "`folder` under a temporary name, from which it can be removed or put back."
+    aside = folder.with_name(_temporary()); os.replace(folder, aside)
+    return aside
+
+def _remove(path:Path, mark:Path)->None:
+    "Remove a file, or a folder if its `mark` is one."
+    if not mark.is_dir(): path.unlink(missing_ok=True)
+    elif path.is_dir(): shutil.rmtree(_put_aside(path))
+
+def _move(new:Path, to:Path)->None:
+    "Move a file or folder to `to`; a folder there is put aside first, and back if another process has moved `new`."
+    if not new.is_dir() or not to.is_dir(): os.replace(new, to)
+    else:
+        aside = _put_aside(to)
+        try: os.replace(new, to)
+        except FileNotFoundError: os.replace(aside, to); raise
+        shutil.rmtree(aside)
+
 def finish_save(
     folder:str|Path,  # Folder of the files
 )->None:
@@ -92,11 +149,11 @@ def finish_save(
     for ready in Path(folder).glob('.*.ready'):
         if ready.is_symlink() or not re.fullmatch(r'\.[0-9a-f]+\.ready', ready.name): continue
         try:
-            with suppress(FileNotFoundError):     # another process may finish it too
-                for o in sorted(ready.iterdir()):
-                    if o.suffix == '.gone': (ready.parent/o.stem).unlink(missing_ok=True); o.unlink()
-                    else: os.replace(o, ready.parent/o.name)
-                ready.rmdir()
+            for o in _files_in(ready):
+                with suppress(FileNotFoundError):     # another process has moved it, and so this one goes on with the others
+                    if o.suffix == '.gone': _remove(ready.parent/o.stem, o); (o.rmdir if o.is_dir() else o.unlink)()
+                    else: _move(o, ready.parent/o.name)
+            with suppress(FileNotFoundError): ready.rmdir()
         except OSError as e:
             raise CatalogError(f'the last save of {folder} was interrupted and cannot be finished: {e}; make the folder writable') from None
 
@@ -104,17 +161,19 @@ def finish_save(
 @contextmanager
 def atomic_files(
     folder:str|Path,            # Folder of the files; created if it does not exist
-    names:Collection[str]=(),   # Files of the set; those that the block does not write are removed
+    names:Collection[str]=(),   # Files and folders of the set; those that the block does not write are removed
 )->Iterator[Path]:              # A temporary folder inside `folder` to write them to
     "Write several files that belong together, all or none. After an error in the block the old files are unchanged."
-    folder = Path(folder); tmp = folder/_temporary(); tmp.mkdir(parents=True)
-    try:
-        yield tmp
-        finish_save(folder)     # an earlier interrupted save comes first
-        for o in names:
-            if not (tmp/o).exists(): (tmp/f'{o}.gone').touch()
-        os.replace(tmp, tmp.with_suffix('.ready'))
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    folder = Path(folder); tmp = folder/_temporary(); sweep(folder, hours=24)
+    with full_disk(folder):
+        try:
+            tmp.mkdir(parents=True)
+            yield tmp
+            finish_save(folder)     # an earlier interrupted save comes first
+            for o in names:
+                if not (tmp/o).exists(): mark = tmp/f'{o}.gone'; (mark.mkdir if (folder/o).is_dir() else mark.touch)()
+            os.replace(tmp, tmp.with_suffix('.ready'))
+        finally: shutil.rmtree(tmp, ignore_errors=True)
     finish_save(folder)
 
 # %% ../../nbs/core/00_files.ipynb #807dd3dc
@@ -132,7 +191,8 @@ def output_folder(
     if source is not None and out.resolve().is_relative_to(catalog_root(source).resolve()):
         raise CatalogError(f'{out} is inside the catalog {catalog_root(source)}; give a folder outside it with --out')
     if out.exists() and not out.is_dir(): raise CatalogError(f'{out} is a file; give another folder with --out')
-    out.mkdir(parents=True, exist_ok=True); finish_save(out)
+    with full_disk(out): out.mkdir(parents=True, exist_ok=True)
+    finish_save(out); sweep(out, hours=24)
     if not all(is_leftover(o.name) for o in out.iterdir()) and not any((out/o).exists() for o in marks):
         if what := next((o for mark, o in _WRITTEN.items() if (out/mark).is_file()), None):
             raise CatalogError(f'{out} is the folder of {what}, and something else would be written; give another folder with --out')
@@ -152,6 +212,7 @@ def check_target(
     if res.suffix.lower() not in suffixes: raise CatalogError(f'{name} {str(path)!r}: expected a file that ends in {" or ".join(suffixes)}')
     if res.is_dir(): raise CatalogError(f'{name} {str(path)!r} is a folder; give a file, such as {str(res/f"out{suffixes[0]}")!r}')
     if res.exists() and not res.is_file(): raise CatalogError(f'{name} {str(path)!r} exists and is not a file')
+    sweep(res.parent, res.name, hours=24)
     return res
 
 # %% ../../nbs/core/00_files.ipynb #ef288b26

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import pandas as pd, torch
-from fastcore.basics import patch
+from fastcore.basics import noop, patch
 
 from ..core.files import CatalogError, atomic_files, catalog_root, finish_save, inside, parse_json, read_json, write_json
 from ..core.table import SPLITS, as_numbers, ShowsFacts, read_table, write_table
@@ -200,11 +200,12 @@ def save_run(
     learn,           # Trained by `fit_learner`
     ready:Prepared,  # From `prepare_catalog`
     metrics:dict,    # From `run_metrics`, with `split`, `lr` and `seconds`
+    bundle:Callable=noop,   # Called with the folder to save the bundle in
 )->Run:
     "Write the files that `Run` reads, and `learner.pkl` by `learn.export`; either all of them or none."
     root, df, rejected, facts = catalog_root(cfg.source).resolve(), ready.catalog.df, ready.catalog.rejected, learn.facts
     def rel(s): return s.map(lambda o: os.path.relpath(o, root) if os.path.isabs(o) else o)
-    with atomic_files(cfg.out, ('lr_find.csv', 'words.json')) as d:
+    with atomic_files(cfg.out, ('lr_find.csv', 'words.json', 'tagger')) as d:
         learn.export(d.resolve()/'learner.pkl')
         learn.dls.space.save(d/'labels.json')
         write_json(d/'metrics.json', metrics)
@@ -216,4 +217,5 @@ def save_run(
         if ready.words: ready.words.save(d/'words.json')
         write_table(d/'audit.csv', ready.audit)
         write_table(d/'rejected.csv', rejected.assign(image=rel(rejected['image'])))
+        bundle(d/'tagger')
     return Run(cfg.out)

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/runs/05_index.ipynb #902a7a67
 from __future__ import annotations
+import shutil
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -135,11 +136,12 @@ def index_catalog(
     embedder, tagger = load_embedder(model, layer, size=size, weights=weights, trust=trust, max_pixels=max_pixels)
     cfg = Run.open(model).config if is_run(model) else RunConfig(str(source), '')
     catalog = read_products(source, replace(cfg, max_pixels=embedder.prep.max_pixels), tagger and tagger.space, where=where, **reading)
-    e = embed_catalog(embedder, catalog.df, out, dtype=dtype, dims=dims, whiten=whiten, resume=resume)
+    embedded = out.with_name(f'{out.name}.embeddings')    # not in `out`, where an older index stays whole until the new one is
+    e = embed_catalog(embedder, catalog.df, embedded, dtype=dtype, dims=dims, whiten=whiten, resume=resume)
     rejected = pd.concat([catalog.rejected, e.rejected], ignore_index=True)
     table = catalog.df.drop(columns='pixels')
     index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=recall)
-    index.save(out)
+    index.save(out); shutil.rmtree(embedded)
     say(f'{index} in {out}; {len(rejected)} pictures could not be used{":" if len(rejected) else ""}')
     if index.recall < recall: say(f'recall={recall} is not reached: the largest effort finds {index.recall:.3f}')
     report_rejected(rejected, say)

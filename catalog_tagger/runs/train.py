@@ -16,7 +16,7 @@ from fastai.torch_core import set_seed
 from fastcore.basics import noop
 from fastcore.foundation import L
 
-from ..core.files import CatalogError, output_folder
+from ..core.files import CatalogError, DiskFull, output_folder
 from ..core.table import first_few, report_rejected
 from ..core.process import interactive, reuse_memory
 from ..core.config import RunConfig, training_settings
@@ -178,12 +178,14 @@ def train_run(
     tagger = fit_tagger(learn)
     metrics = run_metrics(learn, tagger, df) | dict(split=split, lr=lr,
                                                     seconds=round(time.perf_counter() - start, 1))
-    save_run(cfg, learn, ready, metrics)
     products = dict(products=f'{len(set(product_names(df)))}, answered by {COMBINE[tagger.products.rule].text}') if tagger.products else {}
     facts = dict(catalog=Path(cfg.source).name, pictures=len(df), **products, training=metrics['training'],
                  epochs=len(learn.history.rows), seed=cfg.seed)
-    try: save_bundle(tagger, Path(cfg.out)/'tagger', facts=facts, metrics=metrics['test'], words=ready.words)
-    except CatalogError as e: say(f'no bundle was saved, learner.pkl is complete: {e}')
+    def bundle(folder):
+        try: save_bundle(tagger, folder, facts=facts, metrics=metrics['test'], words=ready.words)
+        except DiskFull: raise
+        except CatalogError as e: say(f'no bundle was saved, learner.pkl is complete: {e}')
+    save_run(cfg, learn, ready, metrics, bundle)
     clear_checkpoints(unfinished)
     say('\nOn the test fold, beside the baselines: predicting nothing, and always predicting the most frequent labels:')
     for o in report_unscored(metrics['unscored']['test'], n['test'], ' of test'): say(o)

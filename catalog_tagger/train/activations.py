@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.vision.all import *
 
-from ..core.files import CatalogError, atomic_path, file_stamp
+from ..core.files import CatalogError, DiskFull, atomic_path, file_stamp, sweep
 from ..core.process import progress
 from ..core.config import RunConfig
 from ..catalog.picture_cache import cache_folder
@@ -97,11 +97,12 @@ def _read_rows(path:Path, n:int)->np.ndarray|None:
 # %% ../../nbs/train/08_activations.ipynb #569f7276
 def _build_rows(path:Path, batches, n:int):
     "Write the batches of `batches()` to `path` atomically, in half precision, or in full precision if that overflows."
+    sweep(path.parent, hours=24)
     for dtype in (torch.float16, torch.float32):
         try:
             with atomic_path(path) as f: return _write_rows(f, batches(), n, dtype)
         except OverflowError: pass
-        except OSError as e:
+        except (OSError, DiskFull) as e:
             raise CatalogError(f'activations cannot be written to {path.parent}: {e.strerror or e}; '
                                'free disk space or use another folder') from None
     raise CatalogError('activations of the frozen part are not finite: its weights are damaged')

@@ -15,7 +15,7 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from fastai.basics import *
 
-from ..core.files import CatalogError, atomic_path, sweep
+from ..core.files import CatalogError, DiskFull, atomic_path, sweep
 from ..core.metrics import find_metric
 from .learner import is_skipped, is_training
 
@@ -151,8 +151,9 @@ def write_state(
         with atomic_path(file) as p:
             save_file(tensors, p, header)
             with open(p, 'rb') as f: os.fsync(f.fileno())
-    except (OSError, SafetensorError) as e:
-        raise CatalogError(f'the checkpoint {file} cannot be written: {e}; the previous one, if any, is complete: free disk space, '
+    except (OSError, DiskFull, SafetensorError) as e:
+        why = getattr(e, 'strerror', None) or e
+        raise CatalogError(f'the checkpoint {file} cannot be written: {why}; the previous one, if any, is complete: free disk space, '
                            'then resume') from None
 
 # %% ../../nbs/train/07_checkpoint.ipynb #da0c43f0
