@@ -14,9 +14,10 @@ from .files import CatalogError
 from .records import check_fields, Record
 
 # %% auto #0
-__all__ = ['EMPTY_CELLS', 'CLEAN_RULES', 'GROUPS', 'ANSWERS', 'PAIRS', 'PER', 'PRESETS', 'whole', 'number', 'CatalogSettings',
-           'SplitSettings', 'PictureSettings', 'ModelSettings', 'TrainingSettings', 'JobSettings', 'RunConfig',
-           'choices', 'training_settings', 'EmbedSettings', 'IndexSettings', 'FetchSettings', 'find_preset']
+__all__ = ['EMPTY_CELLS', 'CLEAN_RULES', 'GROUPS', 'MAX_INPUT', 'ANSWERS', 'PAIRS', 'PER', 'PRESETS', 'whole', 'number',
+           'CatalogSettings', 'SplitSettings', 'PictureSettings', 'ModelSettings', 'TrainingSettings', 'JobSettings',
+           'RunConfig', 'choices', 'training_settings', 'EmbedSettings', 'IndexSettings', 'FetchSettings',
+           'find_preset']
 
 # %% ../../nbs/core/05_config.ipynb #a341e995
 def whole(
@@ -175,6 +176,7 @@ def training_settings(cfg:RunConfig)->dict:  # Field → value
     return {k: v for k, v in cfg.to_dict().items() if k not in free}
 
 # %% ../../nbs/core/05_config.ipynb #27ea5d5c
+MAX_INPUT = 1_440_000   # Pixels of the largest input of a model that is loaded without asking: 1200x1200, 0.6 GB for a batch of 32 pictures
 ANSWERS = 10   # Similar products to return, if their number is not given
 PAIRS = 20     # Pairs of similar pictures to print, if their number is not given
 PER = ('picture', 'product')   # What an answer is for

@@ -18,7 +18,7 @@ from .table import UNSAFE
 
 # %% auto #0
 __all__ = ['SUMS', 'BUDGETS', 'HALF', 'Budget', 'budget_sizes', 'check_json', 'sha256_file', 'seal', 'read_sealed', 'load_errors',
-           'parse_sealed', 'load_json', 'parse_rows', 'parse_array']
+           'find_unsafe', 'parse_sealed', 'load_json', 'parse_rows', 'parse_array']
 
 # %% ../../nbs/core/04_sealed.ipynb #1b3377e7
 SUMS = 'SHA256SUMS'   # The file of checksums, in the format of `sha256sum -c`
@@ -135,14 +135,21 @@ def _texts_in(o)->Iterator[str]:
     if not isinstance(o, (str, int, float, type(None))):
         for v in o: yield from _texts_in(v)
 
+def find_unsafe(
+    o,         # JSON
+    unsafe:re.Pattern=UNSAFE,   # Pattern of what no text may contain
+)->str|None:
+    "The first key or text in `o` that contains something unsafe."
+    return next(filter(unsafe.search, _texts_in(o)), None)
+
 def parse_sealed(
     data:bytes,           # Content of a JSON file
     name:str,             # Its name, whose budget applies
-    unsafe=UNSAFE,        # Pattern of what no text in it may contain
+    unsafe:re.Pattern=UNSAFE,   # As in `find_unsafe`
 ):
     "The JSON in `data` if it is within its budget and its texts can be shown and written."
     check_json(data, BUDGETS.get(name, BUDGETS['']), name); res = parse_json(data)
-    if _MAY_BE_UNSAFE.search(data) and (bad := next(filter(unsafe.search, _texts_in(res)), None)) is not None:
+    if _MAY_BE_UNSAFE.search(data) and (bad := find_unsafe(res, unsafe)) is not None:
         raise CatalogError(f'{name} has the text {bad!a:.80}, which contains a control character or half of a character')
     return res
 
@@ -161,11 +168,11 @@ def parse_rows(
 )->pd.DataFrame:  # Of texts
     "The table in `data`; a table that is too wide, or a row that does not fit the header, is an error."
     if max(map(len, data.split(b'\n'))) > _LINE: raise CatalogError(f'{name} has a line of more than {_LINE:,} bytes')
-    head, *rows = csv.reader(StringIO(data.decode('utf-8'), newline=''), strict=True)
+    head, *rows = [*csv.reader(StringIO(data.decode('utf-8'), newline=''), strict=True)] or [[]]
     if len(head) > BUDGETS[name].items: raise CatalogError(f'{name} has {len(head):,} columns, the limit is {BUDGETS[name].items}')
     if odd := next((o for o in rows if len(o) != len(head)), None):
         raise CatalogError(f'{name} has a row with {len(odd):,} cells for {len(head)} columns')
-    return pd.DataFrame(rows, columns=head, dtype=object)
+    return pd.DataFrame(rows, columns=head, dtype=str)
 
 # %% ../../nbs/core/04_sealed.ipynb #430f918c
 def parse_array(
