@@ -36,7 +36,7 @@ def number(
 
 # %% ../../nbs/core/05_config.ipynb #872c9eaf
 EMPTY_CELLS = ('NA', 'N/A', 'n/a', 'NaN', 'nan', 'None', 'null', 'NULL', '<NA>', '#N/A')   # How exports write a missing value
-CLEAN_RULES = ('entities', 'invisible')   # `CELL_RULES` that are applied if no others are given
+CLEAN_RULES = ('entities', 'invisible', 'control')   # `CELL_RULES` that are applied if no others are given
 
 @dataclass(frozen=True)
 class CatalogSettings:
@@ -54,7 +54,7 @@ class CatalogSettings:
     min_count:whole(1) = 1                 # Leave out the rows of labels with fewer rows than this
     label_min_count:whole(1) = 1           # Drop labels with fewer training pictures than this; their pictures keep their other labels
     empty:tuple[str, ...] = EMPTY_CELLS    # Words that mean an empty cell; none: only cells without text are empty
-    clean:tuple[str, ...] = CLEAN_RULES    # Rules for the text of cells of labels and tags: entities, invisible, or none
+    clean:tuple[str, ...] = CLEAN_RULES    # Rules for the text of cells of labels and tags: entities, invisible, control, or none
     encoding:str|None = None               # Encoding of a CSV, such as cp1252; UTF-8, or UTF-16 with its mark, if not given
     recipe:str|None = None                 # JSON file with the steps that turn tags into labels; spellings are always joined
     words:Literal['en', 'de']|None = None  # Make tags from the column text, which is in this language

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np, pandas as pd
 
 from .files import CatalogError, finish_save, is_leftover, parse_json, read_json
-from .table import UNSAFE
+from .plain_text import UNSAFE
 
 # %% auto #0
-__all__ = ['SUMS', 'BUDGETS', 'HALF', 'Budget', 'budget_sizes', 'check_json', 'sha256_file', 'seal', 'read_sealed', 'load_errors',
+__all__ = ['SUMS', 'BUDGETS', 'Budget', 'budget_sizes', 'check_json', 'sha256_file', 'seal', 'read_sealed', 'load_errors',
            'find_unsafe', 'parse_sealed', 'load_json', 'parse_rows', 'parse_array']
 
 # %% ../../nbs/core/04_sealed.ipynb #1b3377e7
@@ -125,7 +125,6 @@ def load_errors(
         raise error(f'{path} cannot be loaded: {" ".join(why.split())[:300]}') from e
 
 # %% ../../nbs/core/04_sealed.ipynb #a41ab2b0
-HALF = re.compile('[\ud800-\udfff]')   # Halves of characters: all that is unsafe in the cells of an index
 _MAY_BE_UNSAFE = re.compile(rb'\\[ub]|\x7f|\xc2[\x80-\x9f]')   # Only JSON with one of these needs a closer look
 
 def _texts_in(o)->Iterator[str]:

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/core/01_table.ipynb #d993f439
 from __future__ import annotations
-import csv, difflib, json, re
+import csv, difflib, json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -16,9 +16,9 @@ from fastcore.basics import patch
 from .files import CatalogError, atomic_path, escaped_text
 
 # %% auto #0
-__all__ = ['SPLITS', 'RESERVED', 'UNSAFE', 'rejected_table', 'report_rejected', 'none_usable', 'is_tags', 'check_columns',
-           'check_table', 'set_aside', 'source_name', 'source_columns', 'source_view', 'first_few', 'did_you_mean',
-           'ShowsFacts', 'printable', 'Catalog', 'UnixLines', 'write_table', 'read_table', 'as_numbers', 'json_rows']
+__all__ = ['SPLITS', 'RESERVED', 'rejected_table', 'report_rejected', 'none_usable', 'is_tags', 'check_columns', 'check_table',
+           'set_aside', 'source_name', 'source_columns', 'source_view', 'first_few', 'did_you_mean', 'ShowsFacts',
+           'Catalog', 'UnixLines', 'write_table', 'read_table', 'as_numbers', 'json_rows']
 
 # %% ../../nbs/core/01_table.ipynb #67dbd360
 def rejected_table(
@@ -131,16 +131,6 @@ class ShowsFacts:
     def _repr_html_(self)->str:
         rows = (f'<tr><th>{escape(str(k))}</th><td style="text-align: left">{escape(str(v))}</td></tr>' for k, v in self._facts().items())
         return f'<table>{"".join(rows)}</table>'
-
-# %% ../../nbs/core/01_table.ipynb #1af958ae
-UNSAFE = re.compile('[\0-\b\x0e-\x1f\x7f-\x9f\ud800-\udfff]')   # Control characters without tab and line breaks, and surrogates
-_STEERING = re.compile(f'{UNSAFE.pattern}|[\v\f\r\u202a-\u202e\u2066-\u2069]')
-
-def printable(
-    text:str,  # Lines of a report
-)->str:
-    "`text` with everything escaped that could steer a terminal or cannot be written; line breaks and tabs stay."
-    return _STEERING.sub(lambda o: o[0].encode('unicode_escape').decode(), text)
 
 # %% ../../nbs/core/01_table.ipynb #2736fd5f
 @dataclass(frozen=True, repr=False, eq=False)

@@ -16,12 +16,13 @@ from fastcore.basics import patch
 
 from ..core.files import CatalogError, atomic_files, output_folder, write_json
 from ..core.table import (
-    check_columns, check_table, first_few, json_rows, rejected_table, source_columns, write_table, UNSAFE)
+    check_columns, check_table, first_few, json_rows, rejected_table, source_columns, write_table)
 from ..core.config import ANSWERS, MAX_INPUT, PER, IndexSettings, RunConfig
+from ..core.plain_text import HALF, UNSAFE
 from ..core.process import progress, rng
 from ..core.records import Finite, Positive, Record, Share, as_type, check_counts, check_format
 from ..core.sealed import (
-    HALF, SUMS, budget_sizes, find_unsafe, load_errors, parse_array, parse_rows, parse_sealed, read_sealed, seal)
+    SUMS, budget_sizes, find_unsafe, load_errors, parse_array, parse_rows, parse_sealed, read_sealed, seal)
 from ..catalog.query import fulfils
 from ..catalog.readers.base import PRODUCT_COLUMNS
 from .vectors import EmbeddingsError, check_ids, read_vectors, unit_vectors

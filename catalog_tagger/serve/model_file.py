@@ -50,7 +50,7 @@ def input_cost(
     size:tuple[int, int],   # Height and width of a picture, px
     bs:int=RunConfig.bs,    # Pictures in a batch
 )->int:                     # Bytes
-    "The memory that a batch of inputs takes: pixels × 3 channels × 4 bytes × pictures. The activations of a net take several times as much."
+    "The memory of a batch of inputs: pixels × 3 channels × 4 bytes × pictures. The activations of a net take several times as much."
     return size[0]*size[1]*3*4*bs
 
 def check_input(
