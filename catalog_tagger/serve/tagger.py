@@ -266,11 +266,14 @@ def find_bundle(run:str|Path)->Path|None:
         finish_save(o)
         if (o/'tagger.json').is_file(): return o
 
-def _read_products(files:dict[str, bytes], space:LabelSpace, outside:Outside|None)->ProductRule|None:
-    "The content of `products.json`, None if the bundle has none; `outside` is shared with the decision for pictures."
+def _read_products(files:dict[str, bytes], space:LabelSpace)->ProductRule|None:
+    "The content of `products.json`, None if the bundle has none."
     if 'products.json' not in files: return None
     res = ProductRule.from_dict(parse_sealed(files['products.json'], 'products.json'), 'products.json')
-    return replace(res, decision=replace(res.decision.check_space(space), outside=outside))
+    res.decision.check_space(space)
+    return res
+
+def _with_outside(o, outside:Outside|None): return o and replace(o, outside=outside)
 
 @patch(cls_method=True)
 def load(
@@ -281,9 +284,8 @@ def load(
     "Load the tagger that `save_bundle` wrote to `path`; an invalid bundle raises `BundleError`, and no code from it is run."
     with load_errors(path, BundleError):
         files = read_sealed(path, _ANY_FILES, 'a bundle', ('products.json',)); m = _parse_manifest(files['tagger.json'])
-        model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab),
-                                   max_input)
-        outside = outside_from_arrays(arrays); decision = m.decision and replace(m.decision, outside=outside)
-        products = _read_products(files, m.space, outside)
-        card = files['README.md'].decode('utf-8')
+        card, products = files['README.md'].decode('utf-8'), _read_products(files, m.space)
+        model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab), max_input)
+        outside = outside_from_arrays(arrays); decision = _with_outside(m.decision, outside)
+        products = products and replace(products, decision=_with_outside(products.decision, outside))
         return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, card, products)
