@@ -20,9 +20,9 @@ from ..core.config import RunConfig
 from .steps import check_steps, find_cycle, spell, spelling_key
 
 # %% auto #0
-__all__ = ['MOST_LABELS', 'NESTED', 'NO_LABEL', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels',
-           'check_several', 'missing_labels', 'report_missing', 'scored_cells', 'known_cells', 'count_unscored',
-           'report_unscored', 'nearest_label', 'unknown_tags', 'report_unknown']
+__all__ = ['MOST_LABELS', 'MOST_ENDINGS', 'NESTED', 'NO_LABEL', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels',
+           'apply_labels', 'check_several', 'missing_labels', 'report_missing', 'scored_cells', 'known_cells',
+           'count_unscored', 'report_unscored', 'nearest_label', 'unknown_tags', 'report_unknown']
 
 # %% ../../nbs/catalog/11_labels.ipynb #bc5831ce
 class _Outcome(TypedDict):
@@ -39,6 +39,7 @@ class Origin(_Outcome, total=False):
 
 # %% ../../nbs/catalog/11_labels.ipynb #c2a29d52
 MOST_LABELS = 100_000   # Of one model
+MOST_ENDINGS = 10_000_000   # Pairs of a group and a label of `ends`
 
 def _duplicate(labels:Iterable[str])->str|None:
     "The first label that occurs more than once in `labels`, or None."
@@ -67,6 +68,8 @@ class LabelSpace(ShowsFacts, Record):
         named['provenance'] = [o['label'] for o in self.provenance.values()]
         for name, labels in named.items():
             if odd := set(labels) - known: raise CatalogError(f'{name} has {min(odd)!r}, which is not in vocab')
+        if (k := len(self.ends)*len(self.exclusive)) > MOST_ENDINGS:
+            raise CatalogError(f'{len(self.ends):,} ends and {len(self.exclusive):,} groups make {k:,} endings, the limit is {MOST_ENDINGS:,}')
         if l := find_cycle(self.parents): raise CatalogError(f'parents form a cycle: {l!r} is its own ancestor')
         for o in self.recipe.values(): check_steps(o)
         object.__setattr__(self, '_group', {l: g for g, o in self.exclusive.items() for l in o})
@@ -162,9 +165,12 @@ def parent_columns(self:LabelSpace)->dict[int, int]:
 def endings(self:LabelSpace)->dict[str, list[str]]:
     "Group → the labels of coarser groups at which a picture may end without a label in it."
     if not self.ends: return {g: [] for g in self.exclusive}
-    above = {g: {self.group_of(a) for a in self.with_ancestors(self.parents[l] for l in o if l in self.parents)}
-             for g, o in self.exclusive.items()}
-    return {g: [l for l in self.ends if self.group_of(l) in o] for g, o in above.items()}
+    ending, above = {self.group_of(l) for l in self.ends}, {None: frozenset()}    # label → groups of `ends` above it; most share a set
+    for l in self.with_ancestors(self.vocab):
+        p = self.parents.get(l); g = self.group_of(p)
+        above[l] = above[p] | {g} if p is not None and g in ending else above[p]
+    over = {g: frozenset().union(*{above[l] for l in o}) for g, o in self.exclusive.items()}
+    return {g: [l for l in self.ends if self.group_of(l) in o] for g, o in over.items()}
 
 @patch
 def with_ancestors(self:LabelSpace, labels:Iterable[str])->list[str]:

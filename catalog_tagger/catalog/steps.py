@@ -170,7 +170,7 @@ def find_cycle(
         path = {}
         while o in to and o not in done and o not in path: path[o] = None; o = to[o]
         if o in path: return o
-        done |= path.keys()
+        done.update(path)
 
 def _names_fault(s:dict)->str|None:
     "What is wrong with the tags named in a step, or None."
