@@ -1,10 +1,11 @@
 "The web page: what it answers, what it refuses, and a person at it in a browser."
-import csv, http.client, json, os, re, signal, socket, subprocess, sys, tempfile
+import asyncio, csv, http.client, json, os, re, signal, socket, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO, StringIO
 from pathlib import Path
+from time import sleep
 from types import SimpleNamespace
 
 import pandas as pd, pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 pytest.importorskip('fasthtml', reason='needs FastHTML: pip install "catalog_tagger[app]"')
 from starlette.testclient import TestClient
+from catalog_tagger.apps import web as web_module
 from catalog_tagger.apps.web import _address, _by_group, _flag, make_app
 from catalog_tagger.apps.cli import main
 from catalog_tagger.testing.browser import serving
@@ -152,6 +154,29 @@ def test_too_much_is_not_read(web, pictures):
         assert r.status_code == 413 and r.text == 'too large: the limit is 32 MB'
     assert tags_of(web.post('/tag', content=pictures[0].read_bytes()))
 
+def upload(app, parts, wait, **headers):
+    "What `app` answers an upload whose `parts` come `wait` seconds apart, and after which nothing comes any more."
+    said, parts = [], [*parts]
+    async def receive():
+        await asyncio.sleep(wait if parts else 60)
+        return dict(type='http.request', body=parts.pop(0), more_body=True)
+    async def send(message): said.append(message)
+    head = dict(host='localhost', **{'content-type': 'application/octet-stream'}) | headers
+    scope = dict(type='http', method='POST', path='/tag', raw_path=b'/tag', query_string=b'', scheme='http', http_version='1.1', root_path='',
+                 server=('localhost', 80), client=('127.0.0.1', 1), headers=[(k.encode(), v.encode()) for k, v in head.items()])
+    asyncio.run(app(scope, receive, send))
+    return said[0]['status'], b''.join(o.get('body', b'') for o in said).decode()
+
+@pytest.mark.parametrize('parts, wait', [([], 0), ([b'x']*9, .2), ([b'x'*5000]*40, .01)], ids=['nothing', 'byte by byte', 'without an end'])
+def test_an_upload_has_a_deadline(tagger, monkeypatch, parts, wait):
+    monkeypatch.setattr(web_module, '_FIRST_SECONDS', .5); monkeypatch.setattr(web_module, 'MOST_SECONDS', 1)
+    status, text = upload(make_app(tagger), parts, wait)
+    assert status == 408 and text == 'too slow: an upload must have 10,000 bytes per second, and end within 300 seconds'
+
+def test_an_upload_ends_with_the_server(tagger):
+    app = make_app(tagger); app.state.stopping = lambda: True
+    assert upload(app, [], 0) == (503, 'the page is being stopped')
+
 @pytest.mark.parametrize('path',
                          ['/../../etc/passwd', '/..%2f..%2fetc%2fpasswd', '/thumb/..%2f..%2fetc%2fpasswd', '/thumb/-1', '/thumb/4',
                           '/thumb/0x1', '/app.py', '/.sesskey', '/static/app.js', '//etc/passwd'])
@@ -240,6 +265,16 @@ def test_the_command_serves_and_ends(place, pictures, capsys):
         c.close(); c.request('GET', '/'); assert c.getresponse().status == 200
     finally: ended = stop(p)
     assert ended == (0, '', '') and '.sesskey' not in os.listdir(place)
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no SIGTERM')
+def test_it_ends_while_something_is_uploaded(place):
+    p, url = start(place)
+    with socket.create_connection(('127.0.0.1', int(re.search(r':(\d+)', url)[1]))) as s:
+        s.sendall(b'POST /tag HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/octet-stream\r\nContent-Length: 99999\r\n\r\nhalf')
+        sleep(.5); p.send_signal(signal.SIGTERM)
+        out, err = p.communicate(timeout=60)
+        assert b'503' in s.recv(999).splitlines()[0]
+    assert (out, err) == ('', '') and p.returncode == -signal.SIGTERM
 
 @pytest.mark.parametrize('argv, says',
                          [(['gone'], 'gone cannot be loaded: it is not a folder'), (['run', '--index', 'gone'], 'gone'),

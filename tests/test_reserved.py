@@ -98,7 +98,9 @@ def test_answers_beside_a_score_of_the_shop(with_column):
     index = SimilarIndex.build(np.eye(60, dtype=np.float32), df)
     found = index.search(df['image'][0], k=5, where='score == 3')
     assert set(found['source.score']) == {'3'} and found['score'].between(-1, 1).all()
-    with pytest.raises(CatalogError, match='column score'): SimilarIndex.build(np.eye(60, dtype=np.float32), source_view(df))
+    named = SimilarIndex.build(np.eye(60, dtype=np.float32), source_view(df).assign(image=df['image']))
+    answers = named.search(df['image'][0], k=5)
+    assert answers['source.score'].tolist() == answers['image'].map(dict(zip(df['image'], df['source.score']))).tolist()
 
 def test_a_name_that_looks_set_aside(with_column):
     df = read_catalog(with_column('tags', score=cells(60), **{'source.score': ['x']*60})).df

@@ -17,8 +17,9 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 from fastcore.docments import docments
 
 from ..core.files import CatalogError, check_target, output_folder, write_json
+from ..core.plain_text import printable
 from ..core.config import (
-    ANSWERS, EmbedSettings, FetchSettings, find_preset, GROUPS, IndexSettings, PAIRS, PER, PRESETS, RunConfig)
+    ANSWERS, EmbedSettings, FetchSettings, find_preset, GROUPS, IndexSettings, MAX_INPUT, PAIRS, PER, PRESETS, RunConfig)
 from ..catalog import readers
 from ..serve.modes import MODES
 
@@ -27,9 +28,13 @@ __all__ = ['COMMANDS', 'demo', 'check', 'fetch', 'profile', 'train', 'compare', 
            'report', 'app', 'embed', 'index', 'similar', 'make_parser', 'as_flags', 'main']
 
 # %% ../../nbs/apps/03_cli.ipynb #283138e2
+def _show(text:str, file=None)->None:
+    "Print `text`, whose data cannot steer the terminal; the command prints everything by this."
+    print(printable(text), file=file)
+
 def _say(line)->None:
     "Print a line of a report, with the options as on the command line."
-    print(as_flags(str(line)))
+    _show(as_flags(str(line)))
 
 def _config(source:str, out:str, settings:dict)->RunConfig:
     "The config from the options of a command."
@@ -61,8 +66,8 @@ def check(
     facts = catalog_facts(cfg, ready := prepare_catalog(cfg))
     if suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
     facts['notes'] = list(map(as_flags, facts['notes']))
-    print(dumps(facts, indent=1, ensure_ascii=False)) if json else report_facts(facts, _say)
-    if out is not None: print(f'plots and tables: {save_check(out, cfg, ready, facts)}', file=sys.stderr)
+    _show(dumps(facts, indent=1, ensure_ascii=False)) if json else report_facts(facts, _say)
+    if out is not None: _show(f'plots and tables: {save_check(out, cfg, ready, facts)}', file=sys.stderr)
     check_several(ready.space)    # last, as the error of `train`
 
 # %% ../../nbs/apps/03_cli.ipynb #c81f3d05
@@ -78,10 +83,10 @@ def fetch(
     res = fetch_catalog(source, out, resume=resume, **settings)
     for o in res.notes: _say(o)
     if len(res.rejected):
-        print(f'{len(res.rejected):,} pictures could not be fetched, all of them are in {res.table.with_name("rejected.csv")}:')
+        _show(f'{len(res.rejected):,} pictures could not be fetched, all of them are in {res.table.with_name("rejected.csv")}:')
         report_rejected(res.rejected.assign(image=[f'row {o.row}, {o.address[:100]}' for o in res.rejected.itertuples()],
                                             reason=res.rejected['reason']), _say)
-    print(f'next: catalog_tagger check {res.table.parent}')
+    _show(f'next: catalog_tagger check {res.table.parent}')
 
 # %% ../../nbs/apps/03_cli.ipynb #3d5b2b01
 def profile(
@@ -92,8 +97,8 @@ def profile(
     from catalog_tagger.catalog.draft import draft_profile
     out = check_target(out, '--out', '.json'); draft, table = draft_profile(source)
     draft.save(out)
-    print(table.to_string(index=False, max_colwidth=80))
-    print(f'written to {out}: edit it, then use it, catalog_tagger check {source} --profile {out}')
+    _show(table.to_string(index=False, max_colwidth=80))
+    _show(f'written to {out}: edit it, then use it, catalog_tagger check {source} --profile {out}')
 
 # %% ../../nbs/apps/03_cli.ipynb #404039c4
 def train(
@@ -128,17 +133,18 @@ def models(
     "List backbones with their size and the source of their weights."
     from catalog_tagger.train.backbones import find_arch
     from catalog_tagger.train.weights import list_archs
-    if not points: return print(list_archs(pattern).to_string(index=False))
+    if not points: return _show(list_archs(pattern).to_string(index=False))
     if pattern is None: raise CatalogError('--points needs the name of one backbone')
     from catalog_tagger.train.activations import split_points
     from catalog_tagger.train.learner import catalog_model
-    print('\n'.join(split_points(catalog_model(find_arch(pattern), 2))))
+    _show('\n'.join(split_points(catalog_model(find_arch(pattern), 2))))
 
 # %% ../../nbs/apps/03_cli.ipynb #f74fdc4a
 def evaluate(
     run:str,            # Folder of a run
     source:str,         # Folder of a catalog of the same layout
     *, trust:bool=False,  # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
+    max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
     where:str=None,     # Select rows by a condition on the columns
     max_pixels:int=None,  # Largest picture to read, in pixels, if it is not that of the run
     image_column:str=None,  # Column of pictures of the catalog's table, if it is not that of the run
@@ -149,7 +155,7 @@ def evaluate(
     out = check_target(out, '--out', '.json')
     from catalog_tagger.runs.evaluate import evaluate_run
     res = evaluate_run(run, source, where=where, max_pixels=max_pixels, image_column=image_column, encoding=encoding, trust=trust,
-                       say=_say)
+                       max_input=max_input, say=_say)
     if out is not None: write_json(out, res)
 
 _Mode = Annotated[Literal[tuple(MODES)], '; '.join(f'{m}, {o.text}' for m, o in MODES.items())]
@@ -159,6 +165,7 @@ def tag(
     paths:tuple[str, ...],    # Pictures, and folders of pictures; for products also folders with a table, or tables
     *, out:str,               # CSV or Parquet file with columns image (or product), rank, tag, score, reason
     trust:bool=False,         # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
+    max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
     k:int=None,               # Maximal number of tags per picture, including parents; default: all of the mode, or 3 without thresholds
     mode:_Mode=None,          # Decision mode; the first if not given
     engine:Literal['local', 'ray']='local',  # Run in this process, or on a Ray cluster
@@ -174,14 +181,15 @@ def tag(
     "Tag pictures, or products."
     check_target(out, '--out', '.csv', '.parquet'); check_target(review, '--review', '.csv')
     from catalog_tagger.runs.tag import tag_run
-    tag_run(run, paths, out, trust=trust, k=k, mode=mode, engine=engine, resume=resume, review=review, min_score=min_score, per=per,
-            product=product, image_column=image_column, encoding=encoding, max_pixels=max_pixels, say=_say)
+    tag_run(run, paths, out, trust=trust, max_input=max_input, k=k, mode=mode, engine=engine, resume=resume, review=review,
+            min_score=min_score, per=per, product=product, image_column=image_column, encoding=encoding, max_pixels=max_pixels, say=_say)
 
 # %% ../../nbs/apps/03_cli.ipynb #553b0e68
 def issues(
     run:str,              # Folder of a run
     *, out:str,           # CSV file for the issues, the most likely first
     trust:bool=False,     # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
+    max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
     grid:str=None,        # PNG file with the pictures of the first issues
     whole:bool=False,     # Check the train fold too, by linear probes fitted on other folds
     source:str=None,      # Folder of the catalog, if it has moved
@@ -191,16 +199,17 @@ def issues(
     from catalog_tagger.core.table import write_table
     from catalog_tagger.report.label_issues import issue_grid, run_issues
     from catalog_tagger.report.plots import save_figure
-    found = run_issues(run, source, whole=whole, trust=trust); write_table(out, found)
+    found = run_issues(run, source, whole=whole, trust=trust, max_input=max_input); write_table(out, found)
     kinds = ', '.join(f'{n} {k}' for k, n in found['kind'].value_counts().items())
-    print(f'{len(found)} labels of {found["image"].nunique()} pictures in {out}: {kinds or "nothing looks wrong"}')
+    _show(f'{len(found)} labels of {found["image"].nunique()} pictures in {out}: {kinds or "nothing looks wrong"}')
     if grid and len(found): save_figure(issue_grid(found), grid)
-    elif grid: print(f'{grid} is not written: there is no picture to show')
+    elif grid: _show(f'{grid} is not written: there is no picture to show')
 
 def export(
     run:str,              # Folder of a run
     *, out:str,           # File that ends in .onnx; the tag table and the preprocessing are written beside it
     trust:bool=False,     # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
+    max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
     int8:bool=False,      # Also write a smaller and faster graph of 8 bits, calibrated on pictures of train
     source:str=None,      # Folder of the catalog, if it has moved
 ):
@@ -209,35 +218,37 @@ def export(
     if source is not None and not int8: raise CatalogError('--source is for --int8, which reads pictures of train; leave it out')
     from catalog_tagger.runs.folder import Run, load_tagger
     from catalog_tagger.serve.onnx import export_onnx, quantise_onnx
-    tagger = load_tagger(run, trust=trust); gap = export_onnx(tagger, out)
+    tagger = load_tagger(run, trust=trust, max_input=max_input); gap = export_onnx(tagger, out)
     compared = 'not compared with torch: onnxruntime is not installed' if gap is None else f'scores within {gap:.1g} of those of torch'
-    print(f'{out}, {out.stem}.json and selected_tags.csv; {compared}')
+    _show(f'{out}, {out.stem}.json and selected_tags.csv; {compared}')
     if not int8: return
     pictures = Run.open(run, source).pictures('train')['image'][:64].tolist()
-    print(f'{quantise_onnx(tagger, out, pictures)}: 8 bits per number; its scores differ slightly')
+    _show(f'{quantise_onnx(tagger, out, pictures)}: 8 bits per number; its scores differ slightly')
 
 # %% ../../nbs/apps/03_cli.ipynb #0bca42cf
 def report(
     runs:tuple[str, ...],       # Folders of runs; several are compared with the first
     *, out:str='report.html',   # HTML file
     source:str=None,            # Folder of the catalog, if it has moved
+    max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
 ):
     "Write an HTML report of a run, or a comparison of several."
     out = check_target(out, '--out', '.html')
     from catalog_tagger.report.report import write_report
-    print(f'saved in {write_report(runs, out, source)}')
+    _show(f'saved in {write_report(runs, out, source, max_input=max_input)}')
 
 def app(
     run:str,                  # Folder of a run
     *, index:str=None,        # Folder of an index, for similar products
     port:int=8000,            # Port to listen on; 0 for a free one
     host:str='127.0.0.1',     # Address to listen on; 0.0.0.0 gives access to everyone on the network
+    max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
 ):
     "Serve a web page for tagging pictures, correcting tags and downloading them as CSV."
     from catalog_tagger.core.extras import import_optional
     for o in ('fasthtml', 'uvicorn'): import_optional(o, 'the web page')
     from catalog_tagger.apps.web import serve_app
-    serve_app(run, index=index, host=host, port=port)
+    serve_app(run, index=index, host=host, port=port, max_input=max_input)
 
 # %% ../../nbs/apps/03_cli.ipynb #e3e3640d
 def embed(
@@ -245,6 +256,7 @@ def embed(
     paths:tuple[str, ...],  # Pictures, and folders of pictures
     *, out:str,             # Folder for vectors.npy, ids.json and the model
     trust:bool=False,       # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
+    max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
     resume:bool=True,       # Resume an interrupted job with the same settings
     **settings:EmbedSettings,
 ):
@@ -253,9 +265,10 @@ def embed(
     from catalog_tagger.core.table import report_rejected
     from catalog_tagger.search.embed import embed_catalog
     from catalog_tagger.runs.index import load_embedder
-    embedder, _ = load_embedder(model, o.layer, size=settings.get('size'), weights=o.weights, trust=trust, max_pixels=o.max_pixels)
+    embedder, _ = load_embedder(model, o.layer, size=settings.get('size'), weights=o.weights, trust=trust, max_pixels=o.max_pixels,
+                                max_input=max_input)
     e = embed_catalog(embedder, paths, out, dtype=o.dtype, dims=o.dims, whiten=o.whiten, resume=resume)
-    print(f'{len(e.ids)} vectors of {e.vectors.shape[1]} numbers in {out}; {len(e.rejected)} pictures could not be used')
+    _show(f'{len(e.ids)} vectors of {e.vectors.shape[1]} numbers in {out}; {len(e.rejected)} pictures could not be used')
     report_rejected(e.rejected, _say)
 
 def index(
@@ -263,6 +276,7 @@ def index(
     source:str,           # Folder of a catalog of any layout, or of pictures
     *, out:str,           # Folder of the index; an older index in it is replaced
     trust:bool=False,     # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
+    max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
     where:str=None,       # Select rows by a condition on the columns
     resume:bool=True,     # Resume an interrupted job with the same settings
     **settings:IndexSettings,
@@ -270,7 +284,7 @@ def index(
     "Build an index of similar products from a catalog, or from a folder of pictures."
     IndexSettings(**settings)
     from catalog_tagger.runs.index import index_catalog
-    index_catalog(model, source, out, trust=trust, where=where, resume=resume, say=_say, **settings)
+    index_catalog(model, source, out, trust=trust, max_input=max_input, where=where, resume=resume, say=_say, **settings)
 
 # %% ../../nbs/apps/03_cli.ipynb #dffc54c4
 def _check_similar(picture, tags, duplicates, per:str):
@@ -299,13 +313,14 @@ def similar(
     duplicates:float=None,       # List pairs of pictures with at least this cosine instead, such as 0.98
     per:Literal[PER]=PER[0],     # Answer with pictures, or with the best picture of each product
     out:str=None,                # CSV or JSON file with all columns, instead of printing
+    max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
 ):
     "Search an index for products similar to a picture or an id, or by tags, or list its duplicates."
     _check_similar(picture, tags, duplicates, per)
     out = check_target(out, '--out', '.csv', '.json')
     from catalog_tagger.core.table import json_rows, write_table
     from catalog_tagger.search.index import SimilarIndex
-    found = SimilarIndex.load(index)
+    found = SimilarIndex.load(index, max_input=max_input)
     if duplicates is not None: res = found.duplicates(duplicates, k, where=where)
     elif tags: res = found.find(tags, picture, ANSWERS if k is None else k, where=where, per=per)
     else: res = found.search(picture, ANSWERS if k is None else k, where=where, per=per)
@@ -314,7 +329,7 @@ def similar(
     elif duplicates is not None and k is None and len(res) > PAIRS:
         notes.append(f'{PAIRS} of {len(res):,} pairs shown; --k {len(res)} or --out pairs.csv for all')
         res = res[:PAIRS]
-    if out is None and len(res): print(_shown(res))
+    if out is None and len(res): _show(_shown(res))
     for o in notes: _say(o)
 
 # %% ../../nbs/apps/03_cli.ipynb #f62d099c
@@ -428,15 +443,15 @@ def as_flags(
 def main(argv:list[str]=None)->int:  # Exit code: 0, 2 for invalid input, 3 when training diverged, 130 when interrupted
     "The entry point of the command; `argv` is for calls from Python."
     warnings.filterwarnings('ignore', category=FutureWarning); warnings.filterwarnings('ignore', category=DeprecationWarning)
-    warnings.formatwarning = lambda message, *_, **__: f'warning: {as_flags(str(message))}\n'
+    warnings.formatwarning = lambda message, *_, **__: printable(f'warning: {as_flags(str(message))}\n')
     try:
         args = vars(make_parser().parse_args(argv))
         args.pop('func')(**args)
     except (CatalogError, OSError) as e:
-        print(f'catalog_tagger: {as_flags(" ".join(str(e).split()))}', file=sys.stderr)
+        _show(f'catalog_tagger: {as_flags(" ".join(str(e).split()))}', file=sys.stderr)
         return getattr(e, 'exit_code', 2)
     except KeyboardInterrupt as e:
-        print(f'catalog_tagger: {as_flags(str(e)) or "stopped"}', file=sys.stderr)
+        _show(f'catalog_tagger: {as_flags(str(e)) or "stopped"}', file=sys.stderr)
         return 130
     return 0
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/apps/01_web.ipynb #e940d013
 from __future__ import annotations
 import asyncio, csv, json, socket
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -12,6 +13,7 @@ from io import StringIO
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Lock
+from time import monotonic
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -29,7 +31,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
-from ..core.config import ANSWERS
+from ..core.config import ANSWERS, MAX_INPUT
 from ..core.files import CatalogError
 from ..core.render import asset, colour_css, data_uri, encode_image, heat_overlay, thumbnail
 from ..catalog.images import MOST_PIXELS, open_image
@@ -42,8 +44,8 @@ from ..serve.review import review_queue
 from ..serve.tagger import Tagger, find_bundle
 
 # %% auto #0
-__all__ = ['CSV_COLUMNS', 'MOST_BYTES', 'MOST_FILES', 'Answer', 'answer_picture', 'heat_picture', 'safe_csv', 'make_app',
-           'serve_app']
+__all__ = ['CSV_COLUMNS', 'MOST_BYTES', 'MOST_FILES', 'MOST_SECONDS', 'LEAST_RATE', 'Answer', 'answer_picture', 'heat_picture',
+           'safe_csv', 'make_app', 'serve_app']
 
 # %% ../../nbs/apps/01_web.ipynb #5fd2b6ad
 class Answer(NamedTuple):
@@ -68,7 +70,9 @@ def _by_group(tags:list[tuple[str, float]], space:LabelSpace)->dict[str, list[tu
     "The tags of each exclusive group, and free tags under ''."
     unsure = {UNSURE + g: g for g in space.exclusive}
     def group(t): return unsure.get(t) or space.group_of(t) or ''
-    return {g: [o for o in tags if group(o[0]) == g] for g in (*space.exclusive, '')}
+    res = {g: [] for g in (*space.exclusive, '')}
+    for o in tags: res[group(o[0])].append(o)
+    return res
 
 def _tag_button(tag:str, score:float, group:str):
     "A tag as a button that shows its heat map, and its score."
@@ -152,8 +156,11 @@ def safe_csv(
 
 # %% ../../nbs/apps/01_web.ipynb #5d2dc6c9
 MOST_BYTES, MOST_FILES = 32 << 20, 500   # Maximal size of an uploaded picture, and number of pictures on the page
+MOST_SECONDS, LEAST_RATE = 300, 10_000   # For one upload, and bytes per second that it must have on average, after the first seconds
+_FIRST_SECONDS = 10
 _BYTES = 'application/octet-stream'
 _TOO_LARGE = f'too large: the limit is {MOST_BYTES >> 20} MB'
+_TOO_SLOW = f'too slow: an upload must have {LEAST_RATE:,} bytes per second, and end within {MOST_SECONDS} seconds'
 _HEADERS = {'content-security-policy': "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
                                        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
             'cross-origin-resource-policy': 'same-origin', 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer',
@@ -174,16 +181,29 @@ def _refusal(method:str, headers:Headers, names:set[str])->tuple[str, int]|None:
     if size.isdecimal() and int(size) > MOST_BYTES: return _TOO_LARGE, 413
 
 # %% ../../nbs/apps/01_web.ipynb #55674156
+async def _next_part(receive:Callable, left:Callable, stopping:Callable)->dict:
+    "The next part of a request; an error if no time is `left` for it, or if the server is `stopping`."
+    part = asyncio.ensure_future(receive())
+    try:
+        while not part.done():
+            if stopping(): raise HTTPException(503, 'the page is being stopped', {'connection': 'close'})
+            if left() <= 0: raise HTTPException(408, _TOO_SLOW, {'connection': 'close'})
+            await asyncio.wait([part], timeout=min(.2, left()))
+        return part.result()
+    finally: part.cancel()
+
 class _Guard:
-    "ASGI middleware: refuses invalid requests, stops reading at `MOST_BYTES`, and adds security headers to responses."
+    "ASGI middleware: refuses invalid requests, stops reading at `MOST_BYTES` or if it takes too long, and adds security headers to responses."
     def __init__(self, app, names:set[str]): self.app, self.names = app, names
 
     async def __call__(self, scope, receive, send):
         if scope['type'] != 'http': return await self.app(scope, receive, send)
-        seen = 0
+        seen, whole, start, stopping = 0, False, monotonic(), scope['app'].state.stopping
+        def left(): return min(MOST_SECONDS, _FIRST_SECONDS + seen/LEAST_RATE) - (monotonic() - start)
         async def counted():
-            nonlocal seen
-            message = await receive(); seen += len(message.get('body', b''))
+            nonlocal seen, whole
+            message = await (receive() if whole else _next_part(receive, left, stopping))
+            seen += len(message.get('body', b'')); whole = not message.get('more_body')
             if seen > MOST_BYTES: raise HTTPException(413, _TOO_LARGE)
             return message
         async def sealed(message):
@@ -325,16 +345,17 @@ def make_app(
                    middleware=[Middleware(_Guard, names=names)],
                    exception_handlers={CatalogError: _error_text, ClientDisconnect: _disconnected})
     app.state = State(dict(tagger=tagger, fast=tagger.for_serving(), index=index, name=name, lock=Lock(), pool=ThreadPoolExecutor(2),
+                           stopping=lambda: False,
                            rows={} if index is None else {o: i for i, o in enumerate(index.table['image'])}))
     for (method, path), f in _ROUTES.items(): app.route(path, methods=method)(f)
     return app
 
 # %% ../../nbs/apps/01_web.ipynb #c53150b1
-def _load_index(folder:str|Path|None):
+def _load_index(folder:str|Path|None, max_input:int):
     "The index in `folder`, if given."
     if folder is None: return None
     from catalog_tagger.search.index import SimilarIndex
-    return SimilarIndex.load(folder)
+    return SimilarIndex.load(folder, max_input=max_input)
 
 def _listen(host:str, port:int)->socket.socket:
     "A listening socket; raise `CatalogError` with the reason if it fails."
@@ -350,12 +371,15 @@ def serve_app(
     *, index:str|Path=None,  # Folder of an index, for similar products
     host:str,                # Address to listen on; 0.0.0.0 gives access to everyone on the network
     port:int,                # 0 for a free port
+    max_input:int=MAX_INPUT, # Largest input of a model to accept, pixels, as in `check_input`
     say=partial(print, flush=True),   # Called with the line with the address
 ):
     "Serve the page until Ctrl-C."
     import uvicorn
-    tagger = Tagger.load(find_bundle(run) or run)
-    app = make_app(tagger, index=_load_index(index), name=Path(run).resolve().name, hosts=(host,))
+    tagger = Tagger.load(find_bundle(run) or run, max_input=max_input)
+    app = make_app(tagger, index=_load_index(index, max_input), name=Path(run).resolve().name, hosts=(host,))
     with _listen(host, port) as s, suppress(KeyboardInterrupt):
         say(f'http://{_address(*s.getsockname()[:2])}/ shows the page; press Ctrl-C to stop')
-        uvicorn.Server(uvicorn.Config(app, log_level='warning', limit_concurrency=64, timeout_graceful_shutdown=2)).run(sockets=[s])
+        server = uvicorn.Server(uvicorn.Config(app, log_level='warning', limit_concurrency=64, timeout_graceful_shutdown=2))
+        app.state.stopping = lambda: server.should_exit
+        server.run(sockets=[s])

@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..core.files import CatalogError
 from ..core.config import CLEAN_RULES, EMPTY_CELLS
+from ..core.plain_text import UNSAFE
 
 # %% auto #0
 __all__ = ['CELL_RULES', 'DELIMS', 'CellRule', 'clean_cells', 'clean_tag', 'find_delim', 'parse_tags', 'join_tags']
@@ -27,13 +28,18 @@ _INVISIBLE = re.compile(    # Soft hyphen, zero-width space, word joiner, BOM, m
 
 def _drop_invisible(s:str)->str: return _INVISIBLE.sub('', s)
 
+_CONTROL = re.compile(rf'\x1b\[[0-?]*[ -/]*[@-~]|{UNSAFE.pattern}')   # A command to a terminal as a whole, or a single character
+
+def _drop_control(s:str)->str: return _CONTROL.sub('', s)
+
 class CellRule(NamedTuple):
     "A named rule that changes the text of a cell."
     func:Callable   # Text → text
     text:str        # Short description
 
 CELL_RULES = {'entities': CellRule(unescape, 'HTML entities decoded'),
-              'invisible': CellRule(_drop_invisible, 'invisible characters dropped')}
+              'invisible': CellRule(_drop_invisible, 'invisible characters dropped'),
+              'control': CellRule(_drop_control, 'control characters dropped')}
 
 # %% ../../nbs/catalog/01_cells.ipynb #a3c5e105
 def _each_text(cell, func:Callable):
@@ -69,11 +75,9 @@ def clean_cells(
     return cells, notes + more
 
 # %% ../../nbs/catalog/01_cells.ipynb #5e7c1d47
-_INVALID = re.compile('[\0-\b\x0e-\x1f\x7f\ud800-\udfff]')  # Control characters and surrogates
-
 def clean_tag(tag)->str:
     "`tag` in Unicode's composed form (NFC), without surrounding space."
-    if _INVALID.search(tag := str(tag)): raise CatalogError(f'the tag {tag!r} contains a control character or a surrogate')
+    if UNSAFE.search(tag := str(tag)): raise CatalogError(f'the tag {tag!r} contains a control character or a surrogate')
     return unicodedata.normalize('NFC', tag).strip()
 
 def _parse_list(cell:str)->list:

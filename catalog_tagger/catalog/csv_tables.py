@@ -14,12 +14,14 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError, read_json
+from ..core.plain_text import HALF
 from ..core.table import did_you_mean, first_few, set_aside, source_columns, source_name
+from .cells import CELL_RULES
 
 # %% auto #0
 __all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_form', 'csv_rows',
-           'replace_surrogates', 'parse_objects', 'read_objects', 'read_rows', 'find_column', 'list_columns',
-           'named_column', 'require_column', 'take_column', 'split_names']
+           'replace_surrogates', 'replace_halves', 'plain_columns', 'parse_objects', 'read_objects', 'read_rows',
+           'find_column', 'list_columns', 'named_column', 'require_column', 'take_column', 'split_names']
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #fe786dd9
 def _no_nul(lines:Iterable[str])->Iterator[str]:
@@ -123,6 +125,22 @@ def replace_surrogates(o):
     "Replace surrogates in a text, which UTF-8 cannot encode, by question marks; return other values unchanged."
     return o.encode('utf-8', 'replace').decode() if isinstance(o, str) else o
 
+def replace_halves(df:pd.DataFrame)->tuple[pd.DataFrame, list[str]]:
+    "`df` with question marks for halves of characters, also in lists and in the names of columns; and a note."
+    found = []
+    def whole(o):
+        if isinstance(o, list): return [whole(v) for v in o]
+        if isinstance(o, str) and HALF.search(o): found.append(o)
+        return replace_surrogates(o)
+    res = df.map(whole).rename(columns=whole)
+    return res, [f'halves of characters are replaced by ? in {len(found)} texts, such as {found[0]!a:.60}'] if found else []
+
+def plain_columns(df:pd.DataFrame)->tuple[pd.DataFrame, list[str]]:
+    "`df` without control characters in the names of columns, and a note."
+    names = {c: new for c in df if (new := CELL_RULES['control'].func(str(c))) != str(c)}
+    notes = [f'control characters dropped in {len(names)} names of columns, such as {first_few(names.values(), 1)}'] if names else []
+    return df.rename(columns=names), notes
+
 # %% ../../nbs/catalog/02_csv_tables.ipynb #b8d3c2a1
 def _json_text(o):
     "A JSON value as the text of a cell: true as `true`, nothing as ''; lists and objects as they are."
@@ -168,9 +186,9 @@ def read_objects(
     return rows
 
 def _json_table(path)->tuple[pd.DataFrame, list, range, list[str]]:
-    rows = [{k: replace_surrogates(_json_text(v)) for k, v in o.items()} for o in read_objects(path)]
-    df = pd.DataFrame(rows, dtype=object)
-    return df.where(df.notna(), ''), [None]*len(df), range(len(df)), []
+    rows = [{k: _json_text(v) for k, v in o.items()} for o in read_objects(path)]
+    df = pd.DataFrame(rows, dtype=object); df, notes = replace_halves(df.where(df.notna(), ''))
+    return df, [None]*len(df), range(len(df)), notes
 
 JSON_SUFFIXES = ('.json', '.jsonl', '.ndjson')
 
@@ -183,7 +201,8 @@ def read_rows(
     is_json = Path(path).suffix.lower() in JSON_SUFFIXES
     df, why, rows, notes = _json_table(path) if is_json else _csv_table(path, encoding, most)
     if df.empty: raise CatalogError(f'{path} has no rows')
-    return set_aside(df).assign(why=pd.Series(why, dtype=object), row=rows), notes
+    df, more = plain_columns(df)
+    return set_aside(df).assign(why=pd.Series(why, dtype=object), row=rows), notes + more
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #b7b0ca22
 IMAGE_COLUMNS = ('image', 'picture', 'photo', 'img', 'file', 'filename', 'fname', 'path', 'image_path', 'image_file', 'image_name',

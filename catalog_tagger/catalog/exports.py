@@ -16,7 +16,8 @@ import pandas as pd
 
 from ..core.files import CatalogError, read_json
 from ..core.table import first_few, set_aside
-from .csv_tables import JSON_SUFFIXES, csv_rows, parse_objects, read_objects, read_rows, replace_surrogates
+from .csv_tables import (
+    JSON_SUFFIXES, csv_rows, parse_objects, plain_columns, read_objects, read_rows, replace_halves, replace_surrogates)
 
 # %% auto #0
 __all__ = ['TABLE_FORMATS', 'FORMS', 'table_reader', 'Divided', 'split_divided', 'read_export', 'table_columns']
@@ -201,8 +202,9 @@ def read_export(
     more = [o.title for o in _excel_sheets(path)[1:]] if suffix == '.xlsx' else []
     unread = [f'only the first sheet is read, not {first_few(more)}'] if more else []
     if not rows: raise CatalogError('; '.join([f'{path} has no rows below a header', *unread]))
-    df = pd.DataFrame(rows, dtype=object); df = df.where(df.notna(), '')
-    return set_aside(df).assign(why=None, row=range(len(df))), unread
+    df = pd.DataFrame(rows, dtype=object); df, halves = replace_halves(df.where(df.notna(), ''))
+    df, names = plain_columns(df)
+    return set_aside(df).assign(why=None, row=range(len(df))), unread + halves + names
 
 def table_columns(
     path:str|Path,

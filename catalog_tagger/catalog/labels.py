@@ -17,12 +17,13 @@ from ..core.files import CatalogError
 from ..core.table import SPLITS, ShowsFacts, check_columns, first_few, rejected_table, source_columns
 from ..core.records import Count, Record, Texts
 from ..core.config import RunConfig
-from .steps import check_steps, spell, spelling_key
+from .steps import check_steps, find_cycle, spell, spelling_key
 
 # %% auto #0
-__all__ = ['NESTED', 'NO_LABEL', 'FREE', 'Origin', 'LabelSpace', 'column_of', 'find_origin', 'fit_labels', 'apply_labels',
-           'check_several', 'missing_labels', 'report_missing', 'mark_unknown', 'scored_cells', 'known_cells',
-           'count_unscored', 'report_unscored', 'nearest_label', 'unknown_tags', 'report_unknown']
+__all__ = ['MOST_LABELS', 'MOST_ENDINGS', 'NESTED', 'NO_LABEL', 'FREE', 'Origin', 'LabelSpace', 'column_of', 'find_origin',
+           'fit_labels', 'apply_labels', 'check_several', 'missing_labels', 'report_missing', 'mark_unknown',
+           'scored_cells', 'known_cells', 'count_unscored', 'report_unscored', 'nearest_label', 'unknown_tags',
+           'report_unknown']
 
 # %% ../../nbs/catalog/11_labels.ipynb #bc5831ce
 class _Outcome(TypedDict):
@@ -38,14 +39,12 @@ class Origin(_Outcome, total=False):
     parent:str                      # Why a given parent was left out
 
 # %% ../../nbs/catalog/11_labels.ipynb #c2a29d52
+MOST_LABELS = 100_000   # Of one model
+MOST_ENDINGS = 10_000_000   # Pairs of a group and a label of `ends`
+
 def _duplicate(labels:Iterable[str])->str|None:
     "The first label that occurs more than once in `labels`, or None."
     return next((l for l, n in Counter(labels).items() if n > 1), None)
-
-def _in_cycle(label:str, parents:dict)->bool:
-    seen = set()
-    while label in parents and label not in seen: seen.add(label); label = parents[label]
-    return label in seen
 
 # %% ../../nbs/catalog/11_labels.ipynb #53ad2010
 @dataclass(frozen=True, repr=False)
@@ -61,6 +60,8 @@ class LabelSpace(ShowsFacts, Record):
 
     def __post_init__(self):
         grouped, known = [l for o in self.exclusive.values() for l in o], {*self.vocab, None}
+        if (k := len(self.vocab)) > MOST_LABELS:
+            raise CatalogError(f'vocab has {k:,} labels, the limit is {MOST_LABELS:,}: drop rare ones with label_min_count=')
         if l := _duplicate(self.vocab): raise CatalogError(f'{l!r} is in vocab twice')
         if l := _duplicate(grouped): raise CatalogError(f'{l!r} is in two exclusive groups, or twice in one')
         named = dict(exclusive=grouped, parents=[*self.parents, *self.parents.values()])
@@ -68,10 +69,12 @@ class LabelSpace(ShowsFacts, Record):
         named['provenance'] = [o['label'] for o in self.provenance.values()]
         for name, labels in named.items():
             if odd := set(labels) - known: raise CatalogError(f'{name} has {min(odd)!r}, which is not in vocab')
-        for l in self.parents:
-            if _in_cycle(l, self.parents): raise CatalogError(f'parents form a cycle: {l!r} is its own ancestor')
+        if (k := len(self.ends)*len(self.exclusive)) > MOST_ENDINGS:
+            raise CatalogError(f'{len(self.ends):,} ends and {len(self.exclusive):,} groups make {k:,} endings, the limit is {MOST_ENDINGS:,}')
+        if l := find_cycle(self.parents): raise CatalogError(f'parents form a cycle: {l!r} is its own ancestor')
         for o in self.recipe.values(): check_steps(o)
         object.__setattr__(self, '_group', {l: g for g, o in self.exclusive.items() for l in o})
+        object.__setattr__(self, '_column', {l: i for i, l in enumerate(self.vocab)})
 
     def _facts(self)->dict[str, str]:
         facts = dict(labels=f'{len(self.vocab)}: {first_few(self.vocab)}')
@@ -147,7 +150,7 @@ def free(self:LabelSpace)->list[str]:
 @patch(as_prop=True)
 def group_columns(self:LabelSpace)->dict[str, list[int]]:
     "Name of each exclusive group → the columns of its labels."
-    return {g: [self.vocab.index(l) for l in o] for g, o in self.exclusive.items()}
+    return {g: [self._column[l] for l in o] for g, o in self.exclusive.items()}
 
 @patch(as_prop=True)
 def free_columns(self:LabelSpace)->list[int]:
@@ -157,20 +160,33 @@ def free_columns(self:LabelSpace)->list[int]:
 @patch(as_prop=True)
 def parent_columns(self:LabelSpace)->dict[int, int]:
     "Column of each child → column of its parent."
-    return {self.vocab.index(c): self.vocab.index(p) for c, p in self.parents.items()}
+    return {self._column[c]: self._column[p] for c, p in self.parents.items()}
 
 @patch(as_prop=True)
 def endings(self:LabelSpace)->dict[str, list[str]]:
     "Group → the labels of coarser groups at which a picture may end without a label in it."
-    above = {g: {self.group_of(a) for l in o for a in self.lineage(l)[:-1]} for g, o in self.exclusive.items()}
-    return {g: [l for l in self.ends if self.group_of(l) in o] for g, o in above.items()}
+    if not self.ends: return {g: [] for g in self.exclusive}
+    ending, above = {self.group_of(l) for l in self.ends}, {None: frozenset()}    # label → groups of `ends` above it; most share a set
+    for l in self.with_ancestors(self.vocab):
+        p = self.parents.get(l); g = self.group_of(p)
+        above[l] = above[p] | {g} if p is not None and g in ending else above[p]
+    over = {g: frozenset().union(*{above[l] for l in o}) for g, o in self.exclusive.items()}
+    return {g: [l for l in self.ends if self.group_of(l) in o] for g, o in over.items()}
+
+@patch
+def with_ancestors(self:LabelSpace, labels:Iterable[str])->list[str]:
+    "`labels` and their ancestors, each once, an ancestor before its descendants."
+    res = {}
+    for l in labels:
+        path = []
+        while l is not None and l not in res: path.append(l); l = self.parents.get(l)
+        res |= dict.fromkeys(reversed(path))
+    return list(res)
 
 @patch
 def lineage(self:LabelSpace, label:str)->list[str]:
     "`label` and its ancestors, the oldest first."
-    res = [label]
-    while (p := self.parents.get(res[0])) is not None: res.insert(0, p)
-    return res
+    return self.with_ancestors([label])
 
 @patch(as_prop=True)
 def is_single(self:LabelSpace)->bool:
@@ -248,8 +264,7 @@ def _check_parents(
         raise CatalogError(f'no child in parents, such as {next(iter(parents))!r}, is a label; '
                            f'the labels are {", ".join(space.vocab[:5])}, …')
     both = space.parents | given
-    if cyclic := [c for c in given if _in_cycle(c, both)]:
-        raise CatalogError(f'parents form a cycle: {cyclic[0]!r} is its own ancestor')
+    if l := find_cycle(both): raise CatalogError(f'parents form a cycle: {l!r} is its own ancestor')
     return given
 
 # %% ../../nbs/catalog/11_labels.ipynb #e2d556f1

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..core.files import CatalogError, escaped_text, inside_or_reason
 from ..core.table import check_columns
-from .readers.base import SUFFIXES, suffix_reason
+from .readers.base import SUFFIXES, suffix_reason, unsafe_reason
 from .images import ImageError, Prep
 
 # %% auto #0
@@ -36,7 +36,7 @@ def _named_pictures(path:Path, skip:Container[str])->Iterator[tuple[str, str|Non
     root, files = (path, _files_below(str(path), skip)) if path.is_dir() else ('/', [(str(path), None)])
     for o, passed in files:
         name, why = inside_or_reason(root, o)
-        yield (name if why else o), why or passed
+        yield (name if why else o), why or passed or unsafe_reason(o)
 
 # %% ../../nbs/catalog/06_picture_files.ipynb #8078c0c7
 def find_pictures(

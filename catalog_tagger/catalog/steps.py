@@ -16,8 +16,8 @@ from ..core.files import CatalogError
 from ..core.table import did_you_mean
 
 # %% auto #0
-__all__ = ['STEPS', 'spelling_key', 'normalise', 'lemmatise', 'Option', 'Step', 'step_options', 'step_applies', 'step_tags',
-           'spell', 'spelling_first', 'step_moves', 'check_steps']
+__all__ = ['STEPS', 'MOST_STEPS', 'spelling_key', 'normalise', 'lemmatise', 'Option', 'Step', 'step_options', 'step_applies',
+           'step_tags', 'spell', 'spelling_first', 'step_moves', 'find_cycle', 'check_steps']
 
 # %% ../../nbs/catalog/10_steps.ipynb #d0a1b2c3
 def spelling_key(tag:str)->str:
@@ -161,13 +161,16 @@ def step_moves(
     return {t: (n, o.rule.format(count=counts.get(t, 0), **kw)) for t, n in o.func(counts, **kw).items()}
 
 # %% ../../nbs/catalog/10_steps.ipynb #b7fc375c
-def _returns(t:str, new:dict[str, str])->bool:
-    "Does renaming with `new` lead from `t` back to an earlier name?"
-    seen = {t}
-    while new.get(t, t) != t:
-        if (t := new[t]) in seen: return True
-        seen.add(t)
-    return False
+def find_cycle(
+    to:Mapping[str, str],  # Each name → the next one
+)->str|None:               # None if every chain of names ends
+    "A name that leads back to itself."
+    done = set()
+    for o in to:
+        path = {}
+        while o in to and o not in done and o not in path: path[o] = None; o = to[o]
+        if o in path: return o
+        done.update(path)
 
 def _names_fault(s:dict)->str|None:
     "What is wrong with the tags named in a step, or None."
@@ -175,7 +178,7 @@ def _names_fault(s:dict)->str|None:
     if twice := [t for t, n in Counter(tags).items() if n > 1]: return f'{twice[0]!r} is named twice'
     chain = set(s.get('to', ())) & set(tags)
     if chain and STEPS[s['step']].respells: return f'{min(chain)!r} is both a name and an other name'
-    if circle := [t for t in new if _returns(t, new)]: return f'{circle[0]!r} is renamed in a circle'
+    if circle := find_cycle({t: o for t, o in new.items() if t != o}): return f'{circle!r} is renamed in a circle'
 
 def _options_fault(s:dict)->str|None:
     "What is wrong with the names of the options of a step, or None."
@@ -197,9 +200,12 @@ def _step_fault(s)->str|None:
     except (TypeError, ValueError, AttributeError) as e: return str(e)
 
 # %% ../../nbs/catalog/10_steps.ipynb #791b9919
+MOST_STEPS = 1000   # Of one recipe
+
 def check_steps(steps:list[dict])->list[dict]:
     "`steps` if they are valid; raise a `CatalogError` that names the invalid step otherwise."
     if not isinstance(steps, list): raise CatalogError(f'{steps!r:.80} is not a list of steps')
+    if len(steps) > MOST_STEPS: raise CatalogError(f'{len(steps):,} steps, the limit is {MOST_STEPS}')
     later = None
     for i, s in enumerate(steps):
         if why := _step_fault(s): raise CatalogError(f'step {i} is {s!r:.80}: {why}')

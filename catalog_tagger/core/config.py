@@ -14,9 +14,10 @@ from .files import CatalogError
 from .records import check_fields, Record
 
 # %% auto #0
-__all__ = ['EMPTY_CELLS', 'CLEAN_RULES', 'GROUPS', 'ANSWERS', 'PAIRS', 'PER', 'PRESETS', 'whole', 'number', 'CatalogSettings',
-           'SplitSettings', 'PictureSettings', 'ModelSettings', 'TrainingSettings', 'JobSettings', 'RunConfig',
-           'choices', 'training_settings', 'EmbedSettings', 'IndexSettings', 'FetchSettings', 'find_preset']
+__all__ = ['EMPTY_CELLS', 'CLEAN_RULES', 'GROUPS', 'MAX_INPUT', 'ANSWERS', 'PAIRS', 'PER', 'PRESETS', 'whole', 'number',
+           'CatalogSettings', 'SplitSettings', 'PictureSettings', 'ModelSettings', 'TrainingSettings', 'JobSettings',
+           'RunConfig', 'choices', 'training_settings', 'EmbedSettings', 'IndexSettings', 'FetchSettings',
+           'find_preset']
 
 # %% ../../nbs/core/05_config.ipynb #a341e995
 def whole(
@@ -35,7 +36,7 @@ def number(
 
 # %% ../../nbs/core/05_config.ipynb #872c9eaf
 EMPTY_CELLS = ('NA', 'N/A', 'n/a', 'NaN', 'nan', 'None', 'null', 'NULL', '<NA>', '#N/A')   # How exports write a missing value
-CLEAN_RULES = ('entities', 'invisible')   # `CELL_RULES` that are applied if no others are given
+CLEAN_RULES = ('entities', 'invisible', 'control')   # `CELL_RULES` that are applied if no others are given
 
 @dataclass(frozen=True)
 class CatalogSettings:
@@ -53,7 +54,7 @@ class CatalogSettings:
     min_count:whole(1) = 1                 # Leave out the rows of labels with fewer rows than this
     label_min_count:whole(1) = 1           # Drop labels with fewer training pictures than this; their pictures keep their other labels
     empty:tuple[str, ...] = EMPTY_CELLS    # Words that mean an empty cell; none: only cells without text are empty
-    clean:tuple[str, ...] = CLEAN_RULES    # Rules for the text of cells of labels and tags: entities, invisible, or none
+    clean:tuple[str, ...] = CLEAN_RULES    # Rules for the text of cells of labels and tags: entities, invisible, control, or none
     unlisted:Literal['absent', 'unknown']|None = None  # What a free tag is that a picture does not list; absent if not given
     encoding:str|None = None               # Encoding of a CSV, such as cp1252; UTF-8, or UTF-16 with its mark, if not given
     recipe:str|None = None                 # JSON file with the steps that turn tags into labels; spellings are always joined
@@ -176,6 +177,7 @@ def training_settings(cfg:RunConfig)->dict:  # Field → value
     return {k: v for k, v in cfg.to_dict().items() if k not in free}
 
 # %% ../../nbs/core/05_config.ipynb #27ea5d5c
+MAX_INPUT = 1_440_000   # Pixels of the largest input of a model that is loaded without asking: 1200x1200, 0.6 GB for a batch of 32 pictures
 ANSWERS = 10   # Similar products to return, if their number is not given
 PAIRS = 20     # Pairs of similar pictures to print, if their number is not given
 PER = ('picture', 'product')   # What an answer is for

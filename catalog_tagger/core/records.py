@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 import msgspec
 from msgspec import Meta
 
-from .files import CatalogError, read_json, parse_json, write_json
+from .files import CatalogError, write_json
 
 # %% auto #0
 __all__ = ['Share', 'Count', 'Positive', 'Text', 'Texts', 'Finite', 'as_type', 'check_format', 'Record', 'expected',
@@ -112,7 +112,8 @@ class Record:
     @classmethod
     def load(cls, path:str|Path):
         "Load a record that `save` wrote, with the checks of `from_dict`."
-        return cls.from_dict(read_json(path, parse_json), path)
+        from catalog_tagger.core.sealed import load_json    # here, because `--help` needs no numpy
+        return cls.from_dict(load_json(path), path)
 
 # %% ../../nbs/core/03_records.ipynb #e5d78cfa
 _TYPE_WORDS = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text'}

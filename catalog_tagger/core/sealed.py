@@ -4,22 +4,60 @@
 
 # %% ../../nbs/core/04_sealed.ipynb #aa8fcfbd
 from __future__ import annotations
-import hashlib, stat
+import csv, hashlib, os, re, stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
+import numpy as np, pandas as pd
 
-from .files import CatalogError, finish_save, is_leftover
+from .files import CatalogError, finish_save, is_leftover, parse_json, read_json
+from .plain_text import UNSAFE
 
 # %% auto #0
-__all__ = ['SUMS', 'sha256_file', 'seal', 'read_sealed', 'load_errors', 'parse_array']
+__all__ = ['SUMS', 'BUDGETS', 'Budget', 'budget_sizes', 'check_json', 'sha256_file', 'seal', 'read_sealed', 'load_errors',
+           'find_unsafe', 'parse_sealed', 'load_json', 'parse_rows', 'parse_array']
 
-# %% ../../nbs/core/04_sealed.ipynb #6ca4d255
+# %% ../../nbs/core/04_sealed.ipynb #1b3377e7
 SUMS = 'SHA256SUMS'   # The file of checksums, in the format of `sha256sum -c`
 
+class Budget(NamedTuple):
+    "The most that a file may contain."
+    size:int       # Bytes
+    items:int=0    # Values of a JSON, or columns of a CSV
+    depth:int=0    # Levels of a JSON
+
+BUDGETS = {        # File name → its budget
+    'model.safetensors': Budget(4 << 30), 'README.md': Budget(1 << 20), SUMS: Budget(4096),
+    'tagger.json': Budget(64 << 20, 2_000_000, 32), 'products.json': Budget(64 << 20, 2_000_000, 16),
+    'vectors.npy': Budget(64 << 30), 'centroids.npy': Budget(4 << 30), 'embedder.json': Budget(1 << 20, 10_000, 16),
+    'ids.json': Budget(1 << 30, 20_000_000, 1), 'index.json': Budget(4 << 30, 200_000_000, 4), 'rejected.csv': Budget(1 << 30, 64),
+    '': Budget(64 << 20, 2_000_000, 32)}   # Any other record, such as the settings of a run, its labels, or a profile
+
+def budget_sizes(*names:str)->dict[str, int]:
+    "The largest size of each of the files `names`, bytes, as `read_sealed` takes it."
+    return {o: BUDGETS[o].size for o in names}
+
+# %% ../../nbs/core/04_sealed.ipynb #3e3c2576
+_JSON_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+
+def check_json(
+    data:bytes,      # A JSON, not parsed yet
+    budget:Budget,
+    where:str|Path,  # Its file, for the message
+)->None:
+    "Raise `CatalogError` if `data` has more bytes, values or levels than its `budget`."
+    if len(data) > budget.size: raise CatalogError(f'{where} has {len(data):,} bytes, the limit is {budget.size:,}')
+    bare, level = _JSON_TEXT.sub(b'', data), 0
+    if (n := sum(map(bare.count, (b',', b'[', b'{')))) > budget.items:
+        raise CatalogError(f'{where} has {n:,} values, the limit is {budget.items:,}')
+    for o in re.finditer(rb'[][{}]', bare):
+        level += 1 if o[0] in b'[{' else -1
+        if level > budget.depth: raise CatalogError(f'{where} has values in more than {budget.depth} levels')
+
+# %% ../../nbs/core/04_sealed.ipynb #6ca4d255
 def sha256_file(path:str|Path)->str:
     "SHA-256 of the file at `path`, in hex."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
@@ -40,6 +78,13 @@ def _read_limited(path:Path, most:int)->bytes:
     if not stat.S_ISREG(info.st_mode): raise CatalogError(f'{path.name} is a link, a folder or a device, expected a file')
     if info.st_size > most: raise CatalogError(f'{path.name} has {info.st_size:,} bytes, the limit is {most:,}')
     return path.read_bytes()
+
+_MEMORY = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else None   # Bytes of this machine, if it tells
+
+def _check_memory(folder:Path, names:Collection[str]):
+    "Raise `CatalogError` if the files `names` together do not fit into memory, before one is read."
+    total = sum((folder/o).lstat().st_size for o in names if (folder/o).exists())
+    if _MEMORY and total > _MEMORY: raise CatalogError(f'its files have {total:,} bytes, and this machine has {_MEMORY:,} bytes of memory')
 
 def _check_sums(files:Mapping[str, bytes]):
     "Raise `CatalogError` unless the `files` match their checksums."
@@ -62,6 +107,7 @@ def read_sealed(
     more = [o.name for o in folder.iterdir() if o.name not in names and not is_leftover(o.name)]
     if more: raise CatalogError(f'{min(more)!r} does not belong to {what} and was not opened; its only files are {", ".join(names)}')
     there = [o for o in names if o not in optional or (folder/o).is_symlink() or (folder/o).exists()]
+    _check_memory(folder, there)
     files = {o: _read_limited(folder/o, names[o]) for o in there}
     _check_sums(files)
     return files
@@ -77,6 +123,55 @@ def load_errors(
     except Exception as e:
         why = str(e) if isinstance(e, CatalogError) else f'{type(e).__name__}: {e}'
         raise error(f'{path} cannot be loaded: {" ".join(why.split())[:300]}') from e
+
+# %% ../../nbs/core/04_sealed.ipynb #a41ab2b0
+_MAY_BE_UNSAFE = re.compile(rb'\\[ub]|\x7f|\xc2[\x80-\x9f]')   # Only JSON with one of these needs a closer look
+
+def _texts_in(o)->Iterator[str]:
+    "All keys and texts of a JSON."
+    if isinstance(o, str): yield o
+    elif isinstance(o, dict): yield from o; o = o.values()
+    if not isinstance(o, (str, int, float, type(None))):
+        for v in o: yield from _texts_in(v)
+
+def find_unsafe(
+    o,         # JSON
+    unsafe:re.Pattern=UNSAFE,   # Pattern of what no text may contain
+)->str|None:
+    "The first key or text in `o` that contains something unsafe."
+    return next(filter(unsafe.search, _texts_in(o)), None)
+
+def parse_sealed(
+    data:bytes,           # Content of a JSON file
+    name:str,             # Its name, whose budget applies
+    unsafe:re.Pattern=UNSAFE,   # As in `find_unsafe`
+):
+    "The JSON in `data` if it is within its budget and its texts can be shown and written."
+    check_json(data, BUDGETS.get(name, BUDGETS['']), name); res = parse_json(data)
+    if _MAY_BE_UNSAFE.search(data) and (bad := find_unsafe(res, unsafe)) is not None:
+        raise CatalogError(f'{name} has the text {bad!a:.80}, which contains a control character or half of a character')
+    return res
+
+def load_json(path:str|Path):
+    "The JSON in a file that is not sealed, such as the settings of a run, with the checks of `parse_sealed`."
+    name = Path(path).name; most = BUDGETS.get(name, BUDGETS['']).size
+    if os.path.isfile(path) and (size := os.path.getsize(path)) > most: raise CatalogError(f'{path} has {size:,} bytes, the limit is {most:,}')
+    return read_json(path, lambda data: parse_sealed(data, name))
+
+# %% ../../nbs/core/04_sealed.ipynb #21cd263b
+_LINE = 1 << 20   # Longest line of a CSV, bytes
+
+def parse_rows(
+    data:bytes,   # Content of a CSV file with a header
+    name:str,     # Its name, whose budget applies
+)->pd.DataFrame:  # Of texts
+    "The table in `data`; a table that is too wide, or a row that does not fit the header, is an error."
+    if max(map(len, data.split(b'\n'))) > _LINE: raise CatalogError(f'{name} has a line of more than {_LINE:,} bytes')
+    head, *rows = [*csv.reader(StringIO(data.decode('utf-8'), newline=''), strict=True)] or [[]]
+    if len(head) > BUDGETS[name].items: raise CatalogError(f'{name} has {len(head):,} columns, the limit is {BUDGETS[name].items}')
+    if odd := next((o for o in rows if len(o) != len(head)), None):
+        raise CatalogError(f'{name} has a row with {len(odd):,} cells for {len(head)} columns')
+    return pd.DataFrame(rows, columns=head, dtype=str)
 
 # %% ../../nbs/core/04_sealed.ipynb #430f918c
 def parse_array(

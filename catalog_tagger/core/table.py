@@ -184,7 +184,7 @@ def read_table(path:str|Path)->pd.DataFrame:
     "Read a table that `write_table` wrote; all columns but `LISTS` are read as text."
     try: df = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError: raise CatalogError(f'{path} does not exist') from None
-    except ValueError as e: raise CatalogError(f'{path} is not a readable table: {e}') from None
+    except ValueError as e: raise CatalogError(f'{path} is not a readable table: {" ".join(str(e).split())}') from None
     try: return df.assign(**{c: df[c].map(json.loads) for c in LISTS if c in df})
     except ValueError as e: raise CatalogError(f'{path}: a cell of {", ".join(LISTS)} is not a JSON list: {e}') from None
 

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
+from ..core.config import MAX_INPUT
 from ..core.files import CatalogError
 from ..core.table import check_columns
 from ..core.process import progress
@@ -133,10 +134,10 @@ def run_issues(
     source:str|Path=None,  # Current folder of its catalog; None for the one in its config
     *, whole:bool=False,   # Check all pictures, train too, by linear probes on the pretrained backbone, each fitted on the other folds
     k:int=None,            # Maximal number of issues; None for all
-    trust:bool=False,      # As in `load_tagger`
+    trust:bool=False, max_input:int=MAX_INPUT,   # As in `load_tagger`
 )->pd.DataFrame:           # As from `label_issues`
     "Label issues of a run: of valid and test, on which its model was not trained, or of all pictures."
-    run = Run.open(run, source); df = run.pictures()
+    run = Run.open(run, source, max_input=max_input); df = run.pictures()
     if not whole: df = df[df['split'] != 'train'].reset_index(drop=True)
     scores = _probe_run(run, df) if whole else _held_out_scores(run, df, trust)
     return label_issues(df, scores, run.labels, k=k)

@@ -21,7 +21,7 @@ from fastcore.xml import (A, Body, Button, Code, Dd, Details, Div, Dl, Dt, Figca
 
 from ..core.files import CatalogError, atomic_path
 from ..core.table import SPLITS
-from ..core.config import RunConfig
+from ..core.config import MAX_INPUT, RunConfig
 from ..core.render import asset, colour_css, data_uri, encode_image, thumbnail
 from ..core.metrics import find_metric, only_known, precision_at_k
 from ..catalog.images import MOST_PIXELS, open_image
@@ -570,12 +570,13 @@ def write_report(
     runs:Sequence[str|Path],  # Folder of a run, or of several to compare
     out:str|Path,             # HTML file
     source:str|Path=None,     # Current folder of the catalog of a single run; None for the one in its config
+    *, max_input:int=MAX_INPUT,   # As in `load_tagger`
 )->Path:
     "Write the report of `runs` to `out`, a self-contained HTML file."
     if not runs: raise CatalogError('there is nothing to report on: give at least one run')
     if source is not None and len(runs) > 1:
         raise CatalogError('source can only be given for the report of one run')
-    opened = [Run.open(o, source) for o in runs]
+    opened = [Run.open(o, source, max_input=max_input) for o in runs]
     page = run_page(*opened) if len(opened) == 1 else compare_page(opened)
     with atomic_path(out) as p: p.write_text(page, encoding='utf-8')
     return Path(out)

@@ -14,7 +14,7 @@ from ..core.files import CatalogError
 from ..core.table import first_few, json_rows, none_usable, rejected_table, report_rejected
 from ..catalog.picture_files import find_pictures, open_pictures
 from ..core.process import progress
-from ..core.config import RunConfig
+from ..core.config import MAX_INPUT, RunConfig
 from ..catalog.labels import NO_LABEL, apply_labels, count_unscored, report_unknown, unknown_tags
 from ..catalog.prepare import read_audited, reject_untagged
 from ..serve.review import join_queues, review_queue
@@ -62,11 +62,11 @@ def evaluate_run(
     *, where:str=None,            # Condition that selects rows of it, as in `choose_rows`
     max_pixels:int=None,          # As in `open_image`; None for that of the run
     image_column:str=None, encoding:str=None,   # Of the catalog's table; None for those of the run
-    trust:bool=False,             # As in `load_tagger`
+    trust:bool=False, max_input:int=MAX_INPUT,   # As in `load_tagger`
     say=print,                    # Called with each line of the progress report
 )->dict:  # `scores` with baselines, `labels`, number of `pictures`, `left_out`, `unknown_labels`, `unscored` …; with products `products`
     "Score a saved run on a catalog; pictures that it was trained or tuned on are recognised by their contents and left out."
-    run = Run.open(run); cfg, seen, tagger = run.config, run.split, run.tagger(trust=trust)
+    run = Run.open(run, max_input=max_input); cfg, seen, tagger = run.config, run.split, run.tagger(trust=trust)
     if max_pixels is not None: tagger = replace(tagger, prep=replace(tagger.prep, max_pixels=max_pixels))
     named = {k: o for k, o in dict(image_column=image_column, encoding=encoding).items() if o is not None}
     settings = replace(cfg, source=str(source), where=where, min_count=1, near=None, max_pixels=tagger.prep.max_pixels, **named)

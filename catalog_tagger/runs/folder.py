@@ -15,10 +15,11 @@ from typing import NotRequired, TypedDict
 import pandas as pd, torch
 from fastcore.basics import noop, patch
 
-from ..core.files import CatalogError, atomic_files, catalog_root, finish_save, inside, parse_json, read_json, write_json
+from ..core.files import CatalogError, atomic_files, catalog_root, finish_save, inside, write_json
 from ..core.table import SPLITS, as_numbers, ShowsFacts, read_table, write_table
 from ..core.records import Count, Finite, as_type
-from ..core.config import RunConfig
+from ..core.sealed import load_json
+from ..core.config import MAX_INPUT, RunConfig
 from ..catalog.text import TextTags
 from ..catalog.labels import LabelSpace
 from ..catalog.prepare import Prepared
@@ -68,7 +69,7 @@ class RunMetrics(TypedDict):
 
 def _read_metrics(path:Path)->dict:
     "The contents of `metrics.json` at `path`; the scores of valid and test are required."
-    d = read_json(path, parse_json); as_type(d, RunMetrics, path)
+    d = load_json(path); as_type(d, RunMetrics, path)
     if 'road' in d: d['training'] = d.pop('road')    # its name in older runs
     if 'groups' in (split := d.get('split', {})): split |= dict(units=split.pop('groups'), units_across=split.pop('groups_across'))
     return d
@@ -83,16 +84,18 @@ def is_run(path:str|Path)->bool:
 
 class Run(ShowsFacts):
     "The folder of a run; each file is read and checked on first access."
-    def __init__(self, folder:str|Path, source:str|Path|None=None): self.folder, self.source = Path(folder), source
+    def __init__(self, folder:str|Path, source:str|Path|None=None, max_input:int=MAX_INPUT):
+        self.folder, self.source, self.max_input = Path(folder), source, max_input
 
     @classmethod
     def open(
         cls, path:str|Path,           # Folder of a run
         source:str|Path|None=None,    # Current folder of its catalog; None for the one in its config
+        *, max_input:int=MAX_INPUT,   # Largest input of its model to accept, pixels, as in `check_input`
     )->Run:
         "The run in the folder `path`; raise `CatalogError` if there is none."
         if not is_run(path): raise CatalogError(f'{Path(path)/"config.json"} does not exist; {path} is not the folder of a run')
-        return cls(path, source)
+        return cls(path, source, max_input)
 
     @property
     def finished(self)->bool: return (self.folder/'metrics.json').is_file()
@@ -179,15 +182,16 @@ def _load_pickle(folder:Path, trust:bool):
 def load_tagger(
     path:str|Path,        # Folder of a run, or of a bundle
     *, trust:bool=False,  # Without a bundle: load `learner.pkl`, which can run code; use it only for files from an author you trust
+    max_input:int=MAX_INPUT,   # Largest input of a bundle's model to accept, pixels, as in `check_input`
 )->Tagger:
     "The tagger of a run or a bundle: from the bundle, which contains no code; else from `learner.pkl`, then without a `Decision`."
     bundle = find_bundle(path)
-    return Tagger.load(bundle) if bundle else Tagger.from_learner(_load_pickle(Path(path), trust))
+    return Tagger.load(bundle, max_input=max_input) if bundle else Tagger.from_learner(_load_pickle(Path(path), trust))
 
 @patch
 def tagger(self:Run, *, trust:bool=False)->Tagger:
     "The tagger of the run, as from `load_tagger`."
-    return load_tagger(self.folder, trust=trust)
+    return load_tagger(self.folder, trust=trust, max_input=self.max_input)
 
 @patch
 def learner(self:Run, *, trust:bool=False):

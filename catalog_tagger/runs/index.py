@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core.files import CatalogError, output_folder
 from ..core.table import Catalog, first_few, none_usable, rejected_table, report_rejected
-from ..core.config import EmbedSettings, IndexSettings, RunConfig
+from ..core.config import MAX_INPUT, EmbedSettings, IndexSettings, RunConfig
 from ..catalog.query import choose_rows
 from ..catalog.read import find_reader, known_layout
 from ..catalog.images import audit_images
@@ -38,10 +38,10 @@ def load_embedder(
     *, size:int=None,                   # Picture size for a backbone, px; None for 128; a run has its own
     weights:str=EmbedSettings.weights,  # Of a backbone, as in `read_weights`; a run has its own
     max_pixels:int=None,                # As in `open_image`; None for that of the run
-    trust:bool=False,                   # As in `load_tagger`
+    trust:bool=False, max_input:int=MAX_INPUT,   # As in `load_tagger`
 )->tuple[Embedder, Tagger|None]:  # And the tagger of a run, which has its labels
     "The embedder of a trained run, or of a pretrained backbone."
-    tagger = load_tagger(model, trust=trust) if Path(model).exists() else None
+    tagger = load_tagger(model, trust=trust, max_input=max_input) if Path(model).exists() else None
     embedder = make_embedder(str(model) if tagger is None else tagger, layer, size=size, weights=weights)
     if max_pixels is not None: embedder = replace(embedder, prep=replace(embedder.prep, max_pixels=max_pixels))
     return embedder, tagger
@@ -123,7 +123,7 @@ def index_catalog(
     source:str|Path,            # As in `read_products`
     out:str|Path,               # Folder of the index
     *, layer:str=EmbedSettings.layer, size:int=None,                 # As in `load_embedder`
-    weights:str=EmbedSettings.weights, trust:bool=False, max_pixels:int=None,   # As in `load_embedder`
+    weights:str=EmbedSettings.weights, trust:bool=False, max_pixels:int=None, max_input:int=MAX_INPUT,   # As in `load_embedder`
     where:str=None,             # As in `read_products`
     dtype:str=EmbedSettings.dtype, dims:int=None, whiten:bool=False, resume:bool=True,   # As in `embed_catalog`
     kind:str=None, recall:float=IndexSettings.recall,   # As `kind` and `target` in `SimilarIndex.build`
@@ -133,7 +133,8 @@ def index_catalog(
     "Embed the products of `source`, build their index and save it in `out`."
     if kind not in (None, *KINDS): raise CatalogError(f'kind={kind!r}, expected one of {", ".join(KINDS)}')
     out = output_folder(out, 'index.json', 'embedder.json', source=source)
-    embedder, tagger = load_embedder(model, layer, size=size, weights=weights, trust=trust, max_pixels=max_pixels)
+    embedder, tagger = load_embedder(model, layer, size=size, weights=weights, trust=trust, max_pixels=max_pixels,
+                                      max_input=max_input)
     cfg = Run.open(model).config if is_run(model) else RunConfig(str(source), '')
     catalog = read_products(source, replace(cfg, max_pixels=embedder.prep.max_pixels), tagger and tagger.space, where=where, **reading)
     embedded = out.with_name(f'{out.name}.embeddings')    # not in `out`, where an older index stays whole until the new one is

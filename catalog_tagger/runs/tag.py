@@ -7,12 +7,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from ..core.files import CatalogError
-from ..core.config import PER, RunConfig
+from ..core.config import MAX_INPUT, PER, RunConfig
 from ..core.table import none_usable, read_table, report_rejected
 from ..catalog.picture_files import find_pictures
 from ..catalog.read import read_catalog
@@ -20,7 +21,7 @@ from ..catalog.readers.base import NO_TAGS, SAME_PICTURE
 from ..catalog.prepare import picture_table, unnamed_pictures
 from ..serve.products import product_names
 from ..serve.many import tag_many, tag_many_ray
-from ..serve.tagger import find_bundle
+from ..serve.tagger import Tagger, find_bundle
 from ..serve.review import nothing_promised
 from .folder import Run, is_run, load_tagger
 
@@ -91,7 +92,7 @@ def tag_run(
     out:str|Path,             # File to write, as in `tag_many`
     *, review:str|Path=None,  # CSV file for the pictures that a person should review; None writes none
     engine:str='local',       # 'local' for this process, 'ray' for a cluster
-    trust:bool=False,         # As in `load_tagger`
+    trust:bool=False, max_input:int=MAX_INPUT,   # As in `load_tagger`
     max_pixels:int=None,      # As in `open_image`, with the engine 'local' only; None for that of the run
     per:str='picture',        # Or 'product', with the engine 'local' only
     product:str=None,         # Column of products of a table, with `per='product'` only; None for that of the run's settings
@@ -110,11 +111,12 @@ def tag_run(
     if per == 'product':
         cfg = Run.open(run).config if is_run(run) else RunConfig('', '')
         paths = find_products(paths, cfg, say, named=named); options |= dict(per=per)
-    tagger = load_tagger(run, trust=trust)
+    tagger = load_tagger(run, trust=trust, max_input=max_input)
     if max_pixels is not None and engine == 'ray': raise CatalogError("max_pixels= is for engine='local': a cluster takes that of the run")
     if max_pixels is not None: tagger = replace(tagger, prep=replace(tagger.prep, max_pixels=max_pixels))
     options |= dict(review=review)
-    n, rejected = tag_many(tagger, paths, out, **options) if engine == 'local' else tag_many_ray(_bundle(run), paths, out, **options)
+    n, rejected = tag_many(tagger, paths, out, **options) if engine == 'local' else tag_many_ray(
+        partial(Tagger.load, _bundle(run), max_input=max_input), paths, out, **options)
     if not n: raise none_usable(len(rejected), rejected)
     say(f'{n} {per}s tagged in {out}; {len(rejected)} {"pictures "*(per == "product")}could not be used{":" if len(rejected) else ""}')
     report_rejected(rejected, say)

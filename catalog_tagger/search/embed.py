@@ -4,7 +4,7 @@
 
 # %% ../../nbs/search/04_embed.ipynb #aaa3baa8
 from __future__ import annotations
-import json
+import json, zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,13 +16,13 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from ..core.files import CatalogError, atomic_files, output_folder, parse_json, sweep, write_json
-from ..core.table import none_usable, read_table, rejected_table, write_table
+from ..core.files import CatalogError, atomic_files, output_folder, sweep, write_json
+from ..core.table import none_usable, rejected_table, write_table
 from ..core.process import progress, rng
 from ..core.records import Record, check_counts
-from ..core.sealed import SUMS, read_sealed, seal, load_errors
+from ..core.sealed import SUMS, budget_sizes, parse_rows, parse_sealed, read_sealed, seal, load_errors
 from ..core.jobs import map_parts, part_facts, parts_folder, run_job
-from ..core.config import EmbedSettings, RunConfig
+from ..core.config import MAX_INPUT, EmbedSettings, RunConfig
 from ..catalog.images import Prep
 from ..catalog.picture_files import find_pictures, open_pictures
 from ..train.backbones import arch_prep, create_net, cut_body, find_arch, main_head
@@ -35,8 +35,7 @@ from .vectors import EmbeddingsError, read_vectors
 
 # %% auto #0
 __all__ = ['LAYERS', 'EMBEDDING_FILES', 'Embedder', 'make_embedder', 'fit_projection', 'project', 'with_projection',
-           'EmbedderFacts', 'write_embedder', 'read_rejected', 'read_embedder', 'Embeddings', 'embed_catalog',
-           'load_embeddings']
+           'EmbedderFacts', 'write_embedder', 'read_embedder', 'Embeddings', 'embed_catalog', 'load_embeddings']
 
 # %% ../../nbs/search/04_embed.ipynb #45646c5b
 @dataclass
@@ -141,8 +140,7 @@ def with_projection(embedder:Embedder, layer:nn.Linear)->Embedder:
 
 # %% ../../nbs/search/04_embed.ipynb #4b3740ec
 # With the maximal size of each, bytes
-EMBEDDING_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'embedder.json': 16 << 20, 'model.safetensors': 4 << 30,
-                   'rejected.csv': 1 << 30, SUMS: 4096}
+EMBEDDING_FILES = budget_sizes('vectors.npy', 'ids.json', 'embedder.json', 'model.safetensors', 'rejected.csv', SUMS)
 
 @dataclass(frozen=True)
 class EmbedderFacts(Record):
@@ -157,15 +155,14 @@ def write_embedder(embedder:Embedder, folder:str|Path)->None:
     save_file(plain_tensors(embedder.model, embedder.arch, head), Path(folder)/'model.safetensors')
     EmbedderFacts(embedder.arch, head, embedder.prep).save(Path(folder)/'embedder.json')
 
-def read_rejected(files)->pd.DataFrame: return read_table(BytesIO(files['rejected.csv']))
-
 def read_embedder(
     files,    # From `read_sealed`
     n:int,    # Required number of dimensions
+    max_input:int=MAX_INPUT,   # As in `check_input`
 )->Embedder:
     "Read the files of `write_embedder`; each part is verified before use."
-    facts = EmbedderFacts.from_dict(parse_json(files['embedder.json']), 'embedder.json')
-    model, more = read_model(facts.arch, facts.head, files['model.safetensors'], facts.prep.size, n)
+    facts = EmbedderFacts.from_dict(parse_sealed(files['embedder.json'], 'embedder.json'), 'embedder.json')
+    model, more = read_model(facts.arch, facts.head, files['model.safetensors'], facts.prep.size, n, max_input)
     if more or not isinstance(model[1][-1], UnitLength):
         raise CatalogError('the model does not end in UnitLength, or the file has other arrays')
     return Embedder(model, facts.prep, facts.arch)
@@ -187,7 +184,10 @@ def _pack_vectors(batches:list[tuple])->dict[str, bytes]:
     return {'.npz': f.getvalue()}
 
 def _read_part(path:Path, name:str)->np.ndarray:
-    with np.load(path, allow_pickle=False) as f: return f[name]
+    "An array of a part. Parts are not compressed: one that would grow when it is read is not one of ours."
+    with load_errors(path), zipfile.ZipFile(path) as f:
+        if sum(o.file_size for o in f.infolist()) > path.stat().st_size: raise CatalogError('it is compressed; remove it, it is made again')
+        return np.lib.format.read_array(f.open(f'{name}.npy'), allow_pickle=False)
 
 # %% ../../nbs/search/04_embed.ipynb #e17b435a
 class Embeddings(NamedTuple):
@@ -257,9 +257,13 @@ def embed_catalog(
     return run_job(out, found, facts, make, join, suffixes=['.npz'], chunk=chunk, workers=workers, resume=resume)
 
 # %% ../../nbs/search/04_embed.ipynb #5a6d7b1a
-def load_embeddings(folder:str|Path)->Embeddings:
+def load_embeddings(
+    folder:str|Path,
+    *, max_input:int=MAX_INPUT,   # Largest input of a model to accept, pixels, as in `check_input`
+)->Embeddings:
     "Load the result of `embed_catalog`. Any damage raises `EmbeddingsError`, and no code is run."
     with load_errors(folder, EmbeddingsError):
         files = read_sealed(folder, EMBEDDING_FILES, 'a folder of embeddings')
         vectors, ids = read_vectors(files)
-        return Embeddings(vectors, ids, read_embedder(files, vectors.shape[1]), read_rejected(files))
+        return Embeddings(vectors, ids, read_embedder(files, vectors.shape[1], max_input),
+                          parse_rows(files['rejected.csv'], 'rejected.csv'))

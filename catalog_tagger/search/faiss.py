@@ -13,7 +13,7 @@ from ..core.process import rng
 from ..core.extras import import_optional
 
 # %% auto #0
-__all__ = ['KINDS', 'start_settings', 'vector_blocks', 'make_structure', 'set_effort']
+__all__ = ['KINDS', 'start_settings', 'check_settings', 'vector_blocks', 'make_structure', 'set_effort']
 
 # %% ../../nbs/search/03_faiss.ipynb #198a9b07
 KINDS = ('exact', 'flat', 'hnsw', 'ivf_sq8', 'ivf_pq')   # Kinds of index: numpy, and four FAISS structures
@@ -25,6 +25,28 @@ def start_settings(kind:str, n:int, d:int)->dict[str, int]:
     cells = dict(cells=max(1, min(2**round(np.log2(4*np.sqrt(n))), n//39)), effort=1)
     if kind == 'ivf_sq8': return cells | dict(refine=4)
     return cells | dict(refine=20, m=next(o for o in range(min(64, max(1, d//4)), 0, -1) if d % o == 0))
+
+_RANGES = dict(exact={}, flat={}, hnsw=dict(m=(2, 64), effort=(1, 1024)),   # Kind → setting → smallest and largest value
+               ivf_sq8=dict(cells=(1, 1 << 24), effort=(1, 1 << 24), refine=(1, 1024)),
+               ivf_pq=dict(cells=(1, 1 << 24), effort=(1, 1 << 24), refine=(1, 1024), m=(1, 64)))
+
+def check_settings(
+    kind:str,
+    settings:Mapping[str, int],   # Of the structure
+)->None:
+    "Raise `CatalogError` unless FAISS takes the `settings`; it checks few of them itself, and `m=1` ends the process."
+    if set(settings) != set(_RANGES[kind]):
+        raise CatalogError(f'settings of kind {kind} are {", ".join(_RANGES[kind]) or "none"}, not {", ".join(settings) or "none"}')
+    for k, (low, high) in _RANGES[kind].items():
+        high = min(high, settings['cells']) if k == 'effort' and 'cells' in settings else high
+        if not low <= settings[k] <= high: raise CatalogError(f'{k} is {settings[k]}, expected {low} to {high}')
+
+def _check_fit(kind:str, settings:Mapping[str, int], n:int, d:int, centroids):
+    "Raise `CatalogError` unless a structure with valid `settings` can be made of `n` vectors of `d` numbers."
+    if kind == 'ivf_pq' and n < 256:
+        raise CatalogError(f'ivf_pq needs at least 256 vectors to train its codes, got {n}; use exact')
+    if kind == 'ivf_pq' and d % settings['m']: raise CatalogError(f'm is {settings["m"]}, expected a divisor of the {d} dimensions')
+    if centroids is None and settings.get('cells', 0) > n: raise CatalogError(f'cells is {settings["cells"]}, and there are only {n} vectors')
 
 def _factory_string(kind:str, settings:Mapping[str, int])->str:
     "The FAISS factory string of a structure."
@@ -44,9 +66,9 @@ def _train(structure, vectors, centroids, cells:int, seed:int):
 
 def make_structure(kind:str, settings:Mapping[str, int], vectors, centroids=None, seed:int=42):
     "The FAISS structure over `vectors`; None for `exact`. The same vectors and centroids give the same structure."
+    check_settings(kind, settings)
     if kind == 'exact': return None
-    if kind == 'ivf_pq' and len(vectors) < 256:
-        raise CatalogError(f'ivf_pq needs at least 256 vectors to train its codes, got {len(vectors)}; use exact')
+    _check_fit(kind, settings, *vectors.shape, centroids)
     faiss = import_optional('faiss', kind, "build the index with kind='exact'")
     structure = faiss.index_factory(vectors.shape[1], _factory_string(kind, settings), faiss.METRIC_INNER_PRODUCT)
     threads = faiss.omp_get_max_threads()

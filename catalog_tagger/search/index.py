@@ -7,7 +7,6 @@ from __future__ import annotations
 import difflib, hashlib, os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from numbers import Real
 from pathlib import Path
 from typing import Literal
@@ -15,19 +14,21 @@ from typing import Literal
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
-from ..core.files import CatalogError, atomic_files, output_folder, parse_json, write_json
+from ..core.files import CatalogError, atomic_files, output_folder, write_json
 from ..core.table import (
-    check_columns, check_table, first_few, json_rows, read_table, rejected_table, source_columns, write_table)
-from ..core.config import ANSWERS, PER, IndexSettings, RunConfig
+    check_columns, check_table, first_few, json_rows, rejected_table, source_columns, write_table)
+from ..core.config import ANSWERS, MAX_INPUT, PER, IndexSettings, RunConfig
+from ..core.plain_text import HALF, UNSAFE
 from ..core.process import progress, rng
 from ..core.records import Finite, Positive, Record, Share, as_type, check_counts, check_format
-from ..core.sealed import SUMS, parse_array, read_sealed, seal, load_errors
+from ..core.sealed import (
+    SUMS, budget_sizes, find_unsafe, load_errors, parse_array, parse_rows, parse_sealed, read_sealed, seal)
 from ..catalog.query import fulfils
 from ..catalog.readers.base import PRODUCT_COLUMNS
 from .vectors import EmbeddingsError, check_ids, read_vectors, unit_vectors
 from .retrieval import value_codes, row_numbers, top_columns
 from .exact import exact_neighbours
-from .faiss import KINDS, make_structure, set_effort, start_settings, vector_blocks
+from .faiss import KINDS, check_settings, make_structure, set_effort, start_settings, vector_blocks
 
 # %% auto #0
 __all__ = ['LARGE', 'MOST_PAIRS', 'INDEX_FORMAT', 'INDEX_FILES', 'SimilarIndex', 'IndexFacts']
@@ -35,11 +36,25 @@ __all__ = ['LARGE', 'MOST_PAIRS', 'INDEX_FORMAT', 'INDEX_FILES', 'SimilarIndex',
 # %% ../../nbs/search/05_index.ipynb #9ede3966
 LARGE = 50_000   # An index of more vectors is approximate by default
 
+def _score_aside(table:pd.DataFrame)->pd.DataFrame:
+    "`table` with a column `score` of the shop renamed to `source.score`, because answers have one too."
+    name = 'source.score'
+    while name in table: name = f'source.{name}'
+    return table.rename(columns={'score': name})
+
+def _check_names(table:pd.DataFrame):
+    "Raise `CatalogError` if a name in `table` cannot be shown or written, or if a unit or product is no single value."
+    names = [list(map(str, table)), *(table[c].tolist() for c in ('image', 'labels', 'tags') if c in table)]
+    if (bad := find_unsafe(names, UNSAFE)) is not None:
+        raise CatalogError(f'an id, a label or a column is {bad!a:.80}, which contains a control character or half of a character: rename it')
+    for c in ('unit', 'product'):
+        if c in table and (i := next((i for i, o in enumerate(table[c]) if isinstance(o, (list, dict))), None)) is not None:
+            raise CatalogError(f'{c} of row {i} is {table[c][i]!r:.80}, expected text')
+
 def _check_table(table, n:int)->pd.DataFrame:
     "A table with `image` for `n` vectors, from a table or from ids."
     if not isinstance(table, pd.DataFrame): table = pd.DataFrame({'image': [str(o) for o in table]})
-    if 'score' in table: raise CatalogError('the table has a column score, which answers also have: rename it, as set_aside does')
-    table = check_table(table); check_ids(table['image'].tolist(), n)
+    table = check_table(_score_aside(table)); check_ids(table['image'].tolist(), n); _check_names(table)
     return table[['image', *table.columns.drop('image')]]
 
 @dataclass
@@ -76,7 +91,8 @@ def nearest(
     if self.structure is None or rows is not None: return exact_neighbours(self.vectors, queries, k, rows)
     k = min(int(k), len(self))     # FAISS knows no integers of numpy
     if 'effort' in self.settings: set_effort(self.kind, self.structure, max(self.settings['effort'], k if self.kind == 'hnsw' else 1))
-    parts = [self._find(o, k) for o in vector_blocks(queries, 1024)]
+    compared = min(k*self.settings.get('refine', 1), len(self))*self.vectors.shape[1]     # numbers per query
+    parts = [self._find(o, k) for o in vector_blocks(queries, min(1024, max(1, (1 << 26)//compared)))]
     return tuple(np.concatenate(o) for o in zip(*parts))
 
 @patch
@@ -170,7 +186,8 @@ def from_embeddings(
 @patch
 def _units(self:SimilarIndex)->np.ndarray:
     "The code of each row's unit; a row without one gets its own code. An index of an earlier version has units in its column `group`."
-    column = next((c for c in ('unit', 'group', 'product') if c in self.table), None)
+    mine = {'group': 'group' in self.table and not self.table['group'].map(lambda o: isinstance(o, list)).any()}   # else it is the shop's
+    column = next((c for c in ('unit', 'group', 'product') if c in self.table and mine.get(c, True)), None)
     codes = value_codes(self.table[column], len(self), column) if column else np.full(len(self), -1)
     return np.where(codes < 0, len(self) + np.arange(len(self)), codes)
 
@@ -457,14 +474,15 @@ def remove(
 # %% ../../nbs/search/05_index.ipynb #7b0f31a1
 INDEX_FORMAT = 1
 # With the maximal size of each, bytes
-INDEX_FILES = {'vectors.npy': 64 << 30, 'ids.json': 4 << 30, 'index.json': 16 << 30, 'centroids.npy': 4 << 30, 'embedder.json': 16 << 20,
-               'model.safetensors': 4 << 30, 'rejected.csv': 1 << 30, SUMS: 4096}
+INDEX_FILES = budget_sizes('vectors.npy', 'ids.json', 'index.json', 'centroids.npy', 'embedder.json', 'model.safetensors', 'rejected.csv', SUMS)
 
 _Cell = str|int|bool|Finite|list[str]|None   # Allowed values in a cell of the table
 
 def _plain_columns(table:pd.DataFrame)->dict[str, list]:
     "The columns except `image` as plain JSON, with None for missing values."
     plain = json_rows(table.drop(columns='image'), 'list')
+    if (bad := find_unsafe([o for c in plain.values() for o in c if isinstance(o, (str, list))], HALF)) is not None:
+        raise CatalogError(f'a cell is {bad!a:.80}, which contains half of a character: replace it')
     try: return {as_type(c, str, 'a column name'): as_type(o, list[_Cell], f'column {c!r}') for c, o in plain.items()}
     except CatalogError as e: raise CatalogError(f'{e}; only text, numbers, booleans and lists of text are saved: convert it') from None
 
@@ -490,8 +508,6 @@ def _save_embedder(self:SimilarIndex, folder:Path):
     write_embedder(self.embedder, folder)
 
 # %% ../../nbs/search/05_index.ipynb #e961cae2
-_SETTINGS = dict(exact=(), flat=(), hnsw=('m', 'effort'), ivf_sq8=('cells', 'effort', 'refine'), ivf_pq=('cells', 'effort', 'refine', 'm'))
-
 @dataclass(frozen=True)
 class IndexFacts(Record):
     "The contents of `index.json`."
@@ -502,17 +518,12 @@ class IndexFacts(Record):
     columns:dict[str, list[_Cell]]     # Of the table, except `image`
 
     def __post_init__(self):
-        if set(self.settings) != set(_SETTINGS[self.kind]):
-            raise CatalogError(f'settings of kind {self.kind} are {", ".join(_SETTINGS[self.kind]) or "none"}, '
-                               f'not {", ".join(self.settings) or "none"}')
-        most = dict(m=64, refine=1024, cells=1 << 24, effort=self.settings.get('cells', 1024))
-        for k, v in self.settings.items():
-            if v > most[k]: raise CatalogError(f'{k} is {v}, expected {most[k]} or less')
+        check_settings(self.kind, self.settings)
         if 'image' in self.columns: raise CatalogError('columns has image, which is in ids.json')
 
 def _read_facts(data:bytes)->IndexFacts:
     "The validated contents of `index.json`."
-    d = parse_json(data)
+    d = parse_sealed(data, 'index.json', HALF)
     check_format(d, INDEX_FORMAT, 'index.json')
     return IndexFacts.from_dict(d, 'index.json')
 
@@ -521,7 +532,7 @@ def _read_columns(columns:dict[str, list[_Cell]], ids:list[str])->pd.DataFrame:
     for c, o in columns.items():
         if len(o) != len(ids): raise CatalogError(f'column {c!r:.80} of index.json has {len(o)} values for {len(ids)} ids')
     def whole(o): return None in o and {*map(type, o)} == {int, type(None)}     # beside missing values pandas would make them 2016.0
-    return check_table(pd.DataFrame({'image': ids, **{c: pd.Series(o, dtype=object) if whole(o) else o for c, o in columns.items()}}))
+    return _check_table(pd.DataFrame({'image': ids, **{c: pd.Series(o, dtype=object) if whole(o) else o for c, o in columns.items()}}), len(ids))
 
 def _read_centroids(files:Mapping[str, bytes], settings:dict, d:int)->np.ndarray|None:
     "The centroids of an index with cells, else None."
@@ -533,22 +544,26 @@ def _read_centroids(files:Mapping[str, bytes], settings:dict, d:int)->np.ndarray
     return res
 
 # %% ../../nbs/search/05_index.ipynb #a463533b
-def _read_embedder(files:Mapping[str, bytes], d:int):
+def _read_embedder(files:Mapping[str, bytes], d:int, max_input:int):
     "The embedder of an index, None if it has none."
     if ('embedder.json' in files) != ('model.safetensors' in files):
         raise CatalogError('embedder.json and model.safetensors belong together')
     if 'embedder.json' not in files: return None
     from catalog_tagger.search.embed import read_embedder
-    return read_embedder(files, d)
+    return read_embedder(files, d, max_input)
 
 @patch(cls_method=True)
-def load(cls:SimilarIndex, folder:str|Path)->SimilarIndex:
+def load(
+    cls:SimilarIndex,
+    folder:str|Path,
+    *, max_input:int=MAX_INPUT,   # Largest input of its model to accept, pixels, as in `check_input`
+)->SimilarIndex:
     "Load the index that `save` wrote. Any damage raises `EmbeddingsError`, and no code is run."
     with load_errors(folder, EmbeddingsError):
         files = read_sealed(folder, INDEX_FILES, 'an index', ('centroids.npy', 'embedder.json', 'model.safetensors'))
         vectors, ids = read_vectors(files)
         facts = _read_facts(files['index.json']); centroids = _read_centroids(files, facts.settings, vectors.shape[1])
-        table, rejected = _read_columns(facts.columns, ids), read_table(BytesIO(files['rejected.csv']))
-        embedder = _read_embedder(files, vectors.shape[1])
+        table, rejected = _read_columns(facts.columns, ids), parse_rows(files['rejected.csv'], 'rejected.csv')
+        embedder = _read_embedder(files, vectors.shape[1], max_input)
         structure = make_structure(facts.kind, facts.settings, vectors, centroids)
         return cls(vectors, table, embedder, rejected, facts.kind, facts.settings, facts.recall, structure, centroids)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..core.files import CatalogError, parse_json
+from ..core.files import CatalogError
 from ..core.records import Text, as_type
-from ..core.sealed import parse_array
+from ..core.sealed import parse_array, parse_sealed
 
 # %% auto #0
 __all__ = ['EmbeddingsError', 'unit_vectors', 'check_ids', 'read_vectors']
@@ -41,4 +41,4 @@ def check_ids(ids, n:int)->list[str]:
 def read_vectors(files:Mapping[str, bytes])->tuple[np.ndarray, list[str]]:
     "The vectors of `vectors.npy`, and the id of each from `ids.json`."
     vectors = unit_vectors(parse_array(files['vectors.npy']))
-    return vectors, check_ids(parse_json(files['ids.json']), len(vectors))
+    return vectors, check_ids(parse_sealed(files['ids.json'], 'ids.json'), len(vectors))

@@ -4,8 +4,9 @@
 
 # %% ../../nbs/serve/00_answers.ipynb #194d4b5c
 from __future__ import annotations
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
+from typing import NamedTuple
 
 import numpy as np, pandas as pd
 
@@ -16,53 +17,99 @@ from ..catalog.labels import LabelSpace
 __all__ = ['UNSURE', 'decode', 'as_matrix', 'tag_table', 'best_classes']
 
 # %% ../../nbs/serve/00_answers.ipynb #be15172b
-def _path_scores(scores:np.ndarray, space:LabelSpace)->np.ndarray:
-    "For each label the mean log score over itself and its ancestors, shape of `scores`."
-    log = np.log(np.clip(scores, 1e-9, None)); at = {l: i for i, l in enumerate(space.vocab)}
-    return np.stack([log[:, [at[o] for o in space.lineage(l)]].mean(1) for l in space.vocab], axis=1)
+class _Tree(NamedTuple):
+    "A label space by columns, made once for all pictures."
+    up:list[int|None]            # Column → that of its parent
+    group:list[str|None]         # Column → its exclusive group
+    depth:np.ndarray             # Column → number of its ancestors
+    order:list[str]              # Groups, children before their parents
+    among:dict[str, np.ndarray]  # Group → columns of its labels, and of those at which a picture may end without one
+    ends:dict[str, set[int]]     # Group → the latter alone
+    free:np.ndarray              # Columns of the labels in no group
 
-def _finest_first(space:LabelSpace)->list[str]:
-    "Names of the groups, children before their parents."
-    depth = {g: max(len(space.lineage(l)) for l in o) for g, o in space.exclusive.items()}
-    return sorted(depth, key=lambda g: -depth[g])
+def _depths(up:list[int|None])->np.ndarray:
+    "The number of ancestors of each column; each is counted once."
+    depth = {None: -1}
+    for c in range(len(up)):
+        path = []
+        while c not in depth: path.append(c); c = up[c]
+        for i, o in enumerate(reversed(path), depth[c] + 1): depth[o] = i
+    return np.array([depth[c] for c in range(len(up))])
+
+def _label_tree(space:LabelSpace)->_Tree:
+    "The label space by columns."
+    above, at = space.parent_columns, {l: i for i, l in enumerate(space.vocab)}
+    up = [above.get(i) for i in range(len(at))]; depth = _depths(up)
+    ends = {g: [at[l] for l in o] for g, o in space.endings.items()}
+    deepest = {g: -depth[o].max() for g, o in space.group_columns.items()}
+    return _Tree(up, [space.group_of(l) for l in at], depth, sorted(deepest, key=deepest.get),
+                 {g: np.array(o + ends[g]) for g, o in space.group_columns.items()}, {g: set(o) for g, o in ends.items()},
+                 np.array(space.free_columns, int))
+
+def _path_scores(scores:np.ndarray, tree:_Tree)->np.ndarray:
+    "For each label the mean log score over itself and its ancestors, shape of `scores`."
+    total, up = np.log(np.clip(scores, 1e-9, None)), np.array([-1 if o is None else o for o in tree.up])
+    order = np.argsort(tree.depth, kind='stable')
+    for cols in np.split(order, np.flatnonzero(np.diff(tree.depth[order])) + 1)[1:]: total[:, cols] += total[:, up[cols]]
+    return total/(tree.depth + 1)
 
 # %% ../../nbs/serve/00_answers.ipynb #5066d7d9
-def _group_answers(path:dict[str, float], space:LabelSpace, order:list[str], endings:dict[str, list[str]])->list[str]:
-    "One label of each exclusive group, or none below a label of `endings`, consistent with its ancestors."
-    answer = {}
-    def fits(l): return all(answer.get(space.group_of(o), o) == o for o in space.lineage(l))
-    for g in order:
+def _path_if(c:int|None, up:list[int|None], fits:Callable, known:dict[int, bool])->list[int]|None:
+    "`c` and its ancestors that are not `known` yet, if all of them and of the known ones fit, else None; then they are `known`."
+    path, good = [], True
+    while good and c is not None and c not in known: path.append(c); good = fits(c); c = up[c]
+    good = good and known.get(c, True); known |= dict.fromkeys(path, good)
+    return path if good else None
+
+def _by_score(first:int, path:np.ndarray, cols:np.ndarray)->Iterator[int]:
+    "`cols` in the order of their path scores; `first` is the best, and mostly the only one that is needed."
+    yield first
+    yield from cols[np.argsort(-path[cols], kind='stable')].tolist()
+
+def _group_answers(first:Mapping[str, int], path:np.ndarray, tree:_Tree)->list[int]:
+    "One column of each exclusive group, or none below one of `ends`, consistent with its ancestors."
+    answer, known = {}, {}
+    def fits(c): return answer.get(tree.group[c], c) == c
+    for g in tree.order:
         if g in answer: continue
-        best = max(filter(fits, space.exclusive[g] + endings[g]), key=path.get, default=None)
-        if best is not None: answer |= {space.group_of(o): o for o in space.lineage(best) if o in space.grouped}
+        new = next((o for c in _by_score(first[g], path, tree.among[g]) if (o := _path_if(c, tree.up, fits, known)) is not None), ())
+        answer |= {tree.group[c]: c for c in reversed(new) if tree.group[c] is not None}
     return list(answer.values())
 
 # %% ../../nbs/serve/00_answers.ipynb #1f27325e
 UNSURE = 'unsure:'  # Prefix of an answer such as `unsure:articleType`
 
-def _confident_labels(best:list[str], score:dict[str, float], space:LabelSpace, limits:Mapping[str, float],
-                      endings:dict[str, list[str]])->tuple[list[str], list[tuple[str, float]]]:
-    "The `best` labels that reach the limit of their group, with ancestors; the other groups are unsure, with their best score."
-    sure = {o for l in best if score[l] >= limits.get(space.group_of(l), 0) for o in space.lineage(l)}
-    groups, doubtful = {space.group_of(l) for l in best}, {space.group_of(l): score[l] for l in best}
-    answered = {space.group_of(l) for l in sure} | {g for g, o in endings.items() if g not in groups and sure & set(o)}
-    return [l for l in best if l in sure], [(UNSURE + g, doubtful.get(g, 0.)) for g in space.exclusive if g not in answered]
+def _add_path(res:dict[int, None], c:int|None, up:list[int|None])->None:
+    "Add `c` to `res`, after its ancestors."
+    path = []
+    while c is not None and c not in res: path.append(c); c = up[c]
+    res |= dict.fromkeys(reversed(path))
+
+def _confident(best:list[int], p:np.ndarray, tree:_Tree, limits:Mapping[str, float])->tuple[list[int], list[tuple[str, float]]]:
+    "The `best` columns that reach the limit of their group, with ancestors; the other groups are unsure, with their best score."
+    sure, score = {}, {tree.group[c]: float(p[c]) for c in best}
+    for c in best:
+        if p[c] >= limits.get(tree.group[c], 0): _add_path(sure, c, tree.up)
+    done = {tree.group[c] for c in sure} | {g for g, o in tree.ends.items() if g not in score and not o.isdisjoint(sure)}
+    return [c for c in best if c in sure], [(UNSURE + g, score.get(g, 0.)) for g in tree.among if g not in done]
 
 # %% ../../nbs/serve/00_answers.ipynb #9d3ebb98
-def _take_labels(labels:Iterable[str], space:LabelSpace, k:int|None)->list[str]:
-    "At most `k` of `labels` in their order, ancestors before their child."
-    res = []
-    for l in labels: res += [o for o in space.lineage(l) if o not in res]
-    return res[:k]
+def _take_best(answers:list[int], p:np.ndarray, tree:_Tree, k:int|None, least:np.ndarray)->list[int]:
+    "At most `k` columns, best first, ancestors before their child: of the `answers`, and of the free tags that agree with them."
+    free, there, known, res = tree.free[p[tree.free] >= least[tree.free]], set(answers), {}, {}
+    def fits(c): return tree.group[c] is None or c in there
+    among = np.array([*answers, *free], int)
+    for c in among[np.argsort(-p[among], kind='stable')].tolist():
+        if k is not None and len(res) >= k: break
+        if c in there or _path_if(c, tree.up, fits, known) is not None: _add_path(res, c, tree.up)
+    return list(res)[:k]
 
-def _decode_one(p:np.ndarray, path:np.ndarray, space:LabelSpace, order:list[str], k:int|None, least:np.ndarray,
-                limits:Mapping[str, float]|None, endings:dict[str, list[str]])->list[tuple[str, float]]:
+def _decode_one(p:np.ndarray, path:np.ndarray, first:Mapping[str, int], space:LabelSpace, tree:_Tree, k:int|None, least:np.ndarray,
+                limits:Mapping[str, float]|None)->list[tuple[str, float]]:
     "Tags of one picture from its scores and path scores."
-    score = dict(zip(space.vocab, p.tolist())); best = _group_answers(dict(zip(space.vocab, path)), space, order, endings)
-    answers, unsure = (best, []) if limits is None else _confident_labels(best, score, space, limits, endings)
-    def fits(l): return all(o in answers or o not in space.grouped for o in space.lineage(l))
-    free = [l for l, at in zip(space.vocab, least) if l not in space.grouped and score[l] >= at and fits(l)]
-    return [(l, score[l]) for l in _take_labels(sorted(answers + free, key=score.get, reverse=True), space, k)] + unsure
+    best = _group_answers(first, path, tree)
+    answers, unsure = (best, []) if limits is None else _confident(best, p, tree, limits)
+    return [(space.vocab[c], float(p[c])) for c in _take_best(answers, p, tree, k, least)] + unsure
 
 # %% ../../nbs/serve/00_answers.ipynb #a0cc996c
 def _min_scores(min_score, space:LabelSpace)->np.ndarray:
@@ -91,8 +138,9 @@ def decode(
     if not np.isfinite(scores).all():
         raise CatalogError(f'scores of picture {int((~np.isfinite(scores)).any(1).argmax())} are not finite; the model is damaged')
     _check_k(k)
-    path, order, least, endings = _path_scores(scores, space), _finest_first(space), _min_scores(min_score, space), space.endings
-    return [_decode_one(p, q, space, order, k, least, limits, endings) for p, q in zip(scores, path)]
+    tree, least = _label_tree(space), _min_scores(min_score, space); path = _path_scores(scores, tree)
+    first = {g: o[path[:, o].argmax(1)].tolist() for g, o in tree.among.items()}
+    return [_decode_one(scores[i], path[i], {g: o[i] for g, o in first.items()}, space, tree, k, least, limits) for i in range(len(scores))]
 
 # %% ../../nbs/serve/00_answers.ipynb #99a789ed
 def as_matrix(answers:list[list[tuple[str, float]]], space:LabelSpace)->np.ndarray:

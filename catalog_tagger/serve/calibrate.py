@@ -49,6 +49,9 @@ class Calibration(Record):
     shift:list[_Shift]   # Of each label; 0 for a temperature
     shares:list[str]    # Groups with softmax scores, which sum to 1
 
+    def __post_init__(self):
+        if len(set(self.shares)) < len(self.shares): raise CatalogError('shares names a group twice')
+
 def safe_logit(p)->np.ndarray: return logit(np.clip(p, 1e-9, 1 - 1e-9))
 
 @patch
@@ -58,10 +61,10 @@ def apply(
     space:LabelSpace,
 )->np.ndarray:           # The same shape
     "Calibrated scores; softmax scores of a group still sum to 1."
-    scores = _checked_scores(scores, space); res = expit(safe_logit(scores)*self.slope + self.shift)
-    for g in self.shares:
-        cols = space.group_columns[g]
-        res[:, cols] = np.exp(np.log(np.clip(scores[:, cols], 1e-9, None))*np.array(self.slope)[cols])
+    scores, slope = _checked_scores(scores, space), np.array(self.slope); res = expit(safe_logit(scores)*slope + self.shift)
+    columns = space.group_columns
+    for cols in (columns[g] for g in self.shares):
+        res[:, cols] = np.exp(np.log(np.clip(scores[:, cols], 1e-9, None))*slope[cols])
         res[:, cols] /= res[:, cols].sum(1, keepdims=True)
     return res
 

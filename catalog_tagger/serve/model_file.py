@@ -10,10 +10,11 @@ import numpy as np, torch
 from msgspec import Meta
 from safetensors.torch import load as load_tensors
 
+from ..core.config import MAX_INPUT, RunConfig
 from ..core.files import CatalogError
 
 # %% auto #0
-__all__ = ['ArchName', 'plain_tensors', 'read_model']
+__all__ = ['ArchName', 'plain_tensors', 'input_cost', 'check_input', 'read_model']
 
 # %% ../../nbs/serve/09_model_file.ipynb #6c88b77f
 def plain_tensors(
@@ -45,6 +46,22 @@ def _check_tensors(want:dict[str, torch.Tensor], got:dict[str, torch.Tensor]):
     for k, v in got.items():
         if v.is_floating_point() and not v.isfinite().all(): raise CatalogError(f'tensor {k:.80} contains NaN or infinity')
 
+def input_cost(
+    size:tuple[int, int],   # Height and width of a picture, px
+    bs:int=RunConfig.bs,    # Pictures in a batch
+)->int:                     # Bytes
+    "The memory of a batch of inputs: pixels × 3 channels × 4 bytes × pictures. The activations of a net take several times as much."
+    return size[0]*size[1]*3*4*bs
+
+def check_input(
+    size:tuple[int, int],        # As in `input_cost`
+    max_input:int=MAX_INPUT,     # Largest input to accept, pixels
+)->None:
+    "Raise `CatalogError` if a model asks for a larger input than `max_input`, before anything is computed for it."
+    if (n := size[0]*size[1]) <= max_input: return
+    raise CatalogError(f'its input has {size[0]}x{size[1]} pixels, a batch of {RunConfig.bs} takes {input_cost(size)/1e9:.1f} GB; '
+                       f'the limit is {max_input:,} pixels. If you trust it, allow max_input={n}')
+
 def _check_output(model:torch.nn.Module, size:tuple[int, int], n:int):
     "Does `model`, on the meta device, give `n` logits for a picture of `size`?"
     with torch.device('meta'): shape = tuple(model.eval()(torch.zeros(2, 3, *size)).shape)
@@ -56,11 +73,12 @@ def read_model(
     data:bytes,            # Content of a safetensors file
     size:tuple[int, int],  # Height and width of its pictures, px
     n:int,                 # Number of logits that it must return for a picture
+    max_input:int=MAX_INPUT,   # As in `check_input`
 )->tuple[torch.nn.Module, dict[str, np.ndarray]]:
     "The model that `arch` and `head` describe with the tensors of `data`, and the additional arrays."
     from catalog_tagger.train.backbones import find_arch
     from catalog_tagger.train.heads import build_model
-    a, got = find_arch(arch, size), load_tensors(data)
+    check_input(size, max_input); a, got = find_arch(arch, size), load_tensors(data)
     with torch.device('meta'): shapes, names = build_model(a, head)
     _check_tensors({names[k]: v for k, v in shapes.state_dict().items()}, got)
     _check_output(shapes, size, n)

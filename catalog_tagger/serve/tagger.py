@@ -4,7 +4,7 @@
 
 # %% ../../nbs/serve/10_tagger.ipynb #937d0243
 from __future__ import annotations
-import json, warnings
+import json, math, warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,11 +14,11 @@ from fastcore.basics import patch
 from msgspec import Meta
 from safetensors.torch import save_file
 
-from ..core.files import CatalogError, atomic_files, finish_save, parse_json, write_json
+from ..core.files import CatalogError, atomic_files, finish_save, write_json
 from ..core.process import package_versions
 from ..core.records import Finite, Record, check_format
-from ..core.sealed import SUMS, read_sealed, seal, load_errors
-from ..core.config import RunConfig
+from ..core.sealed import SUMS, budget_sizes, read_sealed, parse_sealed, seal, load_errors
+from ..core.config import MAX_INPUT, RunConfig
 from ..core.table import first_few
 from ..catalog.images import Prep
 from ..catalog.text import TextTags
@@ -37,9 +37,9 @@ __all__ = ['BUNDLE_FORMAT', 'BUNDLE_FILES', 'BundleError', 'Tagger', 'check_revi
 # %% ../../nbs/serve/10_tagger.ipynb #ef962abd
 BUNDLE_FORMAT = 1   # Increased when older versions cannot read what this one writes
 # The files of every bundle and the maximum size of each, bytes
-BUNDLE_FILES = {'model.safetensors': 4 << 30, 'tagger.json': 64 << 20, 'README.md': 1 << 20, SUMS: 4096}
+BUNDLE_FILES = budget_sizes('model.safetensors', 'tagger.json', 'README.md', SUMS)
 
-_ANY_FILES = {'products.json': 64 << 20} | BUNDLE_FILES   # And of the bundle of a catalog with products
+_ANY_FILES = budget_sizes('products.json') | BUNDLE_FILES   # And of the bundle of a catalog with products
 
 class BundleError(CatalogError): "A bundle that cannot be loaded; the message says which and why."
 
@@ -230,7 +230,7 @@ def save_bundle(
         (tmp/'README.md').write_text(model_card(d, t.space), encoding='utf-8')
         if t.products: t.products.save(tmp/'products.json')
         seal(tmp, _ANY_FILES)
-        _check_same_output(Tagger.load(tmp).model, t.model, t.prep.size)
+        _check_same_output(Tagger.load(tmp, max_input=math.prod(t.prep.size)).model, t.model, t.prep.size)
     return Path(folder)
 
 # %% ../../nbs/serve/10_tagger.ipynb #250de26e
@@ -255,7 +255,7 @@ class Manifest(Record):
 
 def _parse_manifest(data:bytes)->Manifest:
     "Read `tagger.json` and check it."
-    d = parse_json(data)
+    d = parse_sealed(data, 'tagger.json')
     check_format(d, BUNDLE_FORMAT, 'tagger.json')
     return Manifest.from_dict(d, 'tagger.json')
 
@@ -266,19 +266,26 @@ def find_bundle(run:str|Path)->Path|None:
         finish_save(o)
         if (o/'tagger.json').is_file(): return o
 
-def _read_products(files:dict[str, bytes], space:LabelSpace, outside:Outside|None)->ProductRule|None:
-    "The content of `products.json`, None if the bundle has none; `outside` is shared with the decision for pictures."
+def _read_products(files:dict[str, bytes], space:LabelSpace)->ProductRule|None:
+    "The content of `products.json`, None if the bundle has none."
     if 'products.json' not in files: return None
-    res = ProductRule.from_dict(parse_json(files['products.json']), 'products.json')
-    return replace(res, decision=replace(res.decision.check_space(space), outside=outside))
+    res = ProductRule.from_dict(parse_sealed(files['products.json'], 'products.json'), 'products.json')
+    res.decision.check_space(space)
+    return res
+
+def _with_outside(o, outside:Outside|None): return o and replace(o, outside=outside)
 
 @patch(cls_method=True)
-def load(cls:Tagger, path:str|Path)->Tagger:
+def load(
+    cls:Tagger,
+    path:str|Path,              # Folder of a bundle
+    *, max_input:int=MAX_INPUT, # Largest input of a model to accept, pixels, as in `check_input`
+)->Tagger:
     "Load the tagger that `save_bundle` wrote to `path`; an invalid bundle raises `BundleError`, and no code from it is run."
     with load_errors(path, BundleError):
         files = read_sealed(path, _ANY_FILES, 'a bundle', ('products.json',)); m = _parse_manifest(files['tagger.json'])
-        model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab))
-        outside = outside_from_arrays(arrays); decision = m.decision and replace(m.decision, outside=outside)
-        products = _read_products(files, m.space, outside)
-        card = files['README.md'].decode('utf-8')
+        card, products = files['README.md'].decode('utf-8'), _read_products(files, m.space)
+        model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab), max_input)
+        outside = outside_from_arrays(arrays); decision = _with_outside(m.decision, outside)
+        products = products and replace(products, decision=_with_outside(products.decision, outside))
         return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, card, products)

@@ -15,6 +15,7 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 from fastai.basics import *
 
+from ..core.sealed import BUDGETS, check_json
 from ..core.files import CatalogError, DiskFull, atomic_path, sweep
 from ..core.metrics import find_metric
 from .learner import is_skipped, is_training
@@ -162,6 +163,7 @@ def read_state(file:str|Path)->dict:
     try:
         with safe_open(file, 'pt') as f:
             header, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+        check_json(header.get('state', '').encode(), BUDGETS[''], 'its header')
         state = _unpack(json.loads(header['state']), tensors) if header.get('format') == _FORMAT else None
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
         raise CatalogError(f'the checkpoint {file} is damaged: {e}; start again without resume') from None

@@ -20,9 +20,10 @@ import pandas as pd
 
 from .. import readers
 from ...core.files import CatalogError, catalog_root, inside, inside_or_reason
+from ...core.plain_text import UNSAFE
 from ...core.table import LISTS, Catalog, check_table, first_few, rejected_table, source_columns, source_name
 from ..query import choose_rows
-from ..cells import parse_tags
+from ..cells import clean_cells, parse_tags
 from ..csv_tables import (
     FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, csv_rows, find_column, named_column, split_names, take_column)
 from ..exports import TABLE_FORMATS, table_columns
@@ -30,7 +31,7 @@ from ..exports import TABLE_FORMATS, table_columns
 # %% auto #0
 __all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'FETCHED',
            'FETCH_REJECTED', 'FETCHED_COLUMNS', 'TABLES', 'drop_rare', 'is_address', 'picture_folder', 'add_reasons',
-           'locate_pictures', 'suffix_reason', 'pictures_of_cell', 'one_picture_per_row', 'take_roles',
+           'locate_pictures', 'unsafe_reason', 'suffix_reason', 'pictures_of_cell', 'one_picture_per_row', 'take_roles',
            'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of', 'list_tables',
            'unread_tables', 'unread_note', 'pick_table']
 
@@ -109,6 +110,12 @@ def locate_pictures(root:Path, df:pd.DataFrame, names:pd.Series)->pd.DataFrame:
 # %% ../../../nbs/catalog/readers/00_base.ipynb #7ac3e915
 _PICTURE_SUFFIXES = ('.heic', '.heif', '.jxl', '.jp2', '.psd', '.svg', '.eps', '.ai', '.pdf', '.ico',
                      '.dng', '.cr2', '.cr3', '.nef', '.arw')
+
+def unsafe_reason(
+    path:str,     # Of a picture
+)->str|None:
+    "The reason why a file is passed over whose name would reach a terminal as a command."
+    return f'its name contains a control character: rename the file' if UNSAFE.search(path) else None
 
 def suffix_reason(
     name:str,      # Of a file
@@ -208,6 +215,8 @@ def finish_reading(
     notes:Iterable[str]=(),          # How the reader understood the source
 )->Catalog:
     "The last step of every reader: reject rows with a reason in `why` and rare tags, and check the table."
+    df, notes = add_reasons(df, df['image'].map(unsafe_reason)), list(notes)
+    if 'product' in df: df['product'], more = clean_cells(df['product'], ['control'], ()); notes += more
     bad = df[df['why'].notna()]; df = df[df['why'].isna()].drop(columns='why').reset_index(drop=True)
     df, rare = drop_rare(df, min_count)
     rejected = pd.concat([rejected_table(zip(bad['image'], bad['row'], bad['why'])), rare], ignore_index=True)

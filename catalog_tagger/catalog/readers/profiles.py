@@ -15,10 +15,10 @@ from typing import Literal
 import pandas as pd
 
 from ...core.files import CatalogError, catalog_root, inside_or_reason
-from ...core.table import Catalog, did_you_mean, first_few, set_aside, source_columns
+from ...core.table import Catalog, did_you_mean, first_few, set_aside, source_columns, source_name
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
 from ...core.records import Record, Text, Texts
-from ..cells import clean_tag
+from ..cells import clean_cells, clean_tag
 from ..csv_tables import FOLD_NAMES, list_columns, named_column
 from ..exports import TABLE_FORMATS, FORMS, read_export, split_divided, table_columns
 from catalog_tagger.catalog.readers.base import (
@@ -363,6 +363,11 @@ def _flag_tags(t:_Export)->None:
 def _flag_values(p:Profile)->str: return first_few(filter(None, (*p.present, *p.absent, *p.unknown)))
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a18
+def _drop_control_characters(t:_Export)->None:
+    "Clean all cells before they are split and become labels, products and parents."
+    for c in source_columns(t.df).values():
+        t.df[c], more = clean_cells(t.df[c].rename(source_name(c)), ['control'], ()); t.notes += more
+
 def _make_tags(t:_Export, label_columns:Sequence[str]|None, tags_column:str|None, delim:str|None, unlisted:str|None, **options)->None:
     "Make the `tags` of each row from columns of labels, paths, free tags and flags, or only from the columns that are given."
     t.free, t.said, t.open = [[] for _ in t.df.index], [[] for _ in t.df.index], unlisted == 'unknown'
@@ -409,6 +414,7 @@ def read_profile(
     t = _read_tables(root, files, profile, encoding)
     others = [o for g in profile.files if '/' in g and root != files[0] for o in sorted(root.glob(g)) if o.is_file() and o not in files]
     if others: t.notes.append(f'not read, because its columns are others: {first_few(o.relative_to(root).as_posix() for o in others)}')
+    if 'control' in none_or(clean): _drop_control_characters(t)
     _note_missing(t)
     _pivot_long(t)
     t.df['product'] = _product_cells(t)
