@@ -42,7 +42,7 @@ def _score_aside(table:pd.DataFrame)->pd.DataFrame:
     while name in table: name = f'source.{name}'
     return table.rename(columns={'score': name})
 
-def _check_names(table:pd.DataFrame):
+def _check_table_names(table:pd.DataFrame):
     "Raise `CatalogError` if a name in `table` cannot be shown or written, or if a unit or product is no single value."
     names = [list(map(str, table)), *(table[c].tolist() for c in ('image', 'labels', 'tags') if c in table)]
     if (bad := find_unsafe(names, UNSAFE)) is not None:
@@ -55,7 +55,7 @@ def _check_names(table:pd.DataFrame):
 def _check_table(table, n:int)->pd.DataFrame:
     "A table with `image` for `n` vectors, from a table or from ids."
     if not isinstance(table, pd.DataFrame): table = pd.DataFrame({'image': [str(o) for o in table]})
-    table = check_table(_score_aside(table)); check_ids(table['image'].tolist(), n); _check_names(table)
+    table = check_table(_score_aside(table)); check_ids(table['image'].tolist(), n); _check_table_names(table)
     return table[['image', *table.columns.drop('image')]]
 
 @dataclass
