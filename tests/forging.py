@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-TEXTS = st.sampled_from(['', ' ', 'x', 'Red', 'Shoes', 'label', '__proto__', '../x', 'x'*5000, 'half \ud800', 'Red\x1b[2J', '\x9b1A', 'a\0b',
-                         '\u202eback', 'ß'*300, 'a=b', '=1+1', '{}', 'source.score', 'score', 'group', 'image'])
+TEXTS = st.sampled_from(['', ' ', 'x', 'Red', 'Shoes', 'label', '__proto__', '../x', 'x'*5000, 'half \ud800', 'Red\x1b[2J', '\x9b1A',
+                         'a\0b', '\u202eback', 'ß'*300, 'a=b', '=1+1', '{}', 'source.score', 'score', 'group', 'image'])
 NUMBERS = st.sampled_from([0, 1, -1, 2, 3, 7, 31, 64, 65, 4096, 10**6, 2**31, 2**63, 10**12, 10**40, .5, -.5, 1e-300, 1e300, 2.5])
 VALUES = st.recursive(TEXTS | NUMBERS | st.booleans() | st.none(),
                       lambda o: st.lists(o, max_size=3) | st.dictionaries(TEXTS, o, max_size=3), max_leaves=6)
@@ -57,7 +57,8 @@ def forge_array(draw, data:bytes)->bytes:
     if how == 'shape': a = a.reshape(draw(st.sampled_from([(-1,), (1, *a.shape), a.shape[::-1]])))
     elif how == 'type': a = a.astype(draw(st.sampled_from(['f2', 'f8', 'i4', '>f4', 'c8', 'U4'])))
     elif how == 'value': a.flat[draw(st.integers(0, a.size - 1))] = draw(st.sampled_from([0, 5, np.nan, np.inf, -1, 1e-30]))
-    elif how == 'rows': a = a[:draw(st.integers(0, len(a)))] if draw(st.booleans()) else np.repeat(a, draw(st.sampled_from([2, 50])), 0)
+    elif how == 'rows':
+        a = a[:draw(st.integers(0, len(a)))] if draw(st.booleans()) else np.repeat(a, draw(st.sampled_from([2, 50])), 0)
     np.save(f := io.BytesIO(), a)
     if how != 'header': return f.getvalue()
     n = draw(st.sampled_from([2**20, 2**40, 2**62, -1, 0]))
@@ -81,7 +82,8 @@ def forge_tensors(draw, data:bytes)->bytes:
 def forge_table(draw, data:bytes)->bytes:
     "A CSV that is wide, long, torn or has odd cells."
     return draw(st.sampled_from([data + b','*200_000, b','*100_000 + b'\n' + data, data + b'"', data + b'x,1\n', data + b'\n\0\n', data*2,
-                                 data + b'a,1,b\n'*20_000, data + b'"' + b'y'*200_000 + b'",1,r\n', data + b'a,1,b,' + b'c,'*50_000 + b'\n']))
+                                 data + b'a,1,b\n'*20_000,
+                                 data + b'"' + b'y'*200_000 + b'",1,r\n', data + b'a,1,b,' + b'c,'*50_000 + b'\n']))
 
 FORGERS = {'.json': forge_json, '.npy': forge_array, '.safetensors': forge_tensors, '.csv': forge_table}
 

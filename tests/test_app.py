@@ -162,8 +162,9 @@ def upload(app, parts, wait, **headers):
         return dict(type='http.request', body=parts.pop(0), more_body=True)
     async def send(message): said.append(message)
     head = dict(host='localhost', **{'content-type': 'application/octet-stream'}) | headers
-    scope = dict(type='http', method='POST', path='/tag', raw_path=b'/tag', query_string=b'', scheme='http', http_version='1.1', root_path='',
-                 server=('localhost', 80), client=('127.0.0.1', 1), headers=[(k.encode(), v.encode()) for k, v in head.items()])
+    scope = dict(type='http', method='POST', path='/tag', raw_path=b'/tag', query_string=b'', scheme='http', http_version='1.1',
+                 root_path='', server=('localhost', 80),
+                 client=('127.0.0.1', 1), headers=[(k.encode(), v.encode()) for k, v in head.items()])
     asyncio.run(app(scope, receive, send))
     return said[0]['status'], b''.join(o.get('body', b'') for o in said).decode()
 

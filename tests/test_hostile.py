@@ -50,10 +50,12 @@ def set_in(*keys):
 # Cost
 
 CHEAP = {
-    'a large input':       (set_in('prep', 'size', [4096, 4096]), '4096x4096 pixels, a batch of 32 takes 6.4 GB; the limit is 1,440,000 pixels'),
+    'a large input':       (set_in('prep', 'size', [4096, 4096]), 
+                            '4096x4096 pixels, a batch of 32 takes 6.4 GB; the limit is 1,440,000 pixels'),
     'a group twice':       (set_in('decision', 'calibration', 'shares', ['colour', 'colour']), 'shares names a group twice'),
     '300,000 labels':      (set_in('space', 'vocab', [str(i) for i in range(300_000)]), 'the limit is 100,000'),
-    'a recipe of groups':  (set_in('space', 'recipe', {'': [dict(step='group', to={str(i): [] for i in range(1_000_000)})]}), 'the limit is 2,000,000'),
+    'a recipe of groups':  (set_in('space', 'recipe', {'': [dict(step='group', to={str(i): [] for i in range(1_000_000)})]}),
+                            'the limit is 2,000,000'),
     'a recipe of steps':   (set_in('space', 'recipe', {'': [dict(step='normalise')]*20_000}), '20,000 steps, the limit is 1000'),
     'facts of lists':      (set_in('facts', dict(a=[[]]*1_500_000)), 'tagger.json has 3,'),
     'facts within facts':  (set_in('facts', dict(a=json.loads('['*40 + ']'*40))), 'more than 32 levels')}
@@ -84,7 +86,8 @@ def test_a_wide_table_costs_little(tmp_path):
 
 def chain(n, *groups):
     vocab = [f'l{i}' for i in range(n)]
-    return LabelSpace(vocab, {g: [l] for g, l in zip(groups, reversed(vocab))}, dict(zip(vocab[1:], vocab)), {}, ends=[vocab[-1]] if groups else [])
+    return LabelSpace(vocab, {g: [l] for g, l in zip(groups, reversed(vocab))}, dict(zip(vocab[1:], vocab)), {},
+                      ends=[vocab[-1]] if groups else [])
 
 @pytest.mark.parametrize('groups', [(), ('a',), ('a', 'b', 'c')], ids=str)
 def test_a_chain_of_parents_is_decoded_in_linear_time(groups):
@@ -156,7 +159,8 @@ def test_no_such_name_is_put_in_an_index(tmp_path):
     assert SimilarIndex.load(d).search('0.jpg', k=1)['text'][0].startswith('\x07')
 
 def test_a_catalog_is_cleaned_and_says_so(tmp_path):
-    (tmp_path/'t.csv').write_text('image,tags,sku,col\x1b[1mour\na.jpg,Red\x1b[2J;new,p\x07 1,x\nb.jpg,Blue\x9b,p2,y\nc\x07.jpg,Blue,p3,y\n')
+    (tmp_path/'t.csv').write_text('image,tags,sku,col\x1b[1mour\na.jpg,Red\x1b[2J;new,p\x07 1,x\n'
+                                  'b.jpg,Blue\x9b,p2,y\nc\x07.jpg,Blue,p3,y\n')
     for o in ('a.jpg', 'b.jpg', 'c\x07.jpg'): (tmp_path/o).touch()
     c = read_catalog(tmp_path/'t.csv', product='sku')
     assert c.df['tags'].tolist() == [['Red', 'new'], ['Blue']] and c.df['product'].tolist() == ['p 1', 'p2'] and 'colour' in c.df
@@ -168,7 +172,8 @@ def test_a_catalog_is_cleaned_and_says_so(tmp_path):
     assert kept.df.empty and 'control character' in kept.rejected['reason'][0]
 
 def test_halves_of_characters_in_a_json_are_told(tmp_path):
-    (tmp_path/'t.json').write_text('[{"image": "a.jpg", "tags": ["half \\ud83d", "new"], "title": "cut \\ud83d"}]'); (tmp_path/'a.jpg').touch()
+    (tmp_path/'t.json').write_text('[{"image": "a.jpg", "tags": ["half \\ud83d", "new"], "title": "cut \\ud83d"}]')
+    (tmp_path/'a.jpg').touch()
     c = read_catalog(tmp_path/'t.json')
     assert c.df['tags'].tolist() == [['half ?', 'new']] and any('halves of characters are replaced by ? in 2 texts' in o for o in c.notes)
 
@@ -178,7 +183,8 @@ def test_a_file_whose_name_is_a_command_is_not_read(tmp_path):
 
 def test_the_command_escapes_what_it_prints(tmp_path, capsys):
     for o in ('Red\x1b[2J', 'Blue'): (tmp_path/'shop'/o).mkdir(parents=True)
-    for argv in (['similar', str(tmp_path/'a\x1b[2J'), 'x'], ['check', str(tmp_path/'shop')], ['check', str(tmp_path/'gone\ud800')]): main(argv)
+    for argv in (['similar', str(tmp_path/'a\x1b[2J'), 'x'], ['check', str(tmp_path/'shop')], ['check', str(tmp_path/'gone\ud800')]):
+        main(argv)
     out, err = capsys.readouterr()
     assert '\x1b' not in out + err and '\\u001b[2J' in err and (out + err).encode('utf-8')
 
@@ -188,7 +194,8 @@ def test_columns_of_the_shop_that_are_called_like_ours(tmp_path):
     d = save_index(tmp_path); many = [['a', 'b']]*4
     forge_index(d, 'index.json', lambda o: o['columns'].update(score=['5']*4, group=many, rank=[1]*4, notes=['n']*4))
     index = SimilarIndex.load(d)
-    for found in (index.search('0.jpg', k=2), index.search(np.eye(4)[0], k=2), index.find(['Red'], k=2), index.search('0.jpg', k=2, per='product')):
+    for found in (index.search('0.jpg', k=2), index.search(np.eye(4)[0], k=2), index.find(['Red'], k=2),
+                  index.search('0.jpg', k=2, per='product')):
         assert found['source.score'].tolist() == ['5']*2 and found['score'].between(-1, 1).all() and found['group'].tolist() == many[:2]
     again = SimilarIndex.load(index.save(tmp_path/'again'))
     assert list(again.table) == list(index.table) and len(again.duplicates(-1)) == 6

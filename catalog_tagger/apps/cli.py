@@ -28,13 +28,13 @@ __all__ = ['COMMANDS', 'demo', 'check', 'fetch', 'profile', 'train', 'compare', 
            'report', 'app', 'embed', 'index', 'similar', 'make_parser', 'as_flags', 'main']
 
 # %% ../../nbs/apps/03_cli.ipynb #283138e2
-def _show(text:str, file=None)->None:
+def _print_safely(text:str, file=None)->None:
     "Print `text`, whose data cannot steer the terminal; the command prints everything by this."
     print(printable(text), file=file)
 
 def _say(line)->None:
     "Print a line of a report, with the options as on the command line."
-    _show(as_flags(str(line)))
+    _print_safely(as_flags(str(line)))
 
 def _config(source:str, out:str, settings:dict)->RunConfig:
     "The config from the options of a command."
@@ -66,8 +66,8 @@ def check(
     facts = catalog_facts(cfg, ready := prepare_catalog(cfg))
     if suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
     facts['notes'] = list(map(as_flags, facts['notes']))
-    _show(dumps(facts, indent=1, ensure_ascii=False)) if json else report_facts(facts, _say)
-    if out is not None: _show(f'plots and tables: {save_check(out, cfg, ready, facts)}', file=sys.stderr)
+    _print_safely(dumps(facts, indent=1, ensure_ascii=False)) if json else report_facts(facts, _say)
+    if out is not None: _print_safely(f'plots and tables: {save_check(out, cfg, ready, facts)}', file=sys.stderr)
     check_several(ready.space)    # last, as the error of `train`
 
 # %% ../../nbs/apps/03_cli.ipynb #c81f3d05
@@ -83,10 +83,10 @@ def fetch(
     res = fetch_catalog(source, out, resume=resume, **settings)
     for o in res.notes: _say(o)
     if len(res.rejected):
-        _show(f'{len(res.rejected):,} pictures could not be fetched, all of them are in {res.table.with_name("rejected.csv")}:')
+        _print_safely(f'{len(res.rejected):,} pictures could not be fetched, all of them are in {res.table.with_name("rejected.csv")}:')
         report_rejected(res.rejected.assign(image=[f'row {o.row}, {o.address[:100]}' for o in res.rejected.itertuples()],
                                             reason=res.rejected['reason']), _say)
-    _show(f'next: catalog_tagger check {res.table.parent}')
+    _print_safely(f'next: catalog_tagger check {res.table.parent}')
 
 # %% ../../nbs/apps/03_cli.ipynb #3d5b2b01
 def profile(
@@ -97,8 +97,8 @@ def profile(
     from catalog_tagger.catalog.draft import draft_profile
     out = check_target(out, '--out', '.json'); draft, table = draft_profile(source)
     draft.save(out)
-    _show(table.to_string(index=False, max_colwidth=80))
-    _show(f'written to {out}: edit it, then use it, catalog_tagger check {source} --profile {out}')
+    _print_safely(table.to_string(index=False, max_colwidth=80))
+    _print_safely(f'written to {out}: edit it, then use it, catalog_tagger check {source} --profile {out}')
 
 # %% ../../nbs/apps/03_cli.ipynb #404039c4
 def train(
@@ -133,11 +133,11 @@ def models(
     "List backbones with their size and the source of their weights."
     from catalog_tagger.train.backbones import find_arch
     from catalog_tagger.train.weights import list_archs
-    if not points: return _show(list_archs(pattern).to_string(index=False))
+    if not points: return _print_safely(list_archs(pattern).to_string(index=False))
     if pattern is None: raise CatalogError('--points needs the name of one backbone')
     from catalog_tagger.train.activations import split_points
     from catalog_tagger.train.learner import catalog_model
-    _show('\n'.join(split_points(catalog_model(find_arch(pattern), 2))))
+    _print_safely('\n'.join(split_points(catalog_model(find_arch(pattern), 2))))
 
 # %% ../../nbs/apps/03_cli.ipynb #f74fdc4a
 def evaluate(
@@ -201,9 +201,9 @@ def issues(
     from catalog_tagger.report.plots import save_figure
     found = run_issues(run, source, whole=whole, trust=trust, max_input=max_input); write_table(out, found)
     kinds = ', '.join(f'{n} {k}' for k, n in found['kind'].value_counts().items())
-    _show(f'{len(found)} labels of {found["image"].nunique()} pictures in {out}: {kinds or "nothing looks wrong"}')
+    _print_safely(f'{len(found)} labels of {found["image"].nunique()} pictures in {out}: {kinds or "nothing looks wrong"}')
     if grid and len(found): save_figure(issue_grid(found), grid)
-    elif grid: _show(f'{grid} is not written: there is no picture to show')
+    elif grid: _print_safely(f'{grid} is not written: there is no picture to show')
 
 def export(
     run:str,              # Folder of a run
@@ -220,10 +220,10 @@ def export(
     from catalog_tagger.serve.onnx import export_onnx, quantise_onnx
     tagger = load_tagger(run, trust=trust, max_input=max_input); gap = export_onnx(tagger, out)
     compared = 'not compared with torch: onnxruntime is not installed' if gap is None else f'scores within {gap:.1g} of those of torch'
-    _show(f'{out}, {out.stem}.json and selected_tags.csv; {compared}')
+    _print_safely(f'{out}, {out.stem}.json and selected_tags.csv; {compared}')
     if not int8: return
     pictures = Run.open(run, source).pictures('train')['image'][:64].tolist()
-    _show(f'{quantise_onnx(tagger, out, pictures)}: 8 bits per number; its scores differ slightly')
+    _print_safely(f'{quantise_onnx(tagger, out, pictures)}: 8 bits per number; its scores differ slightly')
 
 # %% ../../nbs/apps/03_cli.ipynb #0bca42cf
 def report(
@@ -235,7 +235,7 @@ def report(
     "Write an HTML report of a run, or a comparison of several."
     out = check_target(out, '--out', '.html')
     from catalog_tagger.report.report import write_report
-    _show(f'saved in {write_report(runs, out, source, max_input=max_input)}')
+    _print_safely(f'saved in {write_report(runs, out, source, max_input=max_input)}')
 
 def app(
     run:str,                  # Folder of a run
@@ -268,7 +268,7 @@ def embed(
     embedder, _ = load_embedder(model, o.layer, size=settings.get('size'), weights=o.weights, trust=trust, max_pixels=o.max_pixels,
                                 max_input=max_input)
     e = embed_catalog(embedder, paths, out, dtype=o.dtype, dims=o.dims, whiten=o.whiten, resume=resume)
-    _show(f'{len(e.ids)} vectors of {e.vectors.shape[1]} numbers in {out}; {len(e.rejected)} pictures could not be used')
+    _print_safely(f'{len(e.ids)} vectors of {e.vectors.shape[1]} numbers in {out}; {len(e.rejected)} pictures could not be used')
     report_rejected(e.rejected, _say)
 
 def index(
@@ -329,7 +329,7 @@ def similar(
     elif duplicates is not None and k is None and len(res) > PAIRS:
         notes.append(f'{PAIRS} of {len(res):,} pairs shown; --k {len(res)} or --out pairs.csv for all')
         res = res[:PAIRS]
-    if out is None and len(res): _show(_shown(res))
+    if out is None and len(res): _print_safely(_shown(res))
     for o in notes: _say(o)
 
 # %% ../../nbs/apps/03_cli.ipynb #f62d099c
@@ -448,10 +448,10 @@ def main(argv:list[str]=None)->int:  # Exit code: 0, 2 for invalid input, 3 when
         args = vars(make_parser().parse_args(argv))
         args.pop('func')(**args)
     except (CatalogError, OSError) as e:
-        _show(f'catalog_tagger: {as_flags(" ".join(str(e).split()))}', file=sys.stderr)
+        _print_safely(f'catalog_tagger: {as_flags(" ".join(str(e).split()))}', file=sys.stderr)
         return getattr(e, 'exit_code', 2)
     except KeyboardInterrupt as e:
-        _show(f'catalog_tagger: {as_flags(str(e)) or "stopped"}', file=sys.stderr)
+        _print_safely(f'catalog_tagger: {as_flags(str(e)) or "stopped"}', file=sys.stderr)
         return 130
     return 0
 

@@ -193,7 +193,7 @@ async def _next_part(receive:Callable, left:Callable, stopping:Callable)->dict:
     finally: part.cancel()
 
 class _Guard:
-    "ASGI middleware: refuses invalid requests, stops reading at `MOST_BYTES` or if it takes too long, and adds security headers to responses."
+    "ASGI middleware: refuses invalid requests, stops reading what is too large or too slow, and adds security headers to responses."
     def __init__(self, app, names:set[str]): self.app, self.names = app, names
 
     async def __call__(self, scope, receive, send):

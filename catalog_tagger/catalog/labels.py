@@ -70,7 +70,7 @@ class LabelSpace(ShowsFacts, Record):
         for name, labels in named.items():
             if odd := set(labels) - known: raise CatalogError(f'{name} has {min(odd)!r}, which is not in vocab')
         if (k := len(self.ends)*len(self.exclusive)) > MOST_ENDINGS:
-            raise CatalogError(f'{len(self.ends):,} ends and {len(self.exclusive):,} groups make {k:,} endings, the limit is {MOST_ENDINGS:,}')
+            raise CatalogError(f'{len(self.ends):,} ends in {len(self.exclusive):,} groups are {k:,} pairs, the limit is {MOST_ENDINGS:,}')
         if l := find_cycle(self.parents): raise CatalogError(f'parents form a cycle: {l!r} is its own ancestor')
         for o in self.recipe.values(): check_steps(o)
         object.__setattr__(self, '_group', {l: g for g, o in self.exclusive.items() for l in o})

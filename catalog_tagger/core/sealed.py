@@ -155,7 +155,8 @@ def parse_sealed(
 def load_json(path:str|Path):
     "The JSON in a file that is not sealed, such as the settings of a run, with the checks of `parse_sealed`."
     name = Path(path).name; most = BUDGETS.get(name, BUDGETS['']).size
-    if os.path.isfile(path) and (size := os.path.getsize(path)) > most: raise CatalogError(f'{path} has {size:,} bytes, the limit is {most:,}')
+    if os.path.isfile(path) and (size := os.path.getsize(path)) > most:
+        raise CatalogError(f'{path} has {size:,} bytes, the limit is {most:,}')
     return read_json(path, lambda data: parse_sealed(data, name))
 
 # %% ../../nbs/core/04_sealed.ipynb #21cd263b

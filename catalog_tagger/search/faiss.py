@@ -46,7 +46,8 @@ def _check_fit(kind:str, settings:Mapping[str, int], n:int, d:int, centroids):
     if kind == 'ivf_pq' and n < 256:
         raise CatalogError(f'ivf_pq needs at least 256 vectors to train its codes, got {n}; use exact')
     if kind == 'ivf_pq' and d % settings['m']: raise CatalogError(f'm is {settings["m"]}, expected a divisor of the {d} dimensions')
-    if centroids is None and settings.get('cells', 0) > n: raise CatalogError(f'cells is {settings["cells"]}, and there are only {n} vectors')
+    if centroids is None and settings.get('cells', 0) > n:
+        raise CatalogError(f'cells is {settings["cells"]}, and there are only {n} vectors')
 
 def _factory_string(kind:str, settings:Mapping[str, int])->str:
     "The FAISS factory string of a structure."

@@ -42,11 +42,12 @@ def _score_aside(table:pd.DataFrame)->pd.DataFrame:
     while name in table: name = f'source.{name}'
     return table.rename(columns={'score': name})
 
-def _check_names(table:pd.DataFrame):
+def _check_table_names(table:pd.DataFrame):
     "Raise `CatalogError` if a name in `table` cannot be shown or written, or if a unit or product is no single value."
     names = [list(map(str, table)), *(table[c].tolist() for c in ('image', 'labels', 'tags') if c in table)]
     if (bad := find_unsafe(names, UNSAFE)) is not None:
-        raise CatalogError(f'an id, a label or a column is {bad!a:.80}, which contains a control character or half of a character: rename it')
+        raise CatalogError(f'an id, a label or a column is {bad!a:.80}, which contains a control character or half of a character: '
+                           'rename it')
     for c in ('unit', 'product'):
         if c in table and (i := next((i for i, o in enumerate(table[c]) if isinstance(o, (list, dict))), None)) is not None:
             raise CatalogError(f'{c} of row {i} is {table[c][i]!r:.80}, expected text')
@@ -54,7 +55,7 @@ def _check_names(table:pd.DataFrame):
 def _check_table(table, n:int)->pd.DataFrame:
     "A table with `image` for `n` vectors, from a table or from ids."
     if not isinstance(table, pd.DataFrame): table = pd.DataFrame({'image': [str(o) for o in table]})
-    table = check_table(_score_aside(table)); check_ids(table['image'].tolist(), n); _check_names(table)
+    table = check_table(_score_aside(table)); check_ids(table['image'].tolist(), n); _check_table_names(table)
     return table[['image', *table.columns.drop('image')]]
 
 @dataclass
@@ -474,7 +475,8 @@ def remove(
 # %% ../../nbs/search/05_index.ipynb #7b0f31a1
 INDEX_FORMAT = 1
 # With the maximal size of each, bytes
-INDEX_FILES = budget_sizes('vectors.npy', 'ids.json', 'index.json', 'centroids.npy', 'embedder.json', 'model.safetensors', 'rejected.csv', SUMS)
+INDEX_FILES = budget_sizes('vectors.npy', 'ids.json', 'index.json', 'centroids.npy', 'embedder.json',
+                           'model.safetensors', 'rejected.csv', SUMS)
 
 _Cell = str|int|bool|Finite|list[str]|None   # Allowed values in a cell of the table
 
@@ -532,7 +534,8 @@ def _read_columns(columns:dict[str, list[_Cell]], ids:list[str])->pd.DataFrame:
     for c, o in columns.items():
         if len(o) != len(ids): raise CatalogError(f'column {c!r:.80} of index.json has {len(o)} values for {len(ids)} ids')
     def whole(o): return None in o and {*map(type, o)} == {int, type(None)}     # beside missing values pandas would make them 2016.0
-    return _check_table(pd.DataFrame({'image': ids, **{c: pd.Series(o, dtype=object) if whole(o) else o for c, o in columns.items()}}), len(ids))
+    table = {c: pd.Series(o, dtype=object) if whole(o) else o for c, o in columns.items()}
+    return _check_table(pd.DataFrame({'image': ids, **table}), len(ids))
 
 def _read_centroids(files:Mapping[str, bytes], settings:dict, d:int)->np.ndarray|None:
     "The centroids of an index with cells, else None."
