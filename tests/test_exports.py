@@ -40,10 +40,11 @@ LABELS = {   # kind → the tags of a product
     'h&m': lambda p: {f'product_type_name={p["type"]}', f'product_group_name={p["path"][1]}', f'colour_group_name={p["colour"]}'},
     'amazon': lambda p: {f'product_type={p["type"]}', f'color={p["colour"]}'},
     'long form': lambda p: {f'type={p["type"]}', f'color={p["colour"]}', *p['tags']}}
-LABELS['google, xml'] = LABELS['google']
+LABELS |= {'google, xml': LABELS['google'], 'coco, folds': LABELS['coco'], 'coco, roboflow': LABELS['coco']}
 TEXTS = {'google', 'google, xml', 'shopify', 'shopify, new header', 'woocommerce', 'akeneo', 'magento', 'amazon', 'h&m'}
+FOLD_OF = dict(train2017='train', val2017='valid', test2017='test')   # folder → fold, of COCO
 PRODUCTS = TEXTS | {'long form'}    # have products; in the folders of folds they are split already
-FOLDS = {'hugging face', 'roboflow'}
+FOLDS = {'hugging face', 'roboflow', 'coco, folds', 'coco, roboflow'}
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
@@ -70,8 +71,8 @@ def test_labels_products_folds_and_texts_come_out(kind, folder):
         for o, text in zip(df['demo'], df['text']):
             assert o['title'] in text and clean_text(o['text']).splitlines()[0] in clean_text(text)
     assert ('split' in df) == (kind in FOLDS)
-    if kind in FOLDS: assert df['split'].tolist() == [Path(o).parent.name for o in df['image']]
-    if kind == 'roboflow': assert df.groupby('product').size().eq(2).all()
+    if kind in FOLDS: assert df['split'].tolist() == [FOLD_OF.get(f := Path(o).parent.name, f) for o in df['image']]
+    if 'roboflow' in kind: assert df.groupby('product').size().eq(2).all()
 
 SEEN = """
 import sys
@@ -204,7 +205,7 @@ def test_a_bomb_in_a_feed_is_told(tmp_path):
 
 FETCHED = {'shopify': ('Image Src',), 'shopify, new header': ('Product image URL',), 'woocommerce': ('Images',),
            'google': ('image_link', 'additional_image_link'), 'google, xml': ('image_link', 'additional_image_link'), 'hugging face': None,
-           'long form': None, 'magento': ('base_image', 'small_image', 'additional_images'), 'label studio, min': ('image',),
+           'long form': ('value',), 'magento': ('base_image', 'small_image', 'additional_images'), 'label studio, min': ('image',),
            'label studio, csv': ('image',), 'akeneo': ('picture_1', 'picture_2', 'picture_3', 'picture_4')}
 
 @pytest.mark.parametrize('kind', [k for k, o in FETCHED.items() if o])
@@ -239,10 +240,12 @@ def server():
 
 def call(*args): assert main([str(o) for o in args]) == 0, args
 
-@pytest.mark.parametrize('kind', ['shopify', 'woocommerce', 'google, xml', 'hugging face', 'roboflow'])
+SMALL = 15     # products, of which three have a label of each form
+
+@pytest.mark.parametrize('kind', EXPORTS)
 def test_an_export_is_fetched_checked_trained_tagged_and_indexed(kind, server, tmp_path, capsys):
-    far = kind not in FOLDS
-    shop = demo_export(tmp_path/'export', kind, 40, address=f'http://{server}/media' if far else None)
+    far = kind in FETCHED and kind not in FOLDS
+    shop = demo_export(tmp_path/'export', kind, SMALL, address=f'http://{server}/media' if far else None)
     if far:
         assert main(['check', str(shop)]) == 2
         assert 'catalog_tagger fetch' in capsys.readouterr().err
@@ -251,7 +254,7 @@ def test_an_export_is_fetched_checked_trained_tagged_and_indexed(kind, server, t
     assert f'layout {EXPORTS[kind].layout}: ' in capsys.readouterr().out
     call('train', shop, '--out', tmp_path/'run', '--size', 32, '--bs', 16, '--freeze-epochs', 1, '--epochs', 0, '--tta', 1)
     call('tag', tmp_path/'run', next(shop.rglob('*.jpg')), '--out', tmp_path/'tags.csv', '--k', 3)
-    labels = set().union(*(LABELS[kind](p) for p in shop_products(40)))
+    labels = set().union(*(LABELS[kind](p) for p in shop_products(SMALL)))
     tags = pd.read_csv(tmp_path/'tags.csv')['tag'].dropna()
     assert len(tags) and {f'{o}' for o in tags} <= labels | {o.partition('=')[2] for o in labels}
     call('index', tmp_path/'run', shop, '--out', tmp_path/'index')

@@ -18,7 +18,7 @@ from .exports import read_export
 from .readers.base import (
     SUFFIXES, Layout, all_layouts, is_address, layouts_of, list_tables, locate_pictures, one_picture_per_row, unread_tables)
 from .readers.folders import subfolders
-from .readers.profiles import Profile, load_profiles, missing_columns, profile_layout
+from .readers.profiles import Profile, fold_in_name, load_profiles, missing_columns, profile_layout
 from .readers.styles import LABEL_COLUMNS, none_or
 
 # %% auto #0
@@ -110,8 +110,9 @@ def find_layout(
     path = Path(path)
     if not path.exists(): raise UnknownLayout(f'{path} {"does not exist" if path.suffix else "is not a folder"}')
     tables = list_tables(path, options.get('encoding'))
-    # of the tables that a profile has in folders, all are one catalog
-    fit = [o for o, _ in dict.fromkeys((name, f if f.parent == path else None) for f, columns in tables.items()
+    # of the tables that a profile has in folders, or that name a fold each, all are one catalog
+    def alone(f, name): return f if f.parent == path and not (name in load_profiles() and fold_in_name(f.name)) else None
+    fit = [o for o, _ in dict.fromkeys((name, alone(f, name)) for f, columns in tables.items()
                                        for name in layouts_of(f.name, columns, **options))]
     if not fit:
         _check_not_understood(tables, options, _INSTEAD if path.is_dir() else '')

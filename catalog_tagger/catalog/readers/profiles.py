@@ -27,7 +27,7 @@ from catalog_tagger.catalog.readers.base import (
 from .styles import label_tags, none_or
 
 # %% auto #0
-__all__ = ['FOLDER', 'LAYOUTS', 'Profile', 'load_profiles', 'matching', 'fits', 'missing_columns', 'find_profile',
+__all__ = ['FOLDER', 'LAYOUTS', 'Profile', 'load_profiles', 'matching', 'fits', 'missing_columns', 'find_profile', 'fold_in_name',
            'profile_tables', 'read_profile', 'profile_layout']
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a06
@@ -103,6 +103,13 @@ def find_profile(
     found = layouts_of(file, columns)
     return load_profiles().get(found[0]) if len(found) == 1 else None
 
+def fold_in_name(
+    name:str,    # Of a table
+)->str|None:
+    "The fold that a word in the name of a table names, such as `valid` of `instances_val2017.json`; None if there is none, or several."
+    found = {FOLD_NAMES[o] for o in re.findall('[a-z]+', name.lower()) if o in FOLD_NAMES}
+    return min(found) if len(found) == 1 else None
+
 def profile_tables(
     path:str|Path,      # Folder of an export, or its table
     profile:Profile,
@@ -158,17 +165,32 @@ class _Export:
 
 def _stripped(s:pd.Series)->pd.Series: return s.map(lambda o: o.strip() if isinstance(o, str) else o)
 
+def _picture_folders(root:Path, file:Path)->list[str]:
+    "The folders, with `/`, where the pictures of a table may be: its own, and one in its name, as `train2017` of `instances_train2017.json`."
+    own = f'{file.parent.relative_to(root).as_posix()}/'.removeprefix('./')
+    named = [f'{home}{o}/' for home in ('', 'images/') for o in file.stem.split('_')]
+    return [own, *(o for o in named if (root/o).is_dir())]
+
+def _table_folds(root:Path, files:list[Path])->tuple[list[str]|None, str]:
+    "The fold of each table by its folder, or of several by a word in their names; and where they are from. None if one has no fold."
+    folders = [o.relative_to(root).parts[0] for o in files]
+    folds = [FOLD_NAMES.get(o.lower()) for o in folders]
+    if all(folds): return folds, f'folders {first_few(f"{o}/" for o in dict.fromkeys(folders))}'
+    folds = [fold_in_name(o.name) for o in files]
+    return (folds if len(files) > 1 and all(folds) else None), f'names of the tables {first_few(o.name for o in files)}'
+
 def _read_tables(root:Path, files:list[Path], profile:Profile, encoding:str|None)->_Export:
-    "The rows of all tables, with the folder of the table in `fold`; folders with the names of folds give `split`."
+    "The rows of all tables, with the folders of their pictures in `folders`; folders or tables with the names of folds give `split`."
     frames, notes = [], [f'{profile.text}: {first_few(o.relative_to(root).as_posix() for o in files)}']
-    for f in files:
+    folds, where = _table_folds(root, files)
+    for i, f in enumerate(files):
         df, more = read_export(f, encoding, form=profile.form); notes += more
-        frames.append(df.assign(fold=f'{f.parent.relative_to(root).as_posix()}/'.removeprefix('./')))
+        df['folders'] = [_picture_folders(root, f)]*len(df)
+        frames.append(df.assign(split=folds[i]) if folds else df)
     df = pd.concat(frames, ignore_index=True)
     df = df.fillna({c: '' for c in df if c != 'why'})
     if len(files) > 1: notes.append('rows are counted over all tables'); df['row'] = range(len(df))
-    folds = df['fold'].str.partition('/')[0].str.lower().map(FOLD_NAMES)
-    if folds.notna().all(): df['split'] = folds; notes.append(f'folds are taken from the folders {first_few(df["fold"].unique())}')
+    if folds: notes.append(f'folds are taken from the {where}')
     return _Export(df, profile, notes, [])
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a24
@@ -221,22 +243,22 @@ def _paths_of(root:Path, table:list[str])->dict[str, str]:
 def _list_pictures(t:_Export, root:Path, image_column:str|None)->None:
     "Make `image` the list of the pictures of each row, each once, in order, and leave out rows whose product has its pictures on others."
     p, home, places = t.profile, picture_folder(root), _paths_of(root, t.profile.paths_of)
-    def place(name, folder):
+    def place(name, folders):
         if name in places: return places[name]
         name = name.partition('?d=')[2] or name     # how Label Studio names local files
         if is_address(name): return name
         if p.pad: name = name.zfill(p.pad)
         if p.by_first: return f'{home}{name[:p.by_first]}/{name}'
-        return f'{folder}{name}' if folder and (root/folder/name).is_file() else name.lstrip('/')
-    def pictures(cells, folder):
+        return next((o for f in folders if f and (root/(o := f'{f}{name}')).is_file()), name.lstrip('/'))
+    def pictures(cells, folders):
         names = (str(o).strip() for cell in cells for o in pictures_of_cell(cell))
-        return list(dict.fromkeys(place(o, folder) for o in names if o))
+        return list(dict.fromkeys(place(o, folders) for o in names if o))
     columns = [named_column(t.df, image_column, 'image_column')] if image_column else list(t.columns(p.image).values())
     if not columns:
         raise CatalogError(f'{root.name} is {p.text}, but has no column of pictures: looked for {", ".join(p.image)}; '
                            f'give it as image_column=; its columns are: {list_columns(t.df)}')
     cells = t.df[columns].values.tolist()
-    t.df['image'] = pd.Series(map(pictures, cells, t.df.pop('fold')), t.df.index, dtype=object)
+    t.df['image'] = pd.Series(map(pictures, cells, t.df.pop('folders')), t.df.index, dtype=object)
     have, product = t.df['image'].map(len) > 0, t.df['product']
     further = ~have & (product != '') & have.groupby(product).transform('any')
     if further.any(): t.notes.append(f'{further.sum():,} rows, such as variants, have no picture; their products have theirs on other rows')
@@ -373,8 +395,8 @@ def read_profile(
         raise CatalogError(f'{path} has no table of {profile.text}: looked for {", ".join(profile.files)} with the columns '
                            f'{", ".join(profile.columns)}')
     t = _read_tables(root, files, profile, encoding)
-    others = [o for g in profile.files if '/' in g and root != files[0] for o in sorted(root.glob(g)) if o.is_file() and o not in files]
-    if others: t.notes.append(f'not read, because its columns are others: {first_few(o.relative_to(root).as_posix() for o in others)}')
+    others = {o for g in profile.files if '/' in g and root != files[0] for o in root.glob(g) if o.is_file()} - {*files}
+    if others: t.notes.append(f'not read beside them: {first_few(sorted(o.relative_to(root).as_posix() for o in others))}')
     _note_missing(t)
     _pivot_long(t)
     t.df['product'] = _product_cells(t)
