@@ -17,9 +17,9 @@ from ..core.files import CatalogError, read_json
 from ..core.table import did_you_mean, first_few, set_aside, source_columns, source_name
 
 # %% auto #0
-__all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_form', 'csv_rows',
-           'replace_surrogates', 'parse_objects', 'read_objects', 'read_rows', 'find_column', 'list_columns',
-           'named_column', 'require_column', 'take_column', 'split_names']
+__all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'read_text', 'csv_form',
+           'csv_rows', 'replace_surrogates', 'parse_objects', 'read_objects', 'read_rows', 'find_column',
+           'list_columns', 'named_column', 'require_column', 'take_column', 'split_names']
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #fe786dd9
 def _no_nul(lines:Iterable[str])->Iterator[str]:
@@ -58,6 +58,15 @@ def _decode_hint(e:UnicodeDecodeError)->str:
     "What the undecodable bytes would be in the encoding of Excel for Windows."
     text = e.object[:e.start].rpartition(b'\n')[2][-12:] + e.object[e.start:].partition(b'\n')[0][:12]
     return f', or give its encoding: with encoding=cp1252 it reads {text.decode("cp1252", "replace").strip()!r}'
+
+def read_text(
+    path:str|Path,
+    encoding:str=None,   # As for `csv_rows`
+)->str:
+    "The text of a file; the error says what it would be in the encoding of Windows."
+    with open(path, 'rb') as f: kind = _text_encoding(f.read(4), encoding)
+    try: return Path(path).read_text(encoding=kind)
+    except UnicodeDecodeError as e: raise CatalogError(f'{Path(path).name} is no text in {kind}: save it in UTF-8{_decode_hint(e)}') from None
 
 def csv_form(
     path:str|Path,       # As for `csv_rows`
