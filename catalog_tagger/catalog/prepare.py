@@ -230,6 +230,12 @@ def _check_fractions(cfg:RunConfig, given:set[str])->None:
             why = f'split_by={cfg.split_by} selects test' if cfg.split_by else f'the source has the fold {" and ".join(sorted(given))}'
             raise CatalogError(f'{o}={getattr(cfg, o)} has no effect, because {why}; leave it out')
 
+def _check_texts(catalog:Catalog, cfg:RunConfig)->None:
+    "Raise `CatalogError` if there is no text of which `cfg.words` could make tags."
+    if not any(catalog.df.get('text', ())):
+        raise CatalogError(f'words={cfg.words} makes tags from texts, and no picture of {cfg.source} has one: leave it out to use the labels, '
+                           'or name the column of texts with text_column=')
+
 def reject_untagged(
     catalog:Catalog,
     df:pd.DataFrame,    # Its table, whose `tags` were made from `text`
@@ -250,6 +256,7 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     "Read, audit, split and label the catalog of `cfg`; everything about tags is learned on train."
     recipe_steps(cfg)    # an error is found before pictures are opened
     catalog, words = read_audited(cfg), None
+    if cfg.words: _check_texts(catalog, cfg)
     source = catalog.df.get('split')
     given = set() if cfg.split_by or source is None else set(source) - {'train'}    # folds of the source besides train
     _check_fractions(cfg, given)

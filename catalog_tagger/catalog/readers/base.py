@@ -79,9 +79,11 @@ def _locator(root:Path)->Callable:
     "A function from the name of a picture in a table to its path and the reason if it is invalid; a folder is resolved once."
     home = picture_folder(root)
     stems, folder = cache(lambda: _by_stem(root/home)), cache(lambda o: inside_or_reason(root, o or '.'))
+    reasons = cache(lambda: _fetch_reasons(root))
     def locate(name)->tuple[str, str|None]:
         name = str(name).strip() if isinstance(name, (str, int)) else ''
         if not name: return '', 'the row has no picture'
+        if is_address(name) and name in reasons(): return name, f'not fetched: {reasons()[name]}'
         if is_address(name): return name, 'an address, not a file: catalog_tagger fetch SOURCE --out shop fetches the pictures of a table'
         if re.match(r'[a-zA-Z][\w+.-]*://', name): return name, 'an address, not a file: save the picture, and give its file name'
         if not _is_picture(name): name = f'{name}.jpg' if '/' in name else stems().get(name, f'{name}.jpg')
@@ -268,6 +270,13 @@ def _adds_nothing(df:pd.DataFrame)->pd.Series:
         earlier |= facts
     return res
 
+def _drop_repeats(df:pd.DataFrame)->tuple[pd.DataFrame, list[str]]:
+    "Leave out rows that repeat a picture of their product and add nothing, such as the picture of a variant, and note them."
+    again = (df['why'] == SAME_PICTURE) & (df['product'] != '') if 'product' in df else pd.Series(False, df.index)
+    if not again.any(): return df, []
+    return df[~again], [f'{again.sum():,} rows repeat a picture of their product and add nothing, such as '
+                        f'{os.path.basename(df["image"][again].iloc[0])}: it counts once']
+
 def _more_pictures(root:Path, df:pd.DataFrame, used:Iterable[str])->list[str]:
     "A note on columns whose first cells name pictures that no row has as its `image`, without addresses and ids."
     head, locate, more, images = df.head(50), _locator(root), {}, {*df['image']}
@@ -311,7 +320,7 @@ def read_picture_table(
     if describe: df = take_column(df, own[describe[0]], 'text', ['\n'.join(o) for o in texts])
     df = locate_pictures(root, df, names)
     found += _more_pictures(root, df, used)
-    if groups: df = add_reasons(df, _adds_nothing(df))
+    if groups: df, again = _drop_repeats(add_reasons(df, _adds_nothing(df))); found += again
     rows = len(df); df = merge_rows(df, groups); more = rows - len(df)
     merged = [f'{more:,} further rows of pictures are joined with their first row'] if more > 0 else []
     notes = [*notes, *found, *roles, *merged, *([] if 'product' in df or product == 'none' else _repeats_note(df[df['why'].isna()]))]
@@ -354,6 +363,12 @@ FETCHED_COLUMNS = ['address', 'file', 'size', 'sha256', 'etag']
 def _tables_of_fetch(root:Path)->tuple[str, ...]:
     "The names of the tables that `fetch` has written about `root`: none is a catalog."
     return (FETCHED, FETCH_REJECTED) if (root/FETCHED).is_file() and table_columns(root/FETCHED) == FETCHED_COLUMNS else ()
+
+def _fetch_reasons(root:Path)->dict[str, str]:
+    "Address → why `fetch` could not get its picture for the table in `root`."
+    if not (root/FETCH_REJECTED).is_file() or not _tables_of_fetch(root): return {}
+    _, *rows = [*csv_rows(root/FETCH_REJECTED)] or [[]]
+    return {address: why for _, address, why in rows}
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #1c06b779
 TABLES = ('.csv', '.tsv', *JSON_SUFFIXES, *(o for o in TABLE_FORMATS if o != '.txt'))   # Suffixes of tables, whatever their names
