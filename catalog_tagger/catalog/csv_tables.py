@@ -17,8 +17,8 @@ from ..core.files import CatalogError, read_json
 from ..core.table import did_you_mean, first_few, set_aside, source_columns, source_name
 
 # %% auto #0
-__all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'read_text', 'csv_form',
-           'csv_rows', 'replace_surrogates', 'parse_objects', 'read_objects', 'read_rows', 'find_column',
+__all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'check_header', 'read_text',
+           'csv_form', 'csv_rows', 'replace_surrogates', 'parse_objects', 'read_objects', 'read_rows', 'find_column',
            'list_columns', 'named_column', 'require_column', 'take_column', 'split_names']
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #fe786dd9
@@ -31,14 +31,19 @@ def _delimiters(line:str)->list[tuple[str, int]]:
     "Comma, semicolon, tab and bar, each with its number outside quotes, the most frequent first."
     return Counter({d: re.sub('"[^"]*"', '', line).count(d) for d in ',;\t|'}).most_common()
 
-def _check_header(lines:list[str])->None:
-    "Raise `ValueError` if the first of `lines` has one cell, as a title has, and two lines below it have the same number of several."
+def check_header(
+    first:str,      # The first line
+    n:list[int],    # Number of cells of the first lines
+)->None:
+    "Raise `ValueError` if the first line has one cell, as a title has, and two lines below it have the same number of several."
+    head = next((i for i, (a, b) in enumerate(zip(n, n[1:])) if a > 1 and a == b), 0)
+    if head and n[0] <= 1:
+        raise ValueError(f'its first line, {first!r:.60}, is no header: line {head + 1} looks like one; remove the lines above it')
+
+def _check_first_line(lines:list[str])->None:
+    "`check_header` for lines of a CSV."
     lines = [lines[0].rstrip(',;\t|\r\n '), *lines[1:]]
-    n = [0 if '://' in o else _delimiters(o)[0][1] for o in lines]    # an address may contain all delimiters
-    head = next((i for i, (a, b) in enumerate(zip(n, n[1:])) if a and a == b), 0)
-    if head and not n[0]:
-        raise ValueError(f'its first line, {lines[0]!r:.60}, is no header: line {head + 1} looks like one; '
-                         'remove the lines above it')
+    check_header(lines[0], [1 if '://' in o else 1 + _delimiters(o)[0][1] for o in lines])    # an address may contain all delimiters
 
 def _csv_delimiter(first:str)->str:
     "The most frequent delimiter in the first line of a CSV."
@@ -77,7 +82,7 @@ def csv_form(
     with open(path, newline='', encoding=kind) as f: first, *below = [f.readline() for _ in range(8)]
     sep = re.fullmatch('"?sep=(.)"?', first.strip('\r\n'), re.I)
     if sep: return kind, sep[1], 1
-    _check_header([first, *below])
+    _check_first_line([first, *below])
     return kind, _csv_delimiter(first), 0
 
 def csv_rows(

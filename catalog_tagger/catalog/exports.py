@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core.files import CatalogError, read_json
 from ..core.table import first_few, set_aside
-from .csv_tables import JSON_SUFFIXES, csv_rows, parse_objects, read_objects, read_rows, replace_surrogates
+from .csv_tables import JSON_SUFFIXES, check_header, csv_rows, parse_objects, read_objects, read_rows, replace_surrogates
 
 # %% auto #0
 __all__ = ['TABLE_FORMATS', 'FORMS', 'table_reader', 'read_export', 'table_columns']
@@ -40,9 +40,16 @@ def _excel_sheets(path:Path)->list:
     try: return load_workbook(path, read_only=True, data_only=True).worksheets
     except Exception as e: raise CatalogError(f'{path} cannot be read as an Excel file: {e}') from None
 
+def _check_title(path:Path, rows:list[list[str]])->None:
+    "Raise `CatalogError` if the first of `rows` is a title above the header."
+    cells = [[o for o in r if o] for r in rows]
+    try: check_header(' '.join(cells[0]) if cells else '', [*map(len, cells)])
+    except ValueError as e: raise CatalogError(f'{path}: {e}') from None
+
 def _excel_rows(path:Path)->list[dict]:
     "The rows of the first sheet."
     rows = [[_as_text(o) for o in r] for sheet in _excel_sheets(path)[:1] for r in sheet.iter_rows(values_only=True)]
+    _check_title(path, rows[:8])
     head, *rows = [r for r in rows if any(r)] or [[]]
     if twice := next((k for k in head if k and head.count(k) > 1), None): raise CatalogError(f'{path}: duplicate column {twice!r}')
     return [dict((k, v) for k, v in zip(head, r) if k) for r in rows]

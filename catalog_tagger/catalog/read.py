@@ -58,10 +58,10 @@ def _check_named(file:Path, columns:list[str], options:dict, instead:str)->bool:
                                    f'its columns are: {", ".join(columns)}{instead}')
     return bool(given.keys() - {'image_column'})
 
-def _check_not_nearly(file:Path, columns:list[str])->None:
-    "Raise `CatalogError` if a table has all but one of the columns of a profile, which are at least four."
+def _check_not_nearly(file:Path, columns:list[str], pictures:bool=False)->None:
+    "Raise `CatalogError` if a table has all but one of the columns of a profile, which are at least four; or all but that of `pictures`."
     for o in load_profiles().values():
-        if len(o.columns) >= 4 and len(missing := missing_columns(o, columns)) == 1:
+        if len(o.columns) >= 4 and len(missing := missing_columns(o, columns)) == 1 and (not pictures or missing[0] in o.image):
             raise CatalogError(f'{file} is like {o.text}, but has no column {" or ".join(missing[0].split("|"))}: export it with this '
                                f'column, or draft a profile: catalog_tagger profile {file} --out mine.json')
 
@@ -111,6 +111,8 @@ def find_layout(
     path = Path(path)
     if not path.exists(): raise UnknownLayout(f'{path} {"does not exist" if path.suffix else "is not a folder"}')
     tables = list_tables(path, options.get('encoding'))
+    if not options.get('image_column'):
+        for f, columns in tables.items(): _check_not_nearly(f, columns, pictures=True)
     # of the tables that a profile has in folders, or that name a fold each, all are one catalog
     def alone(f, name): return f if f.parent == path and not (name in load_profiles() and fold_in_name(f.name)) else None
     fit = [o for o, _ in dict.fromkeys((name, alone(f, name)) for f, columns in tables.items()

@@ -28,8 +28,8 @@ from ..csv_tables import (
 from ..exports import TABLE_FORMATS, table_columns
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'FETCHED',
-           'FETCH_REJECTED', 'FETCHED_COLUMNS', 'TABLES', 'drop_rare', 'is_address', 'picture_folder', 'add_reasons',
+__all__ = ['FETCHED', 'FETCH_REJECTED', 'FETCHED_COLUMNS', 'SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS',
+           'TABLE_OPTIONS', 'LABEL_OPTIONS', 'TABLES', 'drop_rare', 'is_address', 'picture_folder', 'add_reasons',
            'locate_pictures', 'suffix_reason', 'pictures_of_cell', 'one_picture_per_row', 'take_roles',
            'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of', 'list_tables',
            'unread_tables', 'unread_note', 'pick_table']
@@ -50,6 +50,20 @@ def drop_rare(
         keep = keep[rare.isna()]
     if keep.empty and len(df): raise CatalogError(f'min_count={min_count} leaves none of {len(df)} rows')
     return keep.reset_index(drop=True), rejected_table(out)
+
+# %% ../../../nbs/catalog/readers/00_base.ipynb #6f0a2be9
+FETCHED, FETCH_REJECTED = 'fetched.csv', 'rejected.csv'   # What `fetch` writes beside the table of a shop
+FETCHED_COLUMNS = ['address', 'file', 'size', 'sha256', 'etag']
+
+def _tables_of_fetch(root:Path)->tuple[str, ...]:
+    "The names of the tables that `fetch` has written about `root`: none is a catalog."
+    return (FETCHED, FETCH_REJECTED) if (root/FETCHED).is_file() and table_columns(root/FETCHED) == FETCHED_COLUMNS else ()
+
+def _fetch_reasons(root:Path)->dict[str, str]:
+    "Address → why `fetch` could not get its picture for the table in `root`."
+    if not (root/FETCH_REJECTED).is_file() or not _tables_of_fetch(root): return {}
+    _, *rows = [*csv_rows(root/FETCH_REJECTED)] or [[]]
+    return {address: why for _, address, why in rows}
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #88edf2b5
 SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif', '.avifs')
@@ -318,6 +332,7 @@ def read_picture_table(
     if text_column: describe = [] if text_column == 'none' else [source_name(named_column(df, text_column, 'text_column'))]
     texts = [[o for o in row if isinstance(o, str) and o] for row in df[[own[o] for o in describe]].values]
     if describe: df = take_column(df, own[describe[0]], 'text', ['\n'.join(o) for o in texts])
+    if any(map(any, texts)): found.append(f'text: {"column" if len(describe) == 1 else "columns"} {", ".join(describe)}')
     df = locate_pictures(root, df, names)
     found += _more_pictures(root, df, used)
     if groups: df, again = _drop_repeats(add_reasons(df, _adds_nothing(df))); found += again
@@ -355,20 +370,6 @@ def layouts_of(name:str, columns:Iterable[str], **options)->list[str]:
     match = {k: o for k, o in known.items() if o.columns and o.columns(columns, **options)}
     profiles = [k for k, o in match.items() if any(fnmatch(name, g.rpartition('/')[2]) for g in o.globs)]
     return profiles or [k for k, o in match.items() if not o.globs]
-
-# %% ../../../nbs/catalog/readers/00_base.ipynb #6f0a2be9
-FETCHED, FETCH_REJECTED = 'fetched.csv', 'rejected.csv'   # What `fetch` writes beside the table of a shop
-FETCHED_COLUMNS = ['address', 'file', 'size', 'sha256', 'etag']
-
-def _tables_of_fetch(root:Path)->tuple[str, ...]:
-    "The names of the tables that `fetch` has written about `root`: none is a catalog."
-    return (FETCHED, FETCH_REJECTED) if (root/FETCHED).is_file() and table_columns(root/FETCHED) == FETCHED_COLUMNS else ()
-
-def _fetch_reasons(root:Path)->dict[str, str]:
-    "Address → why `fetch` could not get its picture for the table in `root`."
-    if not (root/FETCH_REJECTED).is_file() or not _tables_of_fetch(root): return {}
-    _, *rows = [*csv_rows(root/FETCH_REJECTED)] or [[]]
-    return {address: why for _, address, why in rows}
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #1c06b779
 TABLES = ('.csv', '.tsv', *JSON_SUFFIXES, *(o for o in TABLE_FORMATS if o != '.txt'))   # Suffixes of tables, whatever their names

@@ -46,6 +46,7 @@ class Profile(Record):
     fill_down:bool = False     # Does an empty cell have the value of the first row of its product?
     describe:list[str] = field(default_factory=list)    # Columns of text
     labels:list[str] = field(default_factory=list)      # Columns of labels, each an exclusive group; `*` are all that have no other role
+    values:dict[str, str] = field(default_factory=dict) # Column of `labels` → delimiter, if a cell may have several values
     paths:dict[str, str] = field(default_factory=dict)  # Column of paths → separator of levels; if several are in a cell, new line, theirs
     tags:list[str] = field(default_factory=list)        # Columns of free tags
     flags:list[str] = field(default_factory=list)       # Columns that are a tag each; `*` as in `labels`
@@ -212,6 +213,8 @@ def _product_cells(t:_Export)->pd.Series:
     for c in t.columns(p.product).values(): res = res.where(res != '', text(c))
     for c in t.columns([p.parent]).values():
         ids = {f'id:{k}': o for i in t.columns(['id']).values() for k, o in zip(text(i), res)}
+        known = {'', *ids, *res}; alone = [o for o in text(c) if o not in known]
+        if alone: t.notes.append(f'{len(alone)} rows name a parent that no row has, such as {alone[0]}: they lack its texts and labels')
         res = text(c).map(lambda o: ids.get(o, o)).where(text(c) != '', res)
     if p.product_before:
         name = df[next(iter(t.columns(p.image).values()))].astype(str).map(lambda o: PurePath(o).name)
@@ -270,6 +273,10 @@ def _split_values(cell, delim:str|None)->list[str]:
     parts = re.split(rf'(?<!\\){re.escape(delim or ",")}', str(cell))
     return [o for v in parts if (o := v.replace(f'\\{delim or ","}', delim or ',').strip())]
 
+def _value_or_list(cell, delim:str):
+    "The values in a cell if there are several, else the cell."
+    return parts if isinstance(cell, str) and len(parts := _split_values(cell, delim)) > 1 else cell
+
 def _named_attributes(t:_Export)->list[str]:
     "A column for each attribute whose name and values are in two columns, such as `Attribute 1 name` and `Attribute 1 value(s)`."
     rows = [{} for _ in t.df.index]
@@ -294,10 +301,13 @@ def _find_labels(t:_Export)->None:
     "Find the columns of labels; one in which a row has several values gives free tags."
     found = [*t.columns(t.profile.labels), *_named_attributes(t), *_packed_attributes(t)]
     cells = {o: t.df[named_column(t.df, o, 'labels')] for o in found}
+    cells |= {o: cells[o].map(partial(_value_or_list, delim=d)) for p, d in t.profile.values.items() for o in matching(found, p)}
     several = [o for o, c in cells.items() if c.map(lambda v: isinstance(v, list)).any()]
     for name in several:
         for free, cell in zip(t.free, cells[name]): free += [cell] if isinstance(cell, str) and cell else cell or []
-    if several: t.notes.append(f'several values in one row, so free tags: {first_few(several, 6)}')
+    if several:
+        shown = {o: next(', '.join(v) for v in cells[o] if isinstance(v, list)) for o in several}
+        t.notes.append(f'several values in one row, so free tags: {first_few((f"{k} ({v:.40})" for k, v in shown.items()), 6)}')
     t.groups = [o for o in found if o not in several]
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a34
@@ -331,6 +341,9 @@ def _path_labels(t:_Export)->None:
         for name, c in t.columns([pattern]).items():
             rows = _path_lists(_stripped(t.df[c]), levels, delim); several = sum(len(o) > 1 for o in rows)
             parents, others = _path_parents(dict.fromkeys(p for o in rows for p in o))
+            ids = [o[0][0] for o in rows if len(o) == 1 and len(o[0]) == 1 and o[0][0].isdecimal()]
+            if ids: t.notes.append(f'{len(ids)} cells of {name} have a number instead of a path, such as {ids[0]}: it is a label without levels; '
+                                   'export paths for labels that have names')
             if others: t.notes.append(f'labels of {name} that are below several others have no parent: {first_few(others, 4)}')
             if several:
                 t.notes.append(f'{several} rows have several paths in {name}, so its levels are free tags with parents')
@@ -354,12 +367,19 @@ def _flag_tags(t:_Export)->None:
     t.df = add_reasons(t.df.drop(columns=list(columns.values())), why)
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a18
+def _further_tags(t:_Export, column:str, delim:str|None, **options)->None:
+    "Add the free tags of another column."
+    t.df, notes = label_tags(t.df, (), named_column(t.df, column, 'tags'), delim=delim or t.profile.delim, **options)
+    for free, tags in zip(t.free, t.df.pop('tags')): free += tags
+    t.notes += notes
+
 def _make_tags(t:_Export, label_columns:Sequence[str]|None, tags_column:str|None, delim:str|None, **options)->None:
     "Make the `tags` of each row from columns of labels, paths, free tags and flags, or only from the columns that are given."
     t.free = [[] for _ in t.df.index]
     if label_columns is None: _find_labels(t); _path_labels(t); _flag_tags(t)
     else: t.groups = list(none_or(label_columns))
-    c = tags_column or next(iter(t.columns(t.profile.tags)), 'none')
+    c, *further = [tags_column] if tags_column else t.columns(t.profile.tags) or ['none']
+    for o in further: _further_tags(t, o, delim, **options)
     t.df, more = label_tags(t.df, t.groups, None if c == 'none' else named_column(t.df, c, 'tags_column'),
                             delim=delim or (None if c == 'none' else t.profile.delim), **options)
     t.df['tags'] = pd.Series([list(dict.fromkeys([*a, *map(clean_tag, b)])) for a, b in zip(t.df['tags'], t.free)], dtype=object)
