@@ -18,8 +18,8 @@ from ..core.table import did_you_mean, first_few, set_aside, source_columns, sou
 
 # %% auto #0
 __all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'check_header', 'read_text',
-           'csv_form', 'csv_rows', 'replace_surrogates', 'parse_objects', 'read_objects', 'read_rows', 'find_column',
-           'list_columns', 'named_column', 'require_column', 'take_column', 'split_names']
+           'csv_form', 'csv_rows', 'replace_surrogates', 'parse_objects', 'check_objects', 'read_objects', 'read_rows',
+           'find_column', 'list_columns', 'named_column', 'require_column', 'take_column', 'split_names']
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #fe786dd9
 def _no_nul(lines:Iterable[str])->Iterator[str]:
@@ -169,18 +169,22 @@ def parse_objects(
         if len(first) < 2 or not any(o.startswith('{') and o.endswith('}') for o in first): raise   # not an object in each line
         return _parse_lines(text, parse)
 
+def check_objects(
+    path:str|Path,   # JSON
+    rows,            # From `parse_objects`
+)->list[dict]:
+    "`rows` if they are a list of objects; raise `CatalogError` if not."
+    if isinstance(rows, dict) and Path(path).suffix.lower() != '.json': rows = [rows]    # the only line
+    if isinstance(rows, list) and all(isinstance(o, dict) for o in rows): return rows
+    found = f', not one object with {first_few(list(rows), 4)}' if isinstance(rows, dict) else ''
+    raise CatalogError(f'{path} must be a list of objects, one per picture{found}')
+
 def read_objects(
     path:str|Path,        # JSON
     numbers:bool=False,   # Numbers are numbers where this does not change their text; by default they are the text that is written there
 )->list[dict]:
     "The rows of a JSON table: a list of objects, or an object in each line."
-    rows = read_json(path, partial(parse_objects, numbers=numbers))
-    if isinstance(rows, dict) and Path(path).suffix.lower() != '.json': rows = [rows]    # the only line
-    if not isinstance(rows, list) or not all(isinstance(o, dict) for o in rows):
-        found = f', not one object with {first_few(list(rows), 4)}' if isinstance(rows, dict) else ''
-        raise CatalogError(f'{path} must be a list of objects, one per picture{found}')
-    return rows
-
+    return check_objects(path, read_json(path, partial(parse_objects, numbers=numbers)))
 def _json_table(path)->tuple[pd.DataFrame, list, range, list[str]]:
     rows = [{k: replace_surrogates(_json_text(v)) for k, v in o.items()} for o in read_objects(path)]
     df = pd.DataFrame(rows, dtype=object)

@@ -264,7 +264,7 @@ class AddressTable(NamedTuple):
 
 def _read_cells(file:Path, encoding:str|None)->AddressTable:
     "A table with all of its columns."
-    if read := table_reader(file): rows, head = read(file), []
+    if read := table_reader(file): rows, head = [*read(file, [])], []
     elif file.suffix.lower() in JSON_SUFFIXES: rows, head = read_objects(file, numbers=True), []
     else: head, *rows = [*csv_rows(file, encoding=encoding)] or [[]]
     keys = {o.strip(): i for i, o in enumerate(head) if o.strip()} or {k: k for o in rows for k in o}

@@ -71,10 +71,7 @@ def picture_table(
     if len(tables) > 1:
         raise CatalogError(f'{path} has {len(tables)} tables: {", ".join(o.name for o in tables)}; give the table instead of its folder')
     for f in () if tables else found:
-        try: c, _ = picture_columns(f, cfg.encoding)
-        except CatalogError:
-            if f.suffix.lower() == '.json': continue    # it may contain anything
-            raise
+        c, _ = picture_columns(f, cfg.encoding) or (None, None)
         if c: raise CatalogError(f'{f} names pictures in its column {c!r}, which is none of the usual names: give it as image_column={c!r}')
     return tables[0] if tables else None
 

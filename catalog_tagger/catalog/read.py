@@ -36,10 +36,13 @@ def _found_files(root:Path, tables:dict[Path, list[str]])->str:
 def picture_columns(
     file:Path,              # A table
     encoding:str=None,      # As in `csv_rows`
-)->tuple[str|None, str|None]:   # None if there is none
+)->tuple[str|None, str|None]|None:   # None if there is none; None alone for a JSON that is no table, because it may contain anything
     "The column of a table whose cells name pictures that are there, and one whose cells are addresses of pictures, by its first rows."
-    root, df = file.parent, read_export(file, encoding, most=50)[0].head(50)
-    own = source_columns(df)
+    try: df = read_export(file, encoding, most=50)[0].head(50)
+    except CatalogError:
+        if file.suffix.lower() == '.json': return None
+        raise
+    root, own = file.parent, source_columns(df)
     cells = df[[*own.values()]].set_axis(list(own), axis=1).melt(var_name='column')
     rows = one_picture_per_row(root, cells.assign(why=None), 'value')[0]
     places = locate_pictures(root, rows, rows['value'])
@@ -69,10 +72,10 @@ def _check_not_understood(tables:dict[Path, list[str]], options:dict, instead:st
     "Raise `CatalogError` if one of `tables`, which no layout fits, names pictures that are there: the folders beside it are no classes."
     for file, columns in tables.items():
         _check_not_nearly(file, columns)
-        try: c, remote = picture_columns(file, options.get('encoding'))
-        except CatalogError as e:
-            if file.suffix.lower() == '.json': continue    # it may contain anything
-            raise CatalogError(f'{e}{instead}') from None
+        try: found = picture_columns(file, options.get('encoding'))
+        except CatalogError as e: raise CatalogError(f'{e}{instead}') from None
+        if found is None: continue
+        c, remote = found
         labels = (c or len(tables) == 1) and _check_named(file, columns, options, instead)
         if remote and c is None:
             raise CatalogError(f'{file} names pictures by address in its column {remote!r}, and training reads files: '
@@ -111,12 +114,12 @@ def find_layout(
     path = Path(path)
     if not path.exists(): raise UnknownLayout(f'{path} {"does not exist" if path.suffix else "is not a folder"}')
     tables = list_tables(path, options.get('encoding'))
+    known = {f: layouts_of(f.name, columns, **options) for f, columns in tables.items()}
     if not options.get('image_column'):
-        for f, columns in tables.items(): _check_not_nearly(f, columns, pictures=True)
+        for f in filter(known.get, tables): _check_not_nearly(f, tables[f], pictures=True)
     # of the tables that a profile has in folders, or that name a fold each, all are one catalog
     def alone(f, name): return f if f.parent == path and not (name in load_profiles() and fold_in_name(f.name)) else None
-    fit = [o for o, _ in dict.fromkeys((name, alone(f, name)) for f, columns in tables.items()
-                                       for name in layouts_of(f.name, columns, **options))]
+    fit = [o for o, _ in dict.fromkeys((name, alone(f, name)) for f, names in known.items() for name in names)]
     if not fit:
         _check_not_understood(tables, options, _INSTEAD if path.is_dir() else '')
         fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]

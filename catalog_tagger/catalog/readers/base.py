@@ -382,6 +382,12 @@ def _is_text_table(file:Path, encoding:str=None)->bool:
         with suppress(CatalogError): return [len(o) for o in islice(csv_rows(file, encoding=kind), 2)]
     return any(n and len(n) == 2 and n[0] == n[1] > 1 for n in map(cells, (encoding, 'latin-1')))
 
+def _folder_tables(root:Path, encoding:str=None)->list[Path]:
+    "The tables directly in a folder that may be catalogs."
+    own = _tables_of_fetch(root)
+    return sorted(o for o in root.iterdir() if (o.suffix.lower() in TABLES or _is_text_table(o, encoding))
+                  and not o.name.startswith('.') and o.name not in own)
+
 def list_tables(
     source:str|Path,    # Folder of a catalog, or its table
     encoding:str=None,  # As in `csv_rows`
@@ -389,10 +395,8 @@ def list_tables(
     "Each table directly in a folder, and those that a profile looks for by name, → its columns; or only the table that is given."
     root = Path(source)
     if root.is_file(): return {root: table_columns(root, encoding)}
-    own = _tables_of_fetch(root)
-    files = sorted(o for o in root.iterdir() if (o.suffix.lower() in TABLES or _is_text_table(o, encoding))
-                   and not o.name.startswith('.') and o.name not in own)
-    if own and not files:
+    files = _folder_tables(root, encoding)
+    if not files and _tables_of_fetch(root):
         raise CatalogError(f'{root} has no table, because catalog_tagger fetch was interrupted; call it again, and it goes on')
     named = {g for o in all_layouts().values() for g in o.globs if '/' in g or g.endswith('.txt')}
     files += sorted({o for g in named for o in root.glob(g)})
@@ -404,9 +408,8 @@ def unread_tables(root:Path)->list[Path]:
 
 def unread_note(root:Path, *used:Path)->list[str]:
     "A note on the tables beside those that are `used`."
-    used = {o.name for o in used} | {*_tables_of_fetch(root)}
-    there = sorted(o.name for o in root.iterdir()
-                   if (o.suffix.lower() in TABLES + _UNREAD or _is_text_table(o)) and not o.name.startswith('.') and o.name not in used)
+    names = {o.name for o in used}
+    there = sorted(o.name for o in (*_folder_tables(root), *unread_tables(root)) if o.name not in names)
     return [f'not read: {first_few(there)}; to read a table, give it instead of its folder'] if there else []
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a87aee54
