@@ -429,19 +429,38 @@ def test_several_colours_and_numbers_of_categories_of_google_are_told(tmp_path):
     assert any(o.startswith('1 cells of google_product_category have a number instead of a path, such as 212') for o in catalog.notes)
 
 def test_variations_of_woocommerce_without_their_product_are_told(tmp_path):
-    rows = ['ID,Type,SKU,Name,Categories,Images,Parent,Attribute 1 name,Attribute 1 value(s)', '1,variable,TEE,Tee,Tops,a.jpg,,Color,"Red, Blue"',
-            '2,variation,TEE-R,Tee,,b.jpg,id:1,Color,Red', '3,variation,X-R,X,,c.jpg,id:99,Color,Red', '4,variation,X-B,X,,d.jpg,id:99,Color,Blue']
+    rows = ['ID,Type,SKU,Name,Categories,Images,Parent,Attribute 1 name,Attribute 1 value(s)',
+            '1,variable,TEE,Tee,Tops,a.jpg,,Color,"Red, Blue"', '2,variation,TEE-R,Tee,,b.jpg,id:1,Color,Red',
+            '3,variation,X-R,X,,c.jpg,id:99,Color,Red', '4,variation,X-B,X,,d.jpg,id:99,Color,Blue']
     (shown(tmp_path, *(f'{o}.jpg' for o in 'abcd'))/'wc.csv').write_text('\n'.join(rows)); catalog = read_catalog(tmp_path)
     assert '2 rows name a parent that no row has, such as id:99: they lack its texts and labels' in catalog.notes
     assert 'several values in one row, so free tags: Color (Red, Blue)' in catalog.notes
     assert set(catalog.df['tags'][0]) == {'Categories=Tops', 'Red', 'Blue'} and catalog.df['product'].tolist()[2:] == ['id:99']*2
 
 def test_the_picture_of_a_variant_counts_once(tmp_path):
-    rows = ['Handle,Title,Type,Option1 Name,Option1 Value,Image Src,Variant Image', 'tee,Tee,Top,Size,S,a.jpg,a.jpg', 'tee,,,,M,b.jpg,a.jpg',
-            'tee,,,,L,,b.jpg', 'mug,Mug,Mug,Size,S,c.jpg,']
+    rows = ['Handle,Title,Type,Option1 Name,Option1 Value,Image Src,Variant Image',
+            'tee,Tee,Top,Size,S,a.jpg,a.jpg', 'tee,,,,M,b.jpg,a.jpg', 'tee,,,,L,,b.jpg', 'mug,Mug,Mug,Size,S,c.jpg,']
     (shown(tmp_path, *(f'{o}.jpg' for o in 'abc'))/'p.csv').write_text('\n'.join(rows)); catalog = read_catalog(tmp_path)
     assert catalog.rejected.empty and [Path(o).name for o in catalog.df['image']] == ['a.jpg', 'b.jpg', 'c.jpg']
     assert '2 rows repeat a picture of their product and add nothing, such as a.jpg: it counts once' in catalog.notes
+
+def test_a_long_form_with_further_columns_and_one_that_lacks_its_own(tmp_path):
+    rows = ['sku,attribute,name,value', 'A,image,Picture,a.jpg', 'A,color,Colour,red', 'B,image,Picture,b.jpg', 'B,color,Colour,blue']
+    (shown(tmp_path, 'a.jpg', 'b.jpg')/'t.csv').write_text('\n'.join(rows))
+    assert read_catalog(tmp_path).df['tags'].tolist() == [['color=red'], ['color=blue']]
+    mine = dict(text='mine', columns=['sku'], image=['image'], product=['sku'], long=['atribute', 'value'])
+    (tmp_path/'mine.json').write_text(json.dumps(mine))
+    with pytest.raises(CatalogError, match='no column atribute, which the profile names as long; its columns are: sku, attribute'):
+        read_catalog(tmp_path/'t.csv', tmp_path/'mine.json')
+
+def test_the_tables_of_the_folds_of_coco_may_be_beside_their_pictures(tmp_path):
+    for fold in ('train', 'val'):
+        d = dict(images=[dict(id=1, file_name=f'{fold}.jpg')], categories=[dict(id=7, name='hat')],
+                 annotations=[dict(image_id=1, category_id=7)])
+        (shown(tmp_path, f'images/{fold}.jpg')/f'{fold}.json').write_text(json.dumps(d))
+    assert read_catalog(tmp_path).df[['split', 'tags']].values.tolist() == [['train', ['hat']], ['valid', ['hat']]]
+    (tmp_path/'train.json').rename(tmp_path/'first.json')
+    with pytest.raises(CatalogError, match='may be coco or coco'): read_catalog(tmp_path)
 
 def test_texts_and_parents_are_told(folder, capsys):
     call('check', folder('shopify')); out = capsys.readouterr().out

@@ -198,7 +198,10 @@ def _read_tables(root:Path, files:list[Path], profile:Profile, encoding:str|None
 def _pivot_long(t:_Export)->None:
     "A row for each product, with a column for each attribute, of a table with a row for each attribute."
     if not t.profile.long: return
-    name, value = t.columns(t.profile.long).values()
+    found = [next(iter(t.columns([o]).values()), None) for o in t.profile.long]
+    if None in found: raise CatalogError(f'the table has no column {t.profile.long[found.index(None)]}, which the profile names as long; '
+                                         f'its columns are: {list_columns(t.df)}')
+    name, value = found
     key, rows = _product_cells(t), {}
     for k, n, v in zip(key, _stripped(t.df[name]), _stripped(t.df[value])): rows.setdefault(k, {}).setdefault(n, []).append(v)
     t.df = t.df[~key.duplicated()].drop(columns=[name, value]).reset_index(drop=True)
