@@ -345,8 +345,8 @@ def _path_labels(t:_Export)->None:
             rows = _path_lists(_stripped(t.df[c]), levels, delim); several = sum(len(o) > 1 for o in rows)
             parents, others = _path_parents(dict.fromkeys(p for o in rows for p in o))
             ids = [o[0][0] for o in rows if len(o) == 1 and len(o[0]) == 1 and o[0][0].isdecimal()]
-            if ids: t.notes.append(f'{len(ids)} cells of {name} have a number instead of a path, such as {ids[0]}: it is a label without levels; '
-                                   'export paths for labels that have names')
+            if ids: t.notes.append(f'{len(ids)} cells of {name} have a number instead of a path, such as {ids[0]}: '
+                                   'it is a label without levels; export paths for labels that have names')
             if others: t.notes.append(f'labels of {name} that are below several others have no parent: {first_few(others, 4)}')
             if several:
                 t.notes.append(f'{several} rows have several paths in {name}, so its levels are free tags with parents')

@@ -74,7 +74,8 @@ def _alone_note(root:Path, pictures:list[Path])->list[str]:
     there = {o.with_suffix('') for o in pictures}
     alone = [o for o in find_files(root) if o.suffix.lower() in (*_TEXT_SUFFIXES, '.xmp') and o.with_suffix('') not in there]
     if not alone: return []
-    return [f'{len(alone)} files have no picture of their name beside them, and are not used, such as {alone[0].relative_to(root).as_posix()}']
+    example = alone[0].relative_to(root).as_posix()
+    return [f'{len(alone)} files have no picture of their name beside them, and are not used, such as {example}']
 
 def read_sidecars(
     path:str|Path,                      # Folder of pictures, also in subfolders
@@ -116,4 +117,5 @@ def has_sidecars(
     return all(o.parent == home for o in some) and sum(bool(_read_xmp(o)[0]) for o in some[:10])*2 >= len(some[:10])
 
 LAYOUTS['sidecars'] = Layout('pictures with .txt, .caption or .xmp beside them, or with keywords inside', read_sidecars,
-                             folder=lambda path, tables: has_sidecars(Path(path).resolve()), options={o: o for o in ('clean', 'empty', 'encoding')})
+                             folder=lambda path, tables: has_sidecars(Path(path).resolve()),
+                             options={o: o for o in ('clean', 'empty', 'encoding')})
