@@ -40,10 +40,11 @@ LABELS = {   # kind → the tags of a product
     'h&m': lambda p: {f'product_type_name={p["type"]}', f'product_group_name={p["path"][1]}', f'colour_group_name={p["colour"]}'},
     'amazon': lambda p: {f'product_type={p["type"]}', f'color={p["colour"]}'},
     'long form': lambda p: {f'type={p["type"]}', f'color={p["colour"]}', *p['tags']}}
-LABELS['google, xml'] = LABELS['google']
+LABELS |= {'google, xml': LABELS['google'], 'coco, folds': LABELS['coco'], 'coco, roboflow': LABELS['coco']}
 TEXTS = {'google', 'google, xml', 'shopify', 'shopify, new header', 'woocommerce', 'akeneo', 'magento', 'amazon', 'h&m'}
+FOLD_OF = dict(train2017='train', val2017='valid', test2017='test')   # folder → fold, of COCO
 PRODUCTS = TEXTS | {'long form'}    # have products; in the folders of folds they are split already
-FOLDS = {'hugging face', 'roboflow'}
+FOLDS = {'hugging face', 'roboflow', 'coco, folds', 'coco, roboflow'}
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
@@ -70,8 +71,8 @@ def test_labels_products_folds_and_texts_come_out(kind, folder):
         for o, text in zip(df['demo'], df['text']):
             assert o['title'] in text and clean_text(o['text']).splitlines()[0] in clean_text(text)
     assert ('split' in df) == (kind in FOLDS)
-    if kind in FOLDS: assert df['split'].tolist() == [Path(o).parent.name for o in df['image']]
-    if kind == 'roboflow': assert df.groupby('product').size().eq(2).all()
+    if kind in FOLDS: assert df['split'].tolist() == [FOLD_OF.get(f := Path(o).parent.name, f) for o in df['image']]
+    if 'roboflow' in kind: assert df.groupby('product').size().eq(2).all()
 
 SEEN = """
 import sys
@@ -206,7 +207,7 @@ def test_a_bomb_in_a_feed_is_told(tmp_path):
 
 FETCHED = {'shopify': ('Image Src',), 'shopify, new header': ('Product image URL',), 'woocommerce': ('Images',),
            'google': ('image_link', 'additional_image_link'), 'google, xml': ('image_link', 'additional_image_link'), 'hugging face': None,
-           'long form': None, 'magento': ('base_image', 'small_image', 'additional_images'), 'label studio, min': ('image',),
+           'long form': ('value',), 'magento': ('base_image', 'small_image', 'additional_images'), 'label studio, min': ('image',),
            'label studio, csv': ('image',), 'akeneo': ('picture_1', 'picture_2', 'picture_3', 'picture_4')}
 
 @pytest.mark.parametrize('kind', [k for k, o in FETCHED.items() if o])
@@ -241,10 +242,12 @@ def server():
 
 def call(*args): assert main([str(o) for o in args]) == 0, args
 
-@pytest.mark.parametrize('kind', ['shopify', 'woocommerce', 'google, xml', 'hugging face', 'roboflow'])
+SMALL = 15     # products, of which three have a label of each form
+
+@pytest.mark.parametrize('kind', EXPORTS)
 def test_an_export_is_fetched_checked_trained_tagged_and_indexed(kind, server, tmp_path, capsys):
-    far = kind not in FOLDS
-    shop = demo_export(tmp_path/'export', kind, 40, address=f'http://{server}/media' if far else None)
+    far = kind in FETCHED and kind not in FOLDS
+    shop = demo_export(tmp_path/'export', kind, SMALL, address=f'http://{server}/media' if far else None)
     if far:
         assert main(['check', str(shop)]) == 2
         assert 'catalog_tagger fetch' in capsys.readouterr().err
@@ -253,7 +256,7 @@ def test_an_export_is_fetched_checked_trained_tagged_and_indexed(kind, server, t
     assert f'layout {EXPORTS[kind].layout}: ' in capsys.readouterr().out
     call('train', shop, '--out', tmp_path/'run', '--size', 32, '--bs', 16, '--freeze-epochs', 1, '--epochs', 0, '--tta', 1)
     call('tag', tmp_path/'run', next(shop.rglob('*.jpg')), '--out', tmp_path/'tags.csv', '--k', 3)
-    labels = set().union(*(LABELS[kind](p) for p in shop_products(40)))
+    labels = set().union(*(LABELS[kind](p) for p in shop_products(SMALL)))
     tags = pd.read_csv(tmp_path/'tags.csv')['tag'].dropna()
     assert len(tags) and {f'{o}' for o in tags} <= labels | {o.partition('=')[2] for o in labels}
     call('index', tmp_path/'run', shop, '--out', tmp_path/'index')
@@ -272,7 +275,7 @@ def csv_change(root, change):
     ('magento', 'is like Magento products CSV, but has no column base_image'),
     ('h&m', 'is like H&M articles.csv, but has no column article_id'),
     ('akeneo', 'is Akeneo products CSV or XLSX, but has no column of pictures: looked for picture'), ('google', 'has no known layout'),
-    ('woocommerce', 'no picture of the catalog can be used')])
+    ('woocommerce', 'is like WooCommerce products CSV, but has no column images: export it with this column, or draft a profile')])
 def test_an_export_without_pictures_is_told_in_a_sentence(kind, says, folder, tmp_path):
     root = Path(shutil.copytree(folder(kind), tmp_path/'shop'))
     for o in range(5): draw(root/'classes'/'a'/f'{o}.jpg', o)     # these are no classes
@@ -344,3 +347,123 @@ def test_a_misspelt_column_of_a_profile_is_told(tmp_path):
     Image.new('RGB', (8, 8)).save(shop/'images'/'a.jpg'); (shop/'t.csv').write_text('image,kind,tags\na.jpg,hat,red\n')
     notes = read_catalog(shop, tmp_path/'mine.json').notes
     assert "columns that the profile names and the table lacks: knd, did you mean 'kind'?" in notes
+
+# ---- What a newcomer's files have
+
+def shown(root, *names):
+    for i, o in enumerate(names): draw(root/o, i)
+    return root
+
+def captions(root, n=24, encoding='utf-8', beside=True):
+    "Pictures with a sentence each: in a text beside them, or in a table of pictures and texts alone."
+    texts = {f'{i}': f'A {("red", "blue")[i % 2]} {("dress", "hat")[i//2 % 2]} for été' for i in range(n)}
+    shown(root, *(f'{o}.jpg' for o in texts))
+    if not beside: pd.DataFrame(dict(image=[f'{o}.jpg' for o in texts], caption=texts.values())).to_csv(root/'texts.csv', index=False)
+    else:
+        for o, text in texts.items(): (root/f'{o}.txt').write_text(text, encoding=encoding)
+    return root
+
+@pytest.mark.parametrize('beside', [True, False])
+def test_words_are_made_of_captions_alone(beside, tmp_path, capsys):
+    shop = captions(tmp_path/'shop', beside=beside)
+    assert main(['check', str(shop)]) == 2 and '--words en' in capsys.readouterr().err
+    ready = prepare_catalog(RunConfig(str(shop), 'run', words='en'))
+    assert {'red', 'blue', 'dress', 'hat'} <= set(ready.space.vocab) and len(ready.catalog.df) == 24
+    assert not [o for o in ready.catalog.notes if 'no label' in o]
+    call('train', shop, '--words', 'en', '--out', tmp_path/'run', '--size', 32, '--bs', 8, '--freeze-epochs', 1, '--epochs', 0, '--tta', 1)
+    call('index', tmp_path/'run', shop, '--out', tmp_path/'index')
+
+def test_words_without_texts_are_told(folder):
+    with pytest.raises(CatalogError, match='words=en makes tags from texts, and no picture of .* has one'):
+        prepare_catalog(RunConfig(str(folder('sidecars')), 'run', words='en'))
+
+def test_sidecars_have_an_encoding(tmp_path, capsys):
+    shop = captions(tmp_path/'shop', encoding='cp1252')
+    assert main(['check', str(shop)]) == 2
+    assert '.txt is no text in utf-8: save it in UTF-8, or give its encoding: with --encoding cp1252 it reads' in capsys.readouterr().err
+    assert read_audited(RunConfig(str(shop), '', encoding='cp1252', words='en')).df['text'][0].endswith('été')
+
+def test_an_option_of_several_layouts_names_those_that_are_no_exports(tmp_path, capsys):
+    for i in range(4): draw(tmp_path/'ab'[i % 2]/f'{i}.jpg', i)
+    assert main(['check', str(tmp_path), '--encoding', 'cp1252']) == 2
+    assert f'--encoding is an option of the layouts onehot, sidecars, styles, tags, but {tmp_path} has' in capsys.readouterr().err
+
+def test_a_caption_whose_picture_is_missing_is_told(tmp_path):
+    shop = captions(tmp_path/'shop'); (shop/'3.jpg').unlink(); (shop/'7.jpg').unlink()
+    note = '2 files have no picture of their name beside them, and are not used, such as 3.txt'
+    assert note in read_audited(RunConfig(str(shop), '', words='en')).notes
+
+def test_commas_beside_pictures_are_lists(folder):
+    assert 'tags: column keywords, lists' in read_catalog(folder('sidecars')).notes
+
+@pytest.mark.parametrize('title', [['Shop of Ann'], ['Shop of Ann', None, None]])
+def test_a_title_above_the_header_of_a_sheet_is_told(title, tmp_path):
+    openpyxl = pytest.importorskip('openpyxl'); book = openpyxl.Workbook()
+    for o in (title, [], ['image', 'tags', 'net'], ['a.jpg', 'red', 1], ['b.jpg', 'blue', 2]): book.active.append(o)
+    book.save(shown(tmp_path, 'a.jpg', 'b.jpg')/'shop.xlsx')
+    with pytest.raises(CatalogError, match="first line, 'Shop of Ann', is no header: line 3 looks like one; remove the lines above it"):
+        read_catalog(tmp_path/'shop.xlsx', 'tags')
+
+def test_a_draft_finds_several_values_and_ids(tmp_path, capsys):
+    shop = shown(tmp_path/'shop', *(f'{i}.jpg' for i in range(24)))
+    pd.DataFrame([dict(Artikelnr=f'A-{i//2}', Bild=f'{i}.jpg', Merkmal=['new|eco', 'new', 'eco'][i % 3], Ort=['Oslo, dark', 'Rome'][i % 2])
+                  for i in range(24)]).to_csv(shop/'shop.csv', index=False)
+    call('profile', shop, '--out', tmp_path/'mine.json'); df = read_catalog(shop, tmp_path/'mine.json').df
+    assert df['product'].tolist() == [f'A-{i//2}' for i in range(24)]
+    assert df['tags'][:3].map(set).tolist() == [{'Ort=Oslo, dark', 'new', 'eco'}, {'Ort=Rome', 'new'}, {'Ort=Oslo, dark', 'eco'}]
+
+def test_several_columns_of_free_tags_are_joined(tmp_path):
+    (shown(tmp_path, 'a.jpg')/'t.csv').write_text('photo,one,two\na.jpg,red;big,new|eco\n')
+    (tmp_path/'mine.json').write_text(json.dumps(dict(text='mine', columns=['photo'], image=['photo'], tags=['one', 'two'])))
+    assert set(read_catalog(tmp_path/'t.csv', tmp_path/'mine.json').df['tags'][0]) == {'red', 'big', 'new', 'eco'}
+
+FEED = """id,title,image_link,color,material,google_product_category
+1,Tee,a.jpg,Red/Blue,Cotton,Apparel > Shirts
+2,Tee,b.jpg,Red,Wool/Silk,212
+3,Tee,c.jpg,Blue,Wool,Apparel
+"""
+
+def test_several_colours_and_numbers_of_categories_of_google_are_told(tmp_path):
+    (shown(tmp_path, *(f'{o}.jpg' for o in 'abc'))/'feed.csv').write_text(FEED); catalog = read_catalog(tmp_path)
+    free = [{o for o in tags if '=' not in o} for tags in catalog.df['tags']]
+    assert free == [{'Red', 'Blue', 'Cotton'}, {'Red', 'Wool', 'Silk'}, {'Blue', 'Wool'}]
+    assert 'several values in one row, so free tags: color (Red, Blue), material (Wool, Silk)' in catalog.notes
+    assert any(o.startswith('1 cells of google_product_category have a number instead of a path, such as 212') for o in catalog.notes)
+
+def test_variations_of_woocommerce_without_their_product_are_told(tmp_path):
+    rows = ['ID,Type,SKU,Name,Categories,Images,Parent,Attribute 1 name,Attribute 1 value(s)',
+            '1,variable,TEE,Tee,Tops,a.jpg,,Color,"Red, Blue"', '2,variation,TEE-R,Tee,,b.jpg,id:1,Color,Red',
+            '3,variation,X-R,X,,c.jpg,id:99,Color,Red', '4,variation,X-B,X,,d.jpg,id:99,Color,Blue']
+    (shown(tmp_path, *(f'{o}.jpg' for o in 'abcd'))/'wc.csv').write_text('\n'.join(rows)); catalog = read_catalog(tmp_path)
+    assert '2 rows name a parent that no row has, such as id:99: they lack its texts and labels' in catalog.notes
+    assert 'several values in one row, so free tags: Color (Red, Blue)' in catalog.notes
+    assert set(catalog.df['tags'][0]) == {'Categories=Tops', 'Red', 'Blue'} and catalog.df['product'].tolist()[2:] == ['id:99']*2
+
+def test_the_picture_of_a_variant_counts_once(tmp_path):
+    rows = ['Handle,Title,Type,Option1 Name,Option1 Value,Image Src,Variant Image',
+            'tee,Tee,Top,Size,S,a.jpg,a.jpg', 'tee,,,,M,b.jpg,a.jpg', 'tee,,,,L,,b.jpg', 'mug,Mug,Mug,Size,S,c.jpg,']
+    (shown(tmp_path, *(f'{o}.jpg' for o in 'abc'))/'p.csv').write_text('\n'.join(rows)); catalog = read_catalog(tmp_path)
+    assert catalog.rejected.empty and [Path(o).name for o in catalog.df['image']] == ['a.jpg', 'b.jpg', 'c.jpg']
+    assert '2 rows repeat a picture of their product and add nothing, such as a.jpg: it counts once' in catalog.notes
+
+def test_a_long_form_with_further_columns_and_one_that_lacks_its_own(tmp_path):
+    rows = ['sku,attribute,name,value', 'A,image,Picture,a.jpg', 'A,color,Colour,red', 'B,image,Picture,b.jpg', 'B,color,Colour,blue']
+    (shown(tmp_path, 'a.jpg', 'b.jpg')/'t.csv').write_text('\n'.join(rows))
+    assert read_catalog(tmp_path).df['tags'].tolist() == [['color=red'], ['color=blue']]
+    mine = dict(text='mine', columns=['sku'], image=['image'], product=['sku'], long=['atribute', 'value'])
+    (tmp_path/'mine.json').write_text(json.dumps(mine))
+    with pytest.raises(CatalogError, match='no column atribute, which the profile names as long; its columns are: sku, attribute'):
+        read_catalog(tmp_path/'t.csv', tmp_path/'mine.json')
+
+def test_the_tables_of_the_folds_of_coco_may_be_beside_their_pictures(tmp_path):
+    for fold in ('train', 'val'):
+        d = dict(images=[dict(id=1, file_name=f'{fold}.jpg')], categories=[dict(id=7, name='hat')],
+                 annotations=[dict(image_id=1, category_id=7)])
+        (shown(tmp_path, f'images/{fold}.jpg')/f'{fold}.json').write_text(json.dumps(d))
+    assert read_catalog(tmp_path).df[['split', 'tags']].values.tolist() == [['train', ['hat']], ['valid', ['hat']]]
+    (tmp_path/'train.json').rename(tmp_path/'first.json')
+    with pytest.raises(CatalogError, match='may be coco or coco'): read_catalog(tmp_path)
+
+def test_texts_and_parents_are_told(folder, capsys):
+    call('check', folder('shopify')); out = capsys.readouterr().out
+    assert 'text: columns Title, Body (HTML)' in out and re.search('labels have a parent: .+ in .+', out)

@@ -183,7 +183,8 @@ def test_without_products_nothing_is_said():
     older = Run.open(SAMPLE)
     assert 'products' not in older.metrics and _product_scores(older) == []
     assert _valid_products(pd.DataFrame({'image': ['a', 'b'], 'product': ['P', '']})) is None
-    assert _valid_products(pd.DataFrame({'image': ['a', 'b'], 'product': ['P', 'P']})) == ['P', 'P']
+    assert _valid_products(pd.DataFrame({'image': ['a', 'b'], 'product': ['P', 'P']})) is None     # no other half to choose a rule on
+    assert _valid_products(pd.DataFrame({'image': list('abc'), 'product': ['P', 'P', 'Q']})) == ['P', 'P', 'Q']
 
 def test_a_damaged_part_of_metrics_is_refused(run, tmp_path):
     shutil.copytree(run[0]/'run', tmp_path/'run'); file = tmp_path/'run'/'metrics.json'; d = json.loads(file.read_text())

@@ -54,7 +54,8 @@ def _report_split(split:dict, say):
 
 def _report_labels(facts:dict, say):
     say(f'labels: {len(facts["labels"])} from {facts["raw_tags"]} raw tags; {len(facts["exclusive"])} exclusive groups: '
-        f'{", ".join(facts["exclusive"]) or "none"}; {len(facts["parents"])} labels have a parent')
+        f'{", ".join(facts["exclusive"]) or "none"}; {len(facts["parents"])} labels have a parent'
+        + (f': {first_few((f"{k} in {v}" for k, v in facts["parents"].items()), 4)}' if facts['parents'] else ''))
     say(f'  in train: {first_few(facts["labels"])}')
     for o in report_missing(facts['missing_labels']): say(f'  {o}')
     for what, o in facts['balance'].items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse, re, sys, warnings
 from collections.abc import Callable
 from dataclasses import fields, MISSING
+from functools import cache
 from inspect import Parameter, signature
 from json import dumps
 from pathlib import Path
@@ -377,6 +378,7 @@ def _add_settings(parser:argparse.ArgumentParser, settings:type, leave:set[str])
         for f in fields(group):
             if f.name not in leave: _add_option(to, f.name, kinds[f.name], f.default, texts[f.name])
 
+@cache     # several commands have the same settings
 def _texts(group:type)->dict[str, str]:
     "The comment of each field of a dataclass and of its base classes."
     return {k: v for c in group.__mro__[-2::-1] for k, v in docments(c).items() if v}

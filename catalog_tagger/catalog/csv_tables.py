@@ -19,9 +19,10 @@ from ..core.table import did_you_mean, first_few, set_aside, source_columns, sou
 from .cells import CELL_RULES
 
 # %% auto #0
-__all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'csv_form', 'csv_rows',
-           'replace_surrogates', 'replace_halves', 'plain_columns', 'parse_objects', 'read_objects', 'read_rows',
-           'find_column', 'list_columns', 'named_column', 'require_column', 'take_column', 'split_names']
+__all__ = ['TORN', 'JSON_SUFFIXES', 'IMAGE_COLUMNS', 'TAG_COLUMNS', 'TEXT_COLUMNS', 'FOLD_NAMES', 'check_header', 'read_text',
+           'csv_form', 'csv_rows', 'replace_surrogates', 'replace_halves', 'plain_columns', 'parse_objects',
+           'check_objects', 'read_objects', 'read_rows', 'find_column', 'list_columns', 'named_column',
+           'require_column', 'take_column', 'split_names']
 
 # %% ../../nbs/catalog/02_csv_tables.ipynb #fe786dd9
 def _no_nul(lines:Iterable[str])->Iterator[str]:
@@ -33,14 +34,19 @@ def _delimiters(line:str)->list[tuple[str, int]]:
     "Comma, semicolon, tab and bar, each with its number outside quotes, the most frequent first."
     return Counter({d: re.sub('"[^"]*"', '', line).count(d) for d in ',;\t|'}).most_common()
 
-def _check_header(lines:list[str])->None:
-    "Raise `ValueError` if the first of `lines` has one cell, as a title has, and two lines below it have the same number of several."
+def check_header(
+    first:str,      # The first line
+    n:list[int],    # Number of cells of the first lines
+)->None:
+    "Raise `ValueError` if the first line has one cell, as a title has, and two lines below it have the same number of several."
+    head = next((i for i, (a, b) in enumerate(zip(n, n[1:])) if a > 1 and a == b), 0)
+    if head and n[0] <= 1:
+        raise ValueError(f'its first line, {first!r:.60}, is no header: line {head + 1} looks like one; remove the lines above it')
+
+def _check_first_line(lines:list[str])->None:
+    "`check_header` for lines of a CSV."
     lines = [lines[0].rstrip(',;\t|\r\n '), *lines[1:]]
-    n = [0 if '://' in o else _delimiters(o)[0][1] for o in lines]    # an address may contain all delimiters
-    head = next((i for i, (a, b) in enumerate(zip(n, n[1:])) if a and a == b), 0)
-    if head and not n[0]:
-        raise ValueError(f'its first line, {lines[0]!r:.60}, is no header: line {head + 1} looks like one; '
-                         'remove the lines above it')
+    check_header(lines[0], [1 if '://' in o else 1 + _delimiters(o)[0][1] for o in lines])    # an address may contain all delimiters
 
 def _csv_delimiter(first:str)->str:
     "The most frequent delimiter in the first line of a CSV."
@@ -61,6 +67,15 @@ def _decode_hint(e:UnicodeDecodeError)->str:
     text = e.object[:e.start].rpartition(b'\n')[2][-12:] + e.object[e.start:].partition(b'\n')[0][:12]
     return f', or give its encoding: with encoding=cp1252 it reads {text.decode("cp1252", "replace").strip()!r}'
 
+def read_text(
+    path:str|Path,
+    encoding:str=None,   # As for `csv_rows`
+)->str:
+    "The text of a file; the error says what it would be in the encoding of Windows."
+    with open(path, 'rb') as f: kind = _text_encoding(f.read(4), encoding)
+    try: return Path(path).read_text(encoding=kind)
+    except UnicodeDecodeError as e: raise CatalogError(f'{Path(path).name} is no text in {kind}: save it in UTF-8{_decode_hint(e)}') from None
+
 def csv_form(
     path:str|Path,       # As for `csv_rows`
     encoding:str=None,   # As for `csv_rows`
@@ -70,7 +85,7 @@ def csv_form(
     with open(path, newline='', encoding=kind) as f: first, *below = [f.readline() for _ in range(8)]
     sep = re.fullmatch('"?sep=(.)"?', first.strip('\r\n'), re.I)
     if sep: return kind, sep[1], 1
-    _check_header([first, *below])
+    _check_first_line([first, *below])
     return kind, _csv_delimiter(first), 0
 
 def csv_rows(
@@ -173,18 +188,22 @@ def parse_objects(
         if len(first) < 2 or not any(o.startswith('{') and o.endswith('}') for o in first): raise   # not an object in each line
         return _parse_lines(text, parse)
 
+def check_objects(
+    path:str|Path,   # JSON
+    rows,            # From `parse_objects`
+)->list[dict]:
+    "`rows` if they are a list of objects; raise `CatalogError` if not."
+    if isinstance(rows, dict) and Path(path).suffix.lower() != '.json': rows = [rows]    # the only line
+    if isinstance(rows, list) and all(isinstance(o, dict) for o in rows): return rows
+    found = f', not one object with {first_few(list(rows), 4)}' if isinstance(rows, dict) else ''
+    raise CatalogError(f'{path} must be a list of objects, one per picture{found}')
+
 def read_objects(
     path:str|Path,        # JSON
     numbers:bool=False,   # Numbers are numbers where this does not change their text; by default they are the text that is written there
 )->list[dict]:
     "The rows of a JSON table: a list of objects, or an object in each line."
-    rows = read_json(path, partial(parse_objects, numbers=numbers))
-    if isinstance(rows, dict) and Path(path).suffix.lower() != '.json': rows = [rows]    # the only line
-    if not isinstance(rows, list) or not all(isinstance(o, dict) for o in rows):
-        found = f', not one object with {first_few(list(rows), 4)}' if isinstance(rows, dict) else ''
-        raise CatalogError(f'{path} must be a list of objects, one per picture{found}')
-    return rows
-
+    return check_objects(path, read_json(path, partial(parse_objects, numbers=numbers)))
 def _json_table(path)->tuple[pd.DataFrame, list, range, list[str]]:
     rows = [{k: _json_text(v) for k, v in o.items()} for o in read_objects(path)]
     df = pd.DataFrame(rows, dtype=object); df, notes = replace_halves(df.where(df.notna(), ''))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..core.files import CatalogError, catalog_root
 from ..core.table import source_columns
-from .cells import find_delim
+from .cells import find_delim, parse_tags
 from .csv_tables import FOLD_NAMES, IMAGE_COLUMNS, TAG_COLUMNS, TEXT_COLUMNS, find_column
 from .exports import read_export
 from .readers.base import PRODUCT_COLUMNS, is_address, list_tables, locate_pictures, one_picture_per_row
@@ -36,6 +36,22 @@ def _share_there(root:Path, cells:pd.Series)->float:
     rows = one_picture_per_row(root, some, 'cell')[0]; places = locate_pictures(root, rows, rows['cell'])
     return float((places['image'].map(os.path.isfile) | rows['cell'].map(is_address)).mean())
 
+_ID = re.compile(r'(ref|reference|référence|artikelnr|artikelnummer|art(ikel|icle)?|item|model|style|sku|code|number|nummer|nr|no)\W*$', re.I)
+
+def _are_ids(name:str, filled:pd.Series)->bool:
+    "Do cells look like ids of products: one word with a digit, few of them the same, in a column with a name such as `ref`?"
+    many = filled.value_counts().iloc[0] > max(8, len(filled)/10)
+    return bool(_ID.search(name)) and not many and bool(filled.str.fullmatch(r'(?=\D*\d)[^\s]+').all())
+
+def _values_delim(filled:pd.Series)->str|None:
+    "The delimiter if cells have several values: with a comma only if there are fewer different values than cells."
+    try: delim = find_delim(filled)
+    except CatalogError: return None
+    if delim in (None, '#'): return None
+    values = {v for o in filled.unique() for v in parse_tags(o, delim)}
+    fewer = len(values) < filled.nunique() or delim in '|;'
+    return delim if fewer and len(values) <= _MOST and len(filled) >= _OFTEN*len(values) else None
+
 def _role(name:str, cells:pd.Series, root:Path)->tuple[str, str]:
     "The role of a column, or '' for none, and the reason."
     text = cells.map(lambda o: o if isinstance(o, str) else ';'.join(map(str, o))); filled = text[text != '']
@@ -44,9 +60,13 @@ def _role(name:str, cells:pd.Series, root:Path)->tuple[str, str]:
     there = _share_there(root, cells)
     if there >= .5: return 'image', f'{there:.0%} of its first cells name pictures that are there, or addresses'
     if find_column([name], PRODUCT_COLUMNS): return 'product', 'the name of a column of products'
+    if _are_ids(name, filled): return 'product', f'ids of products by their name and cells, {shown}'
     if filled.str.lower().isin(FOLD_NAMES).all(): return 'split', f'its cells are names of folds, {shown}'
     if filled.str.contains(r'\S\s*>\s*\S').mean() > .5: return 'paths', f'paths with >, {shown}'
     if find_column([name], TAG_COLUMNS): return 'tags', f'the name of a column of tags, {shown}'
+    if delim := _values_delim(filled):
+        several = filled[filled.str.contains(delim, regex=False)]
+        return 'tags', f'several values in {len(several)} cells with {delim!r} between them, such as {several.iloc[0]!r:.40}'
     if filled.str.split().map(len).mean() >= 4 or find_column([name], TEXT_COLUMNS): return 'describe', f'texts of several words, {shown}'
     if filled.str.fullmatch(r'[\d.,:/ €$£%-]+').all(): return '', f'only numbers or dates, {shown}'
     if 1 < n <= _MOST and len(filled) >= _OFTEN*n: return 'labels', f'{n} values in {len(filled)} rows, {shown}'
@@ -66,9 +86,7 @@ def draft_profile(
         usual = find_column(own, IMAGE_COLUMNS)
         raise CatalogError(f'{file} has no column whose cells name pictures that are there'
                            f'{f"; {usual!r} names {df[own[usual]].iloc[0]!r:.60}" if usual else ""}; its columns are: {", ".join(own)}')
-    several = [o for o in roles.get('tags', ())[1:]]
-    keys = {k: roles.get(k, []) for k in ('image', 'product', 'describe', 'labels')}
-    profile = Profile(f'{file.name}, as drafted', columns=[*own], files=[file.name], **keys, tags=roles.get('tags', [])[:1],
+    keys = {k: roles.get(k, []) for k in ('image', 'product', 'describe', 'labels', 'tags')}
+    profile = Profile(f'{file.name}, as drafted', columns=[*own], files=[file.name], **keys,
                       paths={o: '>' for o in roles.get('paths', ())}, split=next(iter(roles.get('split', ())), ''))
-    table.loc[table['column'].isin(several), ['role', 'reason']] = '', 'another column of tags is used'
     return profile, table

@@ -4,11 +4,11 @@
 
 # %% ../../nbs/catalog/02a_exports.ipynb #7a1c0e03
 from __future__ import annotations
-import json
+import codecs, json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,7 +17,7 @@ import pandas as pd
 from ..core.files import CatalogError, read_json
 from ..core.table import first_few, set_aside
 from .csv_tables import (
-    JSON_SUFFIXES, csv_rows, parse_objects, plain_columns, read_objects, read_rows, replace_halves, replace_surrogates)
+    JSON_SUFFIXES, check_header, check_objects, csv_rows, parse_objects, plain_columns, read_rows, replace_halves, replace_surrogates)
 
 # %% auto #0
 __all__ = ['TABLE_FORMATS', 'FORMS', 'table_reader', 'Divided', 'split_divided', 'read_export', 'table_columns']
@@ -41,35 +41,44 @@ def _excel_sheets(path:Path)->list:
     try: return load_workbook(path, read_only=True, data_only=True).worksheets
     except Exception as e: raise CatalogError(f'{path} cannot be read as an Excel file: {e}') from None
 
-def _excel_rows(path:Path)->list[dict]:
-    "The rows of the first sheet."
-    rows = [[_as_text(o) for o in r] for sheet in _excel_sheets(path)[:1] for r in sheet.iter_rows(values_only=True)]
-    head, *rows = [r for r in rows if any(r)] or [[]]
-    if twice := next((k for k in head if k and head.count(k) > 1), None): raise CatalogError(f'{path}: duplicate column {twice!r}')
-    return [dict((k, v) for k, v in zip(head, r) if k) for r in rows]
+def _check_title(path:Path, rows:list[list[str]])->None:
+    "Raise `CatalogError` if the first of `rows` is a title above the header."
+    cells = [[o for o in r if o] for r in rows]
+    try: check_header(' '.join(cells[0]) if cells else '', [*map(len, cells)])
+    except ValueError as e: raise CatalogError(f'{path}: {e}') from None
 
-def _parquet_rows(path:Path)->list[dict]:
+def _excel_rows(path:Path, notes:list[str])->Iterator[dict]:
+    "The rows of the first sheet."
+    sheets = _excel_sheets(path)
+    if sheets[1:]: notes.append(f'only the first sheet is read, not {first_few(o.title for o in sheets[1:])}')
+    rows = ([_as_text(o) for o in r] for sheet in sheets[:1] for r in sheet.iter_rows(values_only=True))
+    first = [*islice(rows, 8)]; _check_title(path, first)
+    rows = (r for r in chain(first, rows) if any(r)); head = next(rows, [])
+    if twice := next((k for k in head if k and head.count(k) > 1), None): raise CatalogError(f'{path}: duplicate column {twice!r}')
+    for r in rows: yield {k: v for k, v in zip(head, r) if k}
+
+def _parquet_rows(path:Path, notes:list[str])->Iterator[dict]:
     try: from pyarrow import ArrowException
     except ImportError: raise _needs('pyarrow', path) from None
-    from pyarrow.parquet import read_table
-    try: rows = read_table(path).to_pylist()
+    from pyarrow.parquet import ParquetFile
+    try:
+        for batch in ParquetFile(path).iter_batches():
+            for o in batch.to_pylist(): yield {k: _as_text(v) for k, v in o.items()}
     except (ArrowException, OSError) as e: raise CatalogError(f'{path} cannot be read as Parquet: {e}') from None
-    return [{k: _as_text(v) for k, v in o.items()} for o in rows]
 
-def _feed_rows(path:Path)->list[dict]:
+def _feed_rows(path:Path, notes:list[str])->Iterator[dict]:
     "The items of a feed in RSS or Atom; the names of their elements without a namespace."
     def name(o): return o.tag.rpartition('}')[2]
-    rows = []
     try:
         for _, item in ElementTree.iterparse(path):
             if name(item) not in ('item', 'entry'): continue
             row = {}
             for o in item: row.setdefault(name(o), []).append((o.text or o.get('href') or '').strip())
-            rows.append({k: v[0] if len(v) == 1 else v for k, v in row.items()}); item.clear()
+            yield {k: v[0] if len(v) == 1 else v for k, v in row.items()}
+            item.clear()
     except (ElementTree.ParseError, ValueError, LookupError) as e: raise CatalogError(f'{path} cannot be read as XML: {e}') from None
-    return rows
 
-def _attribute_rows(path:Path)->list[dict]:
+def _attribute_rows(path:Path, notes:list[str])->list[dict]:
     "The rows of a list of attributes: the number of rows, a line of names, and a line for each picture, as in CelebA and DeepFashion."
     try: n, head, *lines = path.read_text(encoding='utf-8-sig').split('\n')
     except (ValueError, OSError) as e: raise CatalogError(f'{path} cannot be read as a list of attributes: {e}') from None
@@ -89,11 +98,11 @@ def _attribute_names(path:Path)->list[str]:
 
 def table_reader(
     path:str|Path,   # A table
-)->Callable|None:    # A function from its path to its rows; None for CSV and JSON
+)->Callable|None:    # A function from its path, and a list that gets notes, to its rows, one at a time; None for CSV and JSON
     "The reader of its format; a .txt is a list of attributes if its first line is a number, else a CSV."
     path = Path(path)
     if path.suffix.lower() == '.txt':
-        with open(path, 'rb') as f: return _attribute_rows if f.readline(32).removeprefix(b'\xef\xbb\xbf').strip().isdigit() else None
+        with open(path, 'rb') as f: return _attribute_rows if f.readline(32).removeprefix(codecs.BOM_UTF8).strip().isdigit() else None
     return TABLE_FORMATS.get(path.suffix.lower())
 
 TABLE_FORMATS:dict[str, Callable] = {   # Suffix → reader
@@ -191,20 +200,18 @@ def read_export(
     path:str|Path,       # CSV or JSON as for `read_rows`, or one of `TABLE_FORMATS`
     encoding:str=None,   # Of a CSV, as in `csv_rows`
     *, form:str='rows',  # One of `FORMS`, for a JSON
-    most:int=None,       # As in `read_rows`
+    most:int=None,       # As in `read_rows`; of other formats than JSON, too
 )->tuple[pd.DataFrame, list[str]]:   # As from `read_rows`
     "Read a table in any format as text."
     path = Path(path); suffix, reader = path.suffix.lower(), table_reader(path)
     if reader is None and (form == 'rows' or suffix not in JSON_SUFFIXES):
         df, notes = read_rows(path, encoding, most)
         return _joined_table(df) if form == 'label-studio-min' else df, notes
-    rows = reader(path) if reader else FORMS[form](read_json(path, parse_objects))
-    more = [o.title for o in _excel_sheets(path)[1:]] if suffix == '.xlsx' else []
-    unread = [f'only the first sheet is read, not {first_few(more)}'] if more else []
-    if not rows: raise CatalogError('; '.join([f'{path} has no rows below a header', *unread]))
+    notes = []; rows = [*islice(reader(path, notes), most)] if reader else FORMS[form](read_json(path, parse_objects))
+    if not rows: raise CatalogError('; '.join([f'{path} has no rows below a header', *notes]))
     df = pd.DataFrame(rows, dtype=object); df, halves = replace_halves(df.where(df.notna(), ''))
     df, names = plain_columns(df)
-    return set_aside(df).assign(why=None, row=range(len(df))), unread + halves + names
+    return set_aside(df).assign(why=None, row=range(len(df))), notes + halves + names
 
 def table_columns(
     path:str|Path,
@@ -216,7 +223,7 @@ def table_columns(
         reader = table_reader(path)
         if reader is None and path.suffix.lower() not in JSON_SUFFIXES:
             return [o.strip() for o in next(csv_rows(path, encoding=encoding), [])]
-        rows = reader(path) if reader else read_json(path, parse_objects)
+        rows = reader(path, []) if reader else read_json(path, parse_objects)
         if isinstance(rows, dict) and 'images' in rows: return list(rows)    # COCO
-        return list(dict.fromkeys(chain.from_iterable(rows[:100] if reader else read_objects(path)[:100])))
+        return list(dict.fromkeys(chain.from_iterable(islice(rows if reader else check_objects(path, rows), 100))))
     except CatalogError as e: return [str(e)]

@@ -239,6 +239,7 @@ class AddressTable(NamedTuple):
     encoding:str|None = None  # As in `csv_rows`
     unread:tuple[str, ...] = ()   # Its other columns with addresses
     beside:tuple[str, ...] = ()   # Other tables of its folder, if that was given
+    among:tuple|None = None   # In long form, the key of the names of attributes, and patterns of those that are pictures
 
     @property
     def name(self)->str:
@@ -248,10 +249,14 @@ class AddressTable(NamedTuple):
     def parts(self)->Iterator[tuple[int, int|str, list[str]]]:
         "Row in the source, key, and the pictures that the cell names; without rows whose cells may be under other columns."
         for i, row in enumerate(self.rows):
-            if self.is_torn(row): continue
+            if self.is_torn(row) or not self.has_pictures(row): continue
             for k in (self.keys[c] for c in self.columns):
                 cell = row[k] if self.head else row.get(k)
                 if found := [str(o) for o in pictures_of_cell(cell) if o not in (None, '')]: yield i, k, found
+
+    def has_pictures(self, row:list|dict)->bool:
+        "Is a row of a long form one of an attribute that is a picture? In other tables each row has pictures."
+        return self.among is None or any(matching([row[self.among[0]]], o) for o in self.among[1])
 
     def is_torn(self, row:list|dict)->bool:
         "Does a row of a CSV have fewer or more cells than columns?"
@@ -259,7 +264,7 @@ class AddressTable(NamedTuple):
 
 def _read_cells(file:Path, encoding:str|None)->AddressTable:
     "A table with all of its columns."
-    if read := table_reader(file): rows, head = read(file), []
+    if read := table_reader(file): rows, head = [*read(file, [])], []
     elif file.suffix.lower() in JSON_SUFFIXES: rows, head = read_objects(file, numbers=True), []
     else: head, *rows = [*csv_rows(file, encoding=encoding)] or [[]]
     keys = {o.strip(): i for i, o in enumerate(head) if o.strip()} or {k: k for o in rows for k in o}
@@ -270,15 +275,23 @@ def _address_columns(table:AddressTable)->list[str]:
     found = {k for _, k, parts in table.parts() if any(map(is_address, parts))}
     return [c for c, k in table.keys.items() if k in found]
 
-def _profile_columns(table:AddressTable, profile:Profile|None)->list[str]:
-    "The columns of pictures by a profile, or that of the library that fits the table."
+def _profile_columns(table:AddressTable, profile:Profile|None)->tuple[list[str], tuple|None]:
+    "The columns of pictures by a profile, or that of the library that fits the table; of a long form that of values, and `among`."
     profile = profile or find_profile(table.file.name, table.keys)
-    if profile is None: return []
+    if profile is None: return [], None
     if profile.form not in ('rows', 'label-studio-min'):
         raise CatalogError(f'{table.file} is {profile.text}, whose addresses are inside of objects: export it as CSV to fetch its pictures')
-    return [c for p in profile.image for c in matching(table.keys, p)]
+    if not profile.long: return [c for p in profile.image for c in matching(table.keys, p)], None
+    name, value = (next(iter(matching(table.keys, o)), None) for o in profile.long)
+    return ([value], (table.keys[name], tuple(profile.image))) if name and value else ([], None)
 
 # %% ../../nbs/catalog/16_fetch.ipynb #e09c03c9
+def _other_attributes(table:AddressTable)->list[str]:
+    "The attributes of a long form that have addresses, but are no pictures."
+    if table.among is None: return []
+    rows = (table.rows[i] for i, _, parts in table._replace(among=None).parts() if any(map(is_address, parts)))
+    return list(dict.fromkeys(str(o[table.among[0]]) for o in rows if not table.has_pictures(o)))
+
 def read_addresses(
     source:str|Path,                         # Table, or a folder with one
     image_column:Sequence[str]|None=None,    # Columns of pictures; None: those of the profile, or the first of `IMAGE_COLUMNS` with one
@@ -294,13 +307,14 @@ def read_addresses(
         raise CatalogError(f'{source} has {len(tables)} tables with addresses of pictures ({names}); give the table instead of its folder')
     table, = tables; there = _address_columns(table)
     for o in image_column or (): named_column(set_aside(pd.DataFrame(columns=list(table.keys))), o, 'image_column')
-    known = [o for o in _profile_columns(table, Profile.load(profile) if profile else None) if o in there]
+    known, among = _profile_columns(table, Profile.load(profile) if profile else None); known = [o for o in known if o in there]
     found = image_column or known or [c for o in IMAGE_COLUMNS if (c := find_column(there, [o]))][:1]
     if not there or not set(found) & set(there):
         what = f'its column {first_few(image_column)} has none' if image_column else 'its columns of pictures have none'
         known = f'; there are addresses in {first_few(there)}: name those of pictures with image_column=' if there else ''
         raise CatalogError(f'{table.file} names no picture by an address, such as https://shop.example/1.jpg: {what}{known}')
-    return table._replace(columns=tuple(found), unread=tuple(o for o in there if o not in found),
+    table = table._replace(columns=tuple(found), among=among if found is known else None)
+    return table._replace(unread=(*(o for o in there if o not in found), *_other_attributes(table)),
                           beside=tuple(o.name for o in files if o != table.file))
 
 # %% ../../nbs/catalog/16_fetch.ipynb #9d8dec98

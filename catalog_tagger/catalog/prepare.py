@@ -38,11 +38,13 @@ _EARLIER = dict(label_columns=[LABEL_COLUMNS])   # Defaults that configs of earl
 def _reader_options(cfg:RunConfig, layout:str)->dict:
     "The options in `cfg` for the reader of `layout`; an option for another layout is an error."
     known, mine = all_layouts(), find_reader(layout).options
-    for name, o in known.items():
-        for option in set(o.options) - set(mine):
-            if getattr(cfg, option) not in (getattr(RunConfig, option), *_EARLIER.get(option, ())):
-                raise CatalogError(f'{option}= is an option of the layout {name}, but {cfg.source} has the layout {layout}')
-    return {to: getattr(cfg, option) for option, to in mine.items() if getattr(cfg, option) is not None}
+    for option in sorted({o for v in known.values() for o in v.options} - {*mine}):
+        if getattr(cfg, option) not in (getattr(RunConfig, option), *_EARLIER.get(option, ())):
+            names = [k for k, o in known.items() if option in o.options and not o.globs]    # without exports
+            raise CatalogError(f'{option}= is an option of the layout{"s"*(len(names) > 1)} {first_few(names)}, '
+                               f'but {cfg.source} has the layout {layout}')
+    asked = {to: getattr(cfg, option) for option, to in mine.items() if getattr(cfg, option) is not None}
+    return dict(tags_column='none') | asked if cfg.words and 'tags_column' in mine else asked    # words replace the tags
 
 def _usable(catalog:Catalog)->Catalog:
     "`catalog` if it has a usable picture; raise `CatalogError` if not."
@@ -50,6 +52,8 @@ def _usable(catalog:Catalog)->Catalog:
     reasons = catalog.rejected['reason'][catalog.rejected['reason'] != SAME_PICTURE].value_counts()
     if reasons.empty: raise CatalogError('the catalog is empty')
     hints = ''.join(f'; {o}' for o in catalog.notes if 'missing pictures' in o or 'holds no label' in o)
+    texts = catalog.unlabelled.get('text', ()) if catalog.unlabelled is not None else ()
+    if any(texts): hints += f'; to make tags from texts such as {next(filter(None, texts))!r:.60}, give their language: words=en or words=de'
     raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times){hints}')
 
 # %% ../../nbs/catalog/14_prepare.ipynb #14ab0001
@@ -67,10 +71,7 @@ def picture_table(
     if len(tables) > 1:
         raise CatalogError(f'{path} has {len(tables)} tables: {", ".join(o.name for o in tables)}; give the table instead of its folder')
     for f in () if tables else found:
-        try: c, _ = picture_columns(f, cfg.encoding)
-        except CatalogError:
-            if f.suffix.lower() == '.json': continue    # it may contain anything
-            raise
+        c, _ = picture_columns(f, cfg.encoding) or (None, None)
         if c: raise CatalogError(f'{f} names pictures in its column {c!r}, which is none of the usual names: give it as image_column={c!r}')
     return tables[0] if tables else None
 
@@ -84,7 +85,7 @@ def unnamed_pictures(
 # %% ../../nbs/catalog/14_prepare.ipynb #6cdd4956
 def detection_options(cfg:RunConfig)->dict:
     "The options in `cfg` that help to detect a layout."
-    given = {o: getattr(cfg, o) for o in ('label_columns', 'tags_column', 'image_column', 'encoding')}
+    given = {o: getattr(cfg, o) for o in ('label_columns', 'tags_column', 'image_column', 'text_column', 'words', 'encoding')}
     return {k: o for k, o in given.items() if o is not None}
 
 def _missing_hint(root:Path, rejected:pd.DataFrame)->list[str]:
@@ -119,14 +120,15 @@ def _copies_note(df:pd.DataFrame, groups:Iterable[str])->list[str]:
     if not clash: return []
     return [f'{len(dict(clash))} pictures are copies of pictures with another label, such as {clash[0][0]} ({clash[0][1]})']
 
-def _with_unlabelled(catalog:Catalog)->Catalog:
-    "`catalog` with the pictures that were rejected only because they have no label."
+def _with_unlabelled(catalog:Catalog, words:str|None)->Catalog:
+    "`catalog` with the pictures that were rejected only because they have no label; noted, if no `words` make their labels."
     more, rejected = catalog.unlabelled, catalog.rejected
     if more is None or more.empty: return catalog
     df = pd.concat([catalog.df, more], ignore_index=True) if len(catalog.df) else more
     still = ~(rejected['reason'].str.startswith(NO_TAGS) & rejected['image'].isin(set(more['image'])))
+    notes = catalog.notes if words else (*catalog.notes, f'{len(more)} of {len(df)} pictures have no label')
     return replace(catalog, df=df.sort_values('row', kind='stable', ignore_index=True), rejected=rejected[still].reset_index(drop=True),
-                   notes=(*catalog.notes, f'{len(more)} of {len(df)} pictures have no label'))
+                   notes=notes)
 
 def read_audited(
     cfg:RunConfig,
@@ -136,7 +138,7 @@ def read_audited(
     layout = cfg.profile or cfg.layout or find_layout(cfg.source, **detection_options(cfg))
     catalog = read_catalog(cfg.source, layout, where=cfg.where, min_count=cfg.min_count, **_reader_options(cfg, layout))
     unnamed = _unnamed_note(cfg, catalog)
-    if unlabelled: catalog = _with_unlabelled(catalog)
+    if unlabelled or cfg.words: catalog = _with_unlabelled(catalog, cfg.words)
     catalog = catalog.keep(*audit_images(catalog.df, max_pixels=cfg.max_pixels))
     catalog = replace(catalog, notes=(*catalog.notes, *unnamed, *_missing_hint(catalog_root(cfg.source).resolve(), catalog.rejected)))
     flat = []
@@ -232,6 +234,12 @@ def _check_fractions(cfg:RunConfig, given:set[str])->None:
             why = f'split_by={cfg.split_by} selects test' if cfg.split_by else f'the source has the fold {" and ".join(sorted(given))}'
             raise CatalogError(f'{o}={getattr(cfg, o)} has no effect, because {why}; leave it out')
 
+def _check_texts(catalog:Catalog, cfg:RunConfig)->None:
+    "Raise `CatalogError` if there is no text of which `cfg.words` could make tags."
+    if not any(catalog.df.get('text', ())):
+        raise CatalogError(f'words={cfg.words} makes tags from texts, and no picture of {cfg.source} has one: leave it out to use the labels, '
+                           'or name the column of texts with text_column=')
+
 def reject_untagged(
     catalog:Catalog,
     df:pd.DataFrame,    # Its table, whose `tags` were made from `text`
@@ -252,6 +260,7 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     "Read, audit, split and label the catalog of `cfg`; everything about tags is learned on train."
     recipe_steps(cfg)    # an error is found before pictures are opened
     catalog, words = read_audited(cfg), None
+    if cfg.words: _check_texts(catalog, cfg)
     source = catalog.df.get('split')
     given = set() if cfg.split_by or source is None else set(source) - {'train'}    # folds of the source besides train
     _check_fractions(cfg, given)

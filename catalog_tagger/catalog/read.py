@@ -13,12 +13,12 @@ import pandas as pd
 from ..core.files import CatalogError
 from ..core.table import Catalog, did_you_mean, source_columns
 from ..core.config import RunConfig
-from .csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column
+from .csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, TEXT_COLUMNS, find_column
 from .exports import read_export
 from .readers.base import (
     SUFFIXES, Layout, all_layouts, is_address, layouts_of, list_tables, locate_pictures, one_picture_per_row, unread_tables)
 from .readers.folders import subfolders
-from .readers.profiles import Profile, load_profiles, missing_columns, profile_layout
+from .readers.profiles import Profile, fold_in_name, load_profiles, missing_columns, profile_layout
 from .readers.styles import LABEL_COLUMNS, none_or
 
 # %% auto #0
@@ -36,10 +36,13 @@ def _found_files(root:Path, tables:dict[Path, list[str]])->str:
 def picture_columns(
     file:Path,              # A table
     encoding:str=None,      # As in `csv_rows`
-)->tuple[str|None, str|None]:   # None if there is none
+)->tuple[str|None, str|None]|None:   # None if there is none; None alone for a JSON that is no table, because it may contain anything
     "The column of a table whose cells name pictures that are there, and one whose cells are addresses of pictures, by its first rows."
-    root, df = file.parent, read_export(file, encoding, most=50)[0].head(50)
-    own = source_columns(df)
+    try: df = read_export(file, encoding, most=50)[0].head(50)
+    except CatalogError:
+        if file.suffix.lower() == '.json': return None
+        raise
+    root, own = file.parent, source_columns(df)
     cells = df[[*own.values()]].set_axis(list(own), axis=1).melt(var_name='column')
     rows = one_picture_per_row(root, cells.assign(why=None), 'value')[0]
     places = locate_pictures(root, rows, rows['value'])
@@ -58,10 +61,10 @@ def _check_named(file:Path, columns:list[str], options:dict, instead:str)->bool:
                                    f'its columns are: {", ".join(columns)}{instead}')
     return bool(given.keys() - {'image_column'})
 
-def _check_not_nearly(file:Path, columns:list[str])->None:
-    "Raise `CatalogError` if a table has all but one of the columns of a profile, which are at least four."
+def _check_not_nearly(file:Path, columns:list[str], pictures:bool=False)->None:
+    "Raise `CatalogError` if a table has all but one of the columns of a profile, which are at least four; or all but that of `pictures`."
     for o in load_profiles().values():
-        if len(o.columns) >= 4 and len(missing := missing_columns(o, columns)) == 1:
+        if len(o.columns) >= 4 and len(missing := missing_columns(o, columns)) == 1 and (not pictures or missing[0] in o.image):
             raise CatalogError(f'{file} is like {o.text}, but has no column {" or ".join(missing[0].split("|"))}: export it with this '
                                f'column, or draft a profile: catalog_tagger profile {file} --out mine.json')
 
@@ -69,10 +72,10 @@ def _check_not_understood(tables:dict[Path, list[str]], options:dict, instead:st
     "Raise `CatalogError` if one of `tables`, which no layout fits, names pictures that are there: the folders beside it are no classes."
     for file, columns in tables.items():
         _check_not_nearly(file, columns)
-        try: c, remote = picture_columns(file, options.get('encoding'))
-        except CatalogError as e:
-            if file.suffix.lower() == '.json': continue    # it may contain anything
-            raise CatalogError(f'{e}{instead}') from None
+        try: found = picture_columns(file, options.get('encoding'))
+        except CatalogError as e: raise CatalogError(f'{e}{instead}') from None
+        if found is None: continue
+        c, remote = found
         labels = (c or len(tables) == 1) and _check_named(file, columns, options, instead)
         if remote and c is None:
             raise CatalogError(f'{file} names pictures by address in its column {remote!r}, and training reads files: '
@@ -81,11 +84,12 @@ def _check_not_understood(tables:dict[Path, list[str]], options:dict, instead:st
         if labels:
             raise CatalogError(f'{file} names pictures in its column {c!r}, which is none of the usual names: '
                                f'give it as image_column={c!r}; its columns are: {", ".join(columns)}{instead}')
+        text = find_column(columns, TEXT_COLUMNS)
         image = '' if find_column(columns, IMAGE_COLUMNS) == c else f' with image_column={c!r}'
         raise CatalogError(
             f'{file} names pictures in its column {c!r}, but which of its columns are labels is not known: looked for '
-            f'{", ".join(TAG_COLUMNS)}. Name them with label_columns= or tags_column={" and" if image else ""}{image}; '
-            f'its columns are: {", ".join(columns)}{instead}')
+            f'{", ".join(TAG_COLUMNS)}. Name them with label_columns= or tags_column={" and" if image else ""}{image}'
+            + (f', or make tags of the texts in its column {text!r}: words=en or words=de' if text else '') + f'; its columns are: {", ".join(columns)}{instead}')
 
 # %% ../../nbs/catalog/04_read.ipynb #91c254db
 class UnknownLayout(CatalogError):
@@ -110,9 +114,12 @@ def find_layout(
     path = Path(path)
     if not path.exists(): raise UnknownLayout(f'{path} {"does not exist" if path.suffix else "is not a folder"}')
     tables = list_tables(path, options.get('encoding'))
-    # of the tables that a profile has in folders, all are one catalog
-    fit = [o for o, _ in dict.fromkeys((name, f if f.parent == path else None) for f, columns in tables.items()
-                                       for name in layouts_of(f.name, columns, **options))]
+    known = {f: layouts_of(f.name, columns, **options) for f, columns in tables.items()}
+    if not options.get('image_column'):
+        for f in filter(known.get, tables): _check_not_nearly(f, tables[f], pictures=True)
+    # of the tables that a profile has in folders, or that name a fold each, all are one catalog
+    def alone(f, name): return f if f.parent == path and not (name in load_profiles() and fold_in_name(f.name)) else None
+    fit = [o for o, _ in dict.fromkeys((name, alone(f, name)) for f, names in known.items() for name in names)]
     if not fit:
         _check_not_understood(tables, options, _INSTEAD if path.is_dir() else '')
         fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]

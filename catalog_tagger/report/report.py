@@ -274,7 +274,7 @@ def _chosen_rule(p:dict)->str:
     losses = ', '.join(f'{k} {v:.4f}' for k, v in p['losses'].items())
     return f'A product is answered by {COMBINE[p["rule"]].text}' + (
         f', chosen on half of the valid products by the cross-entropy ({losses}); the decision was fitted on the other {p["fitted"]:,}.'
-        if losses else '; the run was not trained on products with several pictures.')
+        if losses else '; it was not chosen, because valid has no two products of which one has several pictures.')
 
 def _product_scores(run:Run)->list:
     "Scores per product beside scores per picture; nothing if each product has one picture."

@@ -125,7 +125,8 @@ def report_products(
     "One line on the answers per product; none if each product has one picture."
     if products is None: return
     each, pic, diff = (products[o]['exact_match'] for o in ('product', 'picture', 'difference'))
-    say(f'{products["products"]} products with {products["pictures"]} pictures, answered by {COMBINE[products["rule"]].text}: '
+    why = '' if products['fitted'] else ', a rule that was not chosen, because valid has no two products of which one has several pictures'
+    say(f'{products["products"]} products with {products["pictures"]} pictures, answered by {COMBINE[products["rule"]].text}{why}: '
         f'exact match {each["score"]:.3f} per product, {pic["score"]:.3f} per picture, '
         f'a product beside its own pictures {diff["score"]:+.3f} (95 %: {diff["low"]:+.3f} to {diff["high"]:+.3f})'
         + (f'; the pictures of {products["disagree"]} products have different labels of a group' if products['disagree'] else ''))

@@ -25,10 +25,10 @@ __all__ = ['fit_tagger']
 
 # %% ../../nbs/serve/11_fit.ipynb #33b52bb4
 def _valid_products(rows)->list[str]|None:   # Items of a dataset
-    "The product of each row of valid, None if each product has one picture."
+    "The product of each row of valid; None if each product has one picture, or if there is one product, too few to choose a rule."
     if not isinstance(rows, pd.DataFrame) or not {'image', 'product'} <= set(rows): return None
     product = product_names(rows)
-    return product if has_products(product) else None
+    return product if has_products(product) and len(set(product)) > 1 else None
 
 # %% ../../nbs/serve/11_fit.ipynb #33b52bb3
 def fit_tagger(

@@ -128,14 +128,28 @@ def _label_studio_min(products, url): return {'project-1-min.json': json.dumps(_
 def _label_studio_csv(products, url):
     return {'project-1.csv': _csv_text([o | dict(style=json.dumps(o['style'])) for o in _min_rows_of(products, url)])}
 
-def _coco(products, url):
+def _coco_text(products, pictures:list[tuple], names:Callable=lambda name: [name])->str:
+    "The annotations of some of the `pictures` of the `products`, each with the files that `names` gives it."
     ids = {t: k for k, t in enumerate(sorted({p['type'] for p in products} | {t for p in products for t in p['tags']}), 1)}
-    pictures = _shown_pictures(products)
-    found = [(k, t) for k, (_, p, _) in enumerate(pictures) for t in (p['type'], *p['tags'], p['type'])]    # two boxes of a type
-    return {'annotations/instances.json': json.dumps(dict(
-        info={}, licenses=[], images=[dict(id=k, file_name=name, width=32, height=32) for k, (*_, name) in enumerate(pictures)],
+    files = [(p, o) for _, p, name in pictures for o in names(name)]
+    found = [(k, t) for k, (p, _) in enumerate(files) for t in (p['type'], *p['tags'], p['type'])]    # two boxes of a type
+    return json.dumps(dict(
+        info={}, licenses=[], images=[dict(id=k, file_name=o, width=32, height=32) for k, (_, o) in enumerate(files)],
         annotations=[dict(id=j, image_id=k, category_id=ids[t], bbox=[0, 0, 9, 9]) for j, (k, t) in enumerate(found)],
-        categories=[dict(id=k, name=t, supercategory='none') for t, k in ids.items()]))}
+        categories=[dict(id=k, name=t, supercategory='none') for t, k in ids.items()]))
+
+def _coco(products, url): return {'annotations/instances.json': _coco_text(products, _shown_pictures(products))}
+
+_COCO_FOLDS = dict(train='train2017', valid='val2017', test='test2017')
+
+def _coco_by_fold(products, file:str, **kw):
+    "A JSON for each fold, whose name is put into `file`."
+    folds = {f: [o for o in _shown_pictures(products) if _fold_of(o[0]) == f] for f in _COCO_FOLDS}
+    return {file.format(f, year=_COCO_FOLDS[f]): _coco_text(products, o, **kw) for f, o in folds.items() if o}
+
+def _coco_folds(products, url): return _coco_by_fold(products, 'annotations/instances_{year}.json')
+
+def _coco_roboflow(products, url): return _coco_by_fold(products, '{}/_annotations.coco.json', names=_rf_copies)
 
 def _open_images(products, url):
     rows = [dict(ImageID=name[:-4], Source='verification', LabelName=t, Confidence=c) for _, p, name in _shown_pictures(products)
@@ -187,14 +201,18 @@ class DemoExport(NamedTuple):
 
 def _in_fold(i, p, name): return [f'{_fold_of(i)}/{name}']
 
+def _rf_in_fold(i, p, name): return [f'{_fold_of(i)}/{o}' for o in _rf_copies(name)]
+
 EXPORTS:dict[str, DemoExport] = {   # Kind → how it is written
     'shopify': DemoExport(_shopify, 'shopify'), 'shopify, new header': DemoExport(_shopify_new, 'shopify'),
     'woocommerce': DemoExport(_woocommerce, 'woocommerce'), 'google': DemoExport(_google, 'google-merchant'),
     'google, xml': DemoExport(_google_xml, 'google-merchant'), 'akeneo': DemoExport(_akeneo, 'akeneo'),
     'magento': DemoExport(_magento, 'magento'), 'hugging face': DemoExport(_hugging_face, 'hugging-face', _in_fold),
-    'roboflow': DemoExport(_roboflow, 'roboflow', lambda i, p, name: [f'{_fold_of(i)}/{o}' for o in _rf_copies(name)]),
+    'roboflow': DemoExport(_roboflow, 'roboflow', _rf_in_fold),
     'label studio': DemoExport(_label_studio, 'label-studio'), 'label studio, min': DemoExport(_label_studio_min, 'label-studio-min'),
     'label studio, csv': DemoExport(_label_studio_csv, 'label-studio-min'), 'coco': DemoExport(_coco, 'coco'),
+    'coco, folds': DemoExport(_coco_folds, 'coco', lambda i, p, name: [f'{_COCO_FOLDS[_fold_of(i)]}/{name}']),
+    'coco, roboflow': DemoExport(_coco_roboflow, 'coco', _rf_in_fold),
     'open images': DemoExport(_open_images, 'open-images'), 'celeba': DemoExport(_celeba, 'celeba'),
     'deepfashion': DemoExport(_deepfashion, 'celeba'), 'sidecars': DemoExport(_sidecars, 'sidecars'),
     'h&m': DemoExport(_hm, 'hm', lambda i, p, name: [f'images/{"0" + _article(p, name)[:2]}/0{_article(p, name)}.jpg']),

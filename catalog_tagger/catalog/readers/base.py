@@ -29,8 +29,8 @@ from ..csv_tables import (
 from ..exports import TABLE_FORMATS, table_columns
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'FETCHED',
-           'FETCH_REJECTED', 'FETCHED_COLUMNS', 'TABLES', 'drop_rare', 'is_address', 'picture_folder', 'add_reasons',
+__all__ = ['FETCHED', 'FETCH_REJECTED', 'FETCHED_COLUMNS', 'SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS',
+           'TABLE_OPTIONS', 'LABEL_OPTIONS', 'TABLES', 'drop_rare', 'is_address', 'picture_folder', 'add_reasons',
            'locate_pictures', 'unsafe_reason', 'suffix_reason', 'pictures_of_cell', 'one_picture_per_row', 'take_roles',
            'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of', 'list_tables',
            'unread_tables', 'unread_note', 'pick_table']
@@ -51,6 +51,20 @@ def drop_rare(
         keep = keep[rare.isna()]
     if keep.empty and len(df): raise CatalogError(f'min_count={min_count} leaves none of {len(df)} rows')
     return keep.reset_index(drop=True), rejected_table(out)
+
+# %% ../../../nbs/catalog/readers/00_base.ipynb #6f0a2be9
+FETCHED, FETCH_REJECTED = 'fetched.csv', 'rejected.csv'   # What `fetch` writes beside the table of a shop
+FETCHED_COLUMNS = ['address', 'file', 'size', 'sha256', 'etag']
+
+def _tables_of_fetch(root:Path)->tuple[str, ...]:
+    "The names of the tables that `fetch` has written about `root`: none is a catalog."
+    return (FETCHED, FETCH_REJECTED) if (root/FETCHED).is_file() and table_columns(root/FETCHED) == FETCHED_COLUMNS else ()
+
+def _fetch_reasons(root:Path)->dict[str, str]:
+    "Address → why `fetch` could not get its picture for the table in `root`."
+    if not (root/FETCH_REJECTED).is_file() or not _tables_of_fetch(root): return {}
+    _, *rows = [*csv_rows(root/FETCH_REJECTED)] or [[]]
+    return {address: why for _, address, why in rows}
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #88edf2b5
 SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif', '.avifs')
@@ -80,9 +94,11 @@ def _locator(root:Path)->Callable:
     "A function from the name of a picture in a table to its path and the reason if it is invalid; a folder is resolved once."
     home = picture_folder(root)
     stems, folder = cache(lambda: _by_stem(root/home)), cache(lambda o: inside_or_reason(root, o or '.'))
+    reasons = cache(lambda: _fetch_reasons(root))
     def locate(name)->tuple[str, str|None]:
         name = str(name).strip() if isinstance(name, (str, int)) else ''
         if not name: return '', 'the row has no picture'
+        if is_address(name) and name in reasons(): return name, f'not fetched: {reasons()[name]}'
         if is_address(name): return name, 'an address, not a file: catalog_tagger fetch SOURCE --out shop fetches the pictures of a table'
         if re.match(r'[a-zA-Z][\w+.-]*://', name): return name, 'an address, not a file: save the picture, and give its file name'
         if not _is_picture(name): name = f'{name}.jpg' if '/' in name else stems().get(name, f'{name}.jpg')
@@ -278,6 +294,13 @@ def _adds_nothing(df:pd.DataFrame)->pd.Series:
         earlier |= facts
     return res
 
+def _drop_repeats(df:pd.DataFrame)->tuple[pd.DataFrame, list[str]]:
+    "Leave out rows that repeat a picture of their product and add nothing, such as the picture of a variant, and note them."
+    again = (df['why'] == SAME_PICTURE) & (df['product'] != '') if 'product' in df else pd.Series(False, df.index)
+    if not again.any(): return df, []
+    return df[~again], [f'{again.sum():,} rows repeat a picture of their product and add nothing, such as '
+                        f'{os.path.basename(df["image"][again].iloc[0])}: it counts once']
+
 def _more_pictures(root:Path, df:pd.DataFrame, used:Iterable[str])->list[str]:
     "A note on columns whose first cells name pictures that no row has as its `image`, without addresses and ids."
     head, locate, more, images = df.head(50), _locator(root), {}, {*df['image']}
@@ -319,9 +342,10 @@ def read_picture_table(
     if text_column: describe = [] if text_column == 'none' else [source_name(named_column(df, text_column, 'text_column'))]
     texts = [[o for o in row if isinstance(o, str) and o] for row in df[[own[o] for o in describe]].values]
     if describe: df = take_column(df, own[describe[0]], 'text', ['\n'.join(o) for o in texts])
+    if any(map(any, texts)): found.append(f'text: {"column" if len(describe) == 1 else "columns"} {", ".join(describe)}')
     df = locate_pictures(root, df, names)
     found += _more_pictures(root, df, used)
-    if groups: df = add_reasons(df, _adds_nothing(df))
+    if groups: df, again = _drop_repeats(add_reasons(df, _adds_nothing(df))); found += again
     rows = len(df); df = merge_rows(df, groups); more = rows - len(df)
     merged = [f'{more:,} further rows of pictures are joined with their first row'] if more > 0 else []
     notes = [*notes, *found, *roles, *merged, *([] if 'product' in df or product == 'none' else _repeats_note(df[df['why'].isna()]))]
@@ -357,14 +381,6 @@ def layouts_of(name:str, columns:Iterable[str], **options)->list[str]:
     profiles = [k for k, o in match.items() if any(fnmatch(name, g.rpartition('/')[2]) for g in o.globs)]
     return profiles or [k for k, o in match.items() if not o.globs]
 
-# %% ../../../nbs/catalog/readers/00_base.ipynb #6f0a2be9
-FETCHED, FETCH_REJECTED = 'fetched.csv', 'rejected.csv'   # What `fetch` writes beside the table of a shop
-FETCHED_COLUMNS = ['address', 'file', 'size', 'sha256', 'etag']
-
-def _tables_of_fetch(root:Path)->tuple[str, ...]:
-    "The names of the tables that `fetch` has written about `root`: none is a catalog."
-    return (FETCHED, FETCH_REJECTED) if (root/FETCHED).is_file() and table_columns(root/FETCHED) == FETCHED_COLUMNS else ()
-
 # %% ../../../nbs/catalog/readers/00_base.ipynb #1c06b779
 TABLES = ('.csv', '.tsv', *JSON_SUFFIXES, *(o for o in TABLE_FORMATS if o != '.txt'))   # Suffixes of tables, whatever their names
 _UNREAD = ('.xls', '.ods')   # Tables in formats that no reader reads
@@ -376,6 +392,12 @@ def _is_text_table(file:Path, encoding:str=None)->bool:
         with suppress(CatalogError): return [len(o) for o in islice(csv_rows(file, encoding=kind), 2)]
     return any(n and len(n) == 2 and n[0] == n[1] > 1 for n in map(cells, (encoding, 'latin-1')))
 
+def _folder_tables(root:Path, encoding:str=None)->list[Path]:
+    "The tables directly in a folder that may be catalogs."
+    own = _tables_of_fetch(root)
+    return sorted(o for o in root.iterdir() if (o.suffix.lower() in TABLES or _is_text_table(o, encoding))
+                  and not o.name.startswith('.') and o.name not in own)
+
 def list_tables(
     source:str|Path,    # Folder of a catalog, or its table
     encoding:str=None,  # As in `csv_rows`
@@ -383,10 +405,8 @@ def list_tables(
     "Each table directly in a folder, and those that a profile looks for by name, → its columns; or only the table that is given."
     root = Path(source)
     if root.is_file(): return {root: table_columns(root, encoding)}
-    own = _tables_of_fetch(root)
-    files = sorted(o for o in root.iterdir() if (o.suffix.lower() in TABLES or _is_text_table(o, encoding))
-                   and not o.name.startswith('.') and o.name not in own)
-    if own and not files:
+    files = _folder_tables(root, encoding)
+    if not files and _tables_of_fetch(root):
         raise CatalogError(f'{root} has no table, because catalog_tagger fetch was interrupted; call it again, and it goes on')
     named = {g for o in all_layouts().values() for g in o.globs if '/' in g or g.endswith('.txt')}
     files += sorted({o for g in named for o in root.glob(g)})
@@ -398,9 +418,8 @@ def unread_tables(root:Path)->list[Path]:
 
 def unread_note(root:Path, *used:Path)->list[str]:
     "A note on the tables beside those that are `used`."
-    used = {o.name for o in used} | {*_tables_of_fetch(root)}
-    there = sorted(o.name for o in root.iterdir()
-                   if (o.suffix.lower() in TABLES + _UNREAD or _is_text_table(o)) and not o.name.startswith('.') and o.name not in used)
+    names = {o.name for o in used}
+    there = sorted(o.name for o in (*_folder_tables(root), *unread_tables(root)) if o.name not in names)
     return [f'not read: {first_few(there)}; to read a table, give it instead of its folder'] if there else []
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a87aee54

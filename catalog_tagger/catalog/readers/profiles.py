@@ -27,7 +27,7 @@ from catalog_tagger.catalog.readers.base import (
 from .styles import label_tags, none_or
 
 # %% auto #0
-__all__ = ['FOLDER', 'LAYOUTS', 'Profile', 'load_profiles', 'matching', 'fits', 'missing_columns', 'find_profile',
+__all__ = ['FOLDER', 'LAYOUTS', 'Profile', 'load_profiles', 'matching', 'fits', 'missing_columns', 'find_profile', 'fold_in_name',
            'profile_tables', 'read_profile', 'profile_layout']
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a06
@@ -46,6 +46,7 @@ class Profile(Record):
     fill_down:bool = False     # Does an empty cell have the value of the first row of its product?
     describe:list[str] = field(default_factory=list)    # Columns of text
     labels:list[str] = field(default_factory=list)      # Columns of labels, each an exclusive group; `*` are all that have no other role
+    values:dict[str, str] = field(default_factory=dict) # Column of `labels` → delimiter, if a cell may have several values
     paths:dict[str, str] = field(default_factory=dict)  # Column of paths → separator of levels; if several are in a cell, new line, theirs
     tags:list[str] = field(default_factory=list)        # Columns of free tags
     flags:list[str] = field(default_factory=list)       # Columns that are a tag each; `*` as in `labels`
@@ -103,6 +104,13 @@ def find_profile(
     "The profile of the library that fits a table, if it is the only layout that does."
     found = layouts_of(file, columns)
     return load_profiles().get(found[0]) if len(found) == 1 else None
+
+def fold_in_name(
+    name:str,    # Of a table
+)->str|None:
+    "The fold that a word in the name of a table names, such as `valid` of `instances_val2017.json`; None if there is none, or several."
+    found = {FOLD_NAMES[o] for o in re.findall('[a-z]+', name.lower()) if o in FOLD_NAMES}
+    return min(found) if len(found) == 1 else None
 
 def profile_tables(
     path:str|Path,      # Folder of an export, or its table
@@ -162,24 +170,42 @@ class _Export:
 
 def _stripped(s:pd.Series)->pd.Series: return s.map(lambda o: o.strip() if isinstance(o, str) else o)
 
+def _picture_folders(root:Path, file:Path)->list[str]:
+    "The folders, with `/`, where the pictures of a table may be: its own, and one in its name, as `train2017` of `instances_train2017.json`."
+    own = f'{file.parent.relative_to(root).as_posix()}/'.removeprefix('./')
+    named = [f'{home}{o}/' for home in ('', 'images/') for o in file.stem.split('_')]
+    return [own, *(o for o in named if (root/o).is_dir())]
+
+def _table_folds(root:Path, files:list[Path])->tuple[list[str]|None, str]:
+    "The fold of each table by its folder, or of several by a word in their names; and where they are from. None if one has no fold."
+    folders = [o.relative_to(root).parts[0] for o in files]
+    folds = [FOLD_NAMES.get(o.lower()) for o in folders]
+    if all(folds): return folds, f'folders {first_few(f"{o}/" for o in dict.fromkeys(folders))}'
+    folds = [fold_in_name(o.name) for o in files]
+    return (folds if len(files) > 1 and all(folds) else None), f'names of the tables {first_few(o.name for o in files)}'
+
 def _read_tables(root:Path, files:list[Path], profile:Profile, encoding:str|None)->_Export:
-    "The rows of all tables, with the folder of the table in `fold`; folders with the names of folds give `split`."
+    "The rows of all tables, with the folders of their pictures in `folders`; folders or tables with the names of folds give `split`."
     frames, notes = [], [f'{profile.text}: {first_few(o.relative_to(root).as_posix() for o in files)}']
-    for f in files:
+    folds, where = _table_folds(root, files)
+    for i, f in enumerate(files):
         df, more = read_export(f, encoding, form=profile.form); notes += more
-        frames.append(df.assign(fold=f'{f.parent.relative_to(root).as_posix()}/'.removeprefix('./')))
+        df['folders'] = [_picture_folders(root, f)]*len(df)
+        frames.append(df.assign(split=folds[i]) if folds else df)
     df = pd.concat(frames, ignore_index=True)
     df = df.fillna({c: '' for c in df if c != 'why'})
     if len(files) > 1: notes.append('rows are counted over all tables'); df['row'] = range(len(df))
-    folds = df['fold'].str.partition('/')[0].str.lower().map(FOLD_NAMES)
-    if folds.notna().all(): df['split'] = folds; notes.append(f'folds are taken from the folders {first_few(df["fold"].unique())}')
+    if folds: notes.append(f'folds are taken from the {where}')
     return _Export(df, profile, notes, [])
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a24
 def _pivot_long(t:_Export)->None:
     "A row for each product, with a column for each attribute, of a table with a row for each attribute."
     if not t.profile.long: return
-    name, value = t.columns(t.profile.long).values()
+    found = [next(iter(t.columns([o]).values()), None) for o in t.profile.long]
+    if None in found: raise CatalogError(f'the table has no column {t.profile.long[found.index(None)]}, which the profile names as long; '
+                                         f'its columns are: {list_columns(t.df)}')
+    name, value = found
     key, rows = _product_cells(t), {}
     for k, n, v in zip(key, _stripped(t.df[name]), _stripped(t.df[value])): rows.setdefault(k, {}).setdefault(n, []).append(v)
     t.df = t.df[~key.duplicated()].drop(columns=[name, value]).reset_index(drop=True)
@@ -194,6 +220,8 @@ def _product_cells(t:_Export)->pd.Series:
     for c in t.columns(p.product).values(): res = res.where(res != '', text(c))
     for c in t.columns([p.parent]).values():
         ids = {f'id:{k}': o for i in t.columns(['id']).values() for k, o in zip(text(i), res)}
+        known = {'', *ids, *res}; alone = [o for o in text(c) if o not in known]
+        if alone: t.notes.append(f'{len(alone)} rows name a parent that no row has, such as {alone[0]}: they lack its texts and labels')
         res = text(c).map(lambda o: ids.get(o, o)).where(text(c) != '', res)
     if p.product_before:
         name = df[next(iter(t.columns(p.image).values()))].astype(str).map(lambda o: PurePath(o).name)
@@ -225,22 +253,22 @@ def _paths_of(root:Path, table:list[str])->dict[str, str]:
 def _list_pictures(t:_Export, root:Path, image_column:str|None)->None:
     "Make `image` the list of the pictures of each row, each once, in order, and leave out rows whose product has its pictures on others."
     p, home, places = t.profile, picture_folder(root), _paths_of(root, t.profile.paths_of)
-    def place(name, folder):
+    def place(name, folders):
         if name in places: return places[name]
         name = name.partition('?d=')[2] or name     # how Label Studio names local files
         if is_address(name): return name
         if p.pad: name = name.zfill(p.pad)
         if p.by_first: return f'{home}{name[:p.by_first]}/{name}'
-        return f'{folder}{name}' if folder and (root/folder/name).is_file() else name.lstrip('/')
-    def pictures(cells, folder):
+        return next((o for f in folders if f and (root/(o := f'{f}{name}')).is_file()), name.lstrip('/'))
+    def pictures(cells, folders):
         names = (str(o).strip() for cell in cells for o in pictures_of_cell(cell))
-        return list(dict.fromkeys(place(o, folder) for o in names if o))
+        return list(dict.fromkeys(place(o, folders) for o in names if o))
     columns = [named_column(t.df, image_column, 'image_column')] if image_column else list(t.columns(p.image).values())
     if not columns:
         raise CatalogError(f'{root.name} is {p.text}, but has no column of pictures: looked for {", ".join(p.image)}; '
                            f'give it as image_column=; its columns are: {list_columns(t.df)}')
     cells = t.df[columns].values.tolist()
-    t.df['image'] = pd.Series(map(pictures, cells, t.df.pop('fold')), t.df.index, dtype=object)
+    t.df['image'] = pd.Series(map(pictures, cells, t.df.pop('folders')), t.df.index, dtype=object)
     have, product = t.df['image'].map(len) > 0, t.df['product']
     further = ~have & (product != '') & have.groupby(product).transform('any')
     if further.any(): t.notes.append(f'{further.sum():,} rows, such as variants, have no picture; their products have theirs on other rows')
@@ -251,6 +279,10 @@ def _split_values(cell, delim:str|None)->list[str]:
     "The values in a cell; a delimiter after a backslash is part of a value, as WooCommerce writes it."
     parts = re.split(rf'(?<!\\){re.escape(delim or ",")}', str(cell))
     return [o for v in parts if (o := v.replace(f'\\{delim or ","}', delim or ',').strip())]
+
+def _value_or_list(cell, delim:str):
+    "The values in a cell if there are several, else the cell."
+    return parts if isinstance(cell, str) and len(parts := _split_values(cell, delim)) > 1 else cell
 
 def _named_attributes(t:_Export)->list[str]:
     "A column for each attribute whose name and values are in two columns, such as `Attribute 1 name` and `Attribute 1 value(s)`."
@@ -289,12 +321,15 @@ def _find_labels(t:_Export)->None:
     "Find the columns of labels; one in which a row has several values gives free tags."
     found = [*t.columns(t.profile.labels), *_named_attributes(t), *_packed_attributes(t)]
     cells = {o: t.df[named_column(t.df, o, 'labels')] for o in found}
+    cells |= {o: cells[o].map(partial(_value_or_list, delim=d)) for p, d in t.profile.values.items() for o in matching(found, p)}
     several = [o for o, c in cells.items() if c.map(lambda v: isinstance(v, list)).any()]
     for name in several:
         for free, cell in zip(t.free, cells[name]): free += [cell] if isinstance(cell, str) and cell else cell or []
         if not t.open:
             for said, o in zip(t.said, t.divided.get(name, ())): said += o
-    if several: t.notes.append(f'several values in one row, so free tags: {first_few(several, 6)}')
+    if several:
+        shown = {o: next(', '.join(v) for v in cells[o] if isinstance(v, list)) for o in several}
+        t.notes.append(f'several values in one row, so free tags: {first_few((f"{k} ({v:.40})" for k, v in shown.items()), 6)}')
     t.groups = [o for o in found if o not in several]
 
 # %% ../../../nbs/catalog/readers/07_profiles.ipynb #5f0e1a34
@@ -328,6 +363,9 @@ def _path_labels(t:_Export)->None:
         for name, c in t.columns([pattern]).items():
             rows = _path_lists(_stripped(t.df[c]), levels, delim); several = sum(len(o) > 1 for o in rows)
             parents, others = _path_parents(dict.fromkeys(p for o in rows for p in o))
+            ids = [o[0][0] for o in rows if len(o) == 1 and len(o[0]) == 1 and o[0][0].isdecimal()]
+            if ids: t.notes.append(f'{len(ids)} cells of {name} have a number instead of a path, such as {ids[0]}: '
+                                   'it is a label without levels; export paths for labels that have names')
             if others: t.notes.append(f'labels of {name} that are below several others have no parent: {first_few(others, 4)}')
             if several:
                 t.notes.append(f'{several} rows have several paths in {name}, so its levels are free tags with parents')
@@ -368,13 +406,20 @@ def _drop_control_characters(t:_Export)->None:
     for c in source_columns(t.df).values():
         t.df[c], more = clean_cells(t.df[c].rename(source_name(c)), ['control'], ()); t.notes += more
 
+def _further_tags(t:_Export, column:str, delim:str|None, **options)->None:
+    "Add the free tags of another column."
+    t.df, notes = label_tags(t.df, (), named_column(t.df, column, 'tags'), delim=delim or t.profile.delim, **options)
+    for free, tags in zip(t.free, t.df.pop('tags')): free += tags
+    t.notes += notes
+
 def _make_tags(t:_Export, label_columns:Sequence[str]|None, tags_column:str|None, delim:str|None, unlisted:str|None, **options)->None:
     "Make the `tags` of each row from columns of labels, paths, free tags and flags, or only from the columns that are given."
     t.free, t.said, t.open = [[] for _ in t.df.index], [[] for _ in t.df.index], unlisted == 'unknown'
     _take_divided(t)
     if label_columns is None: _find_labels(t); _path_labels(t); _flag_tags(t)
     else: t.groups = list(none_or(label_columns))
-    c = tags_column or next(iter(t.columns(t.profile.tags)), 'none')
+    c, *further = [tags_column] if tags_column else t.columns(t.profile.tags) or ['none']
+    for o in further: _further_tags(t, o, delim, **options)
     t.df, more = label_tags(t.df, t.groups, None if c == 'none' else named_column(t.df, c, 'tags_column'),
                             delim=delim or (None if c == 'none' else t.profile.delim), **options)
     t.df['tags'] = pd.Series([list(dict.fromkeys([*a, *map(clean_tag, b)])) for a, b in zip(t.df['tags'], t.free)], dtype=object)
@@ -412,8 +457,8 @@ def read_profile(
         raise CatalogError(f'{path} has no table of {profile.text}: looked for {", ".join(profile.files)} with the columns '
                            f'{", ".join(profile.columns)}')
     t = _read_tables(root, files, profile, encoding)
-    others = [o for g in profile.files if '/' in g and root != files[0] for o in sorted(root.glob(g)) if o.is_file() and o not in files]
-    if others: t.notes.append(f'not read, because its columns are others: {first_few(o.relative_to(root).as_posix() for o in others)}')
+    others = {o for g in profile.files if '/' in g and root != files[0] for o in root.glob(g) if o.is_file()} - {*files}
+    if others: t.notes.append(f'not read beside them: {first_few(sorted(o.relative_to(root).as_posix() for o in others))}')
     if 'control' in none_or(clean): _drop_control_characters(t)
     _note_missing(t)
     _pivot_long(t)

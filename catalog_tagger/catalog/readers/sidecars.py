@@ -15,6 +15,7 @@ import pandas as pd
 from ...core.files import CatalogError
 from ...core.table import Catalog, first_few
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
+from ..csv_tables import read_text
 from .base import LAYOUTS, SUFFIXES, Layout, picture_folder, read_picture_table, unread_note
 from .folders import find_files
 from .styles import label_tags
@@ -48,12 +49,12 @@ def _are_tags(texts:Iterable[str])->bool:
     parts = [p for o in texts for p in _comma_parts(o)]
     return sum(len(o.split()) for o in parts) <= 3*len(parts)
 
-def _read_texts(files:list[Path], suffix:str)->tuple[list[str|None], list[str|None]]:
+def _read_texts(files:list[Path], suffix:str, encoding:str|None)->tuple[list[str|None], list[str|None]]:
     "The text beside each picture, None if there is none, and the reason if it cannot be read."
     def read(file):
-        try: return file.with_suffix(suffix).read_text(encoding='utf-8-sig'), None
+        try: return read_text(file.with_suffix(suffix), encoding), None
         except (FileNotFoundError, NotADirectoryError): return None, None
-        except (OSError, ValueError) as e: return None, f'{file.with_suffix(suffix).name} is not a text in UTF-8: {e}'
+        except (CatalogError, OSError) as e: return None, str(e)
     both = [read(o) for o in files]
     return [o for o, _ in both], [o for _, o in both]
 
@@ -68,17 +69,27 @@ def _read_xmp(file:Path)->tuple[list[str], dict[str, str], str|None]:
 def _find_pictures(root:Path, most:int=None)->list[Path]:
     return list(islice((o for o in find_files(root) if o.suffix.lower() in SUFFIXES and o.is_file()), most))
 
+def _alone_note(root:Path, pictures:list[Path])->list[str]:
+    "A note on files for a picture that is not there."
+    there = {o.with_suffix('') for o in pictures}
+    alone = [o for o in find_files(root) if o.suffix.lower() in (*_TEXT_SUFFIXES, '.xmp') and o.with_suffix('') not in there]
+    if not alone: return []
+    example = alone[0].relative_to(root).as_posix()
+    return [f'{len(alone)} files have no picture of their name beside them, and are not used, such as {example}']
+
 def read_sidecars(
     path:str|Path,                      # Folder of pictures, also in subfolders
     *, clean:Iterable[str]=CLEAN_RULES, empty:Iterable[str]=EMPTY_CELLS, unlisted:str=None,   # As in `label_tags`
     where:str=None,                     # Condition on `folder` or `description`, as in `choose_rows`
     min_count:int=RunConfig.min_count,  # Smallest number of pictures of a tag, as in `drop_rare`
+    encoding:str=None,                  # Of the texts, as in `csv_rows`
 )->Catalog:                             # With `text` if there are descriptions
     "Read pictures whose tags are in a text file, in XMP, or in both."
     root = Path(path).resolve(); files, notes, parents = _find_pictures(root), [], {}
+    notes += _alone_note(root, files)
     tags, texts, why = [[] for _ in files], [[] for _ in files], [None]*len(files)
     for suffix in _TEXT_SUFFIXES:
-        found, reasons = _read_texts(files, suffix); n = sum(o is not None for o in found)
+        found, reasons = _read_texts(files, suffix, encoding); n = sum(o is not None for o in found)
         to, what = (tags, 'tags') if _are_tags(filter(None, found)) else (texts, 'descriptions')
         for i, o in enumerate(found): to[i] += (_comma_parts(o) if to is tags else [o.strip()]) if o else []
         why = [a or b for a, b in zip(why, reasons)]
@@ -90,7 +101,7 @@ def read_sidecars(
     names = [o.relative_to(root) for o in files]
     df = pd.DataFrame(dict(picture=[f'./{o.as_posix()}' for o in names], folder=[o.parent.as_posix() for o in names], keywords=tags,
                            description=['\n'.join(o) for o in texts], row=range(len(files)), why=why)).astype({'why': object})
-    df, more = label_tags(df, (), 'keywords', clean=clean, empty=empty, unlisted=unlisted)
+    df, more = label_tags(df, (), 'keywords' if any(tags) else None, clean=clean, empty=empty, unlisted=unlisted)
     return read_picture_table(path, df, 'sidecars', 'picture', where, min_count, tags_column='keywords', parents=parents,
                               describe=['description'] if any(texts) else (), notes=[*notes, *more, *unread_note(root)])
 
@@ -106,4 +117,5 @@ def has_sidecars(
     return all(o.parent == home for o in some) and sum(bool(_read_xmp(o)[0]) for o in some[:10])*2 >= len(some[:10])
 
 LAYOUTS['sidecars'] = Layout('pictures with .txt, .caption or .xmp beside them, or with keywords inside', read_sidecars,
-                             folder=lambda path, tables: has_sidecars(Path(path).resolve()), options={o: o for o in ('clean', 'empty', 'unlisted')})
+                             folder=lambda path, tables: has_sidecars(Path(path).resolve()),
+                             options={o: o for o in ('clean', 'empty', 'unlisted', 'encoding')})

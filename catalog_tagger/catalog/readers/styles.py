@@ -50,7 +50,9 @@ def _free_tags(cells:pd.Series, name:str, delim:str|None, empty:Iterable[str])->
     delim = delim or (None if single else find_delim(cells))
     parse = (lambda o: parse_tags([o] if isinstance(o, str) else o)) if single else (lambda o: parse_tags(o, delim or ','))
     tags, why = _parsed(cells, parse)
-    notes = [f'tags: column {name}, {"one tag in a cell" if single else f"delimiter {delim!r}" if delim else "no delimiter found"}']
+    lists = any(isinstance(o, list) or o.lstrip()[:1] == '[' for o in cells)
+    how = 'one tag in a cell' if single else f'delimiter {delim!r}' if delim else 'lists' if lists else 'no delimiter found'
+    notes = [f'tags: column {name}, {how}']
     if void := [o for ts in tags for o in ts if o in empty]:
         notes.append(f'words for an empty cell among tags in {len(void)} places, such as {void[0]!r}')
     return [[o for o in ts if o not in empty] for ts in tags] if void else tags, why, notes

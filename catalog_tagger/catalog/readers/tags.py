@@ -13,7 +13,7 @@ import pandas as pd
 from ...core.files import CatalogError
 from ...core.table import Catalog, first_few, source_columns, source_name
 from ...core.config import CLEAN_RULES, EMPTY_CELLS, RunConfig
-from ..csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, find_column, require_column
+from ..csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, TEXT_COLUMNS, find_column, require_column
 from ..exports import read_export
 from .base import LABEL_OPTIONS, LAYOUTS, PRODUCT_COLUMNS, Layout, pick_table, read_picture_table, unread_note
 from .styles import LABEL_COLUMNS, label_tags, none_or
@@ -67,11 +67,12 @@ def read_tags(
                               text_column=text_column, split_column=split_column, notes=[*notes, *more, *unread_note(file.parent, file)])
 
 # %% ../../../nbs/catalog/readers/03_tags.ipynb #9713da79
-def _has_tags(columns, image_column=None, tags_column=None, label_columns=None, **_)->bool:
-    "Does a table have a column of pictures, and one of tags or all `label_columns`?"
+def _has_tags(columns, image_column=None, tags_column=None, label_columns=None, text_column=None, words=None, **_)->bool:
+    "Does a table have a column of pictures, and one of tags, all `label_columns`, or texts of which `words` are made?"
     def there(given, names): return given in columns if given else find_column(columns, names)
     groups = none_or(label_columns)
-    return bool(there(image_column, IMAGE_COLUMNS)) and bool(there(tags_column, TAG_COLUMNS) or groups and set(groups) <= set(columns))
+    return bool(there(image_column, IMAGE_COLUMNS)) and bool(
+        there(tags_column, TAG_COLUMNS) or groups and set(groups) <= set(columns) or words and there(text_column, TEXT_COLUMNS))
 
 LAYOUTS['tags'] = Layout(f'a CSV or JSON with a column of pictures and a column {" or ".join(TAG_COLUMNS)}, or --label-columns', read_tags,
                          options=LABEL_OPTIONS, columns=_has_tags)
