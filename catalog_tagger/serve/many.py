@@ -190,7 +190,7 @@ def _join(out:Path, review:Path|None, chunk:int, per:str, facts:dict, files:dict
 
 def _finished_answers(out:Path, review:Path|None, facts:dict)->tuple[int, pd.DataFrame]|None:
     "The result of the job that has written `out`, if it had the same `facts` and its files are there and unchanged."
-    if not out.exists() or (review is not None and not review.exists()): return None
+    if parts_folder(out).exists() or not out.exists() or (review is not None and not review.exists()): return None
     done = read_answer_facts(out)
     if any(done.get(k) != o for k, o in facts.items()) or recorded_sum(out) != sha256_file(out): return None
     return done['tagged'], rejected_table(done['rejected'])
