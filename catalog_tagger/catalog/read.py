@@ -95,8 +95,8 @@ class UnknownLayout(CatalogError):
 _INSTEAD = '. To take folders for classes instead: layout=folders'
 
 def _check_answers(root:Path, encoding:str|None)->None:
-    "Raise `CatalogError` for a folder whose only tables have the answers of a model."
-    for o in answer_tables(root, encoding):
+    "Raise `CatalogError` for a folder without class folders whose only tables have the answers of a model."
+    for o in answer_tables(root, encoding) if len(subfolders(root)) < 2 else ():
         try: refuse_answers(o, table_columns(o, encoding), encoding)
         except CatalogError as e: raise UnknownLayout(str(e)) from None
 
@@ -124,8 +124,7 @@ def find_layout(
         _check_not_understood(tables, options, _INSTEAD if path.is_dir() else '')
         fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]
         if 'sidecars' in fit: return 'sidecars'    # whose pictures may be in folders, which are then no classes
-        if path.is_dir() and not fit: _check_answers(path, options.get('encoding'))
-        if path.is_dir(): _check_alone(path, tables)
+        if path.is_dir(): _check_answers(path, options.get('encoding')); _check_alone(path, tables)
     if len(fit) == 1: return fit[0]
     if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found_files(path, tables)}, or give a table instead of its folder')
     raise UnknownLayout(f'{path} has no known layout: {_found_files(path, tables)}')
