@@ -41,8 +41,9 @@ KILLS = {  # name: where each process but the last dies
     'after a part is moved': ('moved 4',),
     'again and again': ('open 3', 'predict 4', 'half 2', 'moved 2', 'move 3', 'predict 3', 'join 1'),
     'joining': ('join 1',),
-    'before the file is moved': ('move 10',),
-    'after the file is moved': ('moved 10',),
+    'before the record of the rows is moved': ('move 10',),
+    'before the file is moved': ('move 11',),
+    'after the file is moved': ('moved 11',),
     'removing the parts': ('remove 1',),
 }
 HOW = dict(k=2, bs=4, chunk=8)
@@ -87,7 +88,7 @@ def counting(f, n, before=None, after=None):
 def half_part(parts, n, files):
     with atomic_path(jobs.part_path(parts, n, '.csv')) as p: p.write_bytes(files['.csv'][:len(files['.csv'])//2]); die()
 
-def half_join(files, path, per): path.write_bytes(files[0].read_bytes()); die()
+def half_join(files, path, per, model): path.write_bytes(files[0].read_bytes()); die()
 
 def half_removed(parts): next(parts.glob('*.csv')).unlink(); die()
 

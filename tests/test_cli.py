@@ -15,7 +15,7 @@ def place(tmp_path_factory):
     p = tmp_path_factory.mktemp('my shop')
     demo_styles(p/'catalog', n=90, faults=('empty',))
     r = call('train', 'catalog', '--out', 'run', '--size', 48, '--freeze-epochs', 2, '--epochs', 0, '--label-columns', 'articleType',
-             'baseColour', '--where', 'year > 0', cwd=p)
+             'baseColour', '--where', 'year > 0', '--quiet', cwd=p)
     assert r.returncode == 0, r.stderr
     (p/'pickled').mkdir(); shutil.copy(p/'run'/'learner.pkl', p/'pickled')
     return p, r
@@ -32,7 +32,7 @@ def test_tag(place):
     assert r.returncode == 0 and 'empty file' in r.stdout
     tags = pd.read_csv(p/'tags.csv')
     good = tags[tags['reason'].isna()]
-    assert list(tags) == ['image', 'rank', 'tag', 'score', 'reason'] and len(tags) == 91 and len(good) == 90
+    assert list(tags) == ['image', 'rank', 'tag', 'score', 'reason', 'model'] and len(tags) == 91 and len(good) == 90
     assert good['score'].between(0, 1).all()
     assert set(pd.read_csv(p/'queue.csv')) == {'image', 'worth', 'outside', 'ask', 'score', 'instead', 'tags'}
 
@@ -48,7 +48,7 @@ def test_export_and_issues(place):
     try:
         r = call('export', 'run', '--out', 'onnx/t.onnx', '--int8', '--source', 'catalog', cwd=p)
         assert r.returncode == 0 and 'of those of torch' in r.stdout, r.stderr
-        assert {o.name for o in (p/'onnx').iterdir()} == {'t.onnx', 't.json', 'selected_tags.csv', 't.int8.onnx'}
+        assert {o.name for o in (p/'onnx').iterdir()} == {'t.onnx', 't.json', 'selected_tags.csv', 't.int8.onnx', '.written'}
         assert len(pd.read_csv(p/'onnx'/'selected_tags.csv')) == len(json.loads((p/'run'/'labels.json').read_text())['vocab'])
         r = call('issues', 'run', '--out', 'issues.csv', '--grid', 'issues.png', '--whole', '--source', 'catalog', cwd=p)
         assert r.returncode == 0 and list(pd.read_csv(p/'issues.csv')) == ['image', 'kind', 'tag', 'instead', 'score', 'labels'], r.stderr
@@ -154,7 +154,7 @@ def test_a_users_error_is_one_line(place, argv, says, capsys, monkeypatch):
     from catalog_tagger.apps.cli import main
     p, _ = place
     monkeypatch.chdir(p)
-    assert main(argv) == 2
+    assert main([*argv, '--quiet']) == 2
     err = capsys.readouterr().err
     assert err.count('\n') == 1 and says in err, err
 

@@ -63,7 +63,7 @@ def test_the_baseline_is_first_once_for_each_task(cfg):
 def trained(monkeypatch):
     "`train_run` that leaves a folder at once and notes its configs; resnet18 fails."
     seen = []
-    def train_run(cfg, say):
+    def train_run(cfg, say, replace):
         seen.append(cfg)
         if cfg.arch == 'resnet18': raise CatalogError('no weights of resnet18')
         leave_run(cfg)
@@ -90,7 +90,7 @@ def test_a_failed_run_is_a_row(cfg, trained):
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, ZeroDivisionError])
 def test_what_is_no_fault_of_the_input_is_not_hidden(cfg, monkeypatch, error):
-    def train_run(cfg, say): raise error
+    def train_run(cfg, say, replace): raise error
     monkeypatch.setattr(room, 'train_run', train_run)
     with pytest.raises(error): compare_runs([cfg], print)
 

@@ -4,8 +4,9 @@
 
 # %% ../../nbs/apps/03_cli.ipynb #9192c80b
 from __future__ import annotations
-import argparse, re, sys, warnings
-from collections.abc import Callable
+import argparse, logging, re, sys, warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, MISSING
 from functools import cache
 from inspect import Parameter, signature
@@ -17,7 +18,8 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 
 from fastcore.docments import docments
 
-from ..core.files import CatalogError, check_target, output_folder, write_json
+from ..core.files import CatalogError, check_target, output_folder, stamp_if_there, write_json
+from ..core.outcomes import EXIT_CODES, check_replace, record_written
 from ..core.plain_text import printable
 from ..core.config import (
     ANSWERS, EmbedSettings, FetchSettings, find_preset, GROUPS, IndexSettings, MAX_INPUT, PAIRS, PER, PRESETS, RunConfig)
@@ -37,6 +39,15 @@ def _say(line)->None:
     "Print a line of a report, with the options as on the command line."
     _print_safely(as_flags(str(line)))
 
+def _target(path:str|None, name:str, replace:bool, *suffixes:str)->Path|None:
+    "`path` if a file may be written there, as by `check_target`, and nothing is lost there, as by `check_replace`."
+    res = check_target(path, name, *suffixes); check_replace([res] if res else [], replace)
+    return res
+
+def _loading(what:str)->None:
+    "Report that a model is loaded, before its imports, which take some seconds."
+    logging.getLogger('catalog_tagger').info(f'loading {what} …')
+
 def _config(source:str, out:str, settings:dict)->RunConfig:
     "The config from the options of a command."
     preset = find_preset(settings.pop('preset', None))
@@ -55,6 +66,7 @@ def check(
     source:str,              # Folder of the catalog
     *, json:bool=False,      # Print the facts as JSON
     out:str=None,            # Folder for plots and tables
+    replace:bool=False,      # Replace what is there even if it was changed since it was written, or was not written by this command
     suggest:bool=False,      # Suggest labels that may belong together, by WordNet, by co-occurrence and by their pictures
     **settings:RunConfig,
 ):
@@ -63,7 +75,7 @@ def check(
     from catalog_tagger.catalog.labels import check_several
     from catalog_tagger.catalog.prepare import prepare_catalog
     cfg = _config(source, out or '', settings)
-    if out is not None: output_folder(out, 'facts.json', source=source)
+    if out is not None: check_replace([output_folder(out, 'facts.json', source=source)], replace)
     facts = catalog_facts(cfg, ready := prepare_catalog(cfg))
     if suggest: facts |= dict(groups=find_groups(cfg, ready).to_dict('records'))
     facts['notes'] = list(map(as_flags, facts['notes']))
@@ -72,15 +84,20 @@ def check(
     check_several(ready.space)    # last, as the error of `train`
 
 # %% ../../nbs/apps/03_cli.ipynb #c81f3d05
+def _content(file:Path)->bytes|None: return file.read_bytes() if file.is_file() else None
+
 def fetch(
     source:str,             # Table with addresses of pictures, or a folder with one
     *, out:str,             # Folder for the table and its pictures; it is then a catalog
     resume:bool=True,       # Keep the pictures that are there already
+    replace:bool=False,     # Replace what is there even if it was changed since it was written, or was not written by this command
     **settings:FetchSettings,
 ):
     "Fetch the pictures that a table names by address, so that the other commands can read it."
     from catalog_tagger.core.table import report_rejected
     from catalog_tagger.catalog.fetch import fetch_catalog
+    from catalog_tagger.catalog.readers.base import FETCHED
+    before = _content(file := Path(out)/FETCHED); check_replace([out], replace)
     res = fetch_catalog(source, out, resume=resume, **settings)
     for o in res.notes: _say(o)
     if len(res.rejected):
@@ -88,15 +105,17 @@ def fetch(
         report_rejected(res.rejected.assign(image=[f'row {o.row}, {o.address[:100]}' for o in res.rejected.itertuples()],
                                             reason=res.rejected['reason']), _say)
     _print_safely(f'next: catalog_tagger check {res.table.parent}')
+    if _content(file) == before and not len(res.rejected): return 5
 
 # %% ../../nbs/apps/03_cli.ipynb #3d5b2b01
 def profile(
     source:str,   # Table, or a folder with one
     *, out:str,   # JSON file to write
+    replace:bool=False,   # Replace what is there even if it was changed since it was written, or was not written by this command
 ):
     "Draft a profile for a table: which of its columns are pictures, products, labels, tags and text, with a reason for each."
     from catalog_tagger.catalog.draft import draft_profile
-    out = check_target(out, '--out', '.json'); draft, table = draft_profile(source)
+    out = _target(out, '--out', replace, '.json'); draft, table = draft_profile(source)
     draft.save(out)
     _print_safely(table.to_string(index=False, max_colwidth=80))
     _print_safely(f'written to {out}: edit it, then use it, catalog_tagger check {source} --profile {out}')
@@ -104,15 +123,18 @@ def profile(
 # %% ../../nbs/apps/03_cli.ipynb #404039c4
 def train(
     source:str,           # Folder of the catalog
-    *, out:str,           # Folder of the run; an older run in it is replaced
+    *, out:str,           # Folder of the run; a finished run of this catalog with other settings is replaced
     resume:bool=False,    # Resume an interrupted run
+    replace:bool=False,   # Replace a finished run of another catalog, or one with the same settings, or files that were changed
     **settings:RunConfig,
 ):
     "Train a tagger on a catalog, score it, and save everything in a folder."
     cfg = _config(source, out, settings)
     from catalog_tagger.runs.train import train_run
     from catalog_tagger.report.plots import save_plots
-    train_run(cfg, _say, resume=resume)
+    before = stamp_if_there(scores := Path(out)/'metrics.json')
+    train_run(cfg, _say, resume=resume, replace=replace)
+    if stamp_if_there(scores) == before: return 5
     save_plots(out)
 
 def compare(
@@ -120,12 +142,14 @@ def compare(
     *, out:str,                     # Folder for the runs and the table; existing runs are not trained again
     arch:tuple[str, ...]=(),        # Backbones with pretrained weights
     scratch:tuple[str, ...]=(),     # Backbones trained from scratch
+    replace:bool=False,             # Replace a table that was changed, and finished runs of another catalog in the folders
     **settings:RunConfig,
 ):
     "Train several architectures on one catalog and compare their scores."
     cfg = _config(source, out, settings)
     from catalog_tagger.runs.compare import compare
-    compare(cfg, arch, scratch, _say)
+    check_replace([out], replace)
+    compare(cfg, arch, scratch, _say, replace=replace)
 
 def models(
     pattern:str=None,      # timm names to list, such as "convnext*"; if not given, the backbones of the studies
@@ -151,9 +175,10 @@ def evaluate(
     image_column:str=None,  # Column of pictures of the catalog's table, if it is not that of the run
     encoding:str=None,  # Encoding of the catalog's table in CSV, such as cp1252, if it is not that of the run
     out:str=None,       # JSON file for the scores
+    replace:bool=False, # Replace what is there even if it was changed since it was written, or was not written by this command
 ):
     "Score a run on another catalog."
-    out = check_target(out, '--out', '.json')
+    out = _target(out, '--out', replace, '.json'); _loading(run)
     from catalog_tagger.runs.evaluate import evaluate_run
     res = evaluate_run(run, source, where=where, max_pixels=max_pixels, image_column=image_column, encoding=encoding, trust=trust,
                        max_input=max_input, say=_say)
@@ -164,13 +189,14 @@ _Mode = Annotated[Literal[tuple(MODES)], '; '.join(f'{m}, {o.text}' for m, o in 
 def tag(
     run:str,                  # Folder of a run, or of a bundle
     paths:tuple[str, ...],    # Pictures, and folders of pictures; for products also folders with a table, or tables
-    *, out:str,               # CSV or Parquet file with columns image (or product), rank, tag, score, reason
+    *, out:str,               # CSV or Parquet file with columns image (or product), rank, tag, score, reason, model
     trust:bool=False,         # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
     max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
     k:int=None,               # Maximal number of tags per picture, including parents; default: all of the mode, or 3 without thresholds
     mode:_Mode=None,          # Decision mode; the first if not given
     engine:Literal['local', 'ray']='local',  # Run in this process, or on a Ray cluster
-    resume:bool=True,         # Resume an interrupted job
+    resume:bool=True,         # Resume an interrupted job, and leave a finished one as it is
+    replace:bool=False,       # Tag again if the job is finished, and replace files that were changed since they were written
     review:str=None,          # CSV file for the pictures that a person should review, in order of priority
     min_score:float=0.,       # Threshold of free tags, for a model without fitted thresholds
     max_pixels:int=None,      # Largest picture to read, in pixels, if it is not that of the run
@@ -181,9 +207,12 @@ def tag(
 ):
     "Tag pictures, or products."
     check_target(out, '--out', '.csv', '.parquet'); check_target(review, '--review', '.csv')
+    before = stamp_if_there(out); _loading(run)
     from catalog_tagger.runs.tag import tag_run
-    tag_run(run, paths, out, trust=trust, max_input=max_input, k=k, mode=mode, engine=engine, resume=resume, review=review,
-            min_score=min_score, per=per, product=product, image_column=image_column, encoding=encoding, max_pixels=max_pixels, say=_say)
+    tag_run(run, paths, out, trust=trust, max_input=max_input, k=k, mode=mode, engine=engine, resume=resume, replace=replace,
+            review=review, min_score=min_score, per=per, product=product, image_column=image_column, encoding=encoding,
+            max_pixels=max_pixels, say=_say)
+    if stamp_if_there(out) == before: return 5
 
 # %% ../../nbs/apps/03_cli.ipynb #553b0e68
 def issues(
@@ -191,12 +220,13 @@ def issues(
     *, out:str,           # CSV file for the issues, the most likely first
     trust:bool=False,     # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
     max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
+    replace:bool=False,   # Replace what is there even if it was changed since it was written, or was not written by this command
     grid:str=None,        # PNG file with the pictures of the first issues
     whole:bool=False,     # Check the train fold too, by linear probes fitted on other folds
     source:str=None,      # Folder of the catalog, if it has moved
 ):
     "Find labels of a run's catalog that look wrong, missing or doubtful."
-    out, grid = check_target(out, '--out', '.csv'), check_target(grid, '--grid', '.png')
+    out, grid = _target(out, '--out', replace, '.csv'), _target(grid, '--grid', replace, '.png'); _loading(run)
     from catalog_tagger.core.table import write_table
     from catalog_tagger.report.label_issues import issue_grid, run_issues
     from catalog_tagger.report.plots import save_figure
@@ -206,17 +236,23 @@ def issues(
     if grid and len(found): save_figure(issue_grid(found), grid)
     elif grid: _print_safely(f'{grid} is not written: there is no picture to show')
 
+def _beside(out:Path)->list[Path]:
+    "What `export` writes beside the ONNX file `out`."
+    return [out.with_suffix('.json'), out.with_suffix('.int8.onnx'), out.with_name('selected_tags.csv')]
+
 def export(
     run:str,              # Folder of a run
     *, out:str,           # File that ends in .onnx; the tag table and the preprocessing are written beside it
     trust:bool=False,     # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
     max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
+    replace:bool=False,   # Replace what is there even if it was changed since it was written, or was not written by this command
     int8:bool=False,      # Also write a smaller and faster graph of 8 bits, calibrated on pictures of train
     source:str=None,      # Folder of the catalog, if it has moved
 ):
     "Write the model of a run as ONNX, for programs without torch."
-    out = check_target(out, '--out', '.onnx')
+    out = _target(out, '--out', replace, '.onnx'); check_replace(_beside(out), replace)
     if source is not None and not int8: raise CatalogError('--source is for --int8, which reads pictures of train; leave it out')
+    _loading(run)
     from catalog_tagger.runs.folder import Run, load_tagger
     from catalog_tagger.serve.onnx import export_onnx, quantise_onnx
     tagger = load_tagger(run, trust=trust, max_input=max_input); gap = export_onnx(tagger, out)
@@ -230,11 +266,12 @@ def export(
 def report(
     runs:tuple[str, ...],       # Folders of runs; several are compared with the first
     *, out:str='report.html',   # HTML file
+    replace:bool=False,         # Replace what is there even if it was changed since it was written, or was not written by this command
     source:str=None,            # Folder of the catalog, if it has moved
     max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
 ):
     "Write an HTML report of a run, or a comparison of several."
-    out = check_target(out, '--out', '.html')
+    out = _target(out, '--out', replace, '.html')
     from catalog_tagger.report.report import write_report
     _print_safely(f'saved in {write_report(runs, out, source, max_input=max_input)}')
 
@@ -248,6 +285,7 @@ def app(
     "Serve a web page for tagging pictures, correcting tags and downloading them as CSV."
     from catalog_tagger.core.extras import import_optional
     for o in ('fasthtml', 'uvicorn'): import_optional(o, 'the web page')
+    _loading(run)
     from catalog_tagger.apps.web import serve_app
     serve_app(run, index=index, host=host, port=port, max_input=max_input)
 
@@ -259,10 +297,11 @@ def embed(
     trust:bool=False,       # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
     max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
     resume:bool=True,       # Resume an interrupted job with the same settings
+    replace:bool=False,     # Replace what is there even if it was changed since it was written, or was not written by this command
     **settings:EmbedSettings,
 ):
     "Compute embeddings of pictures, by a trained model or a pretrained backbone."
-    o = EmbedSettings(**settings)
+    o = EmbedSettings(**settings); check_replace([out], replace); _loading(model)
     from catalog_tagger.core.table import report_rejected
     from catalog_tagger.search.embed import embed_catalog
     from catalog_tagger.runs.index import load_embedder
@@ -280,10 +319,11 @@ def index(
     max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
     where:str=None,       # Select rows by a condition on the columns
     resume:bool=True,     # Resume an interrupted job with the same settings
+    replace:bool=False,   # Replace what is there even if it was changed since it was written, or was not written by this command
     **settings:IndexSettings,
 ):
     "Build an index of similar products from a catalog, or from a folder of pictures."
-    IndexSettings(**settings)
+    IndexSettings(**settings); check_replace([out], replace); _loading(model)
     from catalog_tagger.runs.index import index_catalog
     index_catalog(model, source, out, trust=trust, max_input=max_input, where=where, resume=resume, say=_say, **settings)
 
@@ -315,10 +355,11 @@ def similar(
     per:Literal[PER]=PER[0],     # Answer with pictures, or with the best picture of each product
     out:str=None,                # CSV or JSON file with all columns, instead of printing
     max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
+    replace:bool=False,          # Replace what is there even if it was changed since it was written, or was not written by this command
 ):
     "Search an index for products similar to a picture or an id, or by tags, or list its duplicates."
     _check_similar(picture, tags, duplicates, per)
-    out = check_target(out, '--out', '.csv', '.json')
+    out = _target(out, '--out', replace, '.csv', '.json'); _loading(index)
     from catalog_tagger.core.table import json_rows, write_table
     from catalog_tagger.search.index import SimilarIndex
     found = SimilarIndex.load(index, max_input=max_input)
@@ -389,6 +430,7 @@ def _add_command(subs, func:Callable):
     p = subs.add_parser(func.__name__, help=doc, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds, texts = get_type_hints(func, include_extras=True), docments(func)
     p.set_defaults(func=func)
+    p.add_argument('--quiet', action='store_true', default=argparse.SUPPRESS, help='No progress: neither a bar nor lines on standard error')
     for name, o in params.items():
         if o.kind is o.VAR_KEYWORD: _add_settings(p, kinds[name], set(params))
         else: _add_option(p, name, kinds[name], o.default, texts[name], o.kind is o.POSITIONAL_OR_KEYWORD)
@@ -418,7 +460,8 @@ COMMANDS = (demo, fetch, check, profile, train, compare, models, evaluate, tag, 
 
 def make_parser()->argparse.ArgumentParser:
     "The parser of the command with its subcommands."
-    parser = _Parser(prog='catalog_tagger', description='From a product catalog to a tagger you can trust.', epilog=_EXAMPLES,
+    parser = _Parser(prog='catalog_tagger', description='From a product catalog to a tagger you can trust.',
+                     epilog=_EXAMPLES + '\nexit codes:\n' + ''.join(f'  {k:<5}{o}\n' for k, o in EXIT_CODES.items()),
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     subs = parser.add_subparsers(metavar='COMMAND', required=True)
     for o in COMMANDS: _add_command(subs, o)
@@ -442,20 +485,35 @@ def as_flags(
         return f'--{name.replace("_", "-")}{" " if m[2] else ""}' if name else m[0]
     return re.sub(r'--([\w-]+) (True|False)\b', lambda m: f'--{"no-"*(m[2] == "False")}{m[1]}', re.sub(pattern, flag, message))
 
-def main(argv:list[str]=None)->int:  # Exit code: 0, 2 for invalid input, 3 when training diverged, 130 when interrupted
+@contextmanager
+def _progress_shown(quiet:bool)->Iterator[None]:
+    "Show the lines on progress on standard error, in the block, or no progress."
+    log, handler = logging.getLogger('catalog_tagger'), logging.StreamHandler(sys.stderr)
+    log.addHandler(handler); log.setLevel(logging.WARNING if quiet else logging.INFO)
+    try: yield
+    finally: log.removeHandler(handler); log.setLevel(logging.NOTSET)
+
+def _run_command(func:Callable, args:dict)->int:
+    "Call `func`, record the files that it has written, and return the exit code."
+    with _progress_shown(args.pop('quiet', False)): code = func(**args) or 0
+    given = signature(func).bind(**args); given.apply_defaults()
+    paths = [Path(o) for k in ('out', 'review', 'grid') if (o := given.arguments.get(k)) is not None]
+    record_written([*paths, *(_beside(paths[0]) if func is export else ())])
+    return code
+
+def main(argv:list[str]=None)->int:  # One of `EXIT_CODES`
     "The entry point of the command; `argv` is for calls from Python."
     warnings.filterwarnings('ignore', category=FutureWarning); warnings.filterwarnings('ignore', category=DeprecationWarning)
     warnings.formatwarning = lambda message, *_, **__: printable(f'warning: {as_flags(str(message))}\n')
     try:
         args = vars(make_parser().parse_args(argv))
-        args.pop('func')(**args)
+        return _run_command(args.pop('func'), args)
     except (CatalogError, OSError) as e:
         _print_safely(f'catalog_tagger: {as_flags(" ".join(str(e).split()))}', file=sys.stderr)
         return getattr(e, 'exit_code', 2)
     except KeyboardInterrupt as e:
         _print_safely(f'catalog_tagger: {as_flags(str(e)) or "stopped"}', file=sys.stderr)
         return 130
-    return 0
 
 # %% ../../nbs/apps/03_cli.ipynb #b3a3c4f9
 #| eval: false

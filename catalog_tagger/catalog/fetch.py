@@ -26,6 +26,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from ..core.files import CatalogError, atomic_path, escaped_text, is_leftover, output_folder, sweep
+from ..core.outcomes import WRITTEN
 from ..core.table import UnixLines, first_few, set_aside, write_table
 from ..core.process import progress
 from ..core.config import FetchSettings
@@ -373,7 +374,7 @@ def _fetch_folder(out:str|Path, file:Path, name:str)->Path:
     if file.name in (FETCHED, FETCH_REJECTED): raise CatalogError(f'{file} has the name of a table that is written beside it; rename it')
     out = output_folder(out, FETCHED)
     if out.resolve() == file.resolve().parent: raise CatalogError(f'{out} is the folder of {file.name} itself; give another one with --out')
-    known = (name, FETCHED, FETCH_REJECTED)
+    known = (name, FETCHED, FETCH_REJECTED, WRITTEN)
     if others := [o.name for o in out.iterdir() if o.is_file() and o.name not in known and not is_leftover(o.name)]:
         raise CatalogError(f'{out} contains {first_few(others)}, so it is not that of {file.name}; give an empty or new folder with --out')
     return out

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import CatalogError, escaped_text, inside_or_reason
+from ..core.outcomes import NothingToDo
 from ..core.table import check_columns
 from .readers.base import SUFFIXES, suffix_reason, unsafe_reason
 from .images import ImageError, Prep
@@ -53,8 +54,9 @@ def find_pictures(
         for name, why in (o for path in source for o in _named_pictures(Path(path), skip)): found[name] = why and found.get(name, why)
     if all(found.values()):
         other = next((f'; of {len(found)} other files the first is {o}: {why}' for o, why in found.items()), '')
-        raise CatalogError(f'no picture in {"the table" if isinstance(source, pd.DataFrame) else ", ".join(map(escaped_text, source))}; '
-                           f'looked for {" ".join(SUFFIXES)}{escaped_text(other)}')
+        raise (CatalogError if found else NothingToDo)(
+            f'no picture in {"the table" if isinstance(source, pd.DataFrame) else ", ".join(map(escaped_text, source))}; '
+            f'looked for {" ".join(SUFFIXES)}{escaped_text(other)}')
     found |= {o: found.pop(o) for o in [k for k, why in found.items() if why]}
     return found
 

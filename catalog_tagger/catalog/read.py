@@ -14,9 +14,10 @@ from ..core.files import CatalogError
 from ..core.table import Catalog, did_you_mean, source_columns
 from ..core.config import RunConfig
 from .csv_tables import IMAGE_COLUMNS, TAG_COLUMNS, TEXT_COLUMNS, find_column
-from .exports import read_export
-from .readers.base import (
-    SUFFIXES, Layout, all_layouts, is_address, layouts_of, list_tables, locate_pictures, one_picture_per_row, unread_tables)
+from .exports import read_export, table_columns
+from catalog_tagger.catalog.readers.base import (
+    SUFFIXES, Layout, all_layouts, answer_tables, is_address, layouts_of, list_tables, locate_pictures, one_picture_per_row, refuse_answers,
+    unread_tables)
 from .readers.folders import subfolders
 from .readers.profiles import Profile, fold_in_name, load_profiles, missing_columns, profile_layout
 from .readers.styles import LABEL_COLUMNS, none_or
@@ -97,6 +98,12 @@ class UnknownLayout(CatalogError):
 
 _INSTEAD = '. To take folders for classes instead: layout=folders'
 
+def _check_answers(root:Path, encoding:str|None)->None:
+    "Raise `CatalogError` for a folder without class folders whose only tables have the answers of a model."
+    for o in answer_tables(root, encoding) if len(subfolders(root)) < 2 else ():
+        try: refuse_answers(o, table_columns(o, encoding), encoding)
+        except CatalogError as e: raise UnknownLayout(str(e)) from None
+
 def _check_alone(root:Path, tables:dict[Path, list[str]])->None:
     "Raise `CatalogError` for a folder with pictures alone, or with one folder of pictures and a table that no reader can read."
     folders = subfolders(root); unread = unread_tables(root)
@@ -124,7 +131,7 @@ def find_layout(
         _check_not_understood(tables, options, _INSTEAD if path.is_dir() else '')
         fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]
         if 'sidecars' in fit: return 'sidecars'    # whose pictures may be in folders, which are then no classes
-        if path.is_dir(): _check_alone(path, tables)
+        if path.is_dir(): _check_answers(path, options.get('encoding')); _check_alone(path, tables)
     if len(fit) == 1: return fit[0]
     if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found_files(path, tables)}, or give a table instead of its folder')
     raise UnknownLayout(f'{path} has no known layout: {_found_files(path, tables)}')
@@ -164,4 +171,5 @@ def read_catalog(
     layout = layout or find_layout(path, **options)
     reader = find_reader(layout); _check_options(layout, reader, options)
     if not Path(path).exists(): raise CatalogError(f'{path} is not a folder')
+    if Path(path).is_file(): refuse_answers(path, table_columns(Path(path), options.get('encoding')), options.get('encoding'))
     return reader.read(path, where=where, min_count=min_count, **options)

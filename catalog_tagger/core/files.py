@@ -12,7 +12,7 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['CatalogError', 'catalog_root', 'inside', 'escaped_text', 'inside_or_reason', 'is_leftover', 'sweep', 'DiskFull',
            'full_disk', 'atomic_path', 'finish_save', 'atomic_files', 'output_folder', 'check_target', 'write_json',
-           'read_json', 'unique_keys', 'parse_json', 'file_stamp']
+           'read_json', 'unique_keys', 'parse_json', 'file_stamp', 'stamp_if_there']
 
 # %% ../../nbs/core/00_files.ipynb #a593092c
 class CatalogError(ValueError):
@@ -251,3 +251,7 @@ def file_stamp(path:str|Path)->tuple[str, int, int]:  # Absolute path, bytes, ti
     try: o = os.stat(path)
     except (OSError, ValueError) as e: raise CatalogError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}') from None
     return os.path.abspath(path), o.st_size, o.st_mtime_ns
+
+def stamp_if_there(path:str|Path)->tuple[str, int, int]|None:
+    "The stamp of the file at `path`, None if there is none: equal before and after a job that did not write it."
+    return file_stamp(path) if os.path.exists(path) else None

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/core/06_jobs.ipynb #40fde5da
 from __future__ import annotations
-import hashlib, json, os, shutil, warnings
+import hashlib, json, os, re, shutil, warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,15 +60,16 @@ def _stamps(found:dict[str, str|None])->Iterator[bytes]:
         except CatalogError: yield json.dumps(o).encode()
 
 def _plain_json(o):
-    "A JSON value for an `o` that JSON cannot represent."
+    "A JSON value for an `o` that JSON cannot represent, the same in every process."
     if isinstance(o, np.ndarray): return [o.shape, str(o.dtype), _digest([o.tobytes()])]
-    return vars(o) if is_dataclass(o) else repr(o)
+    if isinstance(o, (set, frozenset)): return sorted(map(repr, o))
+    return vars(o) if is_dataclass(o) else re.sub(' at 0x[0-9a-f]+', '', repr(o))
 
 def _predictor_parts(predictor)->Iterator[bytes]:
     "Everything that the predictions depend on: the attributes of `predictor` and the tensors of its model."
-    # sorted, because the arrays of a bundle are loaded in another order in each process
+    # sorted, because the order of arrays and of settings may differ from process to process
     yield json.dumps({k: v for k, v in vars(predictor).items() if k != 'model'}, default=_plain_json, sort_keys=True).encode()
-    for k, v in predictor.model.state_dict().items(): yield k.encode() + v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+    for k, v in sorted(predictor.model.state_dict().items()): yield k.encode() + v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 PARTS_VERSION = 2   # Increased when parts of an older version cannot be joined with parts of this one
 

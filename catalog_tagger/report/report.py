@@ -437,7 +437,7 @@ def _how_to_repeat(run:Run)->list:
     changed = _changed_settings(run.config)
     settings = pd.DataFrame([(k, str(v) if isinstance(v, (int, float)) else _text(v), k in changed) for k, v in asdict(run.config).items()],
                             columns=['setting', 'value', 'changed'])
-    again = f'from catalog_tagger.all import *\ntrain_run(Run.open({str(run.folder.resolve())!r}).config)'
+    again = f'from catalog_tagger.all import *\ntrain_run(Run.open({str(run.folder.resolve())!r}).config, replace=True)'
     return [Pre(Code(repeat_command(run.config))), P('The same in Python, with every setting:'), Pre(Code(again)),
             Details(Summary('Every setting'), _html_table(settings, 'The settings of the run'))]
 

@@ -69,12 +69,12 @@ def _finished_run(cfg:RunConfig)->Run|None:
     try: return run if replace(run.config, out=cfg.out) == replace(cfg, source=str(Path(cfg.source).resolve())) else None
     except CatalogError: return None   # written by an older version
 
-def _compared_row(o:RunConfig|Run, say)->dict:
+def _compared_row(o:RunConfig|Run, say, replace:bool)->dict:
     "The row of a run, or of a config, which is trained first if needed; the row of a failed run has the reason."
     cfg, run = (o.config, o) if isinstance(o, Run) else (o, _finished_run(o))
     try:
         if run: say(f'{run.folder} already exists')
-        else: say(f'\n{cfg.out}'); train_run(cfg, say); run = Run.open(cfg.out)
+        else: say(f'\n{cfg.out}'); train_run(cfg, say, replace=replace); run = Run.open(cfg.out)
         return run_row(run) | dict(failed=None)
     except CatalogError as e:
         say(f'failed: {e}')
@@ -104,12 +104,13 @@ _COMPARED_COLUMNS = ['model', 'settings', 'training', 'train_pictures', 'valid_p
 def compare_runs(
     runs:Sequence[RunConfig|str|Path],  # Configs, trained if not there yet, and folders of runs
     say=print,                          # Called with each line of the progress report
+    *, replace:bool=False,              # As in `train_run`, for the runs that are trained
 )->pd.DataFrame:                        # The baseline, or one for each set of labels and pictures; then a row for each run, in order
     "Train missing runs and compare all of them; the row of a failed run has the reason."
     if not runs: raise CatalogError('there is nothing to compare: give at least one run')
     runs = [o if isinstance(o, RunConfig) else Run.open(o) for o in runs]
     settings = _differing_fields([o.config if isinstance(o, Run) else o for o in runs])
-    rows = [_compared_row(o, say) | dict(settings=s) for o, s in zip(runs, settings)]
+    rows = [_compared_row(o, say, replace) | dict(settings=s) for o, s in zip(runs, settings)]
     df = pd.DataFrame([*_baseline_rows(rows), *rows]).reindex(columns=_COMPARED_COLUMNS)
     return df.astype({c: 'Int64' for c in ('train_pictures', 'valid_pictures', 'n_labels', 'epochs')})
 
@@ -149,10 +150,11 @@ def compare(
     archs:Sequence[str]=(),    # Architectures with pretrained weights
     scratch:Sequence[str]=(),  # Architectures trained from scratch
     say=print,                 # Called with each line of the progress report
+    *, replace:bool=False,     # As in `compare_runs`
 )->pd.DataFrame:               # As from `compare_runs`
     "Train each architecture on one catalog and write `comparison.csv` and `comparison.md` beside the runs."
     runs = [*run_grid(cfg, arch=archs), *run_grid(cfg, arch=scratch, weights=['none'])]
-    df = compare_runs(runs, say)
+    df = compare_runs(runs, say, replace=replace)
     if df['failed'].notna().all(): raise CatalogError(f'every run failed; the first, {df["model"][0]}: {df["failed"][0]}')
     say('\n' + write_comparison(df, Path(cfg.out)/'comparison') + f'\nsaved in {cfg.out}/comparison.csv and .md')
     return df

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.files import CatalogError
+from ..core.files import CatalogError, stamp_if_there
 from ..core.config import MAX_INPUT, PER, RunConfig
 from ..core.table import none_usable, read_table, report_rejected
 from ..catalog.picture_files import find_pictures
@@ -98,7 +98,7 @@ def tag_run(
     product:str=None,         # Column of products of a table, with `per='product'` only; None for that of the run's settings
     image_column:str=None, encoding:str=None,   # As `product`: column of pictures of a table, and its encoding
     say=print,                # Called with each line of the progress report
-    **options,                # Passed to `tag_many`, such as `k`, `mode` or `resume`
+    **options,                # Passed to `tag_many`, such as `k`, `mode`, `resume` or `replace`
 )->tuple[int, pd.DataFrame]:  # As from `tag_many`
     "Tag pictures or products with a run, write the tags to `out` and the review queue to `review`."
     if engine not in ('local', 'ray'): raise CatalogError(f'engine={engine!r}, expected local or ray')
@@ -115,9 +115,11 @@ def tag_run(
     if max_pixels is not None and engine == 'ray': raise CatalogError("max_pixels= is for engine='local': a cluster takes that of the run")
     if max_pixels is not None: tagger = replace(tagger, prep=replace(tagger.prep, max_pixels=max_pixels))
     options |= dict(review=review)
+    before = stamp_if_there(out)
     n, rejected = tag_many(tagger, paths, out, **options) if engine == 'local' else tag_many_ray(
         partial(Tagger.load, _bundle(run), max_input=max_input), paths, out, **options)
     if not n: raise none_usable(len(rejected), rejected)
+    if stamp_if_there(out) == before: say(f'{out} was finished before, by this model and of these pictures; replace=True tags them again')
     say(f'{n} {per}s tagged in {out}; {len(rejected)} {"pictures "*(per == "product")}could not be used{":" if len(rejected) else ""}')
     report_rejected(rejected, say)
     if review is not None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pandas as pd
+from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
@@ -17,8 +18,9 @@ from fastcore.basics import noop
 from fastcore.foundation import L
 
 from ..core.files import CatalogError, DiskFull, output_folder
+from ..core.outcomes import check_replace
 from ..core.table import first_few, report_rejected
-from ..core.process import interactive, reuse_memory
+from ..core.process import ProgressLines, interactive, is_quiet, reuse_memory
 from ..core.config import RunConfig, training_settings
 from ..catalog.picture_cache import cache_folder
 from ..catalog.split import report_torn, split_summary
@@ -26,7 +28,7 @@ from ..catalog.labels import LabelSpace, missing_labels, report_missing, report_
 from ..catalog.prepare import prepare_catalog
 from ..train.backbones import arch_prep
 from ..train.data import catalog_dls, train_tfms
-from ..train.learner import catalog_learner, training_summary
+from ..train.learner import catalog_learner, is_skipped, is_training, training_summary
 from ..train.checks import check_learner
 from ..train.checkpoint import KeepBest, StopOnNaN, check_resume, clear_checkpoints, fit_stage
 from ..train.activations import cached_learner
@@ -38,7 +40,8 @@ from .folder import Run, is_run, save_run
 from .score import run_metrics
 
 # %% auto #0
-__all__ = ['UNFINISHED', 'build_learner', 'fit_learner', 'frozen_features', 'report_scores', 'report_products', 'train_run']
+__all__ = ['UNFINISHED', 'build_learner', 'TellEpochs', 'fit_learner', 'frozen_features', 'report_scores', 'report_products',
+           'train_run']
 
 # %% ../../nbs/runs/01_train.ipynb #2e1c5533
 def build_learner(
@@ -56,7 +59,7 @@ def build_learner(
     if cfg.balance > 1: balance_sampling(dls.train, rarity_weights(df.loc[df['split'] == 'train', 'labels'].tolist(), cap=cfg.balance))
     learn = catalog_learner(dls, cfg.arch, weights=cfg.weights, head=cfg.head, dropout=cfg.dropout, loss_func=cfg.loss,
                             opt_func=cfg.opt)
-    if not interactive(): learn.remove_cb(ProgressCallback); learn.logger = noop
+    if is_quiet() or not interactive(): learn.remove_cb(ProgressCallback); learn.logger = noop
     learn.facts.tta = cfg.tta
     recorded = ['train_loss', 'valid_loss', *(o.name for o in learn.metrics)]
     if cfg.monitor not in (None, *recorded):
@@ -66,11 +69,27 @@ def build_learner(
 # %% ../../nbs/runs/01_train.ipynb #a98afa92
 UNFINISHED = 'unfinished'   # Folder of a run that holds its checkpoints until it has finished
 
+class TellEpochs(Callback):
+    "Log a line after each epoch, and in each minute of a long one: share done, time and time left, for a run without a terminal."
+    order,_only_train_loop = 60,True    # after the Recorder
+    def __init__(self, stage:str, **kwargs): self.stage, self.how = stage, kwargs
+    def before_fit(self): self.run, self.tell = is_training(self.learn), None
+    def before_epoch(self):
+        if self.tell is None or self.epoch <= self.tell.start:    # a resumed fit skips the first epochs
+            self.tell = ProgressLines(f'epochs of the {self.stage}', self.n_epoch, start=self.epoch, **self.how)
+    def after_batch(self):
+        if self.training: self.tell(self.epoch + (self.iter + 1)/self.n_iter)
+    def after_epoch(self):
+        if is_skipped(self.learn): self.tell = None; return
+        losses = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
+        self.tell(self.epoch + 1, f', valid loss {losses["valid_loss"]:.4f}', now=True)
+
 def _stage_cbs(cfg:RunConfig, name:str)->list:
     "The callbacks of stage `name`, besides the learner's own."
     ema, mix = cfg.ema and name == 'body', cfg.mix
     if mix == 'cutmix' and name == 'head' and cfg.views: mix = None     # of pooled features nothing can be cut out
-    return [StopOnNaN(), *([KeepBest(cfg.monitor, cfg.patience)] if cfg.monitor else []), *([EMA(cfg.ema)] if ema else []),
+    tell = [] if is_quiet() or interactive() else [TellEpochs(name)]
+    return [StopOnNaN(), *tell, *([KeepBest(cfg.monitor, cfg.patience)] if cfg.monitor else []), *([EMA(cfg.ema)] if ema else []),
             *L(find_mix(mix)).filter(), *([SaveEpochs(Path(cfg.out)/'epochs', name)] if cfg.keep_epochs else [])]
 
 def _train_stages(learn:Learner, cfg:RunConfig, lr:float)->Iterator[tuple[str, Learner, Callable]]:
@@ -133,35 +152,46 @@ def report_products(
 
 _FREE = ('out', 'cache', 'num_workers')   # Settings that change nothing in a finished run
 
-def _check_finished(run:Run, cfg:RunConfig, df:pd.DataFrame)->None:
-    "Raise `CatalogError` unless the finished `run` has the settings of `cfg` and the pictures, folds and labels of `df`."
-    old, new = run.config.to_dict(), replace(cfg, source=str(Path(cfg.source).resolve())).to_dict()
+def _differences(run:Run, cfg:RunConfig, df:pd.DataFrame)->tuple[list[str], bool]:
+    "How the finished `run` differs from one with `cfg` and the pictures, folds and labels of `df`; and is it of another catalog?"
+    try: old, same = run.config.to_dict(), _pictures_digest(run.split) == _pictures_digest(df)
+    except CatalogError as e: return [f'it cannot be read ({e})'], True
+    new = replace(cfg, source=str(Path(cfg.source).resolve())).to_dict(); moved = old['source'] != new['source']
     changed = [f'{k}={v} was {old[k]}' for k, v in new.items() if k not in _FREE and v != old[k]]
-    if not changed and _pictures_digest(run.split) != _pictures_digest(df):
-        changed = [f'the pictures of {cfg.source}, their folds or their labels have changed']
-    if changed:
-        raise CatalogError(f'{cfg.out} is a finished run, and not this one: {first_few(changed, 3)}; without resume=True it is replaced, '
+    if not changed and not same: changed = [f'the pictures of {cfg.source}, their folds or their labels have changed']
+    return changed, moved and not same
+
+def _is_done(run:Run, cfg:RunConfig, df:pd.DataFrame, resume:bool, say)->bool:
+    "Is the finished `run` that of `cfg` and `df`? Raise `CatalogError` if it is another one that must not be replaced."
+    changed, other = _differences(run, cfg, df)
+    if not changed: say(f'{cfg.out} is finished, with the same settings and the same catalog; nothing to do: replace=True trains it again')
+    elif resume or other:
+        raise CatalogError(f'{cfg.out} is a finished run, and not this one: {first_few(changed, 3)}; replace it with replace=True, '
                            'or give another folder with --out')
+    else: say(f'the finished run in {cfg.out} is replaced: {first_few(changed, 3)}')
+    return not changed
 
 def train_run(
     cfg:RunConfig,
     say=print,           # Called with each line of the progress report
     *, resume:bool=False,  # Resume an interrupted run, from its checkpoints in `cfg.out`
+    replace:bool=False,    # Train also if `cfg.out` is the finished run of another catalog, or of this one with the same settings
 )->dict:                 # The contents of `metrics.json`
     """Prepare the catalog `cfg.source`, train, score, and save the run in the folder `cfg.out`.
-    With `resume`, a finished run stays as it is; if its settings or its catalog are others, that is an error."""
+    A finished run stays as it is. One with other settings is replaced; with `resume`, or if it is of another catalog, that is an error."""
     arch_prep(cfg.arch, cfg.size)   # name and size are checked before the catalog is read
     unfinished = output_folder(cfg.out, 'config.json', UNFINISHED, source=cfg.source)/UNFINISHED
-    finished = resume and not unfinished.is_dir() and is_run(cfg.out) and Run(cfg.out).finished
-    if not resume: clear_checkpoints(unfinished)
-    elif unfinished.is_dir(): check_resume(unfinished, training_settings(cfg))
-    elif not finished: say(f'nothing to resume in {cfg.out}: training starts with the first epoch')
+    resumed = resume and unfinished.is_dir()
+    if resumed: check_resume(unfinished, training_settings(cfg))
     start, ready = time.perf_counter(), prepare_catalog(cfg)
     df, rejected, space = ready.catalog.df, ready.catalog.rejected, ready.space
-    if finished:
-        run = Run(cfg.out); _check_finished(run, cfg, df)
-        say(f'{cfg.out} is finished, with the same settings and the same catalog; nothing to resume')
+    if not (resumed or replace) and is_run(cfg.out) and (run := Run(cfg.out)).finished and _is_done(run, cfg, df, resume, say):
         return run.metrics
+    check_replace([cfg.out], replace)
+    if not resume and unfinished.is_dir():
+        say(f'the checkpoints of an interrupted run in {unfinished} are removed; resume=True would have used them')
+        clear_checkpoints(unfinished)
+    elif resume and not resumed: say(f'nothing to resume in {cfg.out}: training starts with the first epoch')
     n, dropped = df['split'].value_counts(), sum(o['label'] is None for o in space.provenance.values())
     say(f'{len(df)} pictures of {cfg.source}: {n["train"]} train, {n["valid"]} valid, {n["test"]} test; '
         f'{len(rejected)} rejected{":" if len(rejected) else ""}')

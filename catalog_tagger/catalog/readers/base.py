@@ -26,14 +26,14 @@ from ..query import choose_rows
 from ..cells import clean_cells, parse_tags
 from ..csv_tables import (
     FOLD_NAMES, JSON_SUFFIXES, TEXT_COLUMNS, TORN, csv_rows, find_column, named_column, split_names, take_column)
-from ..exports import TABLE_FORMATS, table_columns
+from ..exports import TABLE_FORMATS, read_export, table_columns
 
 # %% auto #0
 __all__ = ['FETCHED', 'FETCH_REJECTED', 'FETCHED_COLUMNS', 'SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS',
            'TABLE_OPTIONS', 'LABEL_OPTIONS', 'TABLES', 'drop_rare', 'is_address', 'picture_folder', 'add_reasons',
            'locate_pictures', 'unsafe_reason', 'suffix_reason', 'pictures_of_cell', 'one_picture_per_row', 'take_roles',
-           'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of', 'list_tables',
-           'unread_tables', 'unread_note', 'pick_table']
+           'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of',
+           'refuse_answers', 'answer_tables', 'list_tables', 'unread_tables', 'unread_note', 'pick_table']
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a1ee3e36
 def drop_rare(
@@ -398,19 +398,42 @@ def _folder_tables(root:Path, encoding:str=None)->list[Path]:
     return sorted(o for o in root.iterdir() if (o.suffix.lower() in TABLES or _is_text_table(o, encoding))
                   and not o.name.startswith('.') and o.name not in own)
 
-def list_tables(
-    source:str|Path,    # Folder of a catalog, or its table
-    encoding:str=None,  # As in `csv_rows`
-)->dict[Path, list[str]]:
-    "Each table directly in a folder, and those that a profile looks for by name, → its columns; or only the table that is given."
-    root = Path(source)
-    if root.is_file(): return {root: table_columns(root, encoding)}
+def _tables_of_folder(root:Path, encoding:str|None)->dict[Path, list[str]]:
     files = _folder_tables(root, encoding)
     if not files and _tables_of_fetch(root):
         raise CatalogError(f'{root} has no table, because catalog_tagger fetch was interrupted; call it again, and it goes on')
     named = {g for o in all_layouts().values() for g in o.globs if '/' in g or g.endswith('.txt')}
     files += sorted({o for g in named for o in root.glob(g)})
     return {o: table_columns(o, encoding) for o in files if inside_or_reason(root, o.relative_to(root))[1] is None and o.is_file()}
+
+_ANSWERS = {'rank', 'tag', 'score'}, {'worth', 'ask', 'instead'}   # Columns of a table of tags and of a review queue
+
+def _are_answers(columns:Iterable[str])->bool: return any(o <= set(columns) for o in _ANSWERS)
+
+def refuse_answers(
+    file:str|Path,         # A table
+    columns:Iterable[str], # Its columns
+    encoding:str=None,     # As in `csv_rows`
+)->None:
+    "Raise `CatalogError` if the columns of the table are those of the answers of a model, whatever its name."
+    if not _are_answers(columns): return
+    model = read_export(Path(file), encoding, most=1)[0]['model'].iloc[0] if 'model' in columns else ''
+    raise CatalogError(f'{file} has the answers of {f"model {model}" if model else "a model"} ({", ".join(columns)}), and a catalog never '
+                       'learns from its own answers: give the table of the shop, or the labels of a person in other columns')
+
+def answer_tables(root:Path, encoding:str=None)->list[Path]:
+    "The tables of a folder that have answers of a model; they are never a catalog."
+    return [o for o, columns in _tables_of_folder(root, encoding).items() if _are_answers(columns)]
+
+def list_tables(
+    source:str|Path,    # Folder of a catalog, or its table
+    encoding:str=None,  # As in `csv_rows`
+)->dict[Path, list[str]]:
+    "Each table directly in a folder, and those that a profile looks for by name, → its columns; or only the table that is given. No answers."
+    root = Path(source)
+    if not root.is_file(): return {o: columns for o, columns in _tables_of_folder(root, encoding).items() if not _are_answers(columns)}
+    refuse_answers(root, columns := table_columns(root, encoding), encoding)
+    return {root: columns}
 
 def unread_tables(root:Path)->list[Path]:
     "The tables directly in a folder that no reader can read."
