@@ -28,7 +28,8 @@ def draw(path, i):
 
 def flags(root, n=80, seed=0):
     "An attribute list in the form of DeepFashion: 1, -1, and 0 for unknown; returns its values."
-    values = np.random.default_rng(seed).choice([1, -1, 0], (n, len(TAGS)), p=[.4, .4, .2]); values[:, 0] = np.where(np.arange(n) % 2, 1, -1)
+    values = np.random.default_rng(seed).choice([1, -1, 0], (n, len(TAGS)), p=[.4, .4, .2])
+    values[:, 0] = np.where(np.arange(n) % 2, 1, -1)
     for i in range(n): draw(root/'images'/f'{i}.jpg', i)
     pd.DataFrame(values, columns=TAGS).assign(image_name=[f'{i}.jpg' for i in range(n)]).to_csv(root/'list_attr.csv', index=False)
     return values
@@ -82,7 +83,8 @@ def test_columns_named_as_ours_are_the_shops(tmp_path):
 # ---- Nothing is measured where nobody knows
 
 def posts(root, n=60):
-    pd.DataFrame(dict(image=[f'{i}.jpg' for i in range(n)], tags=[('red', 'red;wool')[i % 2] for i in range(n)])).to_csv(root/'t.csv', index=False)
+    df = pd.DataFrame(dict(image=[f'{i}.jpg' for i in range(n)], tags=[('red', 'red;wool')[i % 2] for i in range(n)]))
+    df.to_csv(root/'t.csv', index=False)
     for i in range(n): draw(root/f'{i}.jpg', i)
 
 def test_open_lists_without_any_absence_are_refused_in_one_line(tmp_path, capsys):
