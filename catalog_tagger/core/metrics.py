@@ -175,11 +175,20 @@ def exact_match(
     return _mean(_exact(*_as_predictions(pred, targs)))
 
 # %% ../../nbs/core/07_metrics.ipynb #a60c884f
+def _precisions(s, t)->np.ndarray:
+    "Average precision of each column; equal scores count together, as in scikit-learn, which takes 5 ms for a label."
+    order, n = np.argsort(-s, 0, kind='stable'), len(s)
+    s, t = np.take_along_axis(s, order, 0), np.take_along_axis(t, order, 0)
+    last = np.where(np.append(s[:-1] != s[1:], np.ones((1, s.shape[1]), bool), 0), np.arange(n)[:, None], n)
+    end = np.minimum.accumulate(last[::-1])[::-1]    # of each cell the last one with its score
+    precision = np.take_along_axis(t.cumsum(0), end, 0)/(end + 1)
+    with np.errstate(invalid='ignore'): return (precision*t).sum(0)/t.sum(0)
+
 def _average_precisions(scores, targs, known)->np.ndarray:
     "Average precision of each label over the pictures whose truth is known, nan for one that is absent; `-inf` ranks below every number."
-    from sklearn.metrics import average_precision_score
-    cells = zip(np.nan_to_num(scores).T, targs.T, _known_or_all(known, targs.shape).T)
-    return np.array([average_precision_score(t[k], s[k]) if t[k].any() else np.nan for s, t, k in cells])
+    known = _known_or_all(known, targs.shape); step = max(1, 2**22//max(len(targs), 1))
+    cells = np.where(known, np.nan_to_num(scores), -np.inf), targs & known     # unknown ones come last
+    return np.concatenate([_precisions(*(o[:, i:i+step] for o in cells)) for i in range(0, targs.shape[1], step)])
 
 def mean_average_precision(
     scores,   # Any score, shape (n, n_labels)

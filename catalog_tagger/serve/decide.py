@@ -73,7 +73,8 @@ class Decision(ShowsFacts, Record):
 # %% ../../nbs/serve/06_decide.ipynb #c957ff62
 def _answer_limits(scores, targs, known, space:LabelSpace, cut:Callable, asked:dict)->dict[str, float]:
     "Group → the minimum score of its answers by `cut`; 1 if its truth is unknown."
-    said = as_matrix(decode(scores, space, k=None), space).astype(bool) & known
+    if not space.exclusive: return {}
+    said = as_matrix(decode(scores, space, k=None, min_score=1.), space).astype(bool) & known    # free tags are not needed
     cells = {g: (scores[:, cols][said[:, cols]], targs[:, cols][said[:, cols]]) for g, cols in space.group_columns.items()}
     return {g: cut(s, t, **asked) if len(s) else 1. for g, (s, t) in cells.items()}
 
