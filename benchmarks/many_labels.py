@@ -15,7 +15,8 @@ from PIL import Image
 def make_shop(root:Path, labels:int, pictures:int)->Path:
     gen = np.random.default_rng(0); share = 1/np.arange(1, labels + 1)**.5; share /= share.sum()
     (root/'images').mkdir(parents=True)
-    for i, o in enumerate(gen.integers(0, 256, (pictures, 3))): Image.new('RGB', (32, 32), tuple(map(int, o))).save(root/'images'/f'{i}.png')
+    for i, o in enumerate(gen.integers(0, 256, (pictures, 3)).tolist()):
+        Image.new('RGB', (32, 32), tuple(o)).save(root/'images'/f'{i}.png')
     tags = [';'.join(f'tag {j}' for j in gen.choice(labels, 12, replace=False, p=share)) for _ in range(pictures)]
     pd.DataFrame(dict(image=[f'{i}.png' for i in range(pictures)], tags=tags)).to_csv(root/'shop.csv', index=False)
     return root

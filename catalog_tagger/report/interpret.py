@@ -137,13 +137,11 @@ def label_confusion(
     pred:np.ndarray,      # Answers as 0 and 1, from `as_matrix`; shape (pictures, labels)
     space:LabelSpace,
 )->pd.DataFrame:          # Index: label; `right` and `wrong` (true and false positives), `missed` and `neither` (false and true negatives)
-    "The 2×2 confusion matrix of each label, by scikit-learn, over the pictures for which it has a truth."
+    "The 2×2 confusion matrix of each label, over the pictures for which it has a truth."
     pred, targs = _numbers_and_truth(df, pred, space, 'pred')
-    res, known = np.zeros((len(space.vocab), 4), int), known_cells(targs, space, df)
-    for i, k in enumerate(known.T):
-        t, p = (o[k, i] for o in (targs, pred > 0))
-        res[i] = confusion_matrix(t, p, labels=[False, True]).ravel()
-    return pd.DataFrame(res, space.vocab, ['neither', 'wrong', 'missed', 'right'])[['right', 'missed', 'wrong', 'neither']]
+    known, said = known_cells(targs, space, df), pred > 0
+    cells = dict(right=said & targs, missed=~said & targs, wrong=said & ~targs, neither=~said & ~targs)
+    return pd.DataFrame({k: (o & known).sum(0) for k, o in cells.items()}, space.vocab)
 
 # %% ../../nbs/report/02_interpret.ipynb #71315510
 def label_confusion_plot(
@@ -165,7 +163,8 @@ def instead_table(
     known, images = known_cells(targs, space, df), df['image'].to_numpy()
     missed, wrong, rows = targs & (pred == 0), (pred > 0) & ~targs & known, []
     for g, cols in zip([*space.exclusive, ''], _alternatives(space)):
-        both = missed[:, cols].T.astype(int) @ wrong[:, cols]
+        # of numbers with a point, which is a hundred times as fast, and exact below 2**24 pictures
+        both = (missed[:, cols].T.astype('float32') @ wrong[:, cols].astype('float32')).astype(int)
         rows += [(g, cols[a], cols[b], both[a, b], both[a, b]/missed[:, cols[a]].sum()) for a, b in zip(*np.nonzero(both))]
     rows = sorted(rows, key=lambda o: (-o[3], -o[4]))[:k]
     return pd.DataFrame([(g, space.vocab[a], space.vocab[b], n, s, images[missed[:, a] & wrong[:, b]].tolist()) for g, a, b, n, s in rows],
