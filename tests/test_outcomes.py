@@ -57,7 +57,7 @@ def test_an_empty_inbox_is_nothing_to_do(place, tmp_path, capsys):
 def test_a_finished_run_is_left_alone(place, capsys):
     before = (place/'run'/'learner.pkl').stat().st_mtime_ns
     for more in ([], ['--resume']): assert run('train', place/'catalog', '--out', place/'run', *FAST, *more) == 5
-    assert 'is finished, with the same settings and the same catalog; nothing to do: --replace' in capsys.readouterr().out
+    assert 'is finished, with the same settings and the same catalog; nothing to resume: --replace' in capsys.readouterr().out
     assert (place/'run'/'learner.pkl').stat().st_mtime_ns == before
 
 def test_a_finished_run_of_another_catalog_is_kept(place, tmp_path, capsys):
