@@ -5,14 +5,14 @@
 # %% ../../nbs/apps/01_web.ipynb #e940d013
 from __future__ import annotations
 import asyncio, csv, json, socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import StringIO
 from ipaddress import ip_address
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Thread
 from time import monotonic
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -366,6 +366,24 @@ def _listen(host:str, port:int)->socket.socket:
 
 def _address(host:str, port:int)->str: return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
 
+_LOADING = b'''HTTP/1.1 503 Service Unavailable\r
+content-type: text/html; charset=utf-8\r
+refresh: 2\r
+connection: close\r
+\r
+<!doctype html><html lang="en"><title>Loading</title><p>The model is loading; the page appears by itself.</p></html>'''
+
+@contextmanager
+def _page_loading(s:socket.socket)->Iterator[None]:
+    "Answer each request to the listening socket `s` with a page that says that the model is loading, in the block."
+    over = Event(); s.settimeout(.1)
+    def answer():
+        while not over.is_set():
+            with suppress(OSError), s.accept()[0] as c: c.settimeout(1); c.recv(1 << 16); c.sendall(_LOADING)
+    thread = Thread(target=answer, daemon=True); thread.start()
+    try: yield
+    finally: over.set(); thread.join(); s.settimeout(None)
+
 def serve_app(
     run:str|Path,            # Folder of a run with a bundle, or of a bundle
     *, index:str|Path=None,  # Folder of an index, for similar products
@@ -376,9 +394,10 @@ def serve_app(
 ):
     "Serve the page until Ctrl-C."
     import uvicorn
-    tagger = Tagger.load(find_bundle(run) or run, max_input=max_input)
-    app = make_app(tagger, index=_load_index(index, max_input), name=Path(run).resolve().name, hosts=(host,))
     with _listen(host, port) as s, suppress(KeyboardInterrupt):
+        with _page_loading(s):
+            tagger = Tagger.load(find_bundle(run) or run, max_input=max_input)
+            app = make_app(tagger, index=_load_index(index, max_input), name=Path(run).resolve().name, hosts=(host,))
         say(f'http://{_address(*s.getsockname()[:2])}/ shows the page; press Ctrl-C to stop')
         server = uvicorn.Server(uvicorn.Config(app, log_level='warning', limit_concurrency=64, timeout_graceful_shutdown=2))
         app.state.stopping = lambda: server.should_exit

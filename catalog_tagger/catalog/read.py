@@ -98,7 +98,7 @@ class UnknownLayout(CatalogError):
 
 _INSTEAD = '. To take folders for classes instead: layout=folders'
 
-def _check_answers(root:Path, encoding:str|None)->None:
+def _check_no_answers(root:Path, encoding:str|None)->None:
     "Raise `CatalogError` for a folder without class folders whose only tables have the answers of a model."
     for o in answer_tables(root, encoding) if len(subfolders(root)) < 2 else ():
         try: refuse_answers(o, table_columns(o, encoding), encoding)
@@ -131,7 +131,7 @@ def find_layout(
         _check_not_understood(tables, options, _INSTEAD if path.is_dir() else '')
         fit = [name for name, o in all_layouts().items() if path.is_dir() and o.folder and o.folder(path, tables)]
         if 'sidecars' in fit: return 'sidecars'    # whose pictures may be in folders, which are then no classes
-        if path.is_dir(): _check_answers(path, options.get('encoding')); _check_alone(path, tables)
+        if path.is_dir(): _check_no_answers(path, options.get('encoding')); _check_alone(path, tables)
     if len(fit) == 1: return fit[0]
     if fit: raise CatalogError(f'{path} may be {" or ".join(fit)}: {_found_files(path, tables)}, or give a table instead of its folder')
     raise UnknownLayout(f'{path} has no known layout: {_found_files(path, tables)}')

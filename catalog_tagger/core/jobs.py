@@ -69,7 +69,8 @@ def _predictor_parts(predictor)->Iterator[bytes]:
     "Everything that the predictions depend on: the attributes of `predictor` and the tensors of its model."
     # sorted, because the order of arrays and of settings may differ from process to process
     yield json.dumps({k: v for k, v in vars(predictor).items() if k != 'model'}, default=_plain_json, sort_keys=True).encode()
-    for k, v in sorted(predictor.model.state_dict().items()): yield k.encode() + v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+    for k, v in sorted(predictor.model.state_dict().items()):
+        yield k.encode() + v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 PARTS_VERSION = 2   # Increased when parts of an older version cannot be joined with parts of this one
 

@@ -27,7 +27,7 @@ class NothingToDo(CatalogError):
 
 # %% ../../nbs/core/08_outcomes.ipynb #0c08000a
 WRITTEN, ROWS = '.written', '.rows'   # The record of a folder, and the suffix of the record of a table of tags
-_SEALED, _RESUMED = 'SHA256SUMS', ('fetched.csv',)   # The record of a sealed folder; tables to which an interrupted job has already added rows
+_SEALED, _RESUMED = 'SHA256SUMS', ('fetched.csv',)   # The record of a sealed folder; tables to which a job adds rows while it runs
 
 def _sum_of(path:Path)->str:
     from catalog_tagger.core.sealed import sha256_file    # it imports numpy, which --help does not need

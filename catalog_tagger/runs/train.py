@@ -164,10 +164,12 @@ def _differences(run:Run, cfg:RunConfig, df:pd.DataFrame)->tuple[list[str], bool
 def _is_done(run:Run, cfg:RunConfig, df:pd.DataFrame, resume:bool, say)->bool:
     "Is the finished `run` that of `cfg` and `df`? Raise `CatalogError` if it is another one that must not be replaced."
     changed, other = _differences(run, cfg, df)
-    if not changed: say(f'{cfg.out} is finished, with the same settings and the same catalog; nothing to do: replace=True trains it again')
+    if not changed:
+        say(f'{cfg.out} is finished, with the same settings and the same catalog; nothing to {"resume" if resume else "do"}: '
+            'replace=True trains it again')
     elif resume or other:
-        raise CatalogError(f'{cfg.out} is a finished run, and not this one: {first_few(changed, 3)}; replace it with replace=True, '
-                           'or give another folder with --out')
+        raise CatalogError(f'{cfg.out} is a finished run, and not this one: {first_few(changed, 3)}; '
+                           f'{"replace=True replaces it" if other else "without resume=True it is replaced"}, or give another folder with --out')
     else: say(f'the finished run in {cfg.out} is replaced: {first_few(changed, 3)}')
     return not changed
 

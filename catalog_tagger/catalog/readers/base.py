@@ -429,7 +429,7 @@ def list_tables(
     source:str|Path,    # Folder of a catalog, or its table
     encoding:str=None,  # As in `csv_rows`
 )->dict[Path, list[str]]:
-    "Each table directly in a folder, and those that a profile looks for by name, → its columns; or only the table that is given. No answers."
+    "Each table directly in a folder, and those that a profile looks for by name, → its columns; or only the table given. No answers."
     root = Path(source)
     if not root.is_file(): return {o: columns for o, columns in _tables_of_folder(root, encoding).items() if not _are_answers(columns)}
     refuse_answers(root, columns := table_columns(root, encoding), encoding)
