@@ -74,7 +74,8 @@ def read_text(
     "The text of a file; the error says what it would be in the encoding of Windows."
     with open(path, 'rb') as f: kind = _text_encoding(f.read(4), encoding)
     try: return Path(path).read_text(encoding=kind)
-    except UnicodeDecodeError as e: raise CatalogError(f'{Path(path).name} is no text in {kind}: save it in UTF-8{_decode_hint(e)}') from None
+    except UnicodeDecodeError as e: why = f'{Path(path).name} is no text in {kind}: save it in UTF-8{_decode_hint(e)}'
+    raise CatalogError(why)
 
 def csv_form(
     path:str|Path,       # As for `csv_rows`

@@ -36,7 +36,7 @@ def _share_there(root:Path, cells:pd.Series)->float:
     rows = one_picture_per_row(root, some, 'cell')[0]; places = locate_pictures(root, rows, rows['cell'])
     return float((places['image'].map(os.path.isfile) | rows['cell'].map(is_address)).mean())
 
-_ID = re.compile(r'(ref|reference|référence|artikelnr|artikelnummer|art(ikel|icle)?|item|model|style|sku|code|number|nummer|nr|no)\W*$', re.I)
+_ID = re.compile(r'(ref|reference|référence|art|artikel|article|item|model|style|sku|code|number|nummer|nr|no)\W*$', re.I)
 
 def _are_ids(name:str, filled:pd.Series)->bool:
     "Do cells look like ids of products: one word with a digit, few of them the same, in a column with a name such as `ref`?"

@@ -53,7 +53,8 @@ def _usable(catalog:Catalog)->Catalog:
     if reasons.empty: raise CatalogError('the catalog is empty')
     hints = ''.join(f'; {o}' for o in catalog.notes if 'missing pictures' in o or 'holds no label' in o)
     texts = catalog.unlabelled.get('text', ()) if catalog.unlabelled is not None else ()
-    if any(texts): hints += f'; to make tags from texts such as {next(filter(None, texts))!r:.60}, give their language: words=en or words=de'
+    if any(texts):
+        hints += f'; to make tags from texts such as {next(filter(None, texts))!r:.60}, give their language: words=en or words=de'
     raise CatalogError(f'no picture of the catalog can be used: {reasons.index[0]} ({reasons.iloc[0]} times){hints}')
 
 # %% ../../nbs/catalog/14_prepare.ipynb #14ab0001
@@ -237,8 +238,8 @@ def _check_fractions(cfg:RunConfig, given:set[str])->None:
 def _check_texts(catalog:Catalog, cfg:RunConfig)->None:
     "Raise `CatalogError` if there is no text of which `cfg.words` could make tags."
     if not any(catalog.df.get('text', ())):
-        raise CatalogError(f'words={cfg.words} makes tags from texts, and no picture of {cfg.source} has one: leave it out to use the labels, '
-                           'or name the column of texts with text_column=')
+        raise CatalogError(f'words={cfg.words} makes tags from texts, and no picture of {cfg.source} has one: '
+                           'leave it out to use the labels, or name the column of texts with text_column=')
 
 def reject_untagged(
     catalog:Catalog,

@@ -86,11 +86,12 @@ def _check_not_understood(tables:dict[Path, list[str]], options:dict, instead:st
             raise CatalogError(f'{file} names pictures in its column {c!r}, which is none of the usual names: '
                                f'give it as image_column={c!r}; its columns are: {", ".join(columns)}{instead}')
         text = find_column(columns, TEXT_COLUMNS)
+        words = f', or make tags of the texts in its column {text!r}: words=en or words=de' if text else ''
         image = '' if find_column(columns, IMAGE_COLUMNS) == c else f' with image_column={c!r}'
         raise CatalogError(
             f'{file} names pictures in its column {c!r}, but which of its columns are labels is not known: looked for '
-            f'{", ".join(TAG_COLUMNS)}. Name them with label_columns= or tags_column={" and" if image else ""}{image}'
-            + (f', or make tags of the texts in its column {text!r}: words=en or words=de' if text else '') + f'; its columns are: {", ".join(columns)}{instead}')
+            f'{", ".join(TAG_COLUMNS)}. Name them with label_columns= or tags_column={" and" if image else ""}{image}{words}; '
+            f'its columns are: {", ".join(columns)}{instead}')
 
 # %% ../../nbs/catalog/04_read.ipynb #91c254db
 class UnknownLayout(CatalogError):

@@ -171,7 +171,7 @@ class _Export:
 def _stripped(s:pd.Series)->pd.Series: return s.map(lambda o: o.strip() if isinstance(o, str) else o)
 
 def _picture_folders(root:Path, file:Path)->list[str]:
-    "The folders, with `/`, where the pictures of a table may be: its own, and one in its name, as `train2017` of `instances_train2017.json`."
+    "The folders, with `/`, where the pictures of a table may be: its own, and one in its name: `train2017` of `instances_train2017.json`."
     own = f'{file.parent.relative_to(root).as_posix()}/'.removeprefix('./')
     named = [f'{home}{o}/' for home in ('', 'images/') for o in file.stem.split('_')]
     return [own, *(o for o in named if (root/o).is_dir())]
