@@ -125,7 +125,8 @@ def before(root:Path, work:Path, out:Path, old:str|None):
     if old: shutil.copytree(root/old, out)
 
 def leftovers(work:Path):
-    return sorted(str(o.relative_to(work)) for o in work.rglob('*') if o.name.endswith(('.tmp', '.ready', '.parts', '.gone', '.embeddings')))
+    ends = ('.tmp', '.ready', '.parts', '.gone', '.embeddings')
+    return sorted(str(o.relative_to(work)) for o in work.rglob('*') if o.name.endswith(ends))
 
 def one_line(err): return [o for o in err.splitlines() if o.startswith('catalog_tagger: ')]
 

@@ -232,7 +232,8 @@ def test_divergence_ends_with_code_3(tmp_path, capsys, monkeypatch):
         monkeypatch.setattr('catalog_tagger.runs.train.check_learner', lambda o: learn.model[1].register_forward_hook(broken))
         return learn
     monkeypatch.setattr(room, 'build_learner', build_broken)
-    code = main(['train', str(shop), '--out', str(tmp_path/'r'), '--size', '32', '--bs', '2', '--freeze-epochs', '0', '--epochs', '3', '--quiet'])
+    code = main(['train', str(shop), '--out', str(tmp_path/'r'), '--size', '32', '--bs', '2', '--freeze-epochs', '0', '--epochs', '3',
+                 '--quiet'])
     err = capsys.readouterr().err
     assert code == 3 and 'the loss is not finite in epoch 2' in err and err.count('.jpg') == 2 and err.count('\n') == 1
     assert not (tmp_path/'r'/'learner.pkl').exists()

@@ -62,7 +62,7 @@ def is_leftover(name:str)->bool:
     return re.fullmatch(r'\.(.+\.)?[0-9a-f]+\.tmp', name) is not None
 
 def _has_writer(name:str)->bool|None:
-    "Is the process still running that writes to this temporary name? None if it cannot be told: of another machine, or of an earlier version."
+    "Is the process running that writes to this temporary name? None if that is not known: another machine, or an earlier version."
     owner = name.removesuffix('.tmp').rpartition('.')[2]
     if len(owner) != 24 or owner[:8] != _HOST or os.name != 'posix': return None
     try: os.kill(int(owner[8:16], 16), 0)

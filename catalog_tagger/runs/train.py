@@ -169,7 +169,8 @@ def _is_done(run:Run, cfg:RunConfig, df:pd.DataFrame, resume:bool, say)->bool:
             'replace=True trains it again')
     elif resume or other:
         raise CatalogError(f'{cfg.out} is a finished run, and not this one: {first_few(changed, 3)}; '
-                           f'{"replace=True replaces it" if other else "without resume=True it is replaced"}, or give another folder with --out')
+                           f'{"replace=True replaces it" if other else "without resume=True it is replaced"}, '
+                           'or give another folder with --out')
     else: say(f'the finished run in {cfg.out} is replaced: {first_few(changed, 3)}')
     return not changed
 

@@ -256,7 +256,7 @@ def merge_rows(
     df:pd.DataFrame,             # Rows with `image`, `tags`, `row` and `why`
     groups:Iterable[str]=(),     # Columns of labels, of which a picture has one
 )->pd.DataFrame:
-    "Merge the rows of a picture: all tags of its lists, other columns from the first row; reject it if a row is invalid or contradicts another."
+    "Merge the rows of a picture: all tags of its lists, else the first row; reject it if a row is invalid or contradicts another."
     harmless = df['why'].isna() | df['why'].astype(str).str.startswith((NO_TAGS, SAME_PICTURE))
     invalid = df['image'].isin(set(df['image'][~harmless]))
     df = add_reasons(df, invalid.map({True: 'another row of this picture was rejected', False: None}))
