@@ -219,7 +219,8 @@ def _check_open(df:pd.DataFrame, space:LabelSpace)->None:
     rows = df[df['split'] == 'valid']
     if 'absent' in df and space.free and not (mark_unknown(space.one_hot(rows['labels']), rows, space)[:, space.free_columns] == 0).any():
         raise CatalogError('unlisted is unknown, and no picture of valid is known to lack a free tag, so thresholds and precision '
-                           'cannot be measured: leave out --unlisted unknown, or give a table that says which tags are absent, such as 0 in a column')
+                           'cannot be measured: leave out --unlisted unknown, or give a table that says which tags are absent, '
+                           'such as 0 in a column')
 
 def _folds_note(given:set[str])->list[str]:
     "A sentence if the source has one fold besides train."
