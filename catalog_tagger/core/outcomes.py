@@ -4,13 +4,15 @@
 
 # %% ../../nbs/core/08_outcomes.ipynb #0c080003
 from __future__ import annotations
+import hashlib, json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .files import CatalogError
 
 # %% auto #0
-__all__ = ['EXIT_CODES', 'WRITTEN', 'ROWS', 'NothingToDo', 'record_line', 'recorded_sum', 'check_replace', 'record_written']
+__all__ = ['EXIT_CODES', 'WRITTEN', 'ROWS', 'NothingToDo', 'record_line', 'recorded_sum', 'check_replace', 'record_written',
+           'job_done', 'record_job']
 
 # %% ../../nbs/core/08_outcomes.ipynb #0c080006
 EXIT_CODES = {   # Exit code of the command → outcome
@@ -65,12 +67,28 @@ def check_replace(
         if path.with_name(f'{path.name}.parts').is_dir(): continue    # of an interrupted job, which was checked when it began
         for o in _files_of(path):
             was, out = recorded_sum(o), 'replace it with replace=True, or give another name with --out'
-            if was is None and o == path: raise CatalogError(f'{o} exists, and there is no record that catalog_tagger wrote it; {out}')
+            if was is None and o == path:
+                raise CatalogError(f'{o} exists, and there is no record that a call of catalog_tagger finished it; {out}')
             if was is not None and was != _sum_of(o):
-                raise CatalogError(f'{o} was changed since catalog_tagger wrote it, and would be replaced; {out}')
+                raise CatalogError(f'{o} was changed since a call of catalog_tagger finished it, and would be replaced; {out}')
 
 def record_written(paths:Iterable[str|Path])->None:
     "Record the files of `paths` as they are now; a sealed folder and a table of tags have a record of their own."
     for o in (o for path in paths for o in _files_of(Path(path))):
         if o.with_name(_SEALED).exists() or o.with_name(o.name + ROWS).exists() or recorded_sum(o) == (now := _sum_of(o)): continue
         with open(o.with_name(WRITTEN), 'a', encoding='utf-8') as f: f.write(f'{now}  {o.name}\n')
+
+# %% ../../nbs/core/08_outcomes.ipynb #0c080011
+def _job_sum(out:Path, facts:dict)->str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode() + (out/_SEALED).read_bytes()).hexdigest()
+
+def job_done(
+    out:Path,     # A sealed folder
+    facts:dict,   # Of the job, as JSON values
+)->bool:
+    "Has this job written the folder as it is now?"
+    return (out/_SEALED).is_file() and recorded_sum(out) == _job_sum(out, facts)
+
+def record_job(out:Path, facts:dict)->None:
+    "Record that the job has written the folder."
+    with open(out.with_name(WRITTEN), 'a', encoding='utf-8') as f: f.write(f'{_job_sum(out, facts)}  {out.name}\n')

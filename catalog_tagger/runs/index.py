@@ -4,7 +4,7 @@
 
 # %% ../../nbs/runs/05_index.ipynb #902a7a67
 from __future__ import annotations
-import shutil
+import hashlib, shutil
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,6 +13,8 @@ import pandas as pd
 
 from ..core.files import CatalogError, output_folder
 from ..core.table import Catalog, first_few, none_usable, rejected_table, report_rejected
+from ..core.jobs import part_facts
+from ..core.outcomes import job_done, record_job
 from ..core.config import MAX_INPUT, EmbedSettings, IndexSettings, RunConfig
 from ..catalog.query import choose_rows
 from ..catalog.read import find_reader, known_layout
@@ -118,6 +120,13 @@ def read_products(
     return catalog.keep(catalog.df.assign(labels=catalog.df['tags'].map(space.encode if space else list)))
 
 # %% ../../nbs/runs/05_index.ipynb #86cb4431
+def _with_limit(cfg:RunConfig, embedder:Embedder)->RunConfig: return replace(cfg, max_pixels=embedder.prep.max_pixels)
+
+def _index_facts(embedder:Embedder, df:pd.DataFrame, options:dict)->dict:
+    "What an index depends on: model, pictures, the catalog's table and options."
+    table = hashlib.sha256(df.to_csv(index=False).encode('utf-8', 'backslashreplace')).hexdigest()
+    return part_facts(embedder, dict.fromkeys(df['image']), options | dict(table=table))
+
 def index_catalog(
     model:str|Path,             # As in `load_embedder`
     source:str|Path,            # As in `read_products`
@@ -125,7 +134,7 @@ def index_catalog(
     *, layer:str=EmbedSettings.layer, size:int=None,                 # As in `load_embedder`
     weights:str=EmbedSettings.weights, trust:bool=False, max_pixels:int=None, max_input:int=MAX_INPUT,   # As in `load_embedder`
     where:str=None,             # As in `read_products`
-    dtype:str=EmbedSettings.dtype, dims:int=None, whiten:bool=False, resume:bool=True,   # As in `embed_catalog`
+    dtype:str=EmbedSettings.dtype, dims:int=None, whiten:bool=False, resume:bool=True, replace:bool=False,   # As in `embed_catalog`
     kind:str=None, recall:float=IndexSettings.recall,   # As `kind` and `target` in `SimilarIndex.build`
     say=print,                  # Called with each line of the progress report
     **reading,                  # As in `read_products`
@@ -136,13 +145,17 @@ def index_catalog(
     embedder, tagger = load_embedder(model, layer, size=size, weights=weights, trust=trust, max_pixels=max_pixels,
                                       max_input=max_input)
     cfg = Run.open(model).config if is_run(model) else RunConfig(str(source), '')
-    catalog = read_products(source, replace(cfg, max_pixels=embedder.prep.max_pixels), tagger and tagger.space, where=where, **reading)
+    catalog = read_products(source, _with_limit(cfg, embedder), tagger and tagger.space, where=where, **reading)
+    job = _index_facts(embedder, catalog.df, dict(dtype=dtype, dims=dims, whiten=whiten, kind=kind, recall=recall))
+    if resume and not replace and job_done(out, job):
+        say(f'{out} was finished before, by this model and of this catalog; replace=True builds it again')
+        return SimilarIndex.load(out, max_input=max_input)
     embedded = out.with_name(f'{out.name}.embeddings')    # not in `out`, where an older index stays whole until the new one is
     e = embed_catalog(embedder, catalog.df, embedded, dtype=dtype, dims=dims, whiten=whiten, resume=resume)
     rejected = pd.concat([catalog.rejected, e.rejected], ignore_index=True)
     table = catalog.df.drop(columns='pixels')
     index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=recall)
-    index.save(out); shutil.rmtree(embedded)
+    index.save(out); record_job(out, job); shutil.rmtree(embedded)
     say(f'{index} in {out}; {len(rejected)} pictures could not be used{":" if len(rejected) else ""}')
     if index.recall < recall: say(f'recall={recall} is not reached: the largest effort finds {index.recall:.3f}')
     report_rejected(rejected, say)

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/search/04_embed.ipynb #aaa3baa8
 from __future__ import annotations
-import json, zipfile
+import json, math, zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +21,7 @@ from ..core.table import none_usable, rejected_table, write_table
 from ..core.process import progress, rng
 from ..core.records import Record, check_counts
 from ..core.sealed import SUMS, budget_sizes, parse_rows, parse_sealed, read_sealed, seal, load_errors
+from ..core.outcomes import job_done, record_job
 from ..core.jobs import map_parts, part_facts, parts_folder, run_job
 from ..core.config import MAX_INPUT, EmbedSettings, RunConfig
 from ..catalog.images import Prep
@@ -234,6 +235,8 @@ def _finish(embedder:Embedder, files:list[Path], found:list[str], out:Path, dtyp
         seal(d, EMBEDDING_FILES)
     return Embeddings(np.load(out/'vectors.npy', mmap_mode='r'), ids, embedder, rejected)
 
+def _serving(embedder:Embedder)->Embedder: return replace(embedder, model=serving_model(embedder.model, embedder.prep))
+
 def embed_catalog(
     embedder:Embedder,                 # Is not changed
     source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`
@@ -244,17 +247,22 @@ def embed_catalog(
     bs:int=RunConfig.bs,               # Pictures per batch
     chunk:int=1024,                    # Pictures per part; after an interruption at most one part is repeated
     workers:int=None,                  # Concurrent batches; None for the number of torch threads, at most 4
-    resume:bool=True,                  # Use the parts of an interrupted job
+    resume:bool=True,                  # Use the parts of an interrupted job, and leave a finished one as it is
+    replace:bool=False,                # Do a finished one again
 )->Embeddings:                         # The vectors are memory-mapped
     "Compute a vector for every picture of `source` and write them to `out`."
     if dtype not in ('float32', 'float16'): raise CatalogError(f'dtype={dtype!r}, expected float32 or float16')
     check_counts(bs=bs, chunk=chunk, dims=1 if dims is None else dims)
     out = output_folder(out, 'embedder.json'); found = find_pictures(source, skip=[out, parts_folder(out)])
     facts = part_facts(embedder, found, dict(head=json.dumps(describe_layers(embedder.model[1])), bs=bs, chunk=chunk))
-    fast = replace(embedder, model=serving_model(embedder.model, embedder.prep))
+    whole = facts | dict(dtype=dtype, dims=dims, whiten=whiten)
+    if resume and not replace and job_done(out, whole): return load_embeddings(out, max_input=math.prod(embedder.prep.size))
+    fast = _serving(embedder)
     def make(todo, workers): return map_parts(partial(_embed_batch, fast), todo, bs, workers, 'embed', _pack_vectors)
     def join(files): return _finish(embedder, files['.npz'], list(found), out, dtype, dims, whiten)
-    return run_job(out, found, facts, make, join, suffixes=['.npz'], chunk=chunk, workers=workers, resume=resume)
+    res = run_job(out, found, facts, make, join, suffixes=['.npz'], chunk=chunk, workers=workers, resume=resume)
+    record_job(out, whole)
+    return res
 
 # %% ../../nbs/search/04_embed.ipynb #5a6d7b1a
 def load_embeddings(
