@@ -313,7 +313,7 @@ def test_cells_come_back_as_they_went_in(shop, tmp_path, run, write):
         for back in (got, read_table(tmp_path/'o.csv'), pd.DataFrame(json.loads((tmp_path/'o.json').read_text()))):
             for c in CELLS: assert back[c].tolist() == want[c].tolist(), c
         assert list(got)[:2] == ['image', 'score']
-    for o in ('o.csv', 'o.json'): assert run('similar', tmp_path/'i', 'P1', '--k', '50', '--out', tmp_path/o)[0] == 0
+    for o in ('o.csv', 'o.json'): assert run('similar', tmp_path/'i', 'P1', '--k', '50', '--out', tmp_path/o, '--replace')[0] == 0
     written = pd.DataFrame(json.loads((tmp_path/'o.json').read_text()))
     assert read_table(tmp_path/'o.csv')['ean'].tolist() == written['ean'].tolist() == want['ean'].tolist()
     assert len(made.search('P1', where="ean == '0012345678904'")) == 1

@@ -45,8 +45,8 @@ def _target(path:str|None, name:str, replace:bool, *suffixes:str)->Path|None:
     return res
 
 def _loading(what:str)->None:
-    "Report that a model is loaded, before its imports, which take some seconds."
-    logging.getLogger('catalog_tagger').info(f'loading {what} …')
+    "Report on a terminal that a model is loaded, before its imports, which take some seconds."
+    if sys.stderr.isatty(): logging.getLogger('catalog_tagger').info(printable(f'loading {what} …'))
 
 def _config(source:str, out:str, settings:dict)->RunConfig:
     "The config from the options of a command."

@@ -44,7 +44,7 @@ CELL_RULES = {'entities': CellRule(unescape, 'HTML entities decoded'),
 # %% ../../nbs/catalog/01_cells.ipynb #a3c5e105
 def _each_text(cell, func:Callable):
     "`cell` with `func` applied to its text, or to each text of a list."
-    if isinstance(cell, str): return func(cell)
+    if isinstance(cell, str): return new if (new := func(cell)) != cell else cell    # itself, whatever kind of text it is
     return [_each_text(o, func) for o in cell] if isinstance(cell, list) else cell
 
 def _changed_cells(cells:pd.Series, func:Callable, what:str)->tuple[pd.Series, list[str]]:

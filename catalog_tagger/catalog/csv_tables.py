@@ -146,7 +146,8 @@ def replace_halves(df:pd.DataFrame)->tuple[pd.DataFrame, list[str]]:
     found = []
     def whole(o):
         if isinstance(o, list): return [whole(v) for v in o]
-        if isinstance(o, str) and HALF.search(o): found.append(o)
+        if not isinstance(o, str) or not HALF.search(o): return o
+        found.append(o)
         return replace_surrogates(o)
     res = df.map(whole).rename(columns=whole)
     return res, [f'halves of characters are replaced by ? in {len(found)} texts, such as {found[0]!a:.60}'] if found else []

@@ -152,8 +152,10 @@ def _coco_folds(products, url): return _coco_by_fold(products, 'annotations/inst
 def _coco_roboflow(products, url): return _coco_by_fold(products, '{}/_annotations.coco.json', names=_rf_copies)
 
 def _open_images(products, url):
-    rows = [dict(ImageID=name[:-4], Source='verification', LabelName=t, Confidence=c) for _, p, name in _shown_pictures(products)
-            for t, c in ((p['type'], 1), (p['colour'], 1), ('Person', 0))]
+    "What is there, and two things that were looked for in vain: of another product, and persons."
+    pictures = _shown_pictures(products); others = [*products[1:], *products[:1]]
+    rows = [dict(ImageID=name[:-4], Source='verification', LabelName=t, Confidence=c) for i, p, name in pictures
+            for t, c in ((p['type'], 1), (p['colour'], 1), ('Person', 0), (others[i]['colour'], 0)) if c or t not in (p['type'], p['colour'])]
     return {'train-annotations-human-imagelabels.csv': _csv_text(rows)}
 
 def _attribute_list(products, first:str, names:Sequence[str], values:Callable)->str:
