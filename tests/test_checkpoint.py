@@ -329,7 +329,8 @@ class TestFaults:
             save(tensors, p, meta)
         with monkeypatch.context() as m:
             m.setattr(checkpoint, 'save_file', full)
-            with pytest.raises(CatalogError, match=f'^the checkpoint .* cannot be written: .*({os.strerror(code)}|no space is left)'): stage(tmp_path/'full')
+            says = f'^the checkpoint .* cannot be written: .*({os.strerror(code)}|no space is left)'
+            with pytest.raises(CatalogError, match=says): stage(tmp_path/'full')
         assert [o.name for o in (tmp_path/'full').iterdir()] == ['a.safetensors']
         assert read_state(tmp_path/'full'/'a.safetensors')['start'] == 2
         assert equal(weights(stage(tmp_path/'full')), whole)

@@ -74,7 +74,7 @@ def test_other_settings_replace_a_run_of_this_catalog(place, tmp_path, capsys):
     assert f'the finished run in {tmp_path/"run"} is replaced: lr=0.001 was' in capsys.readouterr().out.replace('--lr ', 'lr=')
     (tmp_path/'run'/'labels.json').write_text((tmp_path/'run'/'labels.json').read_text() + ' ')
     assert run('train', place/'catalog', '--out', tmp_path/'run', *FAST) == 2
-    assert 'labels.json was changed since catalog_tagger wrote it' in capsys.readouterr().err
+    assert 'labels.json was changed since a call of catalog_tagger finished it' in capsys.readouterr().err
 
 def test_a_finished_tag_opens_no_picture(place, copy, monkeypatch, capsys):
     monkeypatch.setattr('catalog_tagger.catalog.picture_files.open_picture', lambda *o: pytest.fail('a picture was opened'))
@@ -89,7 +89,7 @@ def test_an_edited_table_is_replaced_only_on_request(place, copy, capsys):
     how = 'tag', place/'run', place/'catalog'/'images', '--k', 2, '--out', copy/'tags.csv', '--review', copy/'queue.csv'
     before = (copy/'tags.csv').read_bytes()
     (copy/'tags.csv').write_bytes(before.replace(b'Topwear', b'Shirt'))
-    assert run(*how) == 2 and 'tags.csv was changed since catalog_tagger wrote it' in capsys.readouterr().err
+    assert run(*how) == 2 and 'tags.csv was changed since a call of catalog_tagger finished it' in capsys.readouterr().err
     assert run(*how, '--replace') == 0 and (copy/'tags.csv').read_bytes() == before
     (copy/'queue.csv').write_text('done by Ann\n' + (copy/'queue.csv').read_text())
     assert run(*how[:4], 1, *how[5:]) == 2          # another job would write both
@@ -109,7 +109,7 @@ def test_every_command_that_writes_asks_first(place, tmp_path, monkeypatch, caps
 def test_a_file_of_someone_else_is_not_replaced(place, tmp_path, capsys):
     (tmp_path/'thesis.html').write_text('mine')
     assert run('report', place/'run', '--out', tmp_path/'thesis.html') == 2 and (tmp_path/'thesis.html').read_text() == 'mine'
-    assert 'there is no record that catalog_tagger wrote it' in capsys.readouterr().err
+    assert 'there is no record that a call of catalog_tagger finished it' in capsys.readouterr().err
 
 def test_records_of_folders(tmp_path):
     d = tmp_path/'run'; d.mkdir(); (d/'a.json').write_text('{}'); record_written([d]); check_replace([d])

@@ -8,7 +8,7 @@ import hashlib, json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .files import CatalogError
+from .files import CatalogError, full_disk
 
 # %% auto #0
 __all__ = ['EXIT_CODES', 'WRITTEN', 'ROWS', 'NothingToDo', 'record_line', 'recorded_sum', 'check_replace', 'record_written',
@@ -72,11 +72,15 @@ def check_replace(
             if was is not None and was != _sum_of(o):
                 raise CatalogError(f'{o} was changed since a call of catalog_tagger finished it, and would be replaced; {out}')
 
+def _add_record(path:Path, sum_:str)->None:
+    record = path.with_name(WRITTEN)
+    with full_disk(record), open(record, 'a', encoding='utf-8') as f: f.write(f'{sum_}  {path.name}\n')
+
 def record_written(paths:Iterable[str|Path])->None:
     "Record the files of `paths` as they are now; a sealed folder and a table of tags have a record of their own."
     for o in (o for path in paths for o in _files_of(Path(path))):
         if o.with_name(_SEALED).exists() or o.with_name(o.name + ROWS).exists() or recorded_sum(o) == (now := _sum_of(o)): continue
-        with open(o.with_name(WRITTEN), 'a', encoding='utf-8') as f: f.write(f'{now}  {o.name}\n')
+        _add_record(o, now)
 
 # %% ../../nbs/core/08_outcomes.ipynb #0c080011
 def _job_sum(out:Path, facts:dict)->str:
@@ -91,4 +95,4 @@ def job_done(
 
 def record_job(out:Path, facts:dict)->None:
     "Record that the job has written the folder."
-    with open(out.with_name(WRITTEN), 'a', encoding='utf-8') as f: f.write(f'{_job_sum(out, facts)}  {out.name}\n')
+    _add_record(out, _job_sum(out, facts))

@@ -11,6 +11,7 @@ from functools import partial
 from io import StringIO
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np, pandas as pd
 
@@ -160,11 +161,13 @@ def _join_parquet(files:Iterable[Path], path:Path, per:str, model:str):
             f.write_table(pa.Table.from_pandas(df, schema, preserve_index=False))
 
 def _join_queue(files:Iterable[Path], path:Path, per:str):
-    "As `join_queues`, with only the lines of the file in memory."
-    at, worth, lines = QUEUE_COLUMNS.index('worth'), array('d'), []
-    for r in chain.from_iterable(map(_csv_rows, files)): worth.append(float(r[at])); lines.append(_as_csv([r]))
-    with open(path, 'w', encoding='utf-8', newline='') as f:
-        f.write(_as_csv([_columns(QUEUE_COLUMNS, per)])); f.writelines(lines[i] for i in np.argsort(-np.array(worth), kind='stable'))
+    "As `join_queues`, with two numbers for each row in memory: its worth, and where it begins in an unsorted file."
+    at, worth, begin = QUEUE_COLUMNS.index('worth'), array('d'), array('q')
+    with TemporaryFile(dir=path.parent) as rows, open(path, 'wb') as f:
+        for r in chain.from_iterable(map(_csv_rows, files)):
+            worth.append(float(r[at])); begin.append(rows.tell()); rows.write(_as_csv([r]).encode())
+        begin.append(rows.tell()); f.write(_as_csv([_columns(QUEUE_COLUMNS, per)]).encode())
+        for i in np.argsort(-np.array(worth), kind='stable'): rows.seek(begin[i]); f.write(rows.read(begin[i + 1] - begin[i]))
 
 def _count_tagged(files:Iterable[Path], chunk:int)->tuple[int, pd.DataFrame]:
     "The number of tagged pictures or products, and the `rejected` table."

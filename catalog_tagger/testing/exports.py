@@ -155,7 +155,7 @@ def _open_images(products, url):
     "What is there, and two things that were looked for in vain: of another product, and persons."
     pictures = _shown_pictures(products); others = [*products[1:], *products[:1]]
     rows = [dict(ImageID=name[:-4], Source='verification', LabelName=t, Confidence=c) for i, p, name in pictures
-            for t, c in ((p['type'], 1), (p['colour'], 1), ('Person', 0), (others[i]['colour'], 0)) if c or t not in (p['type'], p['colour'])]
+            for t, c in ((p['type'], 1), (p['colour'], 1), ('Person', 0), (others[i]['colour'], 0)) if c or t != p['colour']]
     return {'train-annotations-human-imagelabels.csv': _csv_text(rows)}
 
 def _attribute_list(products, first:str, names:Sequence[str], values:Callable)->str:
