@@ -147,10 +147,11 @@ def index_catalog(
     cfg = Run.open(model).config if is_run(model) else RunConfig(str(source), '')
     catalog = read_products(source, _with_limit(cfg, embedder), tagger and tagger.space, where=where, **reading)
     job = _index_facts(embedder, catalog.df, dict(dtype=dtype, dims=dims, whiten=whiten, kind=kind, recall=recall))
+    embedded = out.with_name(f'{out.name}.embeddings')    # not in `out`, where an older index stays whole until the new one is
     if resume and not replace and job_done(out, job):
+        shutil.rmtree(embedded, ignore_errors=True)    # of a call that was killed at its end
         say(f'{out} was finished before, by this model and of this catalog; replace=True builds it again')
         return SimilarIndex.load(out, max_input=max_input)
-    embedded = out.with_name(f'{out.name}.embeddings')    # not in `out`, where an older index stays whole until the new one is
     e = embed_catalog(embedder, catalog.df, embedded, dtype=dtype, dims=dims, whiten=whiten, resume=resume)
     rejected = pd.concat([catalog.rejected, e.rejected], ignore_index=True)
     table = catalog.df.drop(columns='pixels')
