@@ -202,10 +202,11 @@ def test_the_command_writes_the_same_file(place, report):
                          [(['shop'], 'config.json does not exist'), (['run', '--out', 'r.pdf'], 'expected a file that ends in .html'),
                           (['run', 'run'], 'give two or more different runs'),
                           (['run', 'other', '--source', 'shop'], 'can only be given for the report of one run'), ([], 'required: RUN')])
-def test_a_wrong_call_ends_in_one_line(place, argv, says, capsys, monkeypatch):
+def test_a_wrong_call_ends_in_one_line(place, argv, says, capsys, monkeypatch, tmp_path):
     from catalog_tagger.apps.cli import main
     monkeypatch.chdir(place)
-    assert main(['report', *argv]) == 2 and says in (err := capsys.readouterr().err) and err.count('\n') == 1
+    out = [] if '--out' in argv else ['--out', str(tmp_path/'report.html')]
+    assert main(['report', *argv, *out]) == 2 and says in (err := capsys.readouterr().err) and err.count('\n') == 1
     assert not (place/'r.pdf').exists()
 
 # ---- what it says
