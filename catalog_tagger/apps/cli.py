@@ -19,7 +19,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 from fastcore.docments import docments
 
 from ..core.files import CatalogError, check_target, output_folder, stamp_if_there, write_json
-from ..core.outcomes import EXIT_CODES, check_replace, record_written
+from ..core.outcomes import EXIT_CODES, check_replace, folder_stamp, record_written
 from ..core.plain_text import printable
 from ..core.config import (
     ANSWERS, EmbedSettings, FetchSettings, find_preset, GROUPS, IndexSettings, MAX_INPUT, PAIRS, PER, PRESETS, RunConfig)
@@ -27,8 +27,8 @@ from ..catalog import readers
 from ..serve.modes import MODES
 
 # %% auto #0
-__all__ = ['SUMS', 'COMMANDS', 'demo', 'check', 'fetch', 'profile', 'train', 'compare', 'models', 'evaluate', 'tag', 'issues',
-           'export', 'report', 'app', 'embed', 'index', 'similar', 'make_parser', 'as_flags', 'main']
+__all__ = ['COMMANDS', 'demo', 'check', 'fetch', 'profile', 'train', 'compare', 'models', 'evaluate', 'tag', 'issues', 'export',
+           'report', 'app', 'embed', 'index', 'similar', 'make_parser', 'as_flags', 'main']
 
 # %% ../../nbs/apps/03_cli.ipynb #283138e2
 def _print_safely(text:str, file=None)->None:
@@ -290,12 +290,6 @@ def app(
     serve_app(run, index=index, host=host, port=port, max_input=max_input)
 
 # %% ../../nbs/apps/03_cli.ipynb #e3e3640d
-SUMS = 'SHA256SUMS'   # As in `core.sealed`, which imports numpy
-
-def _is_same(out:str, before)->bool:
-    "Is the sealed folder `out` as it was?"
-    return before is not None and stamp_if_there(Path(out)/SUMS) == before
-
 def embed(
     model:str,              # Folder of a run, or a pretrained backbone such as efficientnet_lite0
     paths:tuple[str, ...],  # Pictures, and folders of pictures
@@ -307,7 +301,7 @@ def embed(
     **settings:EmbedSettings,
 ):
     "Compute embeddings of pictures, by a trained model or a pretrained backbone."
-    o = EmbedSettings(**settings); check_replace([out], replace); _loading(model); before = stamp_if_there(Path(out)/SUMS)
+    o = EmbedSettings(**settings); check_replace([out], replace); _loading(model); before = folder_stamp(out)
     from catalog_tagger.core.table import report_rejected
     from catalog_tagger.search.embed import embed_catalog
     from catalog_tagger.runs.index import load_embedder
@@ -316,7 +310,7 @@ def embed(
     e = embed_catalog(embedder, paths, out, dtype=o.dtype, dims=o.dims, whiten=o.whiten, resume=resume, replace=replace)
     _print_safely(f'{len(e.ids)} vectors of {e.vectors.shape[1]} numbers in {out}; {len(e.rejected)} pictures could not be used')
     report_rejected(e.rejected, _say)
-    if _is_same(out, before):
+    if folder_stamp(out) == before:
         _print_safely(f'{out} was finished before, by this model and of these pictures; --replace does it again')
         return 5
 
@@ -332,11 +326,11 @@ def index(
     **settings:IndexSettings,
 ):
     "Build an index of similar products from a catalog, or from a folder of pictures."
-    IndexSettings(**settings); check_replace([out], replace); _loading(model); before = stamp_if_there(Path(out)/SUMS)
+    IndexSettings(**settings); check_replace([out], replace); _loading(model); before = folder_stamp(out)
     from catalog_tagger.runs.index import index_catalog
     index_catalog(model, source, out, trust=trust, max_input=max_input, where=where, resume=resume, replace=replace, say=_say,
                   **settings)
-    return 5 if _is_same(out, before) else None
+    return 5 if folder_stamp(out) == before else None
 
 # %% ../../nbs/apps/03_cli.ipynb #dffc54c4
 def _check_similar(picture, tags, duplicates, per:str):

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from ..core.files import CatalogError, read_json
+from ..core.files import CatalogError, first_twice, read_json
 from ..core.table import first_few, set_aside
 from .csv_tables import (
     JSON_SUFFIXES, check_header, check_objects, csv_rows, parse_objects, plain_columns, read_rows, replace_halves, replace_surrogates)
@@ -54,7 +54,7 @@ def _excel_rows(path:Path, notes:list[str])->Iterator[dict]:
     rows = ([_as_text(o) for o in r] for sheet in sheets[:1] for r in sheet.iter_rows(values_only=True))
     first = [*islice(rows, 8)]; _check_title(path, first)
     rows = (r for r in chain(first, rows) if any(r)); head = next(rows, [])
-    if twice := next((k for k in head if k and head.count(k) > 1), None): raise CatalogError(f'{path}: duplicate column {twice!r}')
+    if twice := first_twice(filter(None, head)): raise CatalogError(f'{path}: duplicate column {twice!r}')
     for r in rows: yield {k: v for k, v in zip(head, r) if k}
 
 def _parquet_rows(path:Path, notes:list[str])->Iterator[dict]:

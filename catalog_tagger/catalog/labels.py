@@ -13,7 +13,7 @@ from typing import TypedDict
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 
-from ..core.files import CatalogError
+from ..core.files import CatalogError, first_twice
 from ..core.table import SPLITS, ShowsFacts, check_columns, first_few, rejected_table, source_columns
 from ..core.records import Count, Record, Texts
 from ..core.config import RunConfig
@@ -42,10 +42,6 @@ class Origin(_Outcome, total=False):
 MOST_LABELS = 100_000   # Of one model
 MOST_ENDINGS = 10_000_000   # Pairs of a group and a label of `ends`
 
-def _duplicate(labels:Iterable[str])->str|None:
-    "The first label that occurs more than once in `labels`, or None."
-    return next((l for l, n in Counter(labels).items() if n > 1), None)
-
 # %% ../../nbs/catalog/11_labels.ipynb #53ad2010
 @dataclass(frozen=True, repr=False)
 class LabelSpace(ShowsFacts, Record):
@@ -62,8 +58,8 @@ class LabelSpace(ShowsFacts, Record):
         grouped, known = [l for o in self.exclusive.values() for l in o], {*self.vocab, None}
         if (k := len(self.vocab)) > MOST_LABELS:
             raise CatalogError(f'vocab has {k:,} labels, the limit is {MOST_LABELS:,}: drop rare ones with label_min_count=')
-        if l := _duplicate(self.vocab): raise CatalogError(f'{l!r} is in vocab twice')
-        if l := _duplicate(grouped): raise CatalogError(f'{l!r} is in two exclusive groups, or twice in one')
+        if l := first_twice(self.vocab): raise CatalogError(f'{l!r} is in vocab twice')
+        if l := first_twice(grouped): raise CatalogError(f'{l!r} is in two exclusive groups, or twice in one')
         named = dict(exclusive=grouped, parents=[*self.parents, *self.parents.values()])
         named['ends'] = self.ends
         named['provenance'] = [o['label'] for o in self.provenance.values()]

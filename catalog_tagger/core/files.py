@@ -5,14 +5,15 @@
 # %% ../../nbs/core/00_files.ipynb #82aa8d69
 from __future__ import annotations
 import errno, hashlib, json, os, platform, re, secrets, shutil, time
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% auto #0
 __all__ = ['CatalogError', 'catalog_root', 'inside', 'escaped_text', 'inside_or_reason', 'is_leftover', 'sweep', 'DiskFull',
            'full_disk', 'atomic_path', 'finish_save', 'atomic_files', 'output_folder', 'check_target', 'write_json',
-           'read_json', 'unique_keys', 'parse_json', 'file_stamp', 'stamp_if_there']
+           'read_json', 'first_twice', 'unique_keys', 'parse_json', 'file_stamp', 'stamp_if_there']
 
 # %% ../../nbs/core/00_files.ipynb #a593092c
 class CatalogError(ValueError):
@@ -230,14 +231,17 @@ def read_json(
     except (ValueError, RecursionError, OSError) as e: raise CatalogError(f'{path} is not readable JSON: {e}') from None
 
 # %% ../../nbs/core/00_files.ipynb #bb8c48d6
+def first_twice(items:Iterable):
+    "The first of `items` that occurs more than once, or None."
+    return next((o for o, n in Counter(items).items() if n > 1), None)
+
 def unique_keys(
     pairs:list[tuple],  # Keys and values of a JSON object
 )->dict:
     "A JSON object without duplicate keys, as `object_pairs_hook` of `json.loads`."
     res = dict(pairs)
     if len(res) == len(pairs): return res
-    keys = [k for k, _ in pairs]
-    raise CatalogError(f'duplicate key {next(k for k in keys if keys.count(k) > 1)!r} in a JSON object')
+    raise CatalogError(f'duplicate key {first_twice(k for k, _ in pairs)!r} in a JSON object')
 
 def _refuse_constant(o:str): raise CatalogError(f'{o} is not valid JSON')
 

@@ -8,11 +8,11 @@ import hashlib, json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .files import CatalogError, full_disk
+from .files import CatalogError, full_disk, stamp_if_there
 
 # %% auto #0
 __all__ = ['EXIT_CODES', 'WRITTEN', 'ROWS', 'NothingToDo', 'record_line', 'recorded_sum', 'check_replace', 'record_written',
-           'job_done', 'record_job']
+           'job_done', 'folder_stamp', 'record_job']
 
 # %% ../../nbs/core/08_outcomes.ipynb #0c080006
 EXIT_CODES = {   # Exit code of the command → outcome
@@ -92,6 +92,10 @@ def job_done(
 )->bool:
     "Has this job written the folder as it is now?"
     return (out/_SEALED).is_file() and recorded_sum(out) == _job_sum(out, facts)
+
+def folder_stamp(out:str|Path)->tuple[str, int, int]|None:
+    "The stamp of a sealed folder, None if there is none: equal before and after a job that left it as it was."
+    return stamp_if_there(Path(out)/_SEALED)
 
 def record_job(out:Path, facts:dict)->None:
     "Record that the job has written the folder."
