@@ -142,6 +142,11 @@ def free(self:LabelSpace)->list[str]:
     "The labels in no group, in the order of `vocab`."
     return [l for l in self.vocab if l not in self._group]
 
+@patch
+def bare(self:LabelSpace, label:str)->str:
+    "`label` as it is in its column: `Watches` for `articleType=Watches`."
+    return label.removeprefix(f'{self._group.get(label)}=')
+
 # %% ../../nbs/catalog/11_labels.ipynb #6f431ebe
 @patch(as_prop=True)
 def group_columns(self:LabelSpace)->dict[str, list[int]]:

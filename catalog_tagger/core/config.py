@@ -48,6 +48,8 @@ class CatalogSettings:
     label_columns:tuple[str, ...]|None = None  # Columns of labels, coarse to fine, or none; three of them for styles.csv, if not given
     tags_column:str|None = None            # Column of free tags, or none; tags, hashtags, labels, keywords, tag or label if not given
     image_column:str|None = None           # Column of pictures, as file names or ids; image, file, id or similar if not given
+    text:tuple[str, ...]|None = None       # Columns of texts to learn from besides the pictures, or none; those of the export if not given
+    mask_labels:bool = False               # Take the words of all labels out of the texts
     text_column:str|None = None            # Column of descriptions, or none; text, caption, title, description or similar if not given
     product:str|None = None                # Column that pictures of a product have in common, or none; sku, handle or similar if not given
     where:str|None = None                  # Select rows by a condition on the columns, such as "masterCategory in ['Apparel', 'Footwear']"
@@ -150,6 +152,13 @@ def _check_together(cfg:RunConfig):
         raise CatalogError('split_by needs test_from or test_values, and these need split_by')
     if cfg.patience and not cfg.monitor: raise CatalogError(f'patience={cfg.patience} needs a monitor, such as valid_loss')
     if cfg.label_columns == (): raise CatalogError('label_columns is empty; name at least one column, or none')
+    if cfg.text == (): raise CatalogError('text is empty; name at least one column, or none')
+    if cfg.text and cfg.text_column: raise CatalogError('text= and text_column= both name columns of texts; give one of them')
+    learns = cfg.text not in (None, ('none',))
+    if learns and cfg.words:
+        raise CatalogError(f'text={" ".join(cfg.text)} would only repeat the tags that words={cfg.words} makes of the texts; leave one of them out')
+    if cfg.mask_labels and (cfg.words or cfg.text == ('none',)):
+        raise CatalogError('mask_labels=True has no effect, because no texts are learned from; leave it out')
 
 # %% ../../nbs/core/05_config.ipynb #eb782300
 GROUPS = (CatalogSettings, SplitSettings, PictureSettings, ModelSettings, TrainingSettings, JobSettings)

@@ -145,6 +145,7 @@ class Catalog(ShowsFacts):
     notes:tuple[str, ...] = ()      # How the reader understood the source: columns used, cells changed, files not read
     groups:tuple[str, ...]|None = None   # Columns of labels, by their names in the source; None if any column may be one
     unlabelled:pd.DataFrame|None = None  # Rows of the pictures that are rejected only because they have no label
+    texts:tuple[str, ...] = ()           # Columns of the source that `text` is made of
 
     def keep(
         self,

@@ -4,24 +4,30 @@
 
 # %% ../../nbs/runs/02_score.ipynb #3348a28d
 from __future__ import annotations
+from collections.abc import Callable
+
 import numpy as np, pandas as pd
 from fastai.learner import Learner
 from fastcore.basics import noop
+from scipy.special import expit
 
 from ..core.table import SPLITS, json_rows
 from ..core.process import package_versions
 from ..core.metrics import add_intervals, bootstrap_interval, label_table, picture_scores, score_table
+from ..catalog.label_words import names_label
 from ..catalog.labels import count_unscored, known_cells, LabelSpace, missing_labels, report_unscored
 from ..train.learner import training_summary
 from ..serve.answers import as_matrix, decode
 from ..serve.coverage import published
-from ..serve.decide import decide
+from ..serve.decide import Decision, decide
 from ..serve.modes import DEFAULT_MODE
 from ..serve.products import has_products, product_known, product_names, product_truth
+from ..serve.texts import SIDES
 from ..serve.tagger import Tagger
 
 # %% auto #0
-__all__ = ['picture_truth', 'score_pictures', 'score_products', 'run_metrics']
+__all__ = ['picture_truth', 'score_pictures', 'kept_promise', 'score_products', 'text_leaks', 'score_texts', 'side_table',
+           'report_texts', 'run_metrics']
 
 # %% ../../nbs/runs/02_score.ipynb #087e57f9
 def _score_facts(space, k:int)->dict:
@@ -64,11 +70,11 @@ def _product_gain(product:pd.DataFrame, picture:pd.DataFrame, of:np.ndarray)->di
     ends = {m: (o.mean(), *bootstrap_interval(o)) for m, o in gain.items()}
     return json_rows(pd.DataFrame(ends, index=['score', 'low', 'high']).T, 'index')
 
-def _promise_kept(tagger:Tagger, scores:np.ndarray, truth:np.ndarray)->dict|None:
-    "How many products would be published without review, and how many of these are right; None without a promise."
-    if tagger.products is None or '' not in tagger.products.decision.publish: return None
-    decision, space = tagger.products.decision, tagger.space; p = decision.calibrated(scores, space)
-    right, n, share = published(p, truth, space, decision.publish[''], min_score=decision.thresholds[DEFAULT_MODE])
+def kept_promise(scores:np.ndarray, targs:np.ndarray, space:LabelSpace, decision:Decision|None)->dict|None:
+    "How many rows would be published without review, and how many of these are right; None without a promise."
+    if decision is None or '' not in decision.publish: return None
+    p = decision.calibrated(scores, space)
+    right, n, share = published(p, targs, space, decision.publish[''], min_score=decision.thresholds[DEFAULT_MODE])
     return dict(published=n, right=right, share=float(share))
 
 # %% ../../nbs/runs/02_score.ipynb #57aee122
@@ -91,7 +97,84 @@ def score_products(
         tables[side] = json_rows(add_intervals(score_table(s, y, pred=pred, known=there, **facts), values[side], own), 'index')
     o = tagger.products; fitted = dict(rule=o.rule, losses=o.losses, fitted=o.products) if o else dict(rule='mean', losses={}, fitted=0)
     return dict(fitted, products=len(names), pictures=len(product), several=int((np.bincount(of) > 1).sum()), disagree=disagree,
-                promise=_promise_kept(tagger, whole, truth), **tables, difference=_product_gain(*values.values(), of))
+                promise=kept_promise(whole, truth, space, o and o.decision), **tables, difference=_product_gain(*values.values(), of))
+
+# %% ../../nbs/runs/02_score.ipynb #02a00006
+def text_leaks(
+    df:pd.DataFrame,   # A catalog with `text` and `labels`
+    space,             # Its labels
+)->dict[str, np.ndarray]:   # Group → for each row 1 if its text names its label, 0 if not, nan without a label
+    "Which texts name the label of a group."
+    asked = {}
+    def named(text, label):
+        key = text, label
+        if key not in asked: asked[key] = float(names_label(text, space.bare(label)))
+        return asked[key]
+    own = {g: set(o) for g, o in space.exclusive.items()}
+    return {g: np.array([next((named(t, l) for l in labels if l in o), np.nan) for t, labels in zip(df['text'], df['labels'])])
+            for g, o in own.items()}
+
+# %% ../../nbs/runs/02_score.ipynb #02a00008
+def _group_leak(named:np.ndarray, right:dict[str, np.ndarray])->dict:
+    "The share of texts that name the label of a group, and the accuracy of each side where they do and where they do not."
+    has = ~np.isnan(named)
+    def accuracy(at): return {s: float(o[at].mean()) if at.any() else None for s, o in right.items()}
+    return dict(named=float(named[has].mean()) if has.any() else None, rows=int(has.sum()), where_named=accuracy(named == 1),
+                where_not=accuracy(named == 0))
+
+def score_texts(
+    tagger:Tagger,         # With `texts`
+    df:pd.DataFrame,       # A catalog with `image`, `text` and `labels`
+    scores:np.ndarray,     # The scores of its pictures
+    *, k:int=3,            # As in `score_pictures`
+)->dict|None:              # `rows`, `missing`, `sides`, `difference`, `promise` and `groups`; None if no text is known
+    "Score the rows that have a known text from the picture, from the text and from both."
+    there = tagger.texts.model.known(df['text']) if tagger.texts and 'text' in df else np.zeros(0, bool)
+    if not there.any(): return None
+    rows, pic, space = df[there].reset_index(drop=True), scores[there], tagger.space
+    by = dict(picture=pic, text=expit(tagger.texts.model.margins(rows['text'])), both=tagger.with_texts(pic, rows['text'])[0])
+    targs, known = picture_truth(rows, space); facts = _score_facts(space, k) | dict(known=known)
+    truth = np.where(known, targs, np.nan); own = pd.factorize(np.array(product_names(rows), object))[0]
+    tables, values, right, promise = {}, {}, {}, {}
+    for s in SIDES:
+        t = tagger.for_side(s); pred = _answer_matrix(t, by[s], .5); values[s] = picture_scores(by[s], targs, pred, **facts)
+        tables[s] = json_rows(add_intervals(score_table(by[s], targs, pred=pred, **facts), values[s], own), 'index')
+        right[s] = {g: ((pred > 0) & (targs > 0))[:, c].any(1) for g, c in space.group_columns.items()}
+        promise[s] = kept_promise(by[s], truth, space, t.decision)
+    leaks = text_leaks(rows, space)
+    groups = {g: _group_leak(leaks[g], {s: right[s][g] for s in SIDES}) for g in space.exclusive}
+    return dict(rows=len(rows), missing=int((~there).sum()), columns=list(tagger.texts.columns), masked=bool(tagger.texts.model.masked),
+                sides=tables, difference=_product_gain(values['both'].groupby(own).mean(), values['picture'], own), promise=promise, groups=groups)
+
+# %% ../../nbs/runs/02_score.ipynb #02a0000a
+def side_table(
+    res:dict,   # From `score_texts`
+)->pd.DataFrame:   # One row per metric: each side, the interval of both, and the baselines
+    "The scores of the three sides beside each other."
+    sides = {s: pd.DataFrame(o).T for s, o in res['sides'].items()}; both = sides['both']
+    return pd.DataFrame({s: o['score'] for s, o in sides.items()} | {o: both[o] for o in ('low', 'high', 'nothing', 'commonest')}).astype(float)
+
+def _leak_line(group:str, o:dict)->str:
+    "How often the texts name the label of a group, and the accuracy of both sides apart."
+    def shown(at): return 'none' if o[at]['both'] is None else f'{o[at]["both"]:.3f}'
+    return (f'  {group}: {o["named"]:.0%} of the texts name the label; accuracy of both {shown("where_named")} where they do, '
+            f'{shown("where_not")} where they do not')
+
+def report_texts(
+    res:dict|None,   # From `score_texts`
+    say,             # Called with each line
+    report_scores:Callable,   # Called with the table and `say`
+):
+    "The three sides as lines of text; nothing if no text is known."
+    if res is None: return
+    say(f'\nfrom the picture, from the text ({", ".join(res["columns"])}{", without words of labels" if res["masked"] else ""}) and from both, '
+        f'for {res["rows"]} pictures with a text' + (f'; {res["missing"]} have none and are answered from the picture' if res['missing'] else '') + ':')
+    report_scores(side_table(res), say)
+    for g, o in res['groups'].items():
+        if o['named'] is not None: say(_leak_line(g, o))
+    kept = {s: o for s, o in res['promise'].items() if o}
+    for s, o in kept.items(): say(f'  published without review from {s}: {o["share"]:.1%}, {o["right"]} of {o["published"]} right')
+    if lacks := [s for s in SIDES if s not in kept]: say(f'  nothing can be promised from {" or ".join(lacks)}')
 
 # %% ../../nbs/runs/02_score.ipynb #d494aa0d
 def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
@@ -103,6 +186,7 @@ def run_metrics(learn:Learner, tagger:Tagger, df:pd.DataFrame)->dict:
         rows = rows.reset_index(drop=True); scores = tagger.scores(rows['image'])
         table, labels = score_pictures(tagger, rows, scores=scores, say=noop)
         res[fold] = json_rows(table, 'index'); unscored[fold] = count_unscored(picture_truth(rows, tagger.space)[1], tagger.space)
+    if texts := score_texts(tagger, rows, scores): res['texts'] = texts
     if products := score_products(tagger, rows, scores=scores): res['products'] = products
     return dict(res, labels=json_rows(labels), missing_labels=missing_labels(df, tagger.space), unscored=unscored,
                 pictures=df['split'].value_counts().to_dict(), parameters=sum(o.numel() for o in learn.model.parameters()),

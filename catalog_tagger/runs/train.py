@@ -37,7 +37,7 @@ from ..serve.products import COMBINE, product_names
 from ..serve.tagger import Tagger, save_bundle
 from ..serve.fit import fit_tagger
 from .folder import Run, is_run, save_run
-from .score import run_metrics
+from .score import report_texts, run_metrics
 
 # %% auto #0
 __all__ = ['UNFINISHED', 'build_learner', 'TellEpochs', 'fit_learner', 'frozen_features', 'report_scores', 'report_products',
@@ -209,7 +209,7 @@ def train_run(
     last = learn.history.rows[-1]
     say(f'training: {training_summary(learn)}')
     say(f'{len(learn.history.rows)} epochs of {cfg.arch} at {cfg.size} px, rate {lr:.2g}: valid loss {last["valid_loss"]:.4f}')
-    tagger = fit_tagger(learn)
+    tagger = fit_tagger(learn, texts=ready.catalog.texts if ready.texts else (), mask_labels=cfg.mask_labels)
     metrics = run_metrics(learn, tagger, df) | dict(split=split, lr=lr,
                                                     seconds=round(time.perf_counter() - start, 1))
     products = dict(products=f'{len(set(product_names(df)))}, answered by {COMBINE[tagger.products.rule].text}') if tagger.products else {}
@@ -225,5 +225,6 @@ def train_run(
     for o in report_unscored(metrics['unscored']['test'], n['test'], ' of test'): say(o)
     report_scores(pd.DataFrame(metrics['test']).T, say)
     report_products(metrics.get('products'), say)
+    report_texts(metrics.get('texts'), say, report_scores)
     say(f'\nsaved in {cfg.out} after {metrics["seconds"]:.0f} s')
     return metrics

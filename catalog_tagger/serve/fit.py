@@ -4,20 +4,23 @@
 
 # %% ../../nbs/serve/11_fit.ipynb #4faedc9a
 from __future__ import annotations
-
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 
-import pandas as pd, torch, torch.nn.functional as F
+import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastai.learner import Learner
 
 from ..core.files import CatalogError
 from ..catalog.images import Prep
+from ..catalog.label_words import label_stems
 from ..catalog.labels import LabelSpace, mark_unknown
 from ..train.data import check_labelled, check_rows, source_pictures
 from ..train.learner import check_answers, whole_learner
 from .outside import fit_outside
 from .decide import fit_decision
 from .products import fit_products, has_products, product_names
+from .texts import TextSide, fit_text_side
 from .tagger import Tagger
 
 # %% auto #0
@@ -31,10 +34,26 @@ def _valid_products(rows)->list[str]|None:   # Items of a dataset
     return product if has_products(product) and len(set(product)) > 1 else None
 
 # %% ../../nbs/serve/11_fit.ipynb #33b52bb3
+def _text_rows(learn)->pd.DataFrame:
+    "The rows of train and valid with `text`, `product`, `unit` and `split`."
+    frames = [o.items.assign(split=fold) for o, fold in ((learn.dls.train_ds, 'train'), (learn.dls.valid_ds, 'valid'))]
+    df = pd.concat(frames, ignore_index=True); df['product'] = product_names(df)
+    return df if 'unit' in df else df.assign(unit=df['product'])
+
+def _fit_texts(tagger:Tagger, learn, scores:np.ndarray, outside, columns:Sequence[str], mask_labels:bool)->TextSide|None:
+    "The text side of the tagger; None, with a warning, if the texts are too few to learn from."
+    rows, space = _text_rows(learn), tagger.space
+    masked = label_stems(space.bare(o) for o in space.vocab) if mask_labels else ()
+    try: return fit_text_side(rows, mark_unknown(space.one_hot(rows['labels']), rows, space), scores, space, rule=tagger.products,
+                              outside=outside, columns=columns, masked=masked)
+    except CatalogError as e: warnings.warn(f'the texts are not used: {e}')
+
 def fit_tagger(
     learn:Learner,     # Trained learner
     *, space:LabelSpace=None,  # As in `Predictor.from_learner`
     prep:Prep=None,    # Likewise
+    texts:Sequence[str]=(),   # Columns that the `text` of its table was made of: the texts are learned from too; empty for pictures alone
+    mask_labels:bool=False,   # Take the words of all labels out of the texts
 )->Tagger:             # As from `Tagger.from_learner`, with a decision
     "The tagger of a trained learner: thresholds, calibration and the out-of-distribution score are fitted on its valid pictures."
     tagger, learn = Tagger.from_learner(learn, space=space, prep=prep), whole_learner(learn)
@@ -52,4 +71,5 @@ def fit_tagger(
     tagger.decision = fit_decision(scores, targs, tagger.space, outside=outside)
     if product := _valid_products(rows):
         tagger.products = fit_products(scores, targs, product, tagger.space, outside=outside)
+    if texts: tagger.texts = _fit_texts(tagger, learn, scores, outside, texts, mask_labels)
     return tagger

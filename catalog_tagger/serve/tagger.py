@@ -13,6 +13,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from msgspec import Meta
 from safetensors.torch import save_file
+from scipy.special import expit
 
 from ..core.files import CatalogError, atomic_files, finish_save, write_json
 from ..core.process import package_versions
@@ -28,6 +29,8 @@ from .predictor import Predictor, as_pictures, tta_views
 from .outside import Outside, outside_from_arrays
 from .decide import Decision, decide
 from .products import ProductRule, combine_scores, product_names
+from .texts import SIDES, TextSide, find_sides, product_texts
+from .text_file import read_text_side, text_files
 from .card import model_card
 from .model_file import ArchName, plain_tensors, read_model
 
@@ -39,7 +42,8 @@ BUNDLE_FORMAT = 1   # Increased when older versions cannot read what this one wr
 # The files of every bundle and the maximum size of each, bytes
 BUNDLE_FILES = budget_sizes('model.safetensors', 'tagger.json', 'README.md', SUMS)
 
-_ANY_FILES = budget_sizes('products.json') | BUNDLE_FILES   # And of the bundle of a catalog with products
+_OPTIONAL = budget_sizes('products.json', 'text.json', 'text.safetensors')   # And of a catalog with products, or with texts
+_ANY_FILES = _OPTIONAL | BUNDLE_FILES
 
 class BundleError(CatalogError): "A bundle that cannot be loaded; the message says which and why."
 
@@ -55,6 +59,7 @@ class Tagger(Predictor):
     arrays:dict[str, np.ndarray] = field(default_factory=dict)  # Other arrays that were saved with the model
     card:str = ''         # The model card, Markdown
     products:ProductRule|None = None   # From pictures to products, from `fit_products`
+    texts:TextSide|None = None         # What it answers from texts, from `fit_text_side`
 
     @classmethod
     def from_learner(cls, learn, *, space:LabelSpace=None, prep:Prep=None)->Tagger:   # As in `Predictor.from_learner`
@@ -65,7 +70,8 @@ class Tagger(Predictor):
     def _facts(self)->dict[str, str]:
         scores = {k: f'{o["score"]:.3f}' for k, o in self.metrics.items() if o['score'] is not None}
         products = {} if self.products is None else dict(products=f'{self.products.rule}, fitted on {self.products.products}')
-        return dict(backbone=self.arch or 'your own') | super()._facts() | dict(
+        texts = {} if self.texts is None else dict(texts=f'{", ".join(self.texts.columns) or "text"}, {len(self.texts.model.vocab):,} n-grams')
+        return dict(backbone=self.arch or 'your own') | super()._facts() | texts | dict(
             modes='none: the best tags, without thresholds' if self.decision is None else ', '.join(self.decision.modes)) | products | dict(
             trained=first_few(self.facts) or 'not recorded', test=first_few(scores, 3) or 'not scored')
 
@@ -89,15 +95,6 @@ class Tagger(Predictor):
         if np.any(min_score): raise CatalogError(f'min_score={min_score} is for a tagger without thresholds; this one has a threshold '
                                                  f'per tag and mode: use mode={" or ".join(map(repr, self.decision.modes))}')
         return decide(scores, self.space, self.decision, k=k, **({} if mode is None else dict(mode=mode)))
-
-    def predict(
-        self,
-        items,                # A picture, or several, as in `as_pictures`
-        *, k:int=None, mode:str=None, min_score:float=0.,  # As in `answers`
-        bs:int=RunConfig.bs,  # Batch size
-    ):                        # Tags with scores, best first and parents before children; for several pictures a list of these
-        "The tags of one picture or of each of several: by the decision, or the `k` best if there is none."
-        return super().predict(items, bs=bs, k=k, mode=mode, min_score=min_score)
 
 # %% ../../nbs/serve/10_tagger.ipynb #d3e1974b
 def check_reviewable(predictor:Predictor):
@@ -151,16 +148,96 @@ def combined(
 @patch
 def for_products(self:Tagger)->Tagger:
     "The tagger whose `answers` are for products: with the decision that was fitted for them; without one, a warning says so."
-    if self.products: return replace(self, decision=self.products.decision)
+    if self.products:
+        texts = self.texts and self.texts.products and replace(self.texts, both=self.texts.products)
+        return replace(self, decision=self.products.decision, texts=texts or self.texts)
     warnings.warn('this tagger was not trained on products with several pictures: the mean of their logits is answered'
                   + (' with the thresholds of pictures, and nothing is promised for products' if self.decision else ''))
     return self
 
+# %% ../../nbs/serve/10_tagger.ipynb #10a00002
+@patch
+def for_side(self:Tagger, side:str)->Tagger:   # One of `SIDES`
+    "The tagger whose `answers` are for rows with a picture, with a text, or with both: with the decision that was fitted for them."
+    if side == 'picture': return self
+    return replace(self, decision=self.texts.alone if side == 'text' else self.texts.both.decision)
+
+@patch
+def with_texts(
+    self:Tagger,
+    scores:np.ndarray,   # Uncalibrated scores of pictures; rows without a picture may have any
+    texts,               # The text of each row; None, nan and '' for none
+    pictures=True,       # Which rows have a picture, bool
+)->tuple[np.ndarray, np.ndarray]:   # Uncalibrated scores, and the side of each row as from `find_sides`
+    "The scores of rows by what is there."
+    if self.texts is None: raise CatalogError('this tagger has learned from pictures alone, so it cannot use texts')
+    margins = self.texts.model.margins(texts); scores = np.array(scores, float).reshape(margins.shape)
+    side = find_sides(np.broadcast_to(pictures, len(margins)), np.isfinite(margins).all(1))
+    both, text = side == 'both', side == 'text'
+    if both.any(): scores[both] = self.texts.both.join.apply(scores[both], margins[both], self.space)
+    scores[text] = expit(margins[text])
+    return scores, side
+
+@patch
+def side_answers(
+    self:Tagger,
+    scores:np.ndarray, side,   # From `with_texts`
+    **options,                 # As in `answers`
+)->list[list[tuple[str, float]]]:   # As from `answers`; no tags for rows with neither picture nor text
+    "The tags of each row, by the decision of its side."
+    res = [[] for _ in side]
+    for s in SIDES:
+        at = np.flatnonzero(np.asarray(side) == s); answers = self.for_side(s).answers(scores[at], **options) if len(at) else ()
+        for i, o in zip(at, answers): res[i] = o
+    return res
+
+# %% ../../nbs/serve/10_tagger.ipynb #10a00003
+def _rows_with_texts(items, texts)->tuple[list, list, bool]:
+    "Pictures, None for none, with their texts, and whether they are several."
+    if texts is None: texts = items['text'].tolist()
+    several = not (isinstance(texts, str) or texts is None)
+    texts = list(texts) if several else [texts]
+    pictures = [None]*len(texts) if items is None else as_pictures(items)[0]
+    if len(pictures) != len(texts): raise CatalogError(f'{len(texts)} texts are given for {len(pictures)} pictures')
+    if bad := [i for i, o in enumerate(zip(pictures, texts)) if o[0] is None and not isinstance(o[1], str)]:
+        raise CatalogError(f'row {bad[0]} has neither a picture nor a text')
+    return pictures, texts, several
+
+@patch
+def scores_with_texts(
+    self:Tagger,
+    pictures,             # As in `predict`, several; None for no picture
+    texts,                # The text of each; None for none
+    bs:int=RunConfig.bs,
+)->tuple[np.ndarray, np.ndarray]:   # As from `with_texts`
+    "Scores of rows with pictures, texts or both; only the pictures that are there are opened."
+    there = np.array([o is not None for o in pictures], bool)
+    scores = np.zeros((len(there), len(self.space.vocab))); scores[there] = self.scores([o for o in pictures if o is not None], bs)
+    return self.with_texts(scores, texts, there)
+
+@patch
+def predict(
+    self:Tagger,
+    items=None,           # A picture, or several, as in `as_pictures`; None in place of a picture, or of all, for texts alone
+    *, texts=None,        # The text of the picture, or of each; None takes the column `text` of a table, if the tagger uses texts
+    k:int=None, mode:str=None, min_score:float=0.,  # As in `answers`
+    bs:int=RunConfig.bs,  # Batch size
+):                        # Tags with scores, best first and parents before children; for several rows a list of these
+    "The tags of one picture or of each of several: by the decision, or the `k` best if there is none."
+    options = dict(k=k, mode=mode, min_score=min_score)
+    table = self.texts is not None and isinstance(items, pd.DataFrame) and 'text' in items
+    if texts is None and not table: return Predictor.predict(self, items, bs=bs, **options)
+    pictures, texts, several = _rows_with_texts(items, texts)
+    answers = self.side_answers(*self.scores_with_texts(pictures, texts, bs), **options)
+    return answers if several else answers[0]
+
+# %% ../../nbs/serve/10_tagger.ipynb #10a00004
 @patch
 def predict_products(
     self:Tagger,
     items,                # Pictures, or a table with `image` and `product`
     product=None,         # Product of each picture; None for that of the table
+    texts=None,           # Text of each picture, of which a product's first is used; None takes `text` of a table, as in `predict`
     *, k:int=None, mode:str=None, min_score:float=0.,  # As in `answers`
     bs:int=RunConfig.bs,  # Batch size
 )->dict[str, list[tuple[str, float]]]:   # Product → its tags with scores, as from `predict`
@@ -168,8 +245,11 @@ def predict_products(
     if product is None:
         if not isinstance(items, pd.DataFrame): raise CatalogError('product= is missing: give the product of each picture, or a table')
         product = product_names(items)
-    names, scores = self.combined(self.scores(as_pictures(items)[0], bs), product)
-    return dict(zip(names, self.for_products().answers(scores, k=k, mode=mode, min_score=min_score)))
+    if texts is None and self.texts and isinstance(items, pd.DataFrame): texts = items.get('text')
+    (names, scores), t, options = self.combined(self.scores(as_pictures(items)[0], bs), product), self.for_products(), dict(
+        k=k, mode=mode, min_score=min_score)
+    if texts is None: return dict(zip(names, t.answers(scores, **options)))
+    return dict(zip(names, t.side_answers(*t.with_texts(scores, product_texts(texts, product)), **options)))
 
 # %% ../../nbs/serve/10_tagger.ipynb #93338910
 def _record_or_plain(o): return o.to_dict() if isinstance(o, Record) else o
@@ -195,6 +275,10 @@ def _check_plain(t:Tagger):
         if not isinstance(o, dict): raise CatalogError(f'metrics[{k!r}] is {o!r}, expected a dict such as {{"score": 0.9}}')
     try: json.dumps([t.facts, t.metrics], allow_nan=False)
     except (TypeError, ValueError) as e: raise CatalogError(f'facts and metrics must be plain JSON: {e}') from None
+
+def _write_texts(folder:Path, side:TextSide)->None:
+    manifest, arrays = text_files(side)
+    write_json(folder/'text.json', manifest); (folder/'text.safetensors').write_bytes(arrays)
 
 def save_bundle(
     learn,               # A learner created by `catalog_learner`, or a `Tagger`
@@ -229,6 +313,7 @@ def save_bundle(
         write_json(tmp/'tagger.json', d)
         (tmp/'README.md').write_text(model_card(d, t.space), encoding='utf-8')
         if t.products: t.products.save(tmp/'products.json')
+        if t.texts: _write_texts(tmp, t.texts)
         seal(tmp, _ANY_FILES)
         _check_same_output(Tagger.load(tmp, max_input=math.prod(t.prep.size)).model, t.model, t.prep.size)
     return Path(folder)
@@ -273,6 +358,12 @@ def _read_products(files:dict[str, bytes], space:LabelSpace)->ProductRule|None:
     res.decision.check_space(space)
     return res
 
+def _read_texts(files:dict[str, bytes], space:LabelSpace, outside:Outside|None)->TextSide|None:
+    "The text side of a bundle, None if it has none."
+    if not (there := [o for o in ('text.json', 'text.safetensors') if o in files]): return None
+    if len(there) < 2: raise CatalogError(f'{there[0]} is there alone; text.json and text.safetensors belong together')
+    return read_text_side(*map(files.get, there), space, outside)
+
 def _with_outside(o, outside:Outside|None): return o and replace(o, outside=outside)
 
 @patch(cls_method=True)
@@ -283,9 +374,10 @@ def load(
 )->Tagger:
     "Load the tagger that `save_bundle` wrote to `path`; an invalid bundle raises `BundleError`, and no code from it is run."
     with load_errors(path, BundleError):
-        files = read_sealed(path, _ANY_FILES, 'a bundle', ('products.json',)); m = _parse_manifest(files['tagger.json'])
+        files = read_sealed(path, _ANY_FILES, 'a bundle', _OPTIONAL); m = _parse_manifest(files['tagger.json'])
         card, products = files['README.md'].decode('utf-8'), _read_products(files, m.space)
         model, arrays = read_model(m.arch, m.head, files['model.safetensors'], m.prep.size, len(m.space.vocab), max_input)
         outside = outside_from_arrays(arrays); decision = _with_outside(m.decision, outside)
         products = products and replace(products, decision=_with_outside(products.decision, outside))
-        return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, card, products)
+        return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, card, products,
+                   _read_texts(files, m.space, outside))

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
@@ -31,7 +30,7 @@ class TextModel:
     bias:np.ndarray        # Of each label, float32
     masked:frozenset[str] = frozenset()   # Stems of words that are taken out of a text first, from `label_stems`
 
-    columns = cached_property(lambda self: {o: i for i, o in enumerate(self.vocab)})   # N-gram → its number
+    def __post_init__(self): object.__setattr__(self, '_column', {o: i for i, o in enumerate(self.vocab)})
 
     def plain(self, text)->str:   # '' for None and nan
         "The text as the model reads it: clean, without `masked` words."
@@ -39,7 +38,7 @@ class TextModel:
 
     def terms(self, text)->tuple[np.ndarray, np.ndarray]:
         "The numbers of the known n-grams of a text, and the weight of each in it: (1 + log count)·idf, of length 1 together."
-        n = Counter(i for o in ngrams(self.plain(text)) if (i := self.columns.get(o)) is not None)
+        n = Counter(i for o in ngrams(self.plain(text)) if (i := self._column.get(o)) is not None)
         at = np.fromiter(n, int, len(n)); x = (1 + np.log(np.fromiter(n.values(), float, len(n))))*self.idf[at]
         return at, x/max(np.linalg.norm(x), 1e-9)
 
@@ -97,9 +96,9 @@ def word_parts(
     "How much each word of `text` speaks for a label, or against it."
     words = self.plain(text).split(); at, x = self.terms(text)
     part = dict(zip(at.tolist(), (x*self.weight[at, label]).tolist()))
-    own = [{i for o in ngrams(w) if (i := self.columns.get(o)) in part} for w in words]
+    own = [{i for o in ngrams(w) if (i := self._column.get(o)) in part} for w in words]
     for k, (a, b) in enumerate(zip(words, words[1:])):
-        pairs = {self.columns.get(o) for o in ngrams(f'{a} {b}')} & part.keys() - own[k] - own[k + 1]
+        pairs = {self._column.get(o) for o in ngrams(f'{a} {b}')} & part.keys() - own[k] - own[k + 1]
         own[k] |= pairs; own[k + 1] |= pairs
     n = Counter(i for o in own for i in o)
     return pd.DataFrame(dict(word=words, part=[sum(part[i]/n[i] for i in o) for o in own]))

@@ -229,6 +229,7 @@ def finish_reading(
     *, groups:Iterable[str]=(),      # Columns of labels; each is an exclusive group
     parents:dict[str, str]|None=None,# Tag → parent, if the source has parents
     notes:Iterable[str]=(),          # How the reader understood the source
+    texts:Iterable[str]=(),          # Columns that `text` is made of
 )->Catalog:
     "The last step of every reader: reject rows with a reason in `why` and rare tags, and check the table."
     df, notes = add_reasons(df, df['image'].map(unsafe_reason)), list(notes)
@@ -238,7 +239,8 @@ def finish_reading(
     rejected = pd.concat([rejected_table(zip(bad['image'], bad['row'], bad['why'])), rare], ignore_index=True)
     no_tags = bad['why'].str.startswith(NO_TAGS) & ~bad['image'].isin(set(df['image'])) & ~bad.duplicated('image')
     unlabelled = bad[no_tags].drop(columns='why').reset_index(drop=True)
-    return Catalog(check_table(df, 'tags'), rejected, layout, parents or {}, str(source), tuple(notes), tuple(groups), unlabelled)
+    return Catalog(check_table(df, 'tags'), rejected, layout, parents or {}, str(source), tuple(notes), tuple(groups), unlabelled,
+                   tuple(texts))
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #0ff18d0a
 def _contradictions(good:pd.DataFrame, groups:Iterable[str])->dict[str, str]:
@@ -313,6 +315,12 @@ def _more_pictures(root:Path, df:pd.DataFrame, used:Iterable[str])->list[str]:
     return [f'further columns of pictures are not used: {first_few(list(more))}, such as {os.path.basename(example)} in {name}; '
             'to use them, name all pictures of a row in one cell, with ; between them']
 
+def _text_columns(df:pd.DataFrame, asked:str|Sequence[str])->list[str]:
+    "The names in the source of the columns of texts that were asked for."
+    if isinstance(asked, str): option, asked = 'text_column', [asked]
+    else: option = 'text'
+    return [] if list(asked) == ['none'] else [source_name(named_column(df, o, option)) for o in asked]
+
 def read_picture_table(
     path:str|Path,     # Folder of the catalog, or its table
     df:pd.DataFrame,   # The rows of its table, with `tags`, the row number `row`, and `why`: None or what is wrong with the row
@@ -322,7 +330,7 @@ def read_picture_table(
     min_count:int,     # Smallest number of pictures of a tag, as in `drop_rare`
     *, tags_column:str|None=None,   # Column that the free tags in `tags` were made from
     describe:Iterable[str]=(),      # Columns whose texts are joined to `text`; the first of `TEXT_COLUMNS` if none is given
-    text_column:str|None=None,      # Column of texts instead, or none
+    text_column:str|Sequence[str]|None=None,    # Column of texts instead, or columns, or none
     parents:dict[str, str]|None=None,   # Tag → parent, if the source has parents
     groups:Sequence[str]=(), product:str|None=None, split_column:str|None=None,   # As in `take_roles`
     notes:Iterable[str]=(),   # What the reader has noted already
@@ -339,7 +347,7 @@ def read_picture_table(
         df = df.assign(product='row ' + df['row'].astype(str)); roles.append('product: the pictures of a row')
     names = df[image_column]; df = take_column(df, image_column, 'image', names)
     own = source_columns(df); describe = list(describe) or [o for o in [find_column(own, TEXT_COLUMNS)] if o]
-    if text_column: describe = [] if text_column == 'none' else [source_name(named_column(df, text_column, 'text_column'))]
+    if text_column: describe = _text_columns(df, text_column)
     texts = [[o for o in row if isinstance(o, str) and o] for row in df[[own[o] for o in describe]].values]
     if describe: df = take_column(df, own[describe[0]], 'text', ['\n'.join(o) for o in texts])
     if any(map(any, texts)): found.append(f'text: {"column" if len(describe) == 1 else "columns"} {", ".join(describe)}')
@@ -349,7 +357,7 @@ def read_picture_table(
     rows = len(df); df = merge_rows(df, groups); more = rows - len(df)
     merged = [f'{more:,} further rows of pictures are joined with their first row'] if more > 0 else []
     notes = [*notes, *found, *roles, *merged, *([] if 'product' in df or product == 'none' else _repeats_note(df[df['why'].isna()]))]
-    return finish_reading(df, layout, path, min_count, groups=groups, parents=parents, notes=notes)
+    return finish_reading(df, layout, path, min_count, groups=groups, parents=parents, notes=notes, texts=describe)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #6f733463
 @dataclass(frozen=True)
@@ -366,7 +374,7 @@ class Layout:
 LAYOUTS:dict[str, Layout] = {}  # Name → layout; each page adds its entry
 TABLE_OPTIONS = {o: o for o in ('image_column', 'product', 'split_column', 'encoding')}   # `options` of every layout of tables
 LABEL_OPTIONS = TABLE_OPTIONS | {   # Of labels in cells
-    o: o for o in ('label_columns', 'tags_column', 'text_column', 'delim', 'clean', 'empty', 'unlisted')}
+    o: o for o in ('label_columns', 'tags_column', 'text_column', 'delim', 'clean', 'empty', 'unlisted')} | dict(text='text_column')
 
 def all_layouts()->dict[str, Layout]:
     "All layouts by name; the modules of this folder are imported in the order of their names."
