@@ -276,7 +276,7 @@ def _check_plain(t:Tagger):
     try: json.dumps([t.facts, t.metrics], allow_nan=False)
     except (TypeError, ValueError) as e: raise CatalogError(f'facts and metrics must be plain JSON: {e}') from None
 
-def _write_texts(folder:Path, side:TextSide)->None:
+def _write_text_files(folder:Path, side:TextSide)->None:
     manifest, arrays = text_files(side)
     write_json(folder/'text.json', manifest); (folder/'text.safetensors').write_bytes(arrays)
 
@@ -313,7 +313,7 @@ def save_bundle(
         write_json(tmp/'tagger.json', d)
         (tmp/'README.md').write_text(model_card(d, t.space), encoding='utf-8')
         if t.products: t.products.save(tmp/'products.json')
-        if t.texts: _write_texts(tmp, t.texts)
+        if t.texts: _write_text_files(tmp, t.texts)
         seal(tmp, _ANY_FILES)
         _check_same_output(Tagger.load(tmp, max_input=math.prod(t.prep.size)).model, t.model, t.prep.size)
     return Path(folder)
@@ -358,7 +358,7 @@ def _read_products(files:dict[str, bytes], space:LabelSpace)->ProductRule|None:
     res.decision.check_space(space)
     return res
 
-def _read_texts(files:dict[str, bytes], space:LabelSpace, outside:Outside|None)->TextSide|None:
+def _read_text_files(files:dict[str, bytes], space:LabelSpace, outside:Outside|None)->TextSide|None:
     "The text side of a bundle, None if it has none."
     if not (there := [o for o in ('text.json', 'text.safetensors') if o in files]): return None
     if len(there) < 2: raise CatalogError(f'{there[0]} is there alone; text.json and text.safetensors belong together')
@@ -380,4 +380,4 @@ def load(
         outside = outside_from_arrays(arrays); decision = _with_outside(m.decision, outside)
         products = products and replace(products, decision=_with_outside(products.decision, outside))
         return cls(model, m.space, m.prep, m.activation, m.tta, m.arch, decision, m.words, m.facts, m.metrics, arrays, card, products,
-                   _read_texts(files, m.space, outside))
+                   _read_text_files(files, m.space, outside))

@@ -39,7 +39,7 @@ def find_sides(
 # %% ../../nbs/serve/06b_texts.ipynb #6b000009
 _Weights = Annotated[list[Finite], Meta(min_length=3, max_length=3)]
 
-def _parts(space:LabelSpace)->dict[str, list[int]]:
+def _label_parts(space:LabelSpace)->dict[str, list[int]]:
     "Group, or '' for the free tags → its columns."
     return space.group_columns | ({'': space.free_columns} if len(space.free_columns) else {})
 
@@ -56,7 +56,7 @@ class Join(Record):
     )->np.ndarray:            # Uncalibrated scores, same shape
         "Scores of both."
         res = np.empty(np.shape(scores))
-        for g, cols in _parts(space).items():
+        for g, cols in _label_parts(space).items():
             a, b, c = self.weights[g]
             res[:, cols] = expit(a*safe_logit(np.asarray(scores)[:, cols]) + b*np.asarray(margins)[:, cols] + c)
         return res
@@ -77,7 +77,7 @@ def fit_join(
 )->Join:
     "Fit the weights of each group, and of the free tags."
     scores, targs, known = check_scores(scores, targs, space); z, m = safe_logit(scores), np.asarray(margins, float)
-    cells = {g: np.ix_(range(len(z)), cols) for g, cols in _parts(space).items()}
+    cells = {g: np.ix_(range(len(z)), cols) for g, cols in _label_parts(space).items()}
     return Join({g: _best_weights(*(o[at][known[at]] for o in (z, m, targs))) for g, at in cells.items()})
 
 # %% ../../nbs/serve/06b_texts.ipynb #6b00000e
