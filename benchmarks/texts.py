@@ -5,7 +5,7 @@
     python benchmarks/texts.py --large [--rows N]   # seconds and memory of fitting the text side to N titles and 141 labels
 
 The first table is of valid, and what the default was chosen by; its scores are out of fold, neither the text model nor the join has
-seen the row. "averaged" is the mean of the two probabilities, "one head" a linear support vector machine on the terms of the text beside
+seen the row. "margins" leaves out which labels a text names, "averaged" is the mean of the two probabilities, "one head" a linear support vector machine on the terms of the text beside
 the features of the picture. The second table is of test, each score with the interval of 1,000 samples. "rival" is scikit-learn alone,
 `TfidfVectorizer` and `LinearSVC` for each column, trained on train; it knows also the values that are too rare to be labels here, and is
 scored on all rows with a value. For the others a row with such a value is left out of the group, as in a report, and counted as wrong in
@@ -16,7 +16,6 @@ from time import perf_counter
 
 import numpy as np, pandas as pd
 from scipy.sparse import csr_matrix, hstack
-from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_union
 from sklearn.svm import LinearSVC
@@ -29,7 +28,7 @@ from catalog_tagger.runs.folder import Run
 from catalog_tagger.runs.score import kept_promise
 from catalog_tagger.serve.answers import as_matrix
 from catalog_tagger.serve.many import tag_many
-from catalog_tagger.serve.texts import SIDES, fit_join, fit_text_side
+from catalog_tagger.serve.texts import SIDES, fit_join, fit_text_side, text_signals
 from catalog_tagger.train.text_model import fit_text_model
 
 def best_right(scores, targs, space)->dict[str, np.ndarray]:
@@ -56,18 +55,22 @@ def on_valid(df, tagger, parts:int=3)->None:
     df = df[df['split'] != 'test'].reset_index(drop=True); space, valid = tagger.space, (df['split'] == 'valid').to_numpy()
     targs, (scores, features) = mark_unknown(space.one_hot(df['labels']), df, space), tagger.scores_and_features(df['image'])
     unit, texts = pd.factorize(df['unit'])[0], df['text'].to_numpy(object); fold = np.where(valid, unit % parts, -1)
-    margins, head = np.zeros(targs.shape), np.zeros(targs.shape)
+    signals, head = np.zeros((3, *targs.shape)), np.zeros(targs.shape)
     for k in range(parts):
-        own = fold == k; margins[own] = fit_text_model(texts[~own], targs[~own]).margins(texts[own])
+        own = fold == k; signals[:, own] = text_signals(fit_text_model(texts[~own], targs[~own]), texts[own], space)
         head[own] = one_head(texts, features, targs, ~own, own)
-    both = np.zeros(targs.shape)
-    for k in range(parts):
-        own, fit = fold == k, valid & (fold != k); join = fit_join(scores[fit], margins[fit], targs[fit], space)
-        both[own] = join.apply(scores[own], margins[own], space)
-    ways = {'picture': scores, 'title': margins, 'averaged': scores + expit(2*margins), 'one head': head, 'both': both}
-    print(f'valid, {valid.sum()} pictures, share of right best labels\n  {"":<12}' + ''.join(f'{g:<23}' for g in space.exclusive))
+    def joined(scores, signals):
+        res = np.zeros(targs.shape)
+        for k in range(parts):
+            (own, fit), some = (fold == k, valid & (fold != k)), lambda at: None if scores is None else scores[at]
+            res[own] = fit_join(some(fit), signals[:, fit], targs[fit], space).apply(some(own), signals[:, own], space)
+        return res
+    margins = signals[0]; alone = joined(None, signals)
+    ways = {'picture': scores, 'margins': margins, 'title': alone, 'averaged': scores + alone, 'one head': head,
+            'both, margins': joined(scores, signals*[[[1]], [[0]], [[0]]]), 'both': joined(scores, signals)}
+    print(f'valid, {valid.sum()} pictures, share of right best labels\n  {"":<14}' + ''.join(f'{g:<23}' for g in space.exclusive))
     for name, p in ways.items():
-        print(f'  {name:<12}' + ''.join(f'{shown(o):<23}' for o in best_right(p[valid], targs[valid], space).values()), flush=True)
+        print(f'  {name:<14}' + ''.join(f'{shown(o):<23}' for o in best_right(p[valid], targs[valid], space).values()), flush=True)
 
 def rival(df, groups)->dict[str, np.ndarray]:
     "Column → which test rows scikit-learn alone gets right, of those with a value."
@@ -134,7 +137,8 @@ def speed(df, tagger, rounds:int=3)->None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('run', nargs='?'); parser.add_argument('--masked'); parser.add_argument('--test', action='store_true'); parser.add_argument('--speed', action='store_true')
+    parser.add_argument('run', nargs='?'); parser.add_argument('--masked'); parser.add_argument('--test', action='store_true')
+    parser.add_argument('--speed', action='store_true')
     parser.add_argument('--large', action='store_true'); parser.add_argument('--rows', type=int, default=40_000)
     args = parser.parse_args()
     if args.large: return large(args.rows)

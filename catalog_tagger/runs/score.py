@@ -9,7 +9,6 @@ from collections.abc import Callable
 import numpy as np, pandas as pd
 from fastai.learner import Learner
 from fastcore.basics import noop
-from scipy.special import expit
 
 from ..core.table import SPLITS, json_rows
 from ..core.process import package_versions
@@ -129,10 +128,11 @@ def score_texts(
     *, k:int=3,            # As in `score_pictures`
 )->dict|None:              # `rows`, `missing`, `sides`, `difference`, `promise` and `groups`; None if no text is known
     "Score the rows that have a known text from the picture, from the text and from both."
-    there = tagger.texts.model.known(df['text']) if tagger.texts and 'text' in df else np.zeros(0, bool)
-    if not there.any(): return None
-    rows, pic, space = df[there].reset_index(drop=True), scores[there], tagger.space
-    by = dict(picture=pic, text=expit(tagger.texts.model.margins(rows['text'])), both=tagger.with_texts(pic, rows['text'])[0])
+    if tagger.texts is None or 'text' not in df: return None
+    (text, side), both = tagger.with_texts(scores, df['text'], False), tagger.with_texts(scores, df['text'])[0]
+    if not (there := side == 'text').any(): return None
+    rows, space = df[there].reset_index(drop=True), tagger.space
+    by = dict(picture=scores[there], text=text[there], both=both[there])
     targs, known = picture_truth(rows, space); facts = _score_facts(space, k) | dict(known=known)
     truth = np.where(known, targs, np.nan); own = pd.factorize(np.array(product_names(rows), object))[0]
     tables, values, right, promise = {}, {}, {}, {}

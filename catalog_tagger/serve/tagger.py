@@ -13,7 +13,6 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from msgspec import Meta
 from safetensors.torch import save_file
-from scipy.special import expit
 
 from ..core.files import CatalogError, atomic_files, finish_save, write_json
 from ..core.process import package_versions
@@ -29,7 +28,7 @@ from .predictor import Predictor, as_pictures, tta_views
 from .outside import Outside, outside_from_arrays
 from .decide import Decision, decide
 from .products import ProductRule, combine_scores, product_names
-from .texts import SIDES, TextSide, find_sides, product_texts
+from .texts import SIDES, TextSide, find_sides, product_texts, text_signals
 from .text_file import read_text_side, text_files
 from .card import model_card
 from .model_file import ArchName, plain_tensors, read_model
@@ -160,7 +159,7 @@ def for_products(self:Tagger)->Tagger:
 def for_side(self:Tagger, side:str)->Tagger:   # One of `SIDES`
     "The tagger whose `answers` are for rows with a picture, with a text, or with both: with the decision that was fitted for them."
     if side == 'picture': return self
-    return replace(self, decision=self.texts.alone if side == 'text' else self.texts.both.decision)
+    return replace(self, decision=(self.texts.alone if side == 'text' else self.texts.both).decision)
 
 @patch
 def with_texts(
@@ -171,11 +170,10 @@ def with_texts(
 )->tuple[np.ndarray, np.ndarray]:   # Uncalibrated scores, and the side of each row as from `find_sides`
     "The scores of rows by what is there."
     if self.texts is None: raise CatalogError('this tagger has learned from pictures alone, so it cannot use texts')
-    margins = self.texts.model.margins(texts); scores = np.array(scores, float).reshape(margins.shape)
-    side = find_sides(np.broadcast_to(pictures, len(margins)), np.isfinite(margins).all(1))
-    both, text = side == 'both', side == 'text'
-    if both.any(): scores[both] = self.texts.both.join.apply(scores[both], margins[both], self.space)
-    scores[text] = expit(margins[text])
+    signals = text_signals(self.texts.model, list(texts), self.space); scores = np.array(scores, float).reshape(signals.shape[1:])
+    side = find_sides(np.broadcast_to(pictures, len(scores)), np.isfinite(signals[0]).all(1))
+    for s, joined, given in (('both', self.texts.both, scores), ('text', self.texts.alone, None)):
+        at = side == s; scores[at] = joined.join.apply(given if given is None else given[at], signals[:, at], self.space)
     return scores, side
 
 @patch

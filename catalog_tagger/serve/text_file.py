@@ -16,7 +16,6 @@ from ..core.records import Record, check_format
 from ..core.sealed import parse_sealed
 from ..catalog.labels import LabelSpace
 from ..train.text_model import MOST_NGRAMS, MOST_WEIGHTS, TextModel
-from .decide import Decision
 from .outside import Outside
 from .texts import Joined, TextSide
 
@@ -34,7 +33,7 @@ class TextManifest(Record):
     columns:list[str]    # As in `TextSide`, also below
     vocab:Annotated[list[_Gram], Meta(min_length=1, max_length=MOST_NGRAMS)]
     masked:Annotated[list[_Gram], Meta(max_length=1_000_000)]
-    alone:Decision
+    alone:Joined
     both:Joined
     products:Joined|None
 
@@ -50,7 +49,8 @@ def _read_arrays(data:bytes, n:int, labels:int)->dict[str, np.ndarray]:
     "The arrays of `text.safetensors`, for `n` n-grams."
     want, got = dict(idf=(n,), weight=(n, labels), bias=(labels,)), load_arrays(data)
     if got.keys() != want.keys(): raise CatalogError(f'text.safetensors has {", ".join(sorted(got))[:80]}, expected {", ".join(want)}')
-    for k, o in got.items():
+    for k in want:
+        o = got[k]
         if o.dtype != np.float32 or o.shape != want[k]:
             raise CatalogError(f'{k} of text.safetensors has shape {o.shape} and {o.dtype}, expected {want[k]} and float32')
         if not (np.abs(o) < 1e6).all(): raise CatalogError(f'{k} of text.safetensors contains NaN or a number of a million or more')
@@ -70,9 +70,8 @@ def read_text_side(
     if len(set(m.vocab)) < len(m.vocab): raise CatalogError('text.json lists an n-gram twice')
     if len(m.vocab)*n > MOST_WEIGHTS: raise CatalogError(f'text.json has {len(m.vocab):,} n-grams for {n:,} labels, which is too many')
     parts = {*space.exclusive, *['']*bool(len(space.free_columns))}
-    for o in filter(None, (m.both, m.products)):
+    for o in filter(None, (m.alone, m.both, m.products)):
         o.decision.check_space(space)
         if o.join.weights.keys() != parts: raise CatalogError('the weights in text.json are not for the groups of these labels')
-    m.alone.check_space(space)
     model = TextModel(m.vocab, **_read_arrays(arrays, len(m.vocab), n), masked=frozenset(m.masked))
     return TextSide(model, m.columns, m.alone, _joined_outside(m.both, outside), _joined_outside(m.products, outside))

@@ -17,68 +17,85 @@ from ..core.files import CatalogError
 from ..core.process import rng
 from ..core.records import Finite, Record
 from ..core.table import ShowsFacts, first_few
-from ..catalog.labels import LabelSpace
+from ..catalog.label_words import find_mentions, label_names
+from ..catalog.labels import LabelSpace, scored_cells
 from ..train.text_model import TextModel, fit_text_model
-from .calibrate import check_scores, safe_logit
+from .calibrate import safe_logit
 from .decide import Decision, fit_decision
 from .products import ProductRule, combine_scores, product_half, product_truth
 
 # %% auto #0
-__all__ = ['SIDES', 'find_sides', 'Join', 'fit_join', 'Joined', 'TextSide', 'product_texts', 'fit_text_side']
+__all__ = ['SIDES', 'find_sides', 'text_signals', 'Join', 'fit_join', 'Joined', 'TextSide', 'product_texts', 'fit_text_side']
 
 # %% ../../nbs/serve/06b_texts.ipynb #6b000006
 SIDES = ('picture', 'text', 'both')   # What an answer was made from
 
 def find_sides(
     pictures:Sequence[bool],   # Is there a picture?
-    texts:Sequence[bool],      # Is there a known text, as from `TextModel.known`?
+    texts:Sequence[bool],      # Is there a text with a known n-gram?
 )->np.ndarray:                 # For each row one of `SIDES`, or '' for neither
     "What each row is answered from."
     return np.where(pictures, np.where(texts, 'both', 'picture'), np.where(texts, 'text', '')).astype(object)
 
-# %% ../../nbs/serve/06b_texts.ipynb #6b000009
-_Weights = Annotated[list[Finite], Meta(min_length=3, max_length=3)]
-
+# %% ../../nbs/serve/06b_texts.ipynb #6b000015
 def _label_parts(space:LabelSpace)->dict[str, list[int]]:
     "Group, or '' for the free tags → its columns."
     return space.group_columns | ({'': space.free_columns} if len(space.free_columns) else {})
 
+def text_signals(
+    model:TextModel,
+    texts:Sequence,     # Of each row; None, nan and '' for none
+    space:LabelSpace,
+)->np.ndarray:          # Shape (3, texts, labels), float32; nan for a text without a known n-gram, which counts as missing
+    "What each text says of each label: the margin, whether it is named, and whether it is the first of its group that is named."
+    res = np.zeros((3, len(texts), len(space.vocab)), np.float32); plain = list(map(model.plain, texts)); res[0] = model.plain_margins(plain)
+    for g, cols in _label_parts(space).items():
+        names = label_names(space.bare(space.vocab[c]) for c in cols)
+        for i, o in enumerate(plain):
+            if at := [cols[k] for k in find_mentions(o, names)]: res[1, i, at] = 1; res[2, i, at[0]] = 1
+    res[1:, np.isnan(res[0, :, 0])] = np.nan
+    return res
+
+# %% ../../nbs/serve/06b_texts.ipynb #6b000009
+_Weights = Annotated[list[Finite], Meta(min_length=5, max_length=5)]
+
 @dataclass(frozen=True)
 class Join(Record):
-    "From the scores of a picture and the margins of a text to the scores of both."
-    weights:dict[str, _Weights]   # Group, or '' for free tags → weight of the picture, weight of the text, shift
+    "From the scores of a picture and the signals of a text to one score of each label."
+    weights:dict[str, _Weights]   # Group, or '' for free tags → weights of picture, margin, named and first, and the shift
 
     def apply(
         self,
-        scores:np.ndarray,    # Uncalibrated scores of pictures, shape (rows, labels)
-        margins:np.ndarray,   # Of their texts, same shape
+        scores:np.ndarray|None,   # Uncalibrated scores of pictures, shape (rows, labels); None without pictures
+        signals:np.ndarray,       # From `text_signals`
         space:LabelSpace,
-    )->np.ndarray:            # Uncalibrated scores, same shape
-        "Scores of both."
-        res = np.empty(np.shape(scores))
+    )->np.ndarray:                # Uncalibrated scores, shape (rows, labels)
+        "Scores of pictures with texts, or of texts alone."
+        res = np.empty(signals.shape[1:])
         for g, cols in _label_parts(space).items():
-            a, b, c = self.weights[g]
-            res[:, cols] = expit(a*safe_logit(np.asarray(scores)[:, cols]) + b*np.asarray(margins)[:, cols] + c)
+            a, *b, c = self.weights[g]; z = np.tensordot(b, signals[:, :, cols].astype(float), 1) + c
+            res[:, cols] = expit(z if scores is None else z + a*safe_logit(np.asarray(scores)[:, cols]))
         return res
 
-def _best_weights(z:np.ndarray, m:np.ndarray, t:np.ndarray, prior:float=1.)->list[float]:
-    "The weights with the lowest binary log loss over cells, plus `prior`/2 times the squared distance to where the search starts."
+def _best_weights(x:np.ndarray, t:np.ndarray, prior:float=1.)->list[float]:
+    "The weights of each row of `x` with the lowest binary log loss over cells, plus `prior`/2 times the squared distance to the start."
     from scipy.optimize import minimize    # serving does not need it
-    x, start = np.stack([z, m, np.ones_like(z)], 1), np.array([.5, 2., 0.])
-    def loss(w): u = x @ w; return np.logaddexp(0, u).sum() - u[t].sum() + prior/2*((w - start)**2).sum(), (
-        x.T @ (expit(u) - t) + prior*(w - start))
-    return minimize(loss, start, jac=True, method='L-BFGS-B', bounds=[(0, None), (0, None), (None, None)]).x.tolist()
+    start = np.array([.5, 2., 0., 0., 0.])
+    def loss(w): u = w @ x; return np.logaddexp(0, u).sum() - u[t].sum() + prior/2*((w - start)**2).sum(), (
+        x @ (expit(u) - t) + prior*(w - start))
+    return minimize(loss, start, jac=True, method='L-BFGS-B', bounds=[(0, None), (0, None)] + [(None, None)]*3).x.tolist()
 
 def fit_join(
-    scores:np.ndarray,    # Of valid, uncalibrated
-    margins:np.ndarray,   # Of a text model that was not fitted on these rows
-    targs:np.ndarray,     # 0 or 1, or nan if unknown
+    scores:np.ndarray|None,   # Of valid, uncalibrated; None fits a join for texts alone
+    signals:np.ndarray,       # Of a text model that was not fitted on these rows
+    targs:np.ndarray,         # 0 or 1, or nan if unknown
     space:LabelSpace,
 )->Join:
     "Fit the weights of each group, and of the free tags."
-    scores, targs, known = check_scores(scores, targs, space); z, m = safe_logit(scores), np.asarray(margins, float)
+    z = np.zeros(np.shape(targs)) if scores is None else safe_logit(np.asarray(scores, float))
+    x, known = np.stack([z, *signals, np.ones_like(z)]), scored_cells(np.asarray(targs, float), space)
     cells = {g: np.ix_(range(len(z)), cols) for g, cols in _label_parts(space).items()}
-    return Join({g: _best_weights(*(o[at][known[at]] for o in (z, m, targs))) for g, at in cells.items()})
+    return Join({g: _best_weights(np.stack([o[at][known[at]] for o in x]), np.asarray(targs)[at][known[at]] == 1) for g, at in cells.items()})
 
 # %% ../../nbs/serve/06b_texts.ipynb #6b00000e
 @dataclass(frozen=True)
@@ -92,12 +109,12 @@ class TextSide(ShowsFacts):
     "What a tagger needs to answer from texts."
     model:TextModel
     columns:list[str]             # Columns of the source that its texts were made of
-    alone:Decision                # For texts without a picture
+    alone:Joined                  # For texts without a picture
     both:Joined                   # For a picture with its text
     products:Joined|None = None   # For a product with several pictures and its text
 
     def _facts(self)->dict[str, str]:
-        weights = {g or 'free tags': f'{a:.2f} and {b:.2f}' for g, (a, b, _) in self.both.join.weights.items()}
+        weights = {g or 'free tags': f'{a:.2f} and {b:.2f}' for g, (a, b, *_) in self.both.join.weights.items()}
         masked = dict(masked=first_few(sorted(self.model.masked))) if self.model.masked else {}
         return dict(texts=f'{", ".join(self.columns) or "text"}: {len(self.model.vocab):,} n-grams') | masked | dict(weights=first_few(weights))
 
@@ -116,14 +133,16 @@ def _folds(unit, n:int, seed:int)->np.ndarray:
     if n < 2: raise CatalogError('the texts of valid are of one product; two or more are needed')
     return (rng(seed, 'texts').permutation(codes.max() + 1) % n)[codes]
 
-def _fit_joined(scores, margins, targs, fold, space:LabelSpace, **options)->Joined:
-    "Fit a join on all rows that have a text, and a decision on rows that the join had not seen."
-    there = np.isfinite(margins).all(1); scores, margins, targs, fold = (o[there] for o in (scores, margins, targs, fold))
-    joined = np.empty(scores.shape)
+def _fit_joined(scores, signals, targs, fold, space:LabelSpace, **options)->Joined:
+    "Fit a join on all rows that have a text, and a decision on rows that the join had not seen; without `scores` for texts alone."
+    there = np.isfinite(signals[0]).all(1); signals, targs, fold = signals[:, there], targs[there], fold[there]
+    scores = None if scores is None else scores[there]
+    def some(at): return None if scores is None else scores[at]
+    joined = np.empty(targs.shape)
     for k in np.unique(fold):
         own = fold == k; fit = own if own.all() else ~own
-        joined[own] = fit_join(scores[fit], margins[fit], targs[fit], space).apply(scores[own], margins[own], space)
-    return Joined(fit_join(scores, margins, targs, space), fit_decision(joined, targs, space, **options))
+        joined[own] = fit_join(some(fit), signals[:, fit], targs[fit], space).apply(some(own), signals[:, own], space)
+    return Joined(fit_join(scores, signals, targs, space), fit_decision(joined, targs, space, **options))
 
 # %% ../../nbs/serve/06b_texts.ipynb #6b000010
 def fit_text_side(
@@ -141,17 +160,19 @@ def fit_text_side(
     held = np.isin(names, product[valid]); fold = np.full(len(names), -1)
     fold[held] = _folds(rows.drop_duplicates('product')['unit'][held], parts, seed)
     def fit(use): return fit_text_model([o for o, u in zip(texts, use) if u], truth[use], masked=masked)
-    there = np.array([o is not None for o in texts]); margins = np.full(truth.shape, np.nan)
+    there = np.array([o is not None for o in texts]); signals = np.full((3, *truth.shape), np.nan)
     for k in range(fold.max() + 1):
-        own = fold == k; margins[own] = fit(there & ~own).margins([o for o, u in zip(texts, own) if u])
-    known = held & np.isfinite(margins).all(1)
+        own = fold == k; signals[:, own] = text_signals(fit(there & ~own), [o for o, u in zip(texts, own) if u], space)
+    known = held & np.isfinite(signals[0]).all(1)
     if known.sum() < 2: raise CatalogError(f'{known.sum()} texts of valid have a word that train has; two or more are needed')
-    at = pd.Index(names).get_indexer(product[valid]); both = _fit_joined(scores, margins[at], targs[valid], fold[at], space, outside=outside)
-    return TextSide(fit(there), list(columns), fit_decision(expit(margins[known]), truth[known], space), both,
-                    rule and _fit_products(scores, product[valid], rule, names, margins, truth, fold, space, outside))
+    at = pd.Index(names).get_indexer(product[valid]); both = _fit_joined(scores, signals[:, at], targs[valid], fold[at], space, outside=outside)
+    alone = _fit_joined(None, signals[:, known], truth[known], fold[known], space)
+    return TextSide(fit(there), list(columns), alone, both,
+                    rule and _fit_products(scores, product[valid], rule, names, signals, truth, fold, space, outside))
 
-def _fit_products(scores, product, rule:ProductRule, names, margins, truth, fold, space:LabelSpace, outside)->Joined|None:
+def _fit_products(scores, product, rule:ProductRule, names, signals, truth, fold, space:LabelSpace, outside)->Joined|None:
     "As `_fit_joined`, for the half of the valid products on which the decision of `rule` was fitted."
     own, whole = combine_scores(scores, product, rule.rule); at = pd.Index(names).get_indexer(own)
-    use = ~product_half(len(own)); use &= np.isfinite(margins[at]).all(1)
-    return _fit_joined(whole[use], margins[at][use], truth[at][use], fold[at][use], space, outside=outside) if use.sum() > 1 else None
+    use = ~product_half(len(own)); use &= np.isfinite(signals[0, at]).all(1)
+    if use.sum() < 2: return None
+    return _fit_joined(whole[use], signals[:, at[use]], truth[at[use]], fold[at[use]], space, outside=outside)

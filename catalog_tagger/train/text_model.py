@@ -36,26 +36,29 @@ class TextModel:
         "The text as the model reads it: clean, without `masked` words."
         return mask_words(clean_text(text), self.masked) if isinstance(text, str) else ''
 
-    def terms(self, text)->tuple[np.ndarray, np.ndarray]:
-        "The numbers of the known n-grams of a text, and the weight of each in it: (1 + log count)·idf, of length 1 together."
-        n = Counter(i for o in ngrams(self.plain(text)) if (i := self._column.get(o)) is not None)
+    def terms(self, plain:str)->tuple[np.ndarray, np.ndarray]:
+        "The numbers of the known n-grams of a text from `plain`, and the weight of each in it: (1 + log count)·idf, of length 1 together."
+        n = Counter(i for o in ngrams(plain) if (i := self._column.get(o)) is not None)
         at = np.fromiter(n, int, len(n)); x = (1 + np.log(np.fromiter(n.values(), float, len(n))))*self.idf[at]
         return at, x/max(np.linalg.norm(x), 1e-9)
 
 # %% ../../nbs/train/10_text_model.ipynb #1000000a
 @patch
-def known(self:TextModel, texts:Iterable)->np.ndarray:   # bool
-    "Which of `texts` have a known n-gram; the others count as missing."
-    return np.array([len(self.terms(o)[0]) > 0 for o in texts], bool)
+def plain_margins(
+    self:TextModel,
+    texts:Iterable[str],   # From `plain`
+)->np.ndarray:             # As from `margins`
+    "The margins of texts that are clean already."
+    res = [o @ self.weight[at] + self.bias if len(at) else np.full_like(self.bias, np.nan) for at, o in map(self.terms, texts)]
+    return np.array(res, np.float32).reshape(-1, len(self.bias))
 
 @patch
 def margins(
     self:TextModel,
     texts:Iterable,   # Strings; None, nan and '' are missing
 )->np.ndarray:        # Shape (texts, labels), float32; nan for a missing text
-    "The margin of each label: above 0 where the text speaks for it."
-    res = [o @ self.weight[at] + self.bias if len(at) else np.full_like(self.bias, np.nan) for at, o in map(self.terms, texts)]
-    return np.array(res, np.float32).reshape(-1, len(self.bias))
+    "The margin of each label: above 0 where the text speaks for it. A text without a known n-gram counts as missing."
+    return self.plain_margins(map(self.plain, texts))
 
 # %% ../../nbs/train/10_text_model.ipynb #1000000c
 MOST_NGRAMS = 1 << 15     # Largest vocabulary
@@ -94,7 +97,7 @@ def word_parts(
     label:int,       # Column of the label
 )->pd.DataFrame:     # Columns `word` and `part`, in order of the text; the parts and the bias sum to the margin
     "How much each word of `text` speaks for a label, or against it."
-    words = self.plain(text).split(); at, x = self.terms(text)
+    plain = self.plain(text); words, (at, x) = plain.split(), self.terms(plain)
     part = dict(zip(at.tolist(), (x*self.weight[at, label]).tolist()))
     own = [{i for o in ngrams(w) if (i := self._column.get(o)) in part} for w in words]
     for k, (a, b) in enumerate(zip(words, words[1:])):
