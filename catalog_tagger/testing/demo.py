@@ -76,11 +76,13 @@ def demo_products(
     n:int=600,         # Number of products
     seed:int=42,       # Another seed gives other products
     noise:float=.03,   # Share of rows, 0 to 1, touched by each kind of noise; 0 gives clean labels
+    language:str='en', # Language of the titles: 'en' or 'de'; the labels are English
 )->pd.DataFrame:       # The rows of styles.csv; products differ in type about 5:1
     "The demo catalog as a table, without pictures."
     if n < 1: raise CatalogError(f'n is {n}, expected at least 1 product')
     if not 0 <= noise <= 1: raise CatalogError(f'noise is {noise}, expected a share from 0 to 1')
-    return pd.DataFrame([_add_noise(_demo_row(seed, i), seed, i, noise) for i in range(n)])
+    check_known('language', language, _PHRASES)
+    return pd.DataFrame([_add_noise(_demo_row(seed, i), seed, i, noise) | _german_title(seed, i, language) for i in range(n)])
 
 # %% ../../nbs/testing/01_demo.ipynb #e6a87f52
 def _jpeg(picture, **kw):
@@ -164,11 +166,12 @@ def demo_styles(
     seed:int=42,              # Another seed gives other products and pictures
     noise:float=.03,          # As in `demo_products`
     size:int=96,              # Width and height of the pictures in pixels
+    language:str='en',        # Likewise
     faults:Sequence[str]=(),  # Names from `FAULTS`: each adds one row with a faulty or unusual picture
 )->Path:                      # `root`, resolved
     "Write the demo catalog as `root/styles.csv` and `root/images/<id>.jpg`."
     for o in faults: check_known('fault', o, FAULTS)
-    root, df = _new_folder(root), demo_products(n, seed, noise)
+    root, df = _new_folder(root), demo_products(n, seed, noise, language)
     _write_pictures([root/'images'/f'{o}.jpg' for o in df.id], seed, size)
     rows = [_demo_row(seed, n+j) | ({'id': f'../../{_outside_path(root).stem}'} if o == 'outside' else {}) for j, o in enumerate(faults)]
     for j, (o, row) in enumerate(zip(faults, rows)): FAULTS[o](root/'images'/f'{row["id"]}.jpg', _demo_picture(seed, n+j, size))
@@ -415,6 +418,12 @@ def demo_feidegger(
             for i, o in enumerate(df.id)]
     write_json(root/'FEIDEGGER_demo.json', rows)
     return root
+
+def _german_title(seed, i, language):
+    "The German title of product `i`: its brand and one of its descriptions; nothing to change in another language."
+    if language != 'de': return {}
+    title = _pick(rng(seed, 'title', i), _five_descriptions(seed, i, 'de'))
+    return dict(productDisplayName=f'{_product(seed, i)["brand"]} {title}')
 
 # %% ../../nbs/testing/01_demo.ipynb #8fd296c1
 def study_data(
