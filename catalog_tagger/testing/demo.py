@@ -71,6 +71,30 @@ def _add_noise(row, seed, i, noise):
     if missing: row[cells[1]] = ''
     return row
 
+# %% ../../nbs/testing/01_demo.ipynb #01d00002
+_GERMAN = dict(zip([*ARTICLES.index, *COLOURS, *PATTERNS],
+    'T-Shirt Hemd Bluse Jeans Hose Rock Handtasche Rucksack Uhr Kappe Freizeitschuh Pumps Schwarz Weiß Blau Dunkelblau Rot Rosa Grün Braun '
+    'einfarbig gestreift kariert gepunktet bedruckt'.split()))
+
+_PHRASES = {
+    'de': ('{article} in {colour}', '{article}, {pattern}, Farbe: {colour}', 'Das Bild zeigt: {article}. {colour} und {pattern}.',
+           'Schönes Stück ({article}) in {colour}, {pattern}', 'Für jeden Tag: {article}, {colour}'),
+    'en': ('{article} in {colour}', 'A {pattern} {article}, colour {colour}',
+           'The picture shows a {article}. It is {colour} and {pattern}.',
+           'Nice {article} in {colour}, {pattern}', 'For every day: {colour} {article}')}
+
+def _five_descriptions(seed, i, language):
+    "Five descriptions of product `i`."
+    p = _product(seed, i)
+    names = _GERMAN if language == 'de' else {o: o.lower() for o in _GERMAN} | {p['article']: ARTICLES.words[p['article']][0].lower()}
+    return [o.format(**{k: names[p[k]] for k in ('article', 'colour', 'pattern')}) for o in _PHRASES[language]]
+
+def _german_title(seed, i, language):
+    "The German title of product `i`: its brand and one of its descriptions; nothing to change in another language."
+    if language != 'de': return {}
+    title = _pick(rng(seed, 'title', i), _five_descriptions(seed, i, 'de'))
+    return dict(productDisplayName=f'{_product(seed, i)["brand"]} {title}')
+
 # %% ../../nbs/testing/01_demo.ipynb #ec48f48c
 def demo_products(
     n:int=600,         # Number of products
@@ -387,23 +411,6 @@ def demo_imaterialist(
     return root
 
 # %% ../../nbs/testing/01_demo.ipynb #ea4f1090
-_GERMAN = dict(zip([*ARTICLES.index, *COLOURS, *PATTERNS],
-    'T-Shirt Hemd Bluse Jeans Hose Rock Handtasche Rucksack Uhr Kappe Freizeitschuh Pumps Schwarz Weiß Blau Dunkelblau Rot Rosa Grün Braun '
-    'einfarbig gestreift kariert gepunktet bedruckt'.split()))
-
-_PHRASES = {
-    'de': ('{article} in {colour}', '{article}, {pattern}, Farbe: {colour}', 'Das Bild zeigt: {article}. {colour} und {pattern}.',
-           'Schönes Stück ({article}) in {colour}, {pattern}', 'Für jeden Tag: {article}, {colour}'),
-    'en': ('{article} in {colour}', 'A {pattern} {article}, colour {colour}',
-           'The picture shows a {article}. It is {colour} and {pattern}.',
-           'Nice {article} in {colour}, {pattern}', 'For every day: {colour} {article}')}
-
-def _five_descriptions(seed, i, language):
-    "Five descriptions of product `i`."
-    p = _product(seed, i)
-    names = _GERMAN if language == 'de' else {o: o.lower() for o in _GERMAN} | {p['article']: ARTICLES.words[p['article']][0].lower()}
-    return [o.format(**{k: names[p[k]] for k in ('article', 'colour', 'pattern')}) for o in _PHRASES[language]]
-
 def demo_feidegger(
     root:str|Path,       # Folder to make; must be absent or empty
     n:int=600,           # Number of pictures
@@ -418,12 +425,6 @@ def demo_feidegger(
             for i, o in enumerate(df.id)]
     write_json(root/'FEIDEGGER_demo.json', rows)
     return root
-
-def _german_title(seed, i, language):
-    "The German title of product `i`: its brand and one of its descriptions; nothing to change in another language."
-    if language != 'de': return {}
-    title = _pick(rng(seed, 'title', i), _five_descriptions(seed, i, 'de'))
-    return dict(productDisplayName=f'{_product(seed, i)["brand"]} {title}')
 
 # %% ../../nbs/testing/01_demo.ipynb #8fd296c1
 def study_data(
