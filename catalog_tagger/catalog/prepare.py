@@ -31,7 +31,7 @@ from .readers.styles import LABEL_COLUMNS, empty_column, none_or
 
 # %% auto #0
 __all__ = ['picture_table', 'unnamed_pictures', 'detection_options', 'read_audited', 'recipe_steps', 'split_by_config',
-           'Prepared', 'reject_untagged', 'prepare_catalog', 'learns_texts']
+           'learns_texts', 'Prepared', 'reject_untagged', 'prepare_catalog']
 
 # %% ../../nbs/catalog/14_prepare.ipynb #af576d76
 _EARLIER = dict(label_columns=[LABEL_COLUMNS])   # Defaults that configs of earlier versions store for every layout
@@ -188,6 +188,27 @@ def split_by_config(
     except FewUnits as e: raise CatalogError(f'{e}; {_way_out(df, cfg)}') from None
     return df.drop(columns='spelt'), audit
 
+# %% ../../nbs/catalog/14_prepare.ipynb #14ab0011
+def learns_texts(
+    cfg:RunConfig,
+    catalog:Catalog,   # From `read_audited`
+)->bool:
+    "Are the texts of `catalog` learned from, besides its pictures? Raise `CatalogError` if they are asked for and say nothing new."
+    asked = [] if cfg.text in (None, ('none',)) else list(cfg.text)
+    made = [*(catalog.groups or ()), *filter(None, [cfg.tags_column])]
+    if same := [o for o in catalog.texts if o in made]:
+        raise CatalogError(f'text={same[0]} would only repeat the labels, which are made from that column; name another one, or none')
+    there = any(clean_text(o) for o in catalog.df.get('text', ()) if isinstance(o, str))
+    if asked and not there: raise CatalogError(empty_column(asked[0], catalog.df['text'], 'text'))
+    if cfg.mask_labels and not there: raise CatalogError(f'mask_labels=True has no effect, because {cfg.source} has no texts; leave it out')
+    return there and not cfg.words
+
+def _texts_note(catalog:Catalog)->str:
+    "How many texts there are to learn from, with an example."
+    texts = catalog.df['text'][catalog.df['text'].map(lambda o: bool(clean_text(o)))]
+    return (f'{len(texts):,} of {len(catalog.df):,} pictures have a text, such as {" ".join(clean_text(texts.iloc[0]).split())!r:.60}: '
+            'it is learned from besides the picture; text=none leaves it out')
+
 # %% ../../nbs/catalog/14_prepare.ipynb #36cee89a
 class Prepared(NamedTuple):
     "A catalog that is ready for training, and the results of all steps."
@@ -280,27 +301,7 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     told = [*_folds_note(given), *(report_shares(df, _fractions(cfg)[:3 - n]) if n < 2 else [])]
     parents = {} if cfg.words else catalog.parents    # those of the labels that the words replace
     space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=parents, groups=groups, source_folds=bool(given))
-    told += [_texts_note(catalog)]*texts
+    if texts: told.append(_texts_note(catalog))
     catalog = replace(catalog, notes=(*catalog.notes, *told, *recipe.unmet, *_lost_groups(groups, space)))
     df, bad = apply_labels(df, space); _check_open(df, space)
     return Prepared(catalog.keep(df, bad), space, audit, recipe, words, texts)
-
-def learns_texts(
-    cfg:RunConfig,
-    catalog:Catalog,   # From `read_audited`
-)->bool:
-    "Are the texts of `catalog` learned from, besides its pictures? Raise `CatalogError` if they are asked for and say nothing new."
-    asked = [] if cfg.text in (None, ('none',)) else list(cfg.text)
-    made = [*(catalog.groups or ()), *filter(None, [cfg.tags_column])]
-    if same := [o for o in catalog.texts if o in made]:
-        raise CatalogError(f'text={same[0]} would only repeat the labels, which are made from that column; name another one, or none')
-    there = any(clean_text(o) for o in catalog.df.get('text', ()) if isinstance(o, str))
-    if asked and not there: raise CatalogError(empty_column(asked[0], catalog.df['text'], 'text'))
-    if cfg.mask_labels and not there: raise CatalogError(f'mask_labels=True has no effect, because {cfg.source} has no texts; leave it out')
-    return there and not cfg.words
-
-def _texts_note(catalog:Catalog)->str:
-    "How many texts there are to learn from, with an example."
-    texts = catalog.df['text'][catalog.df['text'].map(lambda o: bool(clean_text(o)))]
-    return (f'{len(texts):,} of {len(catalog.df):,} pictures have a text, such as {" ".join(clean_text(texts.iloc[0]).split())!r:.60}: '
-            'it is learned from besides the picture; text=none leaves it out')

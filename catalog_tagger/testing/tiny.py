@@ -6,6 +6,7 @@
 from __future__ import annotations
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -19,8 +20,8 @@ from ..catalog.split import split_catalog
 from .demo import demo_styles
 
 # %% auto #0
-__all__ = ['TINY_ARCH', 'labelled', 'tiny_catalog', 'tiny_space', 'tiny_scores', 'overconfident', 'tiny_tagger', 'tiny_body',
-           'tiny_learner', 'tiny_run']
+__all__ = ['TINY_ARCH', 'labelled', 'tiny_catalog', 'tiny_space', 'tiny_scores', 'overconfident', 'tiny_tagger', 'tiny_texts',
+           'tiny_body', 'tiny_learner', 'tiny_run']
 
 # %% ../../nbs/testing/02_tiny.ipynb #36eb2d15
 def labelled(
@@ -83,6 +84,21 @@ def tiny_tagger(
             dict(layer='Linear', in_features=288, out_features=len(space.vocab), bias=True)]
     torch.manual_seed(seed)
     return Tagger(build_model(find_arch(TINY_ARCH), head)[0].eval(), space, arch_prep(TINY_ARCH, size), arch=TINY_ARCH)
+
+# %% ../../nbs/testing/02_tiny.ipynb #02b00002
+def tiny_texts(
+    tagger,            # From `tiny_tagger`
+    df:pd.DataFrame,   # From `tiny_catalog`, with `text`
+):                     # A `Tagger`
+    "`tagger` with a text side that was fitted to the texts of train and valid."
+    from catalog_tagger.catalog.labels import mark_unknown
+    from catalog_tagger.serve.products import product_names
+    from catalog_tagger.serve.texts import fit_text_side
+    rows = df[df['split'] != 'test'].reset_index(drop=True); product = product_names(rows)
+    rows = rows.assign(product=product, unit=rows['unit'] if 'unit' in rows else product)
+    targs = mark_unknown(tagger.space.one_hot(rows['labels']), rows, tagger.space)
+    scores = tagger.scores(rows['image'][rows['split'] == 'valid'])
+    return replace(tagger, texts=fit_text_side(rows, targs, scores, tagger.space, columns=['productDisplayName']))
 
 # %% ../../nbs/testing/02_tiny.ipynb #7c1e5b2a
 def tiny_body(seed:int=1):   # Seed of its weights
