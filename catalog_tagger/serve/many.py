@@ -232,7 +232,8 @@ def _named_pictures(df:pd.DataFrame)->pd.DataFrame:
     "`df` with a name in `image` and the reason in `why` for rows without a picture."
     none = df['image'].isna() | (df['image'].astype(str).str.strip() == ''); why = df['why'] if 'why' in df else none
     names = [f'row {i}' if o else escaped_text(image) for i, (o, image) in enumerate(zip(none, df['image']))]
-    return df.assign(image=names, why=pd.Series([NO_PICTURE if o else w if isinstance(w, str) else None for o, w in zip(none, why)], dtype=object))
+    why = [NO_PICTURE if o else w if isinstance(w, str) else None for o, w in zip(none, why)]
+    return df.assign(image=names, why=pd.Series(why, dtype=object))
 
 def _warn_of_texts(names:Sequence[str], texts:pd.Series)->None:
     "Warn of pictures that a table names again with another text."
@@ -280,7 +281,8 @@ def _tag_files(
     if not replace and resume and (done := _finished_answers(out, review, job)): return done
     check_replace([out, *[review]*asked], replace)
     join, suffixes = partial(_join, out, review, chunk, per, job), (_TAGS, _QUEUE) if asked else (_TAGS,)
-    return run_job(out, rows or found, facts, make(options, asked, batch), join, suffixes=suffixes, chunk=chunk, workers=workers, resume=resume)
+    make_parts = make(options, asked, batch)
+    return run_job(out, rows or found, facts, make_parts, join, suffixes=suffixes, chunk=chunk, workers=workers, resume=resume)
 
 # %% ../../nbs/serve/13_many.ipynb #31c7c781
 def tag_many(
