@@ -73,7 +73,8 @@ def _texts_line(file:Path, df:pd.DataFrame, columns:Sequence[str], learned:Seque
     if not has.any(): return f'{file.name}: {len(df)} rows, none with a text; name its columns of texts with text='
     less = [o for o in learned if o not in columns]
     more = f'; the table lacks {", ".join(less)}, from which the model has learned' if less else ''
-    return (f'{file.name}: {len(df)} rows, {named.sum()} with a picture, {has.sum()} with a text, {(named & has).sum()} with both; '
+    pictures, both = (f'{named.sum()} with a picture, ', f', {(named & has).sum()} with both') if named.any() else ('', '')
+    return (f'{file.name}: {len(df)} rows, {pictures}{has.sum()} with a text{both}; '
             f'text: {", ".join(columns)}, such as {texts[has].iloc[0]!r:.60}{more}')
 
 # %% ../../nbs/runs/06_tag.ipynb #190dc803
@@ -221,5 +222,6 @@ def tag_run(
     if stamp_if_there(out) == before: say(f'{out} was finished before, by this model and of these {what}s; replace=True tags them again')
     say(f'{n} {what}s tagged in {out}; {len(rejected)} {"pictures "*(what != "picture")}could not be used{":" if len(rejected) else ""}')
     report_rejected(rejected, say)
-    if review is not None: _report_review(review, tagger, n, per, SIDES if texts and rows is not None else SIDES[:1], say)
+    sides = ('text',) if text_only else SIDES if texts and rows is not None else ('picture',)
+    if review is not None: _report_review(review, tagger, n, per, sides, say)
     return n, rejected
