@@ -83,7 +83,7 @@ from catalog_tagger.runs.score import score_pictures, score_products
 from catalog_tagger.runs.evaluate import evaluate_run, review_pictures
 from catalog_tagger.runs.compare import compare_runs
 from catalog_tagger.runs.index import index_catalog
-from catalog_tagger.runs.tag import find_products, tag_run
+from catalog_tagger.runs.tag import find_products, find_rows, tag_run
 
 # Plots and reports
 from catalog_tagger.report.plots import (

@@ -174,21 +174,22 @@ def evaluate(
     max_pixels:int=None,  # Largest picture to read, in pixels, if it is not that of the run
     image_column:str=None,  # Column of pictures of the catalog's table, if it is not that of the run
     encoding:str=None,  # Encoding of the catalog's table in CSV, such as cp1252, if it is not that of the run
+    text:bool=True,     # Score the answers from texts too, if the run has learned from texts
     out:str=None,       # JSON file for the scores
     replace:bool=False, # Replace what is there even if it was changed since it was written, or was not written by this command
 ):
     "Score a run on another catalog."
     out = _target(out, '--out', replace, '.json'); _loading(run)
     from catalog_tagger.runs.evaluate import evaluate_run
-    res = evaluate_run(run, source, where=where, max_pixels=max_pixels, image_column=image_column, encoding=encoding, trust=trust,
-                       max_input=max_input, say=_say)
+    res = evaluate_run(run, source, where=where, max_pixels=max_pixels, image_column=image_column, encoding=encoding, text=text,
+                       trust=trust, max_input=max_input, say=_say)
     if out is not None: write_json(out, res)
 
 _Mode = Annotated[Literal[tuple(MODES)], '; '.join(f'{m}, {o.text}' for m, o in MODES.items())]
 
 def tag(
     run:str,                  # Folder of a run, or of a bundle
-    paths:tuple[str, ...],    # Pictures, and folders of pictures; for products also folders with a table, or tables
+    paths:tuple[str, ...],    # Pictures, and folders of pictures; for texts and products also folders with a table, or tables
     *, out:str,               # CSV or Parquet file with columns image (or product), rank, tag, score, reason, model
     trust:bool=False,         # Load learner.pkl if a run has no bundle: it is a pickle, and loading it can run any code in it
     max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
@@ -201,17 +202,19 @@ def tag(
     min_score:float=0.,       # Threshold of free tags, for a model without fitted thresholds
     max_pixels:int=None,      # Largest picture to read, in pixels, if it is not that of the run
     per:Literal[PER]=PER[0],  # An answer for each picture, or for each product: by a column of a table, else by folder
+    text:tuple[str, ...]=None,   # Columns of texts of a table, if they are not those that the run has learned from, or none
+    text_only:bool=False,     # Answer from the texts of a table; its pictures are not opened and need not exist
     product:str=None,         # Column of products of a table, if it is not that of the run
     image_column:str=None,    # Column of pictures of a table, if it is not that of the run, or image, file, id or similar
     encoding:str=None,        # Encoding of a table in CSV, such as cp1252, if it is not that of the run
 ):
-    "Tag pictures, or products."
+    "Tag pictures, rows of a table with pictures and texts, or products."
     check_target(out, '--out', '.csv', '.parquet'); check_target(review, '--review', '.csv')
     before = stamp_if_there(out); _loading(run)
     from catalog_tagger.runs.tag import tag_run
     tag_run(run, paths, out, trust=trust, max_input=max_input, k=k, mode=mode, engine=engine, resume=resume, replace=replace,
-            review=review, min_score=min_score, per=per, product=product, image_column=image_column, encoding=encoding,
-            max_pixels=max_pixels, say=_say)
+            review=review, min_score=min_score, per=per, text=text, text_only=text_only, product=product, image_column=image_column,
+            encoding=encoding, max_pixels=max_pixels, say=_say)
     if stamp_if_there(out) == before: return 5
 
 # %% ../../nbs/apps/03_cli.ipynb #553b0e68
@@ -407,6 +410,9 @@ def _add_option(to, name:str, t, default, text:str, positional:bool=False):
     if positional: kw |= dict(metavar=name.upper()) | ({} if needed else dict(nargs='?'))
     else: kw |= dict(required=needed)
     to.add_argument(name if positional else f'--{name.replace("_", "-")}', default=argparse.SUPPRESS, help=help, **kw)
+    if name == 'text' and kind is tuple:
+        to.add_argument('--no-text', dest=name, action='append_const', const='none', default=argparse.SUPPRESS,
+                        help='The same as --text none')
 
 # %% ../../nbs/apps/03_cli.ipynb #06000579
 def _layouts()->tuple[str, ...]:
@@ -447,11 +453,13 @@ _EXAMPLES = '''examples:
   catalog_tagger check shop --out checked
   catalog_tagger train shop --out run                                     # shop/styles.csv + shop/images/<id>.jpg, or class folders
   catalog_tagger train shop --out run --label-columns articleType baseColour --where "year > 2012"
+  catalog_tagger train shop --out run --text title description            # learns from these columns too; --no-text: pictures alone
   catalog_tagger compare shop --arch efficientnet_lite0 --scratch resnet18 mobilenetv3_small_050 --out runs
   catalog_tagger train shop --out run --resume                            # an interrupted run
   catalog_tagger models "convnext*"
   catalog_tagger evaluate run other_shop --out scores.json
   catalog_tagger tag run new_photos/ --out tags.csv --mode high_precision --review queue.csv
+  catalog_tagger tag run new_titles.csv --text-only --out tags.csv        # without pictures; without --text-only from what is there
   catalog_tagger report run --out report.html                             # several runs are compared: report run1 run2
   catalog_tagger export run --out tagger.onnx                             # needs pip install "catalog_tagger[onnx]"
   catalog_tagger app run                                                  # then open http://127.0.0.1:8000/

@@ -19,7 +19,12 @@ from ..core.table import check_columns
 from ..core.process import progress
 from ..core.extras import import_optional
 from ..catalog.split import cross_folds
+from ..catalog.label_words import label_stems
 from ..catalog.labels import LabelSpace, mark_unknown
+from ..train.text_model import fit_text_model
+from ..serve.products import product_names, product_truth
+from ..serve.tagger import Tagger
+from ..serve.texts import fit_join, product_texts
 from ..runs.folder import Run
 from ..runs.train import frozen_features
 from .plots import picture_grid
@@ -118,17 +123,39 @@ def label_issues(
     image, labels = (df[o].to_numpy()[res['row']] for o in ('image', 'labels'))
     return pd.DataFrame(dict(image=image, **res[_ISSUE_COLUMNS[1:]], labels=labels))
 
+# %% ../../nbs/report/03_label_issues.ipynb #0a0033a2
+def _margins_of(new:pd.DataFrame, rest:pd.DataFrame, space:LabelSpace, mask_labels:bool)->np.ndarray:
+    "Margins of the texts of `new` by a text model that is fitted on the products of `rest`; nan for a text without a known word."
+    product, masked = np.array(product_names(rest), object), label_stems(space.bare(o) for o in space.vocab) if mask_labels else ()
+    truth = product_truth(mark_unknown(space.one_hot(rest['labels']), rest, space), product, space)[0]
+    texts = product_texts(rest['text'], product); there = [i for i, o in enumerate(texts) if isinstance(o, str)]
+    return fit_text_model([texts[i] for i in there], truth[there], masked=masked).margins(new['text'])
+
 # %% ../../nbs/report/03_label_issues.ipynb #eab1d9ea
 def _held_out_scores(run:Run, df:pd.DataFrame, trust:bool)->np.ndarray:
-    "Scores of pictures by the tagger of `run`, calibrated if the tagger is."
-    tagger = run.tagger(trust=trust); scores, decision = tagger.scores(df['image']), tagger.decision
-    return decision.calibration.apply(scores, tagger.space) if decision else scores
+    "Scores of valid and test by the tagger of `run`, of both where there is a known text; calibrated if the tagger is."
+    tagger, held = run.tagger(trust=trust), df['split'] != 'train'
+    scores = tagger.scores(df['image'][held]); res = tagger.calibrated(scores)
+    if tagger.texts is None or 'text' not in df: return res
+    margins = _margins_of(df[held], df[~held], tagger.space, run.config.mask_labels); there = np.isfinite(margins).all(1)
+    if there.any(): res[there] = tagger.for_side('both').calibrated(
+        tagger.texts.both.join.apply(scores[there], margins[there], tagger.space))
+    return res
 
 def _probe_run(run:Run, df:pd.DataFrame)->np.ndarray:
-    "Out-of-fold scores of all pictures of a run."
-    space = run.labels; features = frozen_features(run.config, df, space)
-    return out_of_fold_scores(features, space.one_hot(df['labels']), space, cross_folds(df)['fold'])
+    "Out-of-fold scores of all pictures of a run, of both where there is a known text."
+    space, folds = run.labels, cross_folds(df)['fold'].to_numpy(); targs = space.one_hot(df['labels'])
+    res = out_of_fold_scores(frozen_features(run.config, df, space), targs, space, folds)
+    if 'text' not in df: return res
+    margins = np.full(res.shape, np.nan)
+    for f in np.unique(folds): margins[folds == f] = _margins_of(df[folds == f], df[folds != f], space, run.config.mask_labels)
+    there = np.isfinite(margins).all(1)
+    if there.any():
+        join = fit_join(res[there], margins[there], mark_unknown(targs, df, space)[there], space)
+        res[there] = join.apply(res[there], margins[there], space)
+    return res
 
+# %% ../../nbs/report/03_label_issues.ipynb #0a0033a3
 def run_issues(
     run:str|Path,          # Folder of a run
     source:str|Path=None,  # Current folder of its catalog; None for the one in its config
@@ -136,10 +163,10 @@ def run_issues(
     k:int=None,            # Maximal number of issues; None for all
     trust:bool=False, max_input:int=MAX_INPUT,   # As in `load_tagger`
 )->pd.DataFrame:           # As from `label_issues`
-    "Label issues of a run: of valid and test, on which its model was not trained, or of all pictures."
+    "Label issues of a run: of valid and test, on which its model was not trained, or of all pictures; with their texts, if it uses them."
     run = Run.open(run, source, max_input=max_input); df = run.pictures()
-    if not whole: df = df[df['split'] != 'train'].reset_index(drop=True)
     scores = _probe_run(run, df) if whole else _held_out_scores(run, df, trust)
+    if not whole: df = df[df['split'] != 'train'].reset_index(drop=True)
     return label_issues(df, scores, run.labels, k=k)
 
 # %% ../../nbs/report/03_label_issues.ipynb #06e9bd53

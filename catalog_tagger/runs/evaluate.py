@@ -21,7 +21,7 @@ from ..serve.review import join_queues, review_queue
 from ..serve.tagger import Tagger, check_reviewable
 from .folder import Run
 from .train import report_products, report_scores
-from .score import picture_truth, score_pictures, score_products
+from .score import picture_truth, report_texts, score_pictures, score_products, score_texts
 
 # %% auto #0
 __all__ = ['review_pictures', 'evaluate_run']
@@ -62,12 +62,14 @@ def evaluate_run(
     *, where:str=None,            # Condition that selects rows of it, as in `choose_rows`
     max_pixels:int=None,          # As in `open_image`; None for that of the run
     image_column:str=None, encoding:str=None,   # Of the catalog's table; None for those of the run
+    text:bool=True,               # Score the answers from texts and from both too, if the run has learned from texts
     trust:bool=False, max_input:int=MAX_INPUT,   # As in `load_tagger`
     say=print,                    # Called with each line of the progress report
-)->dict:  # `scores` with baselines, `labels`, number of `pictures`, `left_out`, `unknown_labels`, `unscored` …; with products `products`
+)->dict:  # `scores` with baselines, `labels`, number of `pictures`, `left_out`, `unknown_labels`, `unscored` …; `products` and `texts`
     "Score a saved run on a catalog; pictures that it was trained or tuned on are recognised by their contents and left out."
     run = Run.open(run, max_input=max_input); cfg, seen, tagger = run.config, run.split, run.tagger(trust=trust)
     if max_pixels is not None: tagger = replace(tagger, prep=replace(tagger.prep, max_pixels=max_pixels))
+    if not text: tagger, cfg = replace(tagger, texts=None), replace(cfg, text=('none',), mask_labels=False)
     named = {k: o for k, o in dict(image_column=image_column, encoding=encoding).items() if o is not None}
     settings = replace(cfg, source=str(source), where=where, min_count=1, near=None, max_pixels=tagger.prep.max_pixels, **named)
     try: catalog = read_audited(settings)
@@ -87,8 +89,10 @@ def evaluate_run(
     for o in report_unknown(unknown): say(o)
     scores = tagger.scores(df['image']); table, labels = score_pictures(tagger, df, scores=scores, say=say)
     report_scores(table, say)
-    products = score_products(tagger, df, scores=scores); report_products(products, say)
+    products, texts = score_products(tagger, df, scores=scores), score_texts(tagger, df, scores)
+    report_products(products, say); report_texts(texts, say, report_scores)
     unscored = count_unscored(picture_truth(df, tagger.space)[1], tagger.space)
     return dict(pictures=len(df), left_out=int(known.sum()), rejected=len(rejected), unknown_labels=sorted(unknown['tag']),
                 did_you_mean=unknown.dropna().set_index('tag')['near'].to_dict(), unscored=unscored,
-                scores=json_rows(table, 'index'), labels=json_rows(labels), **({} if products is None else dict(products=products)))
+                scores=json_rows(table, 'index'), labels=json_rows(labels),
+                **{k: o for k, o in dict(products=products, texts=texts).items() if o is not None})

@@ -109,7 +109,7 @@ class Run(ShowsFacts):
     history = cached_property(lambda self: _read_numbers(self.folder/'history.csv', 'stage'))       # As from `History.table`
     # As from `suggest_rate`, else None
     lr_find = cached_property(lambda self: _read_if_present(_read_numbers, self.folder/'lr_find.csv'))
-    # The pictures with fold, digest, tags and labels
+    # The pictures with fold, digest, tags and labels, and `text` if the run has learned from texts
     split = cached_property(lambda self: _read_split(self.folder/'split.csv'))
     audit = cached_property(lambda self: _read_numbers(self.folder/'audit.csv', 'tag', 'note'))     # As from `split_audit`
     rejected = cached_property(lambda self: _read_table(self.folder/'rejected.csv', 'image', 'row', 'reason'))
@@ -216,7 +216,8 @@ def save_run(
         replace(cfg, source=str(Path(cfg.source).resolve()), out=str(Path(cfg.out).resolve())).save(d/'config.json')
         write_table(d/'history.csv', learn.history.table())
         if facts.rate_curve is not None: write_table(d/'lr_find.csv', facts.rate_curve)
-        columns = ['image', 'row', 'split', 'digest', 'tags', 'labels', *(o for o in ('product', 'absent', 'unknown') if o in df)]
+        columns = ['image', 'row', 'split', 'digest', 'tags', 'labels', *(o for o in ('product', 'absent', 'unknown') if o in df),
+                   *['text']*ready.texts]
         write_table(d/'split.csv', df[columns].assign(image=rel(df['image'])))
         if ready.words: ready.words.save(d/'words.json')
         write_table(d/'audit.csv', ready.audit)

@@ -15,19 +15,21 @@ from tempfile import TemporaryFile
 
 import numpy as np, pandas as pd
 
-from ..core.files import CatalogError, atomic_path, check_target
+from ..core.files import CatalogError, atomic_path, check_target, escaped_text
 from ..core.outcomes import check_replace, record_written, recorded_sum
 from ..core.sealed import sha256_file
-from ..core.table import UnixLines, rejected_table
+from ..core.table import UnixLines, check_columns, rejected_table
 from ..core.process import progress
 from ..core.records import check_counts
 from ..core.jobs import map_parts, part_facts, parts_folder, run_job
 from ..core.extras import import_optional
 from ..core.config import PER, RunConfig
 from ..catalog.picture_files import find_pictures, open_pictures
+from ..catalog.readers.base import NO_PICTURE
 from .answer_rows import ANSWER_COLUMNS, answer_record, read_answer_facts, write_answer_record
 from .products import nearest_pictures, product_names
 from .review import QUEUE_COLUMNS, review_queue
+from .texts import SIDES, find_sides, product_texts
 from .tagger import Tagger, check_reviewable
 
 # %% auto #0
@@ -57,24 +59,46 @@ def _tag_batch(predictor, options:dict, review:bool, batch:list[tuple])->list[li
 
 # %% ../../nbs/serve/13_many.ipynb #da5d3b01
 def _product_rows(name:str, answer:list|None, unusable:dict[str, str])->list[tuple]:
-    "The rows of a product: its tags if it has a usable picture, and the reason for each picture that is not."
+    "The rows of a product: its tags if it is answered, and the reason for each picture that cannot be used."
     tags = [] if answer is None else _answer_rows(name, answer)
     return tags + [r for image, why in unusable.items() for r in _answer_rows(name, why if image == name else f'{image}: {why}')]
 
-def _tag_products(tagger:Tagger, options:dict, review:bool, batch:list[tuple])->list[list[tuple]]:
-    "As `_tag_batch`, for products, each with its pictures: their scores are combined, and `tagger` has the decision for products."
-    good, bad = open_pictures(tagger.prep, [o for _, pictures in batch for o in pictures])
-    product, answers, queue = [name for name, pictures in batch for image, _ in pictures if image in good], {}, []
-    if good:
-        scores, features = tagger.scores_and_features(good.values()) if review else (tagger.scores(good.values()), None)
-        names, whole = tagger.combined(scores, product)
-        answers = dict(zip(names, tagger.answers(whole, **options)))
-        outside = review and tagger.decision.outside
-        if outside: features = features[nearest_pictures(outside.distance(features), product)]
-        if review: queue = _queue_rows(names, whole, features if outside else None, tagger)
-    rows = [r for name, pictures in batch
-            for r in _product_rows(name, answers.get(name), {image: bad[image] for image, _ in pictures if image in bad})]
-    return [rows] + [queue]*review
+def _reasons(pictures:list[tuple], text:str|None, answered:bool, bad:dict[str, str])->dict[str, str]:
+    "Picture → why it cannot be used; a row that has none is answered from its text, if the tagger knows a word of it."
+    res = {image: bad[image] for image, _ in pictures if image in bad}
+    if answered and text: return {image: why for image, why in res.items() if why != NO_PICTURE}
+    unread = ', and no word of its text is known' if text and not answered else ''
+    return {image: why + unread for image, why in res.items()}
+
+def _picture_scores(tagger:Tagger, per:str, review:bool, batch:list[tuple])->tuple:
+    "Which rows of a batch have a usable picture, their scores, their features on request, and why other pictures are not usable."
+    good, bad = open_pictures(tagger.prep, [o for _, (pictures, _) in batch for o in pictures])
+    row = [i for i, (_, (pictures, _)) in enumerate(batch) for image, _ in pictures if image in good]
+    if not good: return [], np.zeros((0, len(tagger.space.vocab))), None, bad
+    scores, features = tagger.scores_and_features(good.values(), len(batch)) if review else (tagger.scores(good.values(), len(batch)), None)
+    if per == 'picture': return row, scores, features, bad
+    outside = review and tagger.decision.outside
+    return *tagger.combined(scores, row), features[nearest_pictures(outside.distance(features), row)] if outside else None, bad
+
+# %% ../../nbs/serve/13_many.ipynb #0a0130a2
+def _side_queues(tagger:Tagger, names:list[str], scores, side, features:dict)->list[tuple]:   # `features` of rows with a picture
+    "The rows of the review queue, each by the decision of its side; a text alone has no out-of-distribution score."
+    res = []
+    for s in SIDES:
+        own = np.flatnonzero(side == s); seen = np.array([features[i] for i in own]) if features and s != 'text' else None
+        if len(own): res += _queue_rows([names[i] for i in own], scores[own], seen, tagger.for_side(s))
+    return res
+
+def _tag_rows(per:str, tagger:Tagger, options:dict, review:bool, batch:list[tuple])->list[list[tuple]]:
+    "As `_tag_batch`, for rows with texts or for products, whose decision `tagger` then has; each has its pictures, and a text or None."
+    at, p, features, bad = _picture_scores(tagger, per, review, batch); n, texts = len(batch), [text for _, (_, text) in batch]
+    scores, there = np.zeros((n, len(tagger.space.vocab))), np.isin(range(n), at); scores[at] = p
+    scores, side = tagger.with_texts(scores, texts, there) if tagger.texts else (scores, find_sides(there, False))
+    answers = tagger.side_answers(scores, side, **options)
+    rows = [r for (name, (pictures, text)), answer, s in zip(batch, answers, side)
+            for r in _product_rows(name, answer if s else None, _reasons(pictures, text, bool(s), bad))]
+    seen = {} if features is None else dict(zip(at, features))
+    return [rows] + [_side_queues(tagger, [name for name, _ in batch], scores, side, seen)]*review
 
 # %% ../../nbs/serve/13_many.ipynb #da5d3b20
 def _as_csv(rows:Iterable[Sequence])->str:
@@ -92,7 +116,7 @@ def _tag_parts(
     predictor, options:dict, review:bool, bs:int,   # As in `tag_many`
     parts:dict[int, list[tuple]],                   # Pictures of each part with the reason why they cannot be used, from `find_pictures`
     workers:int,
-    batch:Callable=_tag_batch,   # Or `_tag_products`, with products as parts
+    batch:Callable=_tag_batch,   # Or `_tag_rows`, with rows of `_source_rows` as parts
 )->Iterator[tuple[int, dict[str, bytes]]]:          # Number of the part and its files
     "Tag part after part, `workers` batches at a time."
     return map_parts(partial(batch, predictor, options, review), parts, bs, workers, 'tag', _pack_rows)
@@ -199,41 +223,71 @@ def _finished_answers(out:Path, review:Path|None, facts:dict)->tuple[int, pd.Dat
     return done['tagged'], rejected_table(done['rejected'])
 
 # %% ../../nbs/serve/13_many.ipynb #e27a3501
-def _pictures_of_products(df:pd.DataFrame)->dict[str, list[tuple]]:
-    "Product → its pictures, each with the reason why it cannot be used, or None."
-    df, res = df.drop_duplicates('image'), {}
-    for name, image, why in zip(product_names(df), df['image'].astype(str), df['why'] if 'why' in df else [None]*len(df)):
-        res.setdefault(name, []).append((image, why if isinstance(why, str) else None))
+def _batch_function(predictor, source, per:str)->Callable:
+    "What tags a batch of `source`: as pictures, or as rows if they are products, or have a text that `predictor` uses."
+    texts = isinstance(source, pd.DataFrame) and 'text' in source and getattr(predictor, 'texts', None) is not None
+    return partial(_tag_rows, per) if per == 'product' or texts else _tag_batch
+
+def _named_pictures(df:pd.DataFrame)->pd.DataFrame:
+    "`df` with a name in `image` and the reason in `why` for rows without a picture."
+    none = df['image'].isna() | (df['image'].astype(str).str.strip() == ''); why = df['why'] if 'why' in df else none
+    names = [f'row {i}' if o else escaped_text(image) for i, (o, image) in enumerate(zip(none, df['image']))]
+    why = [NO_PICTURE if o else w if isinstance(w, str) else None for o, w in zip(none, why)]
+    return df.assign(image=names, why=pd.Series(why, dtype=object))
+
+def _warn_of_texts(names:Sequence[str], texts:pd.Series)->None:
+    "Warn of pictures that a table names again with another text."
+    n = texts.groupby(np.array(names, object)).nunique(); several = n.index[n > 1]
+    if len(several):
+        warnings.warn(f'{len(several)} pictures or rows are named again with another text, such as {several[0]}: the first text is used')
+
+def _uses_texts(predictor, source)->bool:
+    "Has `source` texts that `predictor` can use?"
+    return isinstance(source, pd.DataFrame) and 'text' in source and getattr(predictor, 'texts', None) is not None
+
+def _source_rows(df:pd.DataFrame, per:str, use_texts:bool)->dict[str, tuple[list[tuple], str|None]]:
+    "Picture or product → its pictures, each with the reason why it cannot be used, or None; and its first text, or None."
+    df = _named_pictures(check_columns(df)); names, res = product_names(df) if per == 'product' else df['image'].tolist(), {}
+    texts = [o if isinstance(o, str) and o.strip() else None for o in df['text']] if use_texts else [None]*len(df)
+    if per == 'picture': _warn_of_texts(names, pd.Series(texts, dtype=object))
+    first = {k: o if isinstance(o, str) else None for k, o in zip(dict.fromkeys(names), product_texts(texts, names))}
+    for name, image, why, again in zip(names, df['image'], df['why'], df.duplicated('image')):
+        if not again: res.setdefault(name, ([], first[name]))[0].append((image, why))
     return res
+
+def _json_digest(o)->str: return hashlib.sha256(json.dumps(o).encode()).hexdigest()
 
 # %% ../../nbs/serve/13_many.ipynb #e27a35eb
 def _tag_files(
     predictor, fast,     # The predictor as given, and the one to check `options` with
     source, out, review, k, min_score, bs, chunk, workers, resume, replace, options:dict,   # As in `tag_many`
-    make:Callable,       # From the options, and whether there is a review queue, to the function for `run_job`
+    make:Callable,       # From the options, whether there is a review queue, and what tags a batch, to the function for `run_job`
     per:str='picture',   # As in `tag_many`
 )->tuple[int, pd.DataFrame]:
     "Check the arguments, tag missing parts with `make`, and join the parts; a finished job is left alone."
     check_counts(bs=bs, chunk=chunk)
     if not 0 <= min_score <= 1: raise CatalogError(f'min_score={min_score}, expected 0 to 1')
     out, review = _check_output_files(out, review, predictor, per)
-    found = find_pictures(source, skip=[out, answer_record(out), parts_folder(out), *[review]*(review is not None)])
+    batch, texts = _batch_function(predictor, source, per), _uses_texts(predictor, source)
+    rows = {} if batch is _tag_batch else _source_rows(source, per, texts)
+    found = dict(o for pictures, _ in rows.values() for o in pictures) if rows and texts else find_pictures(
+        source, skip=[out, answer_record(out), parts_folder(out), *[review]*(review is not None)])
     options = dict(k=k, min_score=min_score) | options; asked = review is not None
     fast.predict([], **options)    # a wrong option is an error before a picture is opened
     facts = part_facts(predictor, found, options | dict(review=asked, bs=bs, chunk=chunk))
-    if per == 'product':
-        found = _pictures_of_products(source)
-        facts |= dict(per=per, products=hashlib.sha256(json.dumps(found).encode()).hexdigest())
+    if per == 'product': facts |= dict(per=per, products=_json_digest({name: pictures for name, (pictures, _) in rows.items()}))
+    if texts: facts['source'] = _json_digest([facts['source'], [text for _, text in rows.values()]])
     job = dict(model=facts['model'][:12], job=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
     if not replace and resume and (done := _finished_answers(out, review, job)): return done
     check_replace([out, *[review]*asked], replace)
     join, suffixes = partial(_join, out, review, chunk, per, job), (_TAGS, _QUEUE) if asked else (_TAGS,)
-    return run_job(out, found, facts, make(options, asked), join, suffixes=suffixes, chunk=chunk, workers=workers, resume=resume)
+    make_parts = make(options, asked, batch)
+    return run_job(out, rows or found, facts, make_parts, join, suffixes=suffixes, chunk=chunk, workers=workers, resume=resume)
 
 # %% ../../nbs/serve/13_many.ipynb #31c7c781
 def tag_many(
     predictor,                # A `Predictor`, or an object with its `prep`, `model`, `predict` and `for_serving`; not changed
-    source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`
+    source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`; a table may have `text`, and `why` for pictures to refuse
     out:str|Path,             # File to write, `.csv` or `.parquet`; columns as in `ANSWER_COLUMNS`
     *, review:str|Path=None,  # File for the review queue of a `Tagger` with a decision, `.csv`; columns as in `QUEUE_COLUMNS`
     k:int|None=3,             # Maximum number of tags per picture
@@ -243,15 +297,15 @@ def tag_many(
     workers:int=None,         # Batches processed at the same time; None for the number of torch's threads, at most 4
     resume:bool=True,         # Use the parts of an interrupted run, and leave a finished one as it is
     replace:bool=False,       # Tag again if the job is finished, and replace files that were changed since they were written
-    per:str='picture',        # Or 'product': an answer for each product of a table with `product`, whose column `why` may refuse pictures
+    per:str='picture',        # Or 'product': an answer for each product of a table with `product`
     **options,                # Other options of `predictor.predict`
 )->tuple[int, pd.DataFrame]:  # How many pictures or products were tagged, and the `rejected` table of those that could not be
     "Write the tags of every picture of `source` to `out`: each picture once, each with at least one row, in the order of `source`."
     if per not in PER: raise CatalogError(f'per={per!r}, expected {" or ".join(PER)}')
     if per == 'product' and not (isinstance(source, pd.DataFrame) and isinstance(predictor, Tagger)):
         raise CatalogError("per='product' needs a tagger, and a table with image and product")
-    fast, batch = (predictor.for_serving(), _tag_batch) if per == 'picture' else (predictor.for_serving().for_products(), _tag_products)
-    def make(options, review): return lambda parts, workers: _tag_parts(fast, options, review, bs, parts, workers, batch)
+    fast = predictor.for_serving() if per == 'picture' else predictor.for_serving().for_products()
+    def make(options, review, batch): return lambda parts, workers: _tag_parts(fast, options, review, bs, parts, workers, batch)
     return _tag_files(predictor, fast, source, out, review, k, min_score, bs, chunk, workers, resume, replace, options, make, per)
 
 # %% ../../nbs/serve/13_many.ipynb #4611f53c
@@ -261,18 +315,18 @@ def _load_tagger(load:Callable|str|Path):
 
 class _Worker:
     "A predictor in a separate process, which tags one part at a time."
-    def __init__(self, load, *how):
-        self.predictor, self.how = _load_tagger(load).for_serving(), how
+    def __init__(self, load, options, review, bs, batch):
+        self.tag = partial(_tag_parts, _load_tagger(load).for_serving(), options, review, bs, workers=1, batch=batch)
         warnings.filterwarnings('ignore', module='PIL')
 
     def __call__(self, row:dict)->dict:
-        (n, files), = _tag_parts(self.predictor, *self.how, {row['part']: json.loads(row['pictures'])}, 1)
+        (n, files), = self.tag({row['part']: json.loads(row['pictures'])})
         return dict(part=n) | files
 
 # %% ../../nbs/serve/13_many.ipynb #e81b382a
 def tag_many_ray(
     load:str|Path|Callable,              # Folder of a bundle, or a function that creates the predictor; must exist in every process
-    source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `find_pictures`; each machine must see the same paths
+    source:str|Path|Sequence[str|Path]|pd.DataFrame,  # As in `tag_many`; each machine must see the same paths
     out:str|Path,                        # As in `tag_many`
     *, review:str|Path=None,             # As in `tag_many`
     k:int|None=3,                        # Maximum number of tags per picture
@@ -286,13 +340,13 @@ def tag_many_ray(
 )->tuple[int, pd.DataFrame]:             # As from `tag_many`
     "`tag_many` on a Ray cluster: the one that is connected, else that of RAY_ADDRESS, else one on this machine."
     import_optional('ray.data', 'tagging on a cluster'); import ray
-    def make(options, review):
+    def make(options, review, batch):
         def tag_parts(todo, workers):
             if not todo: return
             if not ray.is_initialized(): ray.init()
             n = min(len(todo), actors or max(1, int(ray.cluster_resources()['CPU']//max(num_cpus, 1))))
             rows = ray.data.from_items([dict(part=i, pictures=json.dumps(o)) for i, o in todo.items()], override_num_blocks=len(todo))
-            done = rows.map(_Worker, fn_constructor_args=(load, options, review, bs), compute=ray.data.ActorPoolStrategy(size=n),
+            done = rows.map(_Worker, fn_constructor_args=(load, options, review, bs, batch), compute=ray.data.ActorPoolStrategy(size=n),
                             num_cpus=num_cpus, num_gpus=num_gpus or None)
             for o in progress(done.iter_rows(), 'tag', len(todo)): yield o['part'], {k: v for k, v in o.items() if k != 'part'}
         return tag_parts

@@ -29,11 +29,12 @@ from ..csv_tables import (
 from ..exports import TABLE_FORMATS, read_export, table_columns
 
 # %% auto #0
-__all__ = ['FETCHED', 'FETCH_REJECTED', 'FETCHED_COLUMNS', 'SUFFIXES', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS', 'LAYOUTS',
-           'TABLE_OPTIONS', 'LABEL_OPTIONS', 'TABLES', 'drop_rare', 'is_address', 'picture_folder', 'add_reasons',
-           'locate_pictures', 'unsafe_reason', 'suffix_reason', 'pictures_of_cell', 'one_picture_per_row', 'take_roles',
-           'finish_reading', 'merge_rows', 'read_picture_table', 'Layout', 'all_layouts', 'layouts_of',
-           'refuse_answers', 'answer_tables', 'list_tables', 'unread_tables', 'unread_note', 'pick_table']
+__all__ = ['FETCHED', 'FETCH_REJECTED', 'FETCHED_COLUMNS', 'SUFFIXES', 'NO_PICTURE', 'NO_TAGS', 'SAME_PICTURE', 'PRODUCT_COLUMNS',
+           'LAYOUTS', 'TABLE_OPTIONS', 'LABEL_OPTIONS', 'TABLES', 'drop_rare', 'is_address', 'picture_folder',
+           'add_reasons', 'locate_pictures', 'unsafe_reason', 'suffix_reason', 'pictures_of_cell',
+           'one_picture_per_row', 'take_roles', 'finish_reading', 'merge_rows', 'take_texts', 'locate_rows',
+           'read_picture_table', 'Layout', 'all_layouts', 'layouts_of', 'refuse_answers', 'answer_tables',
+           'list_tables', 'unread_tables', 'unread_note', 'pick_table']
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #a1ee3e36
 def drop_rare(
@@ -73,6 +74,8 @@ def is_address(o)->bool:
     "Is `o` the text of an address of http or https?"
     return isinstance(o, str) and re.match(r'\s*https?://', o, re.I) is not None
 
+NO_PICTURE = 'the row has no picture'   # Reason for a row whose cell of pictures is empty
+
 def _is_picture(name:str)->bool: return name.lower().endswith(SUFFIXES)
 
 def _has_pictures(folder:Path)->bool: return any(_is_picture(o.name) for o in os.scandir(folder))
@@ -97,7 +100,7 @@ def _locator(root:Path)->Callable:
     reasons = cache(lambda: _fetch_reasons(root))
     def locate(name)->tuple[str, str|None]:
         name = str(name).strip() if isinstance(name, (str, int)) else ''
-        if not name: return '', 'the row has no picture'
+        if not name: return '', NO_PICTURE
         if is_address(name) and name in reasons(): return name, f'not fetched: {reasons()[name]}'
         if is_address(name): return name, 'an address, not a file: catalog_tagger fetch SOURCE --out shop fetches the pictures of a table'
         if re.match(r'[a-zA-Z][\w+.-]*://', name): return name, 'an address, not a file: save the picture, and give its file name'
@@ -315,12 +318,48 @@ def _more_pictures(root:Path, df:pd.DataFrame, used:Iterable[str])->list[str]:
     return [f'further columns of pictures are not used: {first_few(list(more))}, such as {os.path.basename(example)} in {name}; '
             'to use them, name all pictures of a row in one cell, with ; between them']
 
+# %% ../../../nbs/catalog/readers/00_base.ipynb #0a0000a1
 def _text_columns(df:pd.DataFrame, asked:str|Sequence[str])->list[str]:
     "The names in the source of the columns of texts that were asked for."
     if isinstance(asked, str): option, asked = 'text_column', [asked]
     else: option = 'text'
     return [] if list(asked) == ['none'] else [source_name(named_column(df, o, option)) for o in asked]
 
+def take_texts(
+    df:pd.DataFrame,   # Table of a source, reserved columns renamed
+    text_column:str|Sequence[str]|None=None,    # Column of texts, or columns, or none
+    describe:Iterable[str]=(),   # Columns to use without one; the first of `TEXT_COLUMNS` if none is given
+)->tuple[pd.DataFrame, list[str], list[str]]:   # With `text`, if there is such a column; its columns in the source; and notes
+    "Join the texts of columns to `text`."
+    own = source_columns(df); describe = list(describe) or [o for o in [find_column(own, TEXT_COLUMNS)] if o]
+    if text_column: describe = _text_columns(df, text_column)
+    if not describe: return df, [], []
+    texts = [[o for o in row if isinstance(o, str) and o] for row in df[[own[o] for o in describe]].values]
+    note = f'text: {"column" if len(describe) == 1 else "columns"} {", ".join(describe)}'
+    return take_column(df, own[describe[0]], 'text', ['\n'.join(o) for o in texts]), describe, [note]*any(map(any, texts))
+
+# %% ../../../nbs/catalog/readers/00_base.ipynb #0a0000a3
+def locate_rows(
+    root:Path,         # Folder of the catalog
+    df:pd.DataFrame,   # As in `read_picture_table`
+    image_column:str,  # Likewise, also below
+    *, tags_column:str|None=None, describe:Iterable[str]=(), text_column:str|Sequence[str]|None=None,
+    groups:Sequence[str]=(), product:str|None=None, split_column:str|None=None,
+)->tuple[pd.DataFrame, list[str], list[str]]:   # A row for each picture with `image`, `text` and `product`; columns of texts; and notes
+    "Find the pictures, texts, products and folds of the rows of a table."
+    df, found = one_picture_per_row(root, df, image_column)
+    used = [*groups, *(source_name(o) for o in (image_column, tags_column) if o)]
+    df, roles = take_roles(df, product, split_column, used, image_column)
+    if tags_column and source_name(tags_column) == 'tags': df = df.drop(columns=tags_column)
+    if df['row'].duplicated().any() and 'product' not in df and product != 'none':
+        df = df.assign(product='row ' + df['row'].astype(str)); roles.append('product: the pictures of a row')
+    names = df[image_column]; df = take_column(df, image_column, 'image', names)
+    df, texts, told = take_texts(df, text_column, describe); df = locate_pictures(root, df, names)
+    found += [*told, *_more_pictures(root, df, used)]
+    if groups: df, again = _drop_repeats(add_reasons(df, _adds_nothing(df))); found += again
+    return df, texts, [*found, *roles]
+
+# %% ../../../nbs/catalog/readers/00_base.ipynb #0a0000a4
 def read_picture_table(
     path:str|Path,     # Folder of the catalog, or its table
     df:pd.DataFrame,   # The rows of its table, with `tags`, the row number `row`, and `why`: None or what is wrong with the row
@@ -339,25 +378,12 @@ def read_picture_table(
     root = catalog_root(path)
     torn = df['why'].astype(str).str.contains(TORN)     # whose cells may be under other columns
     df = pd.concat([df[torn], choose_rows(df[~torn], where)]).sort_values('row').reset_index(drop=True)
-    df, found = one_picture_per_row(root, df, image_column)
-    used = [*groups, *(source_name(o) for o in (image_column, tags_column) if o)]
-    df, roles = take_roles(df, product, split_column, used, image_column)
-    if tags_column and source_name(tags_column) == 'tags': df = df.drop(columns=tags_column)
-    if df['row'].duplicated().any() and 'product' not in df and product != 'none':
-        df = df.assign(product='row ' + df['row'].astype(str)); roles.append('product: the pictures of a row')
-    names = df[image_column]; df = take_column(df, image_column, 'image', names)
-    own = source_columns(df); describe = list(describe) or [o for o in [find_column(own, TEXT_COLUMNS)] if o]
-    if text_column: describe = _text_columns(df, text_column)
-    texts = [[o for o in row if isinstance(o, str) and o] for row in df[[own[o] for o in describe]].values]
-    if describe: df = take_column(df, own[describe[0]], 'text', ['\n'.join(o) for o in texts])
-    if any(map(any, texts)): found.append(f'text: {"column" if len(describe) == 1 else "columns"} {", ".join(describe)}')
-    df = locate_pictures(root, df, names)
-    found += _more_pictures(root, df, used)
-    if groups: df, again = _drop_repeats(add_reasons(df, _adds_nothing(df))); found += again
+    df, texts, found = locate_rows(root, df, image_column, tags_column=tags_column, describe=describe, text_column=text_column,
+                                   groups=groups, product=product, split_column=split_column)
     rows = len(df); df = merge_rows(df, groups); more = rows - len(df)
     merged = [f'{more:,} further rows of pictures are joined with their first row'] if more > 0 else []
-    notes = [*notes, *found, *roles, *merged, *([] if 'product' in df or product == 'none' else _repeats_note(df[df['why'].isna()]))]
-    return finish_reading(df, layout, path, min_count, groups=groups, parents=parents, notes=notes, texts=describe)
+    notes = [*notes, *found, *merged, *([] if 'product' in df or product == 'none' else _repeats_note(df[df['why'].isna()]))]
+    return finish_reading(df, layout, path, min_count, groups=groups, parents=parents, notes=notes, texts=texts)
 
 # %% ../../../nbs/catalog/readers/00_base.ipynb #6f733463
 @dataclass(frozen=True)
