@@ -216,7 +216,7 @@ def save_run(
         replace(cfg, source=str(Path(cfg.source).resolve()), out=str(Path(cfg.out).resolve())).save(d/'config.json')
         write_table(d/'history.csv', learn.history.table())
         if facts.rate_curve is not None: write_table(d/'lr_find.csv', facts.rate_curve)
-        columns = ['image', 'row', 'split', 'digest', 'tags', 'labels', *(o for o in ('product', 'absent', 'unknown') if o in df)]
+        columns = ['image', 'row', 'split', 'digest', 'tags', 'labels', *(o for o in ('product', 'absent', 'unknown', *['text']*bool(ready.texts)) if o in df)]
         write_table(d/'split.csv', df[columns].assign(image=rel(df['image'])))
         if ready.words: ready.words.save(d/'words.json')
         write_table(d/'audit.csv', ready.audit)
