@@ -33,7 +33,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from ..core.config import ANSWERS, MAX_INPUT
 from ..core.files import CatalogError
-from ..core.render import asset, colour_css, data_uri, encode_image, heat_overlay, thumbnail
+from ..core.render import asset, colour_css, data_uri, encode_image, thumbnail
 from ..catalog.images import MOST_PIXELS, open_image
 from ..catalog.labels import LabelSpace
 from ..catalog.readers.base import SUFFIXES
@@ -44,8 +44,8 @@ from ..serve.review import review_queue
 from ..serve.tagger import Tagger, find_bundle
 
 # %% auto #0
-__all__ = ['CSV_COLUMNS', 'MOST_BYTES', 'MOST_FILES', 'MOST_SECONDS', 'LEAST_RATE', 'Answer', 'answer_picture', 'heat_picture',
-           'safe_csv', 'make_app', 'serve_app']
+__all__ = ['CSV_COLUMNS', 'MOST_BYTES', 'MOST_FILES', 'MOST_SECONDS', 'LEAST_RATE', 'Answer', 'answer_picture', 'safe_csv',
+           'make_app', 'serve_app']
 
 # %% ../../nbs/apps/01_web.ipynb #5fd2b6ad
 class Answer(NamedTuple):
@@ -118,20 +118,6 @@ def _answer_card(answer:Answer, thumbnail:str, tagger:Tagger, similar:bool):
     return Article(Figure(Img(src=thumbnail, alt=''), Figcaption(aria_live='polite')),
                    Div(H2(), P(sentence, cls='flag'), Dl(*tags), _corrections(groups, tagger.space), more), cls=f'card {kind}',
                    data_rows=json.dumps(rows))
-
-# %% ../../nbs/apps/01_web.ipynb #5a5fad18
-def heat_picture(
-    tagger:Tagger,
-    item,            # A picture, as `open_image` takes it
-    tag:str,         # One of its labels
-)->Image.Image:
-    "`item` in grey, with yellow where it raises the score of `tag`; needs the extra `interpret`."
-    from catalog_tagger.report.interpret import heat_maps
-    heat, = heat_maps(tagger, [item], [tag])
-    # the map covers the model's input, which is the whole picture or a crop
-    prep = tagger.prep
-    im = open_image(item, draft=(256, 256), max_pixels=prep.max_pixels) if prep.method == 'squish' else prep.picture(item)
-    return heat_overlay(thumbnail(im), heat[tag])
 
 # %% ../../nbs/apps/01_web.ipynb #1f9c6081
 CSV_COLUMNS = dict(tags=('image', 'rank', 'tag', 'score', 'reason', 'review'),
@@ -290,6 +276,7 @@ def _answer_picture(state, data:bytes, mode:str|None, k:int|None):
 
 def _heat(state, data:bytes, tag:str)->Response:
     "The heat map of `tag` as a PNG."
+    from catalog_tagger.report.texts import heat_picture    # imports matplotlib, which the page does not need otherwise
     with state.lock: im = heat_picture(state.tagger, data, tag)
     return Response(encode_image(im, 'png'), media_type='image/png')
 

@@ -20,7 +20,8 @@ __all__ = ['text_ngrams', 'text_words', 'mark_words', 'word_css']
 def _label_column(tagger:Tagger, tag:str)->int:
     "The column of `tag`; a `CatalogError` if it is no label, or if the tagger has no texts."
     if tagger.texts is None: raise CatalogError('this tagger has learned from pictures alone, so no words speak for its tags')
-    if tag not in tagger.space.vocab: raise CatalogError(f'{tag!r} is not a label of this model; there are {", ".join(tagger.space.vocab[:5])} …')
+    if tag not in tagger.space.vocab:
+        raise CatalogError(f'{tag!r} is not a label of this model; there are {", ".join(tagger.space.vocab[:5])} …')
     return tagger.space.vocab.index(tag)
 
 def _shown_ngram(gram:str)->tuple[str, str]:
