@@ -64,6 +64,7 @@ from catalog_tagger.serve.modes import MODES
 from catalog_tagger.serve.decide import Decision, decide, fit_decision
 from catalog_tagger.serve.products import COMBINE, ProductRule, combine_scores, fit_products, product_names, product_truth
 from catalog_tagger.serve.review import review_queue
+from catalog_tagger.serve.words import mark_words, text_ngrams, text_words
 from catalog_tagger.serve.many import tag_many
 from catalog_tagger.serve.onnx import export_onnx, quantise_onnx
 

@@ -337,7 +337,8 @@ def test_by_keyboard(page, served, pictures):
     page.goto(served); page.keyboard.press('Tab')
     assert page.evaluate('document.activeElement.id') == 'pictures'
     assert page.evaluate("getComputedStyle(document.querySelector('.drop')).outlineStyle") == 'solid'
-    drop(page, pictures[:1]); page.keyboard.press('Tab'); assert page.evaluate('document.activeElement.name') == 'mode'
+    drop(page, pictures[:1])
+    for name in ('title', '', 'mode'): page.keyboard.press('Tab'); assert page.evaluate('document.activeElement.name') == name
     page.keyboard.press('ArrowDown'); page.wait_for_selector('.waiting', state='detached')
     for _ in range(20):
         page.keyboard.press('Tab')

@@ -2,9 +2,16 @@
 // ---- Sending pictures, two at a time
 
 const $ = (q, at = document) => at.querySelector(q), $$ = (q, at = document) => [...at.querySelectorAll(q)]
-const page = JSON.parse($('main').dataset.page), files = new WeakMap(), todo = []
+const page = JSON.parse($('main').dataset.page), todo = []
+const files = new WeakMap(), asked = new WeakMap()    // card → picture, or null; and the title that it was answered with
 const built = html => { const t = document.createElement('template'); t.innerHTML = html; return t.content.firstElementChild }
-const put = (card, file) => { files.set(card, file); $('h2', card).textContent = file.name; return card }
+const titleBox = card => $('[name=title]', card)
+
+function put(card, file, title) {
+  files.set(card, file); asked.set(card, title); $('h2', card).textContent = file ? file.name : title
+  if ($('#box')) { $('h2', card).after($('#box').content.cloneNode(true)); titleBox(card).value = title }
+  return card
+}
 
 async function post(path, query, body) {
   const options = {method: 'POST', body, headers: {'content-type': 'application/octet-stream'}}
@@ -23,42 +30,59 @@ function failed(why) {
 }
 
 async function tag(card) {
-  const file = files.get(card)
-  const request = () => post('/tag', new FormData($('#how')), file).then(r => r.text()).then(built).catch(e => failed(e.message))
-  const fresh = file.size > page.bytes ? failed(page.too_large) : await request()
-  if (card.isConnected) card.replaceWith(put(fresh, file))
+  const file = files.get(card), query = new FormData($('#how'))
+  const title = titleBox(card)?.value.trim() || (file ? '' : asked.get(card)), focused = card.contains(document.activeElement)
+  query.set('title', new Blob([title]).size)
+  const request = () => post('/tag', query, new Blob([title, file ?? ''])).then(r => r.text()).then(built).catch(e => failed(e.message))
+  const fresh = file?.size > page.bytes ? failed(page.too_large) : await request()
+  if (!card.isConnected) return
+  card.replaceWith(put(fresh, file, title))
+  if (focused) titleBox(fresh)?.focus()
 }
 
 async function work() {
   for (let card; card = todo.shift(); updateStatus()) if (card.isConnected) await tag(card)
 }
 
-function add(chosen) {
+function add(chosen) {    // pairs of a picture, or null, and a title
   const fit = chosen.slice(0, Math.max(0, page.files - $$('.card').length))
-  const cards = fit.map(o => put(built('<article class="card waiting"><div><h2></h2><p>Waiting …</p></div></article>'), o))
+  const cards = fit.map(o => put(built('<article class="card waiting"><div><h2></h2><p>Waiting …</p></div></article>'), ...o))
   const left = chosen.length - fit.length
   const more = `${left} pictures were left out: the limit of this page is ${page.files}. For more use the command catalog_tagger tag.`
   $('#note').textContent = left ? more : ''
   $('#cards').prepend(...cards); start(cards)
 }
 
+function again(cards) { cards.forEach(o => o.classList.add('waiting')); start(cards) }
+
 function start(cards) { todo.push(...cards); updateStatus(); for (let i = 0; i < 2; i++) work() }
 
-// ---- Heat maps and similar products
+// ---- Heat maps, words and similar products
 
 const shown = new WeakMap()    // image → source and caption without heat map
 
-async function showHeat(card, button) {
-  const img = $('img', card), text = $('figcaption', card), on = button.ariaPressed != 'true'
-  if (!shown.has(img)) shown.set(img, [img.src, text.textContent])
+function showWhy(card, button) {
+  const on = button.ariaPressed != 'true'
   $$('[data-tag]', card).forEach(o => o.ariaPressed = o == button && on)
+  if ($('img', card)) showHeat(card, button, on)
+  if ($('.words', card)) showWords($('.words', card), asked.get(card), button, on)
+}
+
+async function showWords(at, title, button, on) {
+  const words = !on ? '' : await post('/words', {tag: button.dataset.tag}, title).then(r => r.text()).then(built).catch(e => e.message)
+  if (on == (button.ariaPressed == 'true')) at.replaceChildren(words)
+}
+
+async function showHeat(card, button, on) {
+  const img = $('img', card), text = $('figcaption', card)
+  if (!shown.has(img)) shown.set(img, [img.src, text.textContent])
   let [src, words] = shown.get(img)
   if (on) try {
     const heat = await post('/heat', {tag: button.dataset.tag}, files.get(card)).then(r => r.blob())
     if (button.ariaPressed != 'true') return    // meanwhile pressed again, or another tag
     src = URL.createObjectURL(heat)
     words = `Yellow raises the score of ${button.textContent}. Click it again to see the picture.`
-  } catch (e) { words = e.message; button.ariaPressed = false }
+  } catch (e) { words = e.message; button.ariaPressed = Boolean($('.words', card)) }
   img.src = src; text.textContent = words
 }
 
@@ -71,7 +95,7 @@ async function showSimilar(card, at) {
 
 const fields = card => $$('[data-group]', card), now = o => o.value.trim() || o.dataset.predicted
 const fieldOf = (card, label) => fields(card)[page.group[label]]
-const name = card => files.get(card).name
+const name = card => files.get(card)?.name ?? asked.get(card)
 
 function corrections(card) {
   const row = (o, group, correct) => [name(card), group, o.dataset.predicted, o.dataset.score, correct]
@@ -127,17 +151,28 @@ press('#clear', () => {
   if (!saved && !confirm('Some corrections were not downloaded. Remove all?')) return
   $('#cards').replaceChildren(); saved = true; updateStatus()
 })
-$('#pictures').addEventListener('change', e => { add([...e.target.files]); e.target.value = '' })
+$('#pictures').addEventListener('change', e => { add([...e.target.files].map(o => [o, ''])); e.target.value = '' })
+$('#alone')?.addEventListener('submit', e => {
+  const box = titleBox(e.target), title = box.value.trim()
+  e.preventDefault(); box.value = ''; if (title) add([[null, title]])
+})
 $('#how').addEventListener('change', () => {
   const cards = $$('.card').filter(o => !o.matches('.waiting') && !corrections(o).length)
-  if ($('#how').reportValidity()) { cards.forEach(o => o.classList.add('waiting')); start(cards) }
+  if ($('#how').reportValidity()) again(cards)
+})
+$('#cards').addEventListener('submit', e => {
+  const card = e.target.closest('.card'), n = corrections(card).length
+  e.preventDefault()
+  if (!card.matches('.waiting') && (!n || confirm('The corrections of this card will be removed. Tag it again?'))) again([card])
 })
 $('#how').addEventListener('submit', e => e.preventDefault())
-$('#cards').addEventListener('click', e => { if (e.target.dataset.tag) showHeat(e.target.closest('.card'), e.target) })
+$('#cards').addEventListener('click', e => { if (e.target.dataset.tag) showWhy(e.target.closest('.card'), e.target) })
 $('#cards').addEventListener('toggle', e => {
   if (e.target.open && e.target.matches('.similar')) showSimilar(e.target.closest('.card'), $('div', e.target))
 }, true)
-$('#cards').addEventListener('change', e => { correct(e.target.closest('.card'), e.target); saved = false; updateStatus() })
+$('#cards').addEventListener('change', e => {
+  if (e.target.closest('.correct')) { correct(e.target.closest('.card'), e.target); saved = false; updateStatus() }
+})
 addEventListener('beforeunload', e => { if (!saved) e.preventDefault() })
 for (const [kind, on] of [['dragenter', true], ['dragover', true], ['dragleave', false], ['drop', false]])
   $('.drop').addEventListener(kind, () => $('.drop').classList.toggle('over', on))

@@ -17,13 +17,13 @@ from time import monotonic
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import pandas as pd
+import numpy as np, pandas as pd
 from PIL import Image
-from fastcore.xml import to_xml
+from fastcore.xml import Safe, to_xml
 from fasthtml.components import (Article, Button, Datalist, Dd, Details, Div, Dl, Dt, Fieldset, Figcaption, Figure,
                                  Footer, Form, H1, H2, Header, Img, Input, Label, Legend, Li, Link, Main, Meta, Meter,
                                  Noscript, Ol, Option, Output, P, Progress, Script, Section, Select, Small, Span,
-                                 Strong, Summary, Title)
+                                 Strong, Summary, Template, Title)
 from fasthtml.core import FastHTML
 from starlette.datastructures import Headers, MutableHeaders, State
 from starlette.exceptions import HTTPException
@@ -33,7 +33,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from ..core.config import ANSWERS, MAX_INPUT
 from ..core.files import CatalogError
-from ..core.render import asset, colour_css, data_uri, encode_image, heat_overlay, thumbnail
+from ..core.render import asset, data_uri, encode_image, thumbnail
 from ..catalog.images import MOST_PIXELS, open_image
 from ..catalog.labels import LabelSpace
 from ..catalog.readers.base import SUFFIXES
@@ -42,28 +42,35 @@ from ..serve.modes import DEFAULT_MODE, MODES
 from ..serve.decide import decide
 from ..serve.review import review_queue
 from ..serve.tagger import Tagger, find_bundle
+from ..serve.words import mark_words, text_words, word_css
 
 # %% auto #0
-__all__ = ['CSV_COLUMNS', 'MOST_BYTES', 'MOST_FILES', 'MOST_SECONDS', 'LEAST_RATE', 'Answer', 'answer_picture', 'heat_picture',
+__all__ = ['CSV_COLUMNS', 'MOST_BYTES', 'MOST_FILES', 'MOST_SECONDS', 'LEAST_RATE', 'MOST_TITLE', 'Answer', 'answer_picture',
            'safe_csv', 'make_app', 'serve_app']
 
 # %% ../../nbs/apps/01_web.ipynb #5fd2b6ad
 class Answer(NamedTuple):
-    "The answer for one picture."
+    "The answer for a picture, a text or both."
     tags:list[tuple[str, float]]   # As from `decide`
     review:dict|None               # Its row of `review_queue`; None if it can be published without review, or without thresholds
+    side:str='picture'             # What it was made from, one of `SIDES`
 
 def answer_picture(
     tagger:Tagger,
-    picture,          # As `open_image` takes it
+    picture=None,     # As `open_image` takes it; None for a text alone
+    text:str='',      # Its text, '' for none
     *, mode:str=None, # As in `decide`; None for its default
     k:int=None,       # Maximal number of tags
 )->Answer:
-    "The tags of `picture`, and whether it needs review, in one pass of the model."
-    scores, features = tagger.scores_and_features([picture]); space, decision = tagger.space, tagger.decision
-    if decision is None: return Answer(decode(scores, space, k=3 if k is None else k)[0], None)
+    "The tags of a picture, a text or both, and whether they need review, in one pass of the model."
+    space, side = tagger.space, 'picture'
+    scores, features = (np.zeros((1, len(space.vocab))), None) if picture is None else tagger.scores_and_features([picture])
+    if text or picture is None: scores, (side,) = tagger.with_texts(scores, [text], picture is not None)
+    if not side: raise CatalogError('no word of the title is known to the model: enter another title, or add a picture')
+    decision = tagger.for_side(side).decision
+    if decision is None: return Answer(decode(scores, space, k=3 if k is None else k)[0], None, side)
     queue = review_queue(pd.DataFrame({'image': ['']}), scores, space, decision, features=features)
-    return Answer(decide(scores, space, decision, mode or DEFAULT_MODE, k=k)[0], next(iter(queue.to_dict('records')), None))
+    return Answer(decide(scores, space, decision, mode or DEFAULT_MODE, k=k)[0], next(iter(queue.to_dict('records')), None), side)
 
 # %% ../../nbs/apps/01_web.ipynb #534add19
 def _by_group(tags:list[tuple[str, float]], space:LabelSpace)->dict[str, list[tuple[str, float]]]:
@@ -108,30 +115,26 @@ def _corrections(groups:dict, space:LabelSpace):
                    P(cls='odd', role='alert'), cls='correct')
 
 # %% ../../nbs/apps/01_web.ipynb #b80ceb39
-def _answer_card(answer:Answer, thumbnail:str, tagger:Tagger, similar:bool):
-    "The card of one picture; the page adds the file name."
+def _made_from(side:str, title:str)->str:
+    "What an answer was made from, as a sentence."
+    if side == 'picture': return 'From the picture alone' + (': no word of the title is known.' if title else '.')
+    return 'From the title alone.' if side == 'text' else 'From the picture and the title.'
+
+def _text_parts(answer:Answer, title:str)->list:
+    "What the answer was made from, and the place for the words that spoke."
+    return [P(_made_from(answer.side, title), cls='dim'), *([P(cls='words', aria_live='polite')] if answer.side != 'picture' else [])]
+
+def _answer_card(answer:Answer, thumbnail:str, tagger:Tagger, similar:bool, title:str=''):
+    "The card of a picture, or of a title if there is no thumbnail; the page adds its name and the box for its title."
     answer = answer._replace(tags=[(t, round(s, 6)) for t, s in answer.tags])
     groups, (kind, sentence) = _by_group(answer.tags, tagger.space), _flag(answer.review) if tagger.decision else ('', '')
     rows = [(i, t, s, '', kind) for i, (t, s) in enumerate(answer.tags, 1)] or [('', '', '', '', kind)]
     tags = [o for g, ts in groups.items() if ts for o in (Dt(g or 'tags'), *(_tag_button(t, s, g) for t, s in ts))]
     more = Details(Summary('Similar products'), Div('Searching …', aria_live='polite'), cls='similar') if similar else ''
-    return Article(Figure(Img(src=thumbnail, alt=''), Figcaption(aria_live='polite')),
-                   Div(H2(), P(sentence, cls='flag'), Dl(*tags), _corrections(groups, tagger.space), more), cls=f'card {kind}',
-                   data_rows=json.dumps(rows))
-
-# %% ../../nbs/apps/01_web.ipynb #5a5fad18
-def heat_picture(
-    tagger:Tagger,
-    item,            # A picture, as `open_image` takes it
-    tag:str,         # One of its labels
-)->Image.Image:
-    "`item` in grey, with yellow where it raises the score of `tag`; needs the extra `interpret`."
-    from catalog_tagger.report.interpret import heat_maps
-    heat, = heat_maps(tagger, [item], [tag])
-    # the map covers the model's input, which is the whole picture or a crop
-    prep = tagger.prep
-    im = open_image(item, draft=(256, 256), max_pixels=prep.max_pixels) if prep.method == 'squish' else prep.picture(item)
-    return heat_overlay(thumbnail(im), heat[tag])
+    picture = [Figure(Img(src=thumbnail, alt=''), Figcaption(aria_live='polite'))] if thumbnail else []
+    text = _text_parts(answer, title) if tagger.texts else []
+    return Article(*picture, Div(H2(), *text, P(sentence, cls='flag'), Dl(*tags), _corrections(groups, tagger.space), more),
+                   cls=f'card {kind}', data_rows=json.dumps(rows))
 
 # %% ../../nbs/apps/01_web.ipynb #1f9c6081
 CSV_COLUMNS = dict(tags=('image', 'rank', 'tag', 'score', 'reason', 'review'),
@@ -157,6 +160,7 @@ def safe_csv(
 # %% ../../nbs/apps/01_web.ipynb #5d2dc6c9
 MOST_BYTES, MOST_FILES = 32 << 20, 500   # Maximal size of an uploaded picture, and number of pictures on the page
 MOST_SECONDS, LEAST_RATE = 300, 10_000   # For one upload, and bytes per second that it must have on average, after the first seconds
+MOST_TITLE = 10_000   # Maximal number of characters of a title
 _FIRST_SECONDS = 10
 _BYTES = 'application/octet-stream'
 _TOO_LARGE = f'too large: the limit is {MOST_BYTES >> 20} MB'
@@ -227,13 +231,22 @@ def _drop_zone():
                  Span(f'JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF, up to {MOST_BYTES >> 20} MB each, {MOST_FILES} at a time', cls='dim'),
                  Input(type='file', id='pictures', multiple=True, accept=','.join(SUFFIXES)), cls='drop')
 
-def _tools():
+def _title_form(label:str, button:str, **kwargs):
+    return Form(Label(label, Input(name='title', autocomplete='off')), Button(button), cls='title', **kwargs)
+
+def _title_forms():
+    "The form for a title without a picture, and the one that the script adds to each card."
+    alone = _title_form('Or enter a title without a picture', 'Tag the title', id='alone')
+    return [alone, Template(_title_form('Title', 'Tag again'), id='box')]
+
+def _tools(texts:bool):
     return Section(Output(id='status', role='status'), Progress(hidden=True, aria_label='pictures tagged'),
                    Button('Download tags (CSV)', id='tags', type='button'),
                    Button('Download corrections (CSV)', id='corrections', type='button'),
                    Label(Input(type='checkbox', id='only'), 'only pictures that need review', cls='box'),
                    Button('Remove all', id='clear', type='button'),
-                   P('Click a tag to see the parts of the picture that raise its score.', cls='dim'), id='tools',
+                   P(f'Click a tag to see the parts of the picture {"and the words of the title "*texts}that raise its score.',
+                     cls='dim'), id='tools',
                    hidden=True, aria_label='results')
 
 # %% ../../nbs/apps/01_web.ipynb #b8c73f66
@@ -258,14 +271,15 @@ def _lists(space:LabelSpace)->list:
 
 def _tagger_page(state):
     "The whole page."
-    space = state.tagger.space
+    space, texts = state.tagger.space, state.tagger.texts is not None
     return (Title(f'Tags by {state.name}'),
             Main(
                 Header(H1('Tags for product pictures'),
-                       P(f'Drop pictures of products. The model {state.name} ({len(space.vocab)} labels) returns tags with scores, '
+                       P(f'Drop pictures of products{", and add their titles"*texts}.'
+                         f' The model {state.name} ({len(space.vocab)} labels) returns tags with scores, '
                          'and whether a picture needs review.')),
-                Noscript(P('This page needs JavaScript.')), _drop_zone(), _settings_form(state.tagger),
-                P(id='note', role='alert', cls='odd'), _tools(),
+                Noscript(P('This page needs JavaScript.')), _drop_zone(),
+                *(_title_forms() if texts else []), _settings_form(state.tagger), P(id='note', role='alert', cls='odd'), _tools(texts),
                 Section(id='cards', aria_label='pictures'), *_lists(space), Footer(P(_notes(state.tagger))),
                 data_page=json.dumps(_page_facts(space))))
 
@@ -278,18 +292,40 @@ def _int_or_none(k:str)->int|None:
     try: return int(k) if k else None
     except ValueError: raise CatalogError(f'k={k[:20]!r}, expected a number of 1 or more, or nothing') from None
 
+def _checked_title(data:bytes)->str:
+    "The title in `data`; a `CatalogError` if it is too long, or no text."
+    try: title = data.decode().strip()
+    except UnicodeDecodeError: raise CatalogError('the title is no text in UTF-8') from None
+    if len(title) > MOST_TITLE: raise CatalogError(f'the title has {len(title):,} characters, and the limit is {MOST_TITLE:,}: shorten it')
+    return title
+
+def _split_body(body:bytes, n:str)->tuple[bytes, str]:
+    "The picture and the title in `body`, which begins with the `n` bytes of the title."
+    if not n.isdecimal() or len(n) > 9 or int(n) > len(body): raise CatalogError(f'title={n[:20]!r}, expected the number of its bytes')
+    return body[int(n):], _checked_title(body[:int(n)])
+
 # Without an HTMLResponse FastHTML would return a whole page
 def _part(part)->HTMLResponse: return HTMLResponse(to_xml(part, indent=False))
 
-def _answer_picture(state, data:bytes, mode:str|None, k:int|None):
-    "The card of the picture in `data`."
+def _answer_title(state, title:str, mode:str|None, k:int|None):
+    "The card of a title without a picture."
+    return _part(_answer_card(answer_picture(state.fast, text=title, mode=mode, k=k), '', state.tagger, False, title))
+
+def _answer_picture(state, data:bytes, title:str, mode:str|None, k:int|None):
+    "The card of the picture in `data`, answered with its title if there is one."
     prep = state.tagger.prep
     im = open_image(data, draft=prep.size, opening=prep.opening, max_pixels=prep.max_pixels); picture = prep.picture(im)    # opened once
-    with state.lock: answer = answer_picture(state.fast, picture, mode=mode, k=k)
-    return _part(_answer_card(answer, data_uri(encode_image(thumbnail(im))), state.tagger, state.index is not None))
+    with state.lock: answer = answer_picture(state.fast, picture, title, mode=mode, k=k)
+    return _part(_answer_card(answer, data_uri(encode_image(thumbnail(im))), state.tagger, state.index is not None, title))
+
+def _words(state, title:str, tag:str):
+    "The words of a title, marked by how much they speak for `tag`."
+    return _part(Span(Safe(mark_words(text_words(state.tagger, title, tag))),
+                      Small('Blue words raise the score of this tag, orange ones, dotted, lower it.')))
 
 def _heat(state, data:bytes, tag:str)->Response:
     "The heat map of `tag` as a PNG."
+    from catalog_tagger.report.texts import heat_picture    # imports matplotlib, which the page does not need otherwise
     with state.lock: im = heat_picture(state.tagger, data, tag)
     return Response(encode_image(im, 'png'), media_type='image/png')
 
@@ -305,9 +341,12 @@ def _similar(state, data:bytes):
 # %% ../../nbs/apps/01_web.ipynb #38906674
 async def _get_page(req, state): return _tagger_page(state)
 async def _get_script(req): return Response(asset('apps/web.js'), media_type='text/javascript')
-async def _get_style(req): return Response(colour_css() + asset('apps/web.css'), media_type='text/css')
-async def _post_tag(req, state, mode:str='', k:str=''):
-    return await _in_turn(state, _answer_picture, await req.body(), mode or None, _int_or_none(k))
+async def _get_style(req): return Response(word_css() + asset('apps/web.css'), media_type='text/css')
+async def _post_tag(req, state, mode:str='', k:str='', title:str='0'):
+    data, text = _split_body(await req.body(), title)
+    answer = (_answer_title, text) if text and not data else (_answer_picture, data, text)
+    return await _in_turn(state, *answer, mode or None, _int_or_none(k))
+async def _post_words(req, state, tag:str): return await _in_turn(state, _words, _checked_title(await req.body()), tag)
 async def _post_heat(req, state, tag:str): return await _in_turn(state, _heat, await req.body(), tag)
 async def _post_similar(req, state): return await _in_turn(state, _similar, await req.body())
 
@@ -325,7 +364,8 @@ async def _get_thumb(req, state, row:int):
 
 # %% ../../nbs/apps/01_web.ipynb #00bae361
 _ROUTES = {('get', '/'): _get_page, ('get', '/app.js'): _get_script, ('get', '/app.css'): _get_style, ('get', '/thumb/{row}'): _get_thumb,
-           ('post', '/tag'): _post_tag, ('post', '/heat'): _post_heat, ('post', '/similar'): _post_similar, ('post', '/csv'): _post_csv}
+           ('post', '/tag'): _post_tag, ('post', '/heat'): _post_heat, ('post', '/words'): _post_words,
+           ('post', '/similar'): _post_similar, ('post', '/csv'): _post_csv}
 
 async def _error_text(req, e): return PlainTextResponse(' '.join(str(e).split()), 400)
 async def _disconnected(req, e): return Response(status_code=499)

@@ -18,7 +18,9 @@ __all__ = ['COLOURS', 'colour_css', 'asset', 'thumbnail', 'encode_image', 'data_
 COLOURS = {   # Meaning → colour on a light and on a dark background
     'right': ('#1b7337', '#66d28e'),
     'wrong': ('#b3261e', '#ff8b80'),
-    'heat':  ('#ffd600', '#ffd600')}
+    'heat':  ('#ffd600', '#ffd600'),
+    'for':   ('#0072b2', '#56b4e9'),    # words that speak for a tag, and against it
+    'against': ('#d55e00', '#f0a050')}
 
 def colour_css()->str:
     "`COLOURS` as CSS variables, `var(--wrong)`, for the light or dark mode of the browser; printed pages are light."

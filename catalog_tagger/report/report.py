@@ -21,8 +21,9 @@ from fastcore.xml import (A, Body, Button, Code, Dd, Details, Div, Dl, Dt, Figca
 
 from ..core.files import CatalogError, atomic_path
 from ..core.table import SPLITS
+from ..core.extras import import_optional
 from ..core.config import MAX_INPUT, RunConfig
-from ..core.render import asset, colour_css, data_uri, encode_image, thumbnail
+from ..core.render import asset, data_uri, encode_image, thumbnail
 from ..core.metrics import find_metric, only_known, precision_at_k
 from ..catalog.images import MOST_PIXELS, open_image
 from ..catalog.labels import count_unscored, LabelSpace, mark_unknown, report_missing, report_unscored
@@ -35,13 +36,16 @@ from ..serve.products import COMBINE
 from ..serve.coverage import coverage_curve, published
 from ..serve.decide import Decision, decide
 from ..serve.review import nothing_promised, review_queue
-from ..serve.tagger import find_bundle
+from ..serve.tagger import Tagger, find_bundle
+from ..serve.texts import SIDES
+from ..serve.words import mark_words, text_words, word_css
 from ..runs.folder import Run
 from ..runs.compare import compare_runs, main_score
-from ..runs.score import picture_truth
+from ..runs.score import picture_truth, side_table
 from .plots import coverage_plot, history_plot, rate_plot, reliability_plot
 from .data_plots import label_bars
 from .interpret import confused_pairs, confusion_plot, instead_table, label_confusion, label_confusion_plot, top_losses
+from .texts import heat_picture, side_plot
 
 # %% auto #0
 __all__ = ['repeat_command', 'Judged', 'judge_test', 'publish_table', 'run_page', 'compare_page', 'write_report']
@@ -87,10 +91,14 @@ def _html_table(df:pd.DataFrame, caption:str, *, sort:bool=False, most:int=1000)
                more)
 
 # %% ../../nbs/report/04_report.ipynb #ab9e9690
+def _embedded(im, alt:str, side:int=160)->FT:
+    "A thumbnail of `im`, embedded in the page."
+    im = thumbnail(im, side)
+    return Img(src=data_uri(encode_image(im)), alt=alt, width=im.width, height=im.height)
+
 def _thumbnail(image, side:int=160)->FT:
-    "A thumbnail of a picture, embedded in the page."
-    im = thumbnail(open_image(image, draft=(side, side), max_pixels=MOST_PIXELS), side)
-    return Img(src=data_uri(encode_image(im)), alt=Path(image).name, width=im.width, height=im.height)
+    "A thumbnail of the picture `image`, a path."
+    return _embedded(open_image(image, draft=(side, side), max_pixels=MOST_PIXELS), Path(image).name, side)
 
 def _plot(fig:plt.Figure, alt:str)->FT:
     "A figure as SVG, embedded in the page, and closed; the same figure gives the same bytes."
@@ -113,7 +121,7 @@ def _answer_lines(answer:list[tuple[str, float]], truth:Sequence[str], open:Sequ
 def _picture_card(image, *lines)->FT: return Figure(_thumbnail(image), Figcaption(*lines))
 
 # %% ../../nbs/report/04_report.ipynb #7e49b7a5
-def _style()->str: return colour_css() + asset('report/report.css')
+def _style()->str: return word_css() + asset('report/report.css')
 
 def _script()->str: return asset('report/report.js')
 
@@ -292,6 +300,42 @@ def _product_scores(run:Run)->list:
             _html_table(pd.DataFrame(rows), 'Scores of test per product and per picture, and of a product minus the mean of its own '
                                             'pictures; intervals are of products drawn with replacement')]
 
+# %% ../../nbs/report/04_report.ipynb #04b00002
+def _side_scores(res:dict)->FT:
+    "The scores of the three sides with their intervals, and the baselines."
+    table = side_table(res, every=True)
+    rows = {f'{s} (95 %)': [_Sorted(_with_interval(*o), o[0]) for o in table[[s, f'{s} low', f'{s} high']].to_numpy()] for s in SIDES}
+    floors = {'predict nothing': [*table['nothing']], 'most frequent': [*table['commonest']]}
+    return _html_table(pd.DataFrame({'score': table.index} | rows | floors),
+                       f'Scores of {res["rows"]:,} pictures of test that have a text, from each side')
+
+def _side_promises(res:dict)->FT:
+    "How the promise of each side holds on test."
+    rows = [(s, o['published'], o['share'], o['right'], o['right']/max(o['published'], 1)) if o else (s, 'nothing', *[None]*3)
+            for s, o in res['promise'].items()]
+    return _html_table(pd.DataFrame(rows, columns=['answered from', 'published', 'share of test', 'right', 'right, share'], dtype=object),
+                       'What each side would publish without review on test, and how much of it is right')
+
+def _leaks(res:dict)->FT:
+    "How often the texts name the label of each group, and the accuracy of each side where they do and where they do not."
+    def named(o): return _Sorted(f'{round((o["named"] or 0)*o["rows"]):,} of {o["rows"]:,}', o['named'] or 0.)
+    def accuracy(o): return {f'{s}, where {k}': o[at].get(s) for at, k in (('where_named', 'named'), ('where_not', 'not')) for s in SIDES}
+    return _html_table(pd.DataFrame([{'group': g, 'texts that name the label': named(o)} | accuracy(o) for g, o in res['groups'].items()]),
+                       'Texts that name the label of a group, and the accuracy of each side where they do and where they do not')
+
+# %% ../../nbs/report/04_report.ipynb #04b00003
+def _text_scores(run:Run)->list:
+    "The scores from pictures, from texts and from both; nothing if the run did not learn from texts."
+    if (res := run.metrics.get('texts')) is None: return []
+    gain, masked = res['difference'].get('exact_match'), ', without the words of labels' if res['masked'] else ''
+    return [P(f'The texts are of {_text(res["columns"])}{masked}. {res["rows"]:,} pictures of test have a text with a known word; '
+              f'{res["missing"]:,} have none and are answered from the picture alone.'
+              + (f' Exact match of both minus that of the picture: {_score_cell(gain).text}.' if gain else '')),
+            _plot(side_plot(res), 'accuracy of each group and exact match from the picture, from the text and from both'),
+            _side_scores(res), _side_promises(res),
+            *([P('A text that names its label makes a good score cheap. For titles that do not, expect the scores where they do not.'),
+               _leaks(res)] if res['groups'] else [])]
+
 # %% ../../nbs/report/04_report.ipynb #31c27754
 class Judged(NamedTuple):
     "The pictures of test with the answers of the run's bundle."
@@ -305,6 +349,7 @@ class Judged(NamedTuple):
     pred:np.ndarray      # The same as 0 and 1
     targs:np.ndarray     # As from `mark_unknown`
     valid:int|None=None  # Number of pictures of valid, if it is known
+    tagger:Tagger|None=None   # The bundle, if it is known
 
 def judge_test(
     run:Run,
@@ -316,7 +361,7 @@ def judge_test(
     scores, features = tagger.scores_and_features(df['image'])
     answers = decide(scores, space, decision)
     return Judged(df, space, decision, scores, features, decision.calibration.apply(scores, space), answers, as_matrix(answers, space),
-                  mark_unknown(space.one_hot(df['labels']), df, space), run.metrics['pictures']['valid'])
+                  mark_unknown(space.one_hot(df['labels']), df, space), run.metrics['pictures']['valid'], tagger)
 
 def _known_groups(j:Judged)->list[str]:
     "The groups that have a label in test."
@@ -351,6 +396,43 @@ def _confusion(j:Judged, most:int=120)->list:
     worst = cells.loc[(cells['missed'] + cells['wrong']).nlargest(most).index]
     return [*plots, _plot(label_confusion_plot(worst), 'how often each free tag was right, missed and wrong') if free else None,
             *_confused_pairs(j, scores)]
+
+# %% ../../nbs/report/04_report.ipynb #04b00006
+def _explained(j:Judged, k:int)->list[tuple[int, str, list]]:
+    "Row, tag to explain and answer of `k` rows that are right from picture and text, with their rarest tag, and of `k` with a wrong tag."
+    answers, known = j.tagger.side_answers(*(found := j.tagger.with_texts(j.scores, j.df['text']))), picture_truth(j.df, j.space)[1]
+    right, wrong, count = [], [], dict(zip(j.space.vocab, j.space.counts.tolist()))
+    for i in np.flatnonzero((found[1] == 'both') & known.all(1)):
+        tags = [t for t, _ in answers[i] if t in count]; false = [t for t in tags if t not in j.df['labels'][i]]
+        if false: wrong.append((i, false[0], answers[i]))
+        elif tags: right.append((i, min(tags, key=count.get), answers[i]))
+    return right[:k] + wrong[:k]
+
+def _heat_thumbnail(j:Judged, image, tag:str)->FT: return _embedded(heat_picture(j.tagger, image, tag), f'heat map of {tag}')
+
+def _marked_text(j:Judged, text:str, tag:str, most:int=60)->FT:
+    "The first words of a text, marked by how much they speak for a tag."
+    parts = text_words(j.tagger, text, tag)
+    return Div(Safe(mark_words(parts[:most])), ' …' if len(parts) > most else '', cls='about')
+
+def _spoken_card(j:Judged, i:int, tag:str, answer:list, heat:bool)->FT:
+    "A picture with its heat map and its text, both for one tag."
+    o = j.df.iloc[i]; pictures = [_thumbnail(o['image']), *([_heat_thumbnail(j, o['image'], tag)] if heat else [])]
+    return Figure(Div(*pictures, cls='pair'),
+                  Figcaption(Div(f'{tag}:', cls='caption'), _marked_text(j, o['text'], tag), *_answer_lines(answer, o['labels'])))
+
+def _spoken(j:Judged, k:int=4)->list:
+    "Pictures of test with the part of the picture and the words of the text that speak for a right tag, then for a wrong one."
+    if not j.tagger.texts or 'text' not in j.df:
+        return [P('No words are shown: split.csv has no texts, or the bundle does not use them; train again to see them.', cls='note')]
+    note = None
+    try: import_optional('captum.attr', 'a heat map')
+    except CatalogError as e: note = P('The heat maps are left out: ', str(e), cls='note')
+    cards = [_spoken_card(j, *o, note is None) for o in _explained(j, k)]
+    return [H3('Words that spoke'), note,
+            P('Blue words speak for the tag, orange ones, dotted, against it; yellow parts of the picture raise its score. '
+              'The first pictures are answered right, the last ones have a wrong tag, which is explained.'),
+            Div(*cards, cls='cards') if cards else P('No picture of test has a text with a known word.')]
 
 # %% ../../nbs/report/04_report.ipynb #e04582c7
 def _worst(j:Judged, k:int=10)->list:
@@ -459,7 +541,9 @@ def run_page(
     except CatalogError as e: note = P('Confusion, pictures and coverage are left out: ', str(e), cls='note')
     sections = {'Data': _data(run) + (_examples(j) if j else []), 'Split': _split_section(run), 'Labels': _labels(run),
                 'Training': _training(run), 'Scores': _scores(run),
-                **({'Products': _product_scores(run)} if 'products' in run.metrics else {}), 'Each label': _label_scores(run)}
+                **({'Products': _product_scores(run)} if 'products' in run.metrics else {}),
+                **({'Words and pictures': _text_scores(run) + (_spoken(j) if j else [])} if 'texts' in run.metrics else {}),
+                'Each label': _label_scores(run)}
     if j is not None:
         sections |= {'Confusion': _confusion(j), 'Worst pictures': _worst(j), 'Doubtful pictures': _doubtful(j),
                      'What can be published': _deciding(j)}

@@ -23,10 +23,11 @@ from ..core.config import MAX_INPUT, RunConfig
 from ..catalog.text import TextTags
 from ..catalog.labels import LabelSpace
 from ..catalog.prepare import Prepared
+from ..serve.texts import SIDES
 from ..serve.tagger import Tagger, find_bundle
 
 # %% auto #0
-__all__ = ['ProductMetrics', 'RunMetrics', 'is_run', 'Run', 'load_tagger', 'save_run']
+__all__ = ['ProductMetrics', 'LeakMetrics', 'TextMetrics', 'RunMetrics', 'is_run', 'Run', 'load_tagger', 'save_run']
 
 # %% ../../nbs/runs/00_folder.ipynb #80c0847d
 def _read_table(path:Path, *need:str)->pd.DataFrame:
@@ -60,12 +61,33 @@ class ProductMetrics(TypedDict):
     picture:dict[str, dict[str, Finite|None]]
     difference:dict[str, dict[str, Finite|None]]   # Metric → `score`, `low` and `high` of a product minus its pictures
 
+_Scores = dict[str, dict[str, Finite|None]]    # Metric → `score`, `low`, `high` and the baselines
+
+class LeakMetrics(TypedDict):
+    "How often the texts name the label of a group, and the accuracy of each side where they do and where they do not."
+    named:Finite|None
+    rows:Count
+    where_named:dict[str, Finite|None]
+    where_not:dict[str, Finite|None]
+
+class TextMetrics(TypedDict):
+    "The part `texts` of `metrics.json`, as from `score_texts`, of the rows of the test fold that have a known text."
+    rows:Count
+    missing:Count
+    columns:list[str]
+    masked:bool
+    sides:TypedDict('_Sides', {s: _Scores for s in SIDES})
+    difference:_Scores
+    promise:TypedDict('_Kept', {s: dict[str, Finite]|None for s in SIDES})
+    groups:dict[str, LeakMetrics]
+
 class RunMetrics(TypedDict):
     "The parts of `metrics.json` that are checked when it is read."
     valid:dict[str, dict[str, Finite|None]]   # Metric → `score`, `low`, `high` and the baselines
     test:dict[str, dict[str, Finite|None]]
     pictures:dict[str, Count]                 # Fold → number of pictures
     products:NotRequired[ProductMetrics]      # Of a catalog with products that have several pictures
+    texts:NotRequired[TextMetrics]            # Of a run that learned from texts
 
 def _read_metrics(path:Path)->dict:
     "The contents of `metrics.json` at `path`; the scores of valid and test are required."

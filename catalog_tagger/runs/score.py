@@ -149,10 +149,12 @@ def score_texts(
 # %% ../../nbs/runs/02_score.ipynb #02a0000a
 def side_table(
     res:dict,   # From `score_texts`
+    *, every:bool=False,   # The interval of each side, as `text low`, else that of both alone
 )->pd.DataFrame:   # One row per metric: each side, the interval of both, and the baselines
     "The scores of the three sides beside each other."
     sides = {s: pd.DataFrame(o).T for s, o in res['sides'].items()}; both = sides['both']
-    return pd.DataFrame({s: o['score'] for s, o in sides.items()} | {o: both[o] for o in ('low', 'high', 'nothing', 'commonest')}).astype(float)
+    ends = {f'{s} {e}': o[e] for s, o in sides.items() for e in ('low', 'high')} if every else {e: both[e] for e in ('low', 'high')}
+    return pd.DataFrame({s: o['score'] for s, o in sides.items()} | ends | {o: both[o] for o in ('nothing', 'commonest')}).astype(float)
 
 def _leak_line(group:str, o:dict)->str:
     "How often the texts name the label of a group, and the accuracy of both sides apart."

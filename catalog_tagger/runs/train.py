@@ -174,6 +174,15 @@ def _is_done(run:Run, cfg:RunConfig, df:pd.DataFrame, resume:bool, say)->bool:
     else: say(f'the finished run in {cfg.out} is replaced: {first_few(changed, 3)}')
     return not changed
 
+def _text_facts(res:dict|None)->dict:   # The part `texts` of `metrics.json`
+    "What the model card tells of the scores from texts on test, and of texts that name labels."
+    if res is None: return {}
+    def scores(s): return ', '.join(f'{k} {o["score"]:.3f}' for k, o in res['sides'][s].items()
+                                    if o['score'] is not None and (k == 'exact_match' or k.startswith('accuracy/')))
+    named = ', '.join(f'{g} {o["named"]:.0%}' for g, o in res['groups'].items() if o['named'] is not None)
+    facts = {f'test, from {what}': scores(s) for s, what in (('text', 'the text alone'), ('both', 'picture and text'))}
+    return facts | ({'texts of test that name the label': named} if named else {})
+
 def train_run(
     cfg:RunConfig,
     say=print,           # Called with each line of the progress report
@@ -214,7 +223,7 @@ def train_run(
                                                     seconds=round(time.perf_counter() - start, 1))
     products = dict(products=f'{len(set(product_names(df)))}, answered by {COMBINE[tagger.products.rule].text}') if tagger.products else {}
     facts = dict(catalog=Path(cfg.source).name, pictures=len(df), **products, training=metrics['training'],
-                 epochs=len(learn.history.rows), seed=cfg.seed)
+                 epochs=len(learn.history.rows), seed=cfg.seed, **_text_facts(metrics.get('texts')))
     def bundle(folder):
         try: save_bundle(tagger, folder, facts=facts, metrics=metrics['test'], words=ready.words)
         except DiskFull: raise

@@ -37,8 +37,28 @@ def _score_row(name:str, o:dict)->tuple:
     metric = find_metric(name)
     return name, *map(o.get, _SCORES), metric.text if metric else ''
 
-def model_card(d:dict, space:LabelSpace)->str:
-    "The model card of the bundle whose `tagger.json` is `d`."
+def _text_section(texts)->str:
+    "What the card says of a text side."
+    if texts is None: return ''
+    masked = ', without the words of labels' if texts.model.masked else ''
+    return f'''
+## Texts
+
+It also takes a text of {", ".join(texts.columns) or "the catalog"}{masked}: {len(texts.model.vocab):,} n-grams are known.
+A row with a picture and a text is answered from both, one with a text alone from the text, and one with a picture alone,
+or whose text has no known n-gram, from the picture. Each of the three has thresholds and promises of its own.
+The scores above are those of the picture alone.
+
+Titles may name their labels. Then a good score from texts shows how this shop writes its titles: for titles that name no label,
+expect less.
+'''
+
+def model_card(
+    d:dict,               # Content of `tagger.json`
+    space:LabelSpace,
+    texts=None,           # `TextSide` of the bundle, if it has one
+)->str:
+    "The model card of a bundle."
     h, w = d['prep']['size']
     return f'''# {d["arch"]}, {len(space.vocab)} labels
 
@@ -53,7 +73,7 @@ it takes pictures of {h}x{w} px and gives a score for each of {len(space.vocab)}
 On pictures that were not used for training, with a 95 % bootstrap interval if available, next to two baselines:
 predicting nothing, and always predicting the most frequent labels.
 
-{_card_table(_SCORE_HEAD, [_score_row(*o) for o in d["metrics"].items()])}
+{_card_table(_SCORE_HEAD, [_score_row(*o) for o in d["metrics"].items()])}{_text_section(texts)}
 ## Labels, with their number of train pictures
 
 {_card_table(("group", "labels", "which"), _label_rows(space))}

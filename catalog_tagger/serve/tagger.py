@@ -309,7 +309,7 @@ def save_bundle(
     with atomic_files(folder, _ANY_FILES) as tmp:
         save_file(tensors, tmp/'model.safetensors')
         write_json(tmp/'tagger.json', d)
-        (tmp/'README.md').write_text(model_card(d, t.space), encoding='utf-8')
+        (tmp/'README.md').write_text(model_card(d, t.space, t.texts), encoding='utf-8')
         if t.products: t.products.save(tmp/'products.json')
         if t.texts: _write_text_files(tmp, t.texts)
         seal(tmp, _ANY_FILES)
