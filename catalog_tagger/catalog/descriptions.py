@@ -14,6 +14,7 @@ from unicodedata import normalize
 import pandas as pd
 
 from ..core.files import CatalogError
+from ..core.plain_text import UNSAFE
 from .cells import CELL_RULES, CellRule
 
 # %% auto #0
@@ -58,6 +59,10 @@ _RUN = re.compile(rf'[\w+/=-]{{{_LONGEST + 1},}}')
 
 def _decode_entities(text:str)->str: return unescape(unescape(text)) if '&' in text else text
 
+def _drop_unsafe(text:str)->str:
+    "Drop control characters; some of them end a line."
+    return CELL_RULES['control'].func('\n'.join(text.splitlines())) if UNSAFE.search(text) else text
+
 def _plain(text:str)->str: return normalize('NFC', text).translate(_PLAIN_LETTERS)
 
 def _drop_run(run:re.Match)->str:
@@ -73,6 +78,7 @@ TEXT_RULES = {'markup': CellRule(_drop_markup, 'markup left out'),
               'entities': CellRule(_decode_entities, 'HTML entities decoded'),
               'escaped': CellRule(_drop_markup, 'escaped markup left out'),
               'invisible': CELL_RULES['invisible'],
+              'control': CELL_RULES['control']._replace(func=_drop_unsafe),
               'characters': CellRule(_plain, 'special hyphens, apostrophes, spaces and letters made plain'),
               'addresses': CellRule(_drop_addresses, f'addresses, and words of more than {_LONGEST} letters, left out')}
 

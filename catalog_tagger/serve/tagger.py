@@ -5,6 +5,7 @@
 # %% ../../nbs/serve/10_tagger.ipynb #937d0243
 from __future__ import annotations
 import json, math, warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -195,7 +196,7 @@ def side_answers(
 def _rows_with_texts(items, texts)->tuple[list, list, bool]:
     "Pictures, None for none, with their texts, and whether they are several."
     if texts is None: texts = items['text'].tolist()
-    several = not (isinstance(texts, str) or texts is None)
+    several = isinstance(texts, Iterable) and not isinstance(texts, (str, bytes))
     texts = list(texts) if several else [texts]
     pictures = [None]*len(texts) if items is None else as_pictures(items)[0]
     if len(pictures) != len(texts): raise CatalogError(f'{len(texts)} texts are given for {len(pictures)} pictures')

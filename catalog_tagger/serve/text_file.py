@@ -31,7 +31,7 @@ _Gram = Annotated[str, Meta(min_length=1, max_length=500)]
 class TextManifest(Record):
     "The content of `text.json`."
     format:int           # `TEXT_FORMAT`
-    columns:list[str]    # As in `TextSide`, also below
+    columns:Annotated[list[_Gram], Meta(max_length=1000)]    # As in `TextSide`, also below
     vocab:Annotated[list[_Gram], Meta(min_length=1, max_length=MOST_NGRAMS)]
     masked:Annotated[list[_Gram], Meta(max_length=1_000_000)]
     alone:Decision
@@ -50,9 +50,9 @@ def _read_arrays(data:bytes, n:int, labels:int)->dict[str, np.ndarray]:
     "The arrays of `text.safetensors`, for `n` n-grams."
     want, got = dict(idf=(n,), weight=(n, labels), bias=(labels,)), load_arrays(data)
     if got.keys() != want.keys(): raise CatalogError(f'text.safetensors has {", ".join(sorted(got))[:80]}, expected {", ".join(want)}')
-    for k, o in got.items():
-        if o.dtype != np.float32 or o.shape != want[k]:
-            raise CatalogError(f'{k} of text.safetensors has shape {o.shape} and {o.dtype}, expected {want[k]} and float32')
+    for k, shape in want.items():
+        if (o := got[k]).dtype != np.float32 or o.shape != shape:
+            raise CatalogError(f'{k} of text.safetensors has shape {o.shape} and {o.dtype}, expected {shape} and float32')
         if not (np.abs(o) < 1e6).all(): raise CatalogError(f'{k} of text.safetensors contains NaN or a number of a million or more')
     return got
 

@@ -18,9 +18,17 @@ from ..catalog.label_words import mask_words
 from ..catalog.ngrams import ngrams
 
 # %% auto #0
-__all__ = ['MOST_NGRAMS', 'MOST_WEIGHTS', 'TextModel', 'fit_text_model']
+__all__ = ['MOST_CHARACTERS', 'MOST_NGRAMS', 'MOST_WEIGHTS', 'as_text', 'TextModel', 'fit_text_model']
 
 # %% ../../nbs/train/10_text_model.ipynb #10000006
+MOST_CHARACTERS = 100_000     # Of a text; what follows is not read
+
+def as_text(o)->str:   # A string; None, nan and NA are a missing text
+    "`o`, '' if it is missing, or a `CatalogError`."
+    if isinstance(o, str): return o
+    if pd.isna(o) is True: return ''
+    raise CatalogError(f'a text is {o!r:.60}, expected a string, or None for no text')
+
 @dataclass(frozen=True, eq=False)
 class TextModel:
     "A linear model on the n-grams of a text."
@@ -32,9 +40,9 @@ class TextModel:
 
     def __post_init__(self): object.__setattr__(self, '_column', {o: i for i, o in enumerate(self.vocab)})
 
-    def plain(self, text)->str:   # '' for None and nan
-        "The text as the model reads it: clean, without `masked` words."
-        return mask_words(clean_text(text), self.masked) if isinstance(text, str) else ''
+    def plain(self, text)->str:   # As for `as_text`
+        "The text as the model reads it: its first `MOST_CHARACTERS`, clean, without `masked` words."
+        return mask_words(clean_text(as_text(text)[:MOST_CHARACTERS]), self.masked)
 
     def terms(self, text)->tuple[np.ndarray, np.ndarray]:
         "The numbers of the known n-grams of a text, and the weight of each in it: (1 + log count)·idf, of length 1 together."
@@ -51,7 +59,7 @@ def known(self:TextModel, texts:Iterable)->np.ndarray:   # bool
 @patch
 def margins(
     self:TextModel,
-    texts:Iterable,   # Strings; None, nan and '' are missing
+    texts:Iterable,   # As for `as_text`
 )->np.ndarray:        # Shape (texts, labels), float32; nan for a missing text
     "The margin of each label: above 0 where the text speaks for it."
     res = [o @ self.weight[at] + self.bias if len(at) else np.full_like(self.bias, np.nan) for at, o in map(self.terms, texts)]
