@@ -69,7 +69,8 @@ def test_a_label_of_all_or_none_has_one_margin():
 HOSTILE = {'10 MB': 'red dress '*10**6, 'a million words': ' '.join(f'w{i}' for i in range(10**6)),
            'brackets': '<'*10**6, 'tags': '<a '*10**6,
            'apostrophes': "e'"*10**6, 'slashes': 'a/'*10**6, 'one word': 'a'*10**7, 'controls': 'r\0e\x02d', 'bidi': '\u202ered\u202c',
-           'half': 'red \ud800', 'entities': '&amp;'*10**6, 'page': '<html><style>p{}</style><p>red</p></html>', 'expanding': '\ufdfa'*10**6}
+           'half': 'red \ud800', 'entities': '&amp;'*10**6, 'page': '<html><style>p{}</style><p>red</p></html>',
+           'expanding': '\ufdfa'*10**6}
 
 @pytest.fixture(scope='module')
 def model():

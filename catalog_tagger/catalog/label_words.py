@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 from unicodedata import normalize
 
+from .cells import portable_pattern
+
 # %% auto #0
-__all__ = ['word_stem', 'label_stems', 'names_label', 'mask_words']
+__all__ = ['MASK_RULES', 'word_stem', 'label_stems', 'names_label', 'mask_words']
 
 # %% ../../nbs/catalog/09b_label_words.ipynb #9b000006
 _ENDINGS = ('ern', 'ies', 'ves', 'es', 'en', 'er', 's', 'e', 'n', 'y', 'f')     # Of plurals, English and German
@@ -65,3 +67,11 @@ def mask_words(
         if start < at: at = max(at, end); continue
         res.append(text[at:start]); at = end
     return ''.join([*res, text[at:]])
+
+# %% ../../nbs/catalog/09b_label_words.ipynb #9b000014
+MASK_RULES = dict(
+    steps='find all matches of `word` of at most `letters` characters; the stem of one is its casefolded NFKD form, letters and digits '
+          'alone, from which the first of `endings` that fits is cut as long as 4 characters are left, or 3 for s; delete a word if its stem is '
+          'one of `masked` or ends with one that has 4 characters or more; otherwise delete it together with the next word if the stem of '
+          'both stems together is one of `masked`, and go on after what was deleted',
+    word=portable_pattern(_WORDS), letters=_MOST_LETTERS, endings=list(_ENDINGS))

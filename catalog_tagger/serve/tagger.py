@@ -31,7 +31,7 @@ from .outside import Outside, outside_from_arrays
 from .decide import Decision, decide
 from .products import ProductRule, combine_scores, product_names
 from .texts import SIDES, TextSide, find_sides, product_texts
-from .text_file import read_text_side, text_files
+from .text_file import read_text_side, write_text_files
 from .card import model_card
 from .model_file import ArchName, plain_tensors, read_model
 
@@ -277,10 +277,6 @@ def _check_plain(t:Tagger):
     try: json.dumps([t.facts, t.metrics], allow_nan=False)
     except (TypeError, ValueError) as e: raise CatalogError(f'facts and metrics must be plain JSON: {e}') from None
 
-def _write_texts(folder:Path, side:TextSide)->None:
-    manifest, arrays = text_files(side)
-    write_json(folder/'text.json', manifest); (folder/'text.safetensors').write_bytes(arrays)
-
 def save_bundle(
     learn,               # A learner created by `catalog_learner`, or a `Tagger`
     folder:str|Path,     # Folder to write the bundle to
@@ -314,7 +310,7 @@ def save_bundle(
         write_json(tmp/'tagger.json', d)
         (tmp/'README.md').write_text(model_card(d, t.space), encoding='utf-8')
         if t.products: t.products.save(tmp/'products.json')
-        if t.texts: _write_texts(tmp, t.texts)
+        if t.texts: write_text_files(t.texts, tmp)
         seal(tmp, _ANY_FILES)
         _check_same_output(Tagger.load(tmp, max_input=math.prod(t.prep.size)).model, t.model, t.prep.size)
     return Path(folder)

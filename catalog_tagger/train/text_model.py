@@ -89,7 +89,8 @@ def fit_text_model(
     read = TextModel([], none, none, none, frozenset(masked)).plain
     v = TfidfVectorizer(analyzer=ngrams, min_df=2, sublinear_tf=True, max_features=min(MOST_NGRAMS, MOST_WEIGHTS//n))
     try: X = v.fit_transform(list(map(read, texts)))
-    except ValueError: raise CatalogError(f'none of {len(texts)} texts shares a word with another one, so nothing can be learned from them') from None
+    except ValueError:
+        raise CatalogError(f'none of {len(texts)} texts shares a word with another one, so nothing can be learned from them') from None
     fitted = [_fit_label(X, t) for t in progress(targs.T, 'texts')]
     weight, bias = (np.array(o, np.float32) for o in zip(*fitted))
     return TextModel(v.get_feature_names_out().tolist(), v.idf_.astype(np.float32), np.ascontiguousarray(weight.T), bias, frozenset(masked))
