@@ -4,19 +4,24 @@ from pathlib import Path
 
 import numpy as np, pytest, torch
 from folder_faults import as_params, check_canary, check_one_error, cut, pipe, planted, spoilt_files, spoilt_sums
+from safetensors.numpy import load_file as load_arrays, save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from catalog_tagger.catalog.images import OPENING_VERSION, Prep
 from catalog_tagger.catalog.labels import LabelSpace
 from catalog_tagger.train.backbones import find_arch
 from catalog_tagger.train.heads import build_model
+from catalog_tagger.train.text_model import MOST_NGRAMS, TextModel
+from catalog_tagger.serve.decide import fit_decision
 from catalog_tagger.serve.tagger import BUNDLE_FILES, BundleError, Tagger, save_bundle
+from catalog_tagger.serve.texts import Joined, TextSide, fit_join
 
 ARCH = 'mobilenetv3_small_050'
 HEAD = [dict(layer='ConcatPool'), dict(layer='Flatten'), dict(layer='BatchNorm1d', num_features=576, eps=1e-5), dict(layer='Dropout', p=.5),
         dict(layer='Sequential', layers=[dict(layer='Linear', in_features=576, out_features=6, bias=False), dict(layer='ReLU')]),
         dict(layer='Linear', in_features=6, out_features=6, bias=True)]
-SIGNED = [o for o in BUNDLE_FILES if o != 'SHA256SUMS']
+TEXT_FILES = ['text.json', 'text.safetensors']
+SIGNED = [*TEXT_FILES, *(o for o in BUNDLE_FILES if o != 'SHA256SUMS')]
 
 @pytest.fixture(scope='module')
 def bundle(tmp_path_factory):
@@ -24,18 +29,24 @@ def bundle(tmp_path_factory):
     space = LabelSpace(['Apparel', 'Shoes', 'Red', 'Blue', 'new', 'Heels'], {'master': ['Apparel', 'Shoes'], 'colour': ['Red', 'Blue']},
                        {'Heels': 'Shoes'},
                        {o: dict(label=o, count=3, rule='kept') for o in ('Apparel', 'Shoes', 'Red', 'Blue', 'new', 'Heels')})
-    tagger = Tagger(build_model(find_arch(ARCH), HEAD)[0], space, Prep((32, 32), (.5,)*3, (.25,)*3), 'sigmoid', arch=ARCH)
+    scores, targs = np.random.default_rng(0).random((40, 6)), np.eye(6)[np.arange(40) % 6]
+    model = TextModel(['re', 'w red', 'w shoes'], np.ones(3, 'f'), np.ones((3, 6), 'f'), np.zeros(6, 'f'), frozenset(['heel']))
+    join, decision = fit_join(scores, 2*targs - 1, targs, space), fit_decision(scores, targs, space)
+    tagger = Tagger(build_model(find_arch(ARCH), HEAD)[0], space, Prep((32, 32), (.5,)*3, (.25,)*3), 'sigmoid', arch=ARCH,
+                    texts=TextSide(model, ['title'], decision, Joined(join, decision), Joined(join, decision)))
     return save_bundle(tagger, tmp_path_factory.mktemp('whole')/'bundle', facts=dict(seed=1),
                        metrics={'recall@3': dict(score=.5, low=.4, high=.6, nothing=0., commonest=.3)},
                        words=dict(lang='de', engine='hanta', k=3, phrases=[], names=dict(noun={}, adj={}), idf={'kleid': 1.},
                                   nouns=['kleid'], adjs=[]), arrays=dict(mean=np.zeros(3, np.float32)))
 
-def sign(d:Path): (d/'SHA256SUMS').write_text(''.join(f'{hashlib.sha256((d/o).read_bytes()).hexdigest()}  {o}\n' for o in SIGNED))
+def sign(d:Path):
+    there = [o for o in SIGNED if (d/o).exists()]
+    (d/'SHA256SUMS').write_text(''.join(f'{hashlib.sha256((d/o).read_bytes()).hexdigest()}  {o}\n' for o in there))
 
 # Mutations: name → what it does to a copy of the bundle. Those under `signed` get right sums afterwards.
 plain, signed = {}, {}
 
-plain |= spoilt_files(BUNDLE_FILES, (0, .3, .9, .999), 4) | spoilt_sums('README.md')
+plain |= spoilt_files([*BUNDLE_FILES, *TEXT_FILES], (0, .3, .9, .999), 4) | spoilt_sums('README.md')
 if hasattr(os, 'mkfifo'): plain |= {'a pipe': pipe('tagger.json')}
 plain |= {f'planted {o}': planted(o) for o in ('learner.pkl', 'model.pkl', 'model.pt', 'pytorch_model.bin', '.hidden.pkl', 'evil.py',
                                                '__init__.py', 'tagger.json.bak', 'data.npy', 'sitecustomize.py')}
@@ -96,14 +107,14 @@ signed |= {f'json {k}': text(f) for k, f in {
 signed['json utf-16'] = lambda d: (d/'tagger.json').write_bytes((d/'tagger.json').read_text().encode('utf-16'))
 signed['card latin-1'] = lambda d: (d/'README.md').write_bytes('Küche'.encode('latin-1'))
 
-def at(value, *keys):
-    "Set what stands in tagger.json under `keys`; without a value it goes away."
+def at(value, *keys, file='tagger.json'):
+    "Set what stands in a JSON under `keys`; without a value it goes away."
     def do(d):
-        whole = o = json.loads((d/'tagger.json').read_text())
+        whole = o = json.loads((d/file).read_text())
         for k in keys[:-1]: o = o[k]
         if value is at: del o[keys[-1]]
         else: o[keys[-1]] = value
-        (d/'tagger.json').write_text(json.dumps(whole))
+        (d/file).write_text(json.dumps(whole))
     return do
 
 WRONG = {
@@ -147,14 +158,62 @@ signed |= {f'no {".".join(keys)}': at(at, *keys)
            for keys in [(o,) for o in ('format', 'arch', 'head', 'prep', 'activation', 'tta', 'space', 'words', 'decision', 'versions',
                                        'facts', 'metrics')] + [('prep', 'std'), ('space', 'vocab')]}
 
+# The side of texts
+signed |= {f'{o} alone': lambda d, o=o: (d/o).unlink() for o in TEXT_FILES}
+signed |= {f'signed {o} cut at {k}': cut(o, k) for o in TEXT_FILES for k in (0, .5, .99)}
+
+def text_arrays(change):
+    def do(d):
+        a = change(load_arrays(d/'text.safetensors'))
+        save_arrays({k: np.ascontiguousarray(o) for k, o in a.items()}, d/'text.safetensors')
+    return do
+signed |= {f'text arrays {k}': text_arrays(f) for k, f in {
+    'missing': lambda a: {k: a[k] for k in ('idf', 'weight')}, 'extra': lambda a: a | {'more': a['idf']},
+    'renamed': lambda a: {f'x{k}': o for k, o in a.items()},
+    'none': lambda a: {}, 'flat': lambda a: a | {'weight': a['weight'].ravel()}, 'turned': lambda a: a | {'weight': a['weight'].T},
+    'of other labels': lambda a: a | {'weight': a['weight'][:, :5], 'bias': a['bias'][:5]},
+    'short': lambda a: a | {'idf': a['idf'][:2]},
+    'of more n-grams': lambda a: a | {'weight': np.ones((4, 6), 'f'), 'idf': np.ones(4, 'f')},
+    'double': lambda a: a | {'bias': a['bias'].astype(float)},
+    'half': lambda a: a | {'idf': a['idf'].astype(np.float16)}, 'whole numbers': lambda a: a | {'idf': a['idf'].astype(int)},
+    'nan': lambda a: a | {'weight': a['weight']*np.nan}, 'infinite': lambda a: a | {'bias': a['bias'] + np.inf},
+    'huge': lambda a: a | {'idf': a['idf']*1e30}}.items()}
+TEXT_WRONG = {
+    ('format',): ['1', 0, 2, True, None], ('columns',): [None, 'title', [1], [''], ['x'*10**6], ['a']*10**5, ['a\x1b[2J']],
+    ('vocab',): [None, [], {}, 're', ['re', 're', 'w red'], ['re', 'w red'], ['re', 'w red', 1], ['re', 'w red', ''],
+                 ['re', 'w red', 'x'*501], ['re', 'w red', 'x'*(65 << 20)],
+                 ['re', 'w red', '\ud800'], ['re', 'w red', '\0'], ['re', 'w red', '\x9b'],
+                 [str(i) for i in range(MOST_NGRAMS + 1)], [[]]*3, json.loads('['*40 + ']'*40)],
+    ('masked',): [None, 'red', [1], [''], ['x'*10**6], ['\x1b']], ('masked', 0): [None, []], ('alone',): [None, [], {}],
+    ('alone', 'support'): [[1]*5, None], ('alone', 'outside'): [{}, {'mean': [1], 'weight': [[1]], 'limit': 1}],
+    ('alone', 'calibration', 'shares'): [[''], ['nobody'], ['colour', 'colour']],
+    ('alone', 'calibration', 'slope'): [[0]*6, [1e300]*6, [1]*7],
+    ('both',): [None, {}], ('both', 'join'): [None, {}, {'weights': {}}],
+    ('both', 'decision', 'publish'): [{'nobody': .5}, {'colour': 2}],
+    ('both', 'join', 'weights', 'colour'): [None, [1, 1], [1, 1, 1, 1], ['1', 1, 1], [1e300, 1, 1], [True, 1, 1], [None, 1, 1]],
+    ('both', 'join', 'weights', 'nobody'): [[1, 1, 1]], ('both', 'join', 'formula'): ['x'], ('products',): [[], {}, 1],
+    ('products', 'join', 'weights', 'master'): [[1]], ('products', 'decision', 'thresholds'): [{}, None],
+    ('pattern',): ['(a+)+$'], ('code',): ['import os']}
+signed |= {f'text {".".join(map(str, keys))} = {repr(o)[:60]}': at(o, *keys, file='text.json')
+           for keys, values in TEXT_WRONG.items() for o in values}
+signed |= {f'no text {".".join(o)}': at(at, *o, file='text.json')
+           for o in [('format',), ('columns',), ('vocab',), ('masked',), ('alone',), ('both',), ('products',), ('both', 'join'),
+                     ('both', 'join', 'weights', '')]}
+signed |= {f'text json {k}': lambda d, f=f: (d/'text.json').write_bytes(f((d/'text.json').read_text()).encode()) for k, f in {
+    'deep': lambda s: '['*10**5, 'empty': lambda s: '', 'twice': lambda s: s + s,
+    'twice inside': lambda s: s.replace('"format": 1', '"format": 1, "format": 1'),
+    'nan': lambda s: s.replace('1.0', 'NaN', 1), 'many lists': lambda s: '[' + '[],'*3_000_000 + '1]'}.items()}
+
 MUTATIONS = as_params(plain, signed)
 
 def test_there_are_many(): assert len(MUTATIONS) >= 100
 
-def test_the_bundle_is_good(bundle): assert Tagger.load(bundle).words.nouns == ['kleid']
+def test_the_bundle_is_good(bundle):
+    tagger = Tagger.load(bundle)
+    assert tagger.words.nouns == ['kleid'] and tagger.texts.model.vocab == ['re', 'w red', 'w shoes'] and tagger.texts.products
 
 @pytest.mark.parametrize('mutate, re_sign', MUTATIONS)
 def test_one_error_and_nothing_else(mutate, re_sign, bundle, tmp_path):
-    check_one_error(bundle, tmp_path, mutate, sign if re_sign else None, Tagger.load, BundleError, BUNDLE_FILES)
+    check_one_error(bundle, tmp_path, mutate, sign if re_sign else None, Tagger.load, BundleError, [*BUNDLE_FILES, *TEXT_FILES])
 
 def test_the_canary_would_sing(tmp_path): check_canary(tmp_path)

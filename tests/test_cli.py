@@ -48,7 +48,8 @@ def test_export_and_issues(place):
     try:
         r = call('export', 'run', '--out', 'onnx/t.onnx', '--int8', '--source', 'catalog', cwd=p)
         assert r.returncode == 0 and 'of those of torch' in r.stdout, r.stderr
-        assert {o.name for o in (p/'onnx').iterdir()} == {'t.onnx', 't.json', 'selected_tags.csv', 't.int8.onnx', '.written'}
+        assert {o.name for o in (p/'onnx').iterdir()} == {'t.onnx', 't.json', 'selected_tags.csv', 't.int8.onnx', '.written',
+                                                        't.text.json', 't.text.safetensors'}
         assert len(pd.read_csv(p/'onnx'/'selected_tags.csv')) == len(json.loads((p/'run'/'labels.json').read_text())['vocab'])
         r = call('issues', 'run', '--out', 'issues.csv', '--grid', 'issues.png', '--whole', '--source', 'catalog', cwd=p)
         assert r.returncode == 0 and list(pd.read_csv(p/'issues.csv')) == ['image', 'kind', 'tag', 'instead', 'score', 'labels'], r.stderr

@@ -26,6 +26,7 @@ from catalog_tagger.search.vectors import EmbeddingsError
 from catalog_tagger.serve.decide import fit_decision
 from catalog_tagger.serve.products import fit_products
 from catalog_tagger.serve.tagger import BundleError, Tagger, _ANY_FILES, save_bundle
+from catalog_tagger.serve.texts import fit_text_side
 from catalog_tagger.train.backbones import find_arch
 from catalog_tagger.train.checkpoint import read_state, write_state
 from catalog_tagger.train.heads import build_model
@@ -47,6 +48,15 @@ def write_bundle(d):
     tagger = Tagger(build_model(find_arch(ARCH), HEAD)[0], space, Prep((32, 32), (.5,)*3, (.25,)*3), 'sigmoid', arch=ARCH,
                     decision=fit_decision(scores, targs, space), products=fit_products(scores, targs, [i//2 for i in range(60)], space))
     save_bundle(tagger, d, facts=dict(seed=1), metrics={'recall@3': dict(score=.5, low=.4, high=.6, nothing=0., commonest=.3)})
+
+def write_text_bundle(d):
+    "As `write_bundle`, with texts and without products, whose file has the same decision."
+    write_bundle(d); tagger = Tagger.load(d); r = np.random.default_rng(0); shown = r.integers(0, 2, (60, 2))
+    targs = np.zeros((60, 6)); targs[np.arange(60)[:, None], shown + [0, 2]] = 1
+    text = [f'{("Jacket", "Shoe")[a]} {("red", "blue")[b]}' for a, b in shown]
+    rows = pd.DataFrame(dict(text=text, product=[f'p{i}' for i in range(60)], unit=range(60), split=['train', 'valid']*30))
+    tagger.texts = fit_text_side(rows, targs, r.random((30, 6)), tagger.space, columns=['title'], masked=['shoe'])
+    tagger.products = None; save_bundle(tagger, d)
 
 def embedder():
     model = build_model(find_arch(ARCH), HEAD + [dict(layer='UnitLength')])[0]
@@ -77,6 +87,13 @@ def answers_of(tagger):
     assert not UNSAFE.search(json.dumps(res[0], ensure_ascii=False))
     return res
 
+def text_answers_of(tagger):
+    if tagger.texts is None: return answers_of(tagger)      # whoever leaves out both files has a bundle without texts
+    texts = ['Red jacket', None, 'blue <b>jacket</b>', 'red '*1000]
+    res = [tagger.predict(texts=texts[0]), tagger.predict([PHOTO]*4, texts=texts), repr(tagger), repr(tagger.texts)]
+    assert np.isfinite(tagger.scores_with_texts([PHOTO]*4, texts)[0]).all() and not UNSAFE.search(json.dumps(res[:2], ensure_ascii=False))
+    return res
+
 def searched(index):
     first = index.table['image'][0]
     return [index.search(first, k=3), index.search(index.vectors[0], k=3, per='product'), index.duplicates(.9, 3), repr(index)]
@@ -88,6 +105,7 @@ def opened(d):
 # Loader → its files, how they are sealed, the loader with a use of what it returns, its error, and its part of the examples
 LOADERS = dict(
     bundle=(write_bundle, _ANY_FILES, lambda d: answers_of(Tagger.load(d)), BundleError, .36),
+    texts=(write_text_bundle, _ANY_FILES, lambda d: text_answers_of(Tagger.load(d)), BundleError, .12),
     index=(write_index, INDEX_FILES, lambda d: searched(SimilarIndex.load(d)), EmbeddingsError, .24),
     graph=(lambda d: write_index(d, 'hnsw'), INDEX_FILES, lambda d: searched(SimilarIndex.load(d)), EmbeddingsError, .1),
     embeddings=(write_vectors, EMBEDDING_FILES, lambda d: load_embeddings(d).embedder([PHOTO]), EmbeddingsError, .08),

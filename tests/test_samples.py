@@ -68,3 +68,29 @@ def test_an_index_is_searched(stored, tmp_path):
     assert index.search('0.png', k=2)['image'].tolist() == expected(stored)['index']['search']
     assert index.search(pictures(stored)[1], k=1)['image'].tolist() == ['1.png']
     assert index.find(['a', 'b'])['year'].tolist() == [2013] and index.table['group'].tolist()[:3] == ['x', 'x', 'y']
+
+# Texts
+
+TEXTS = Path(__file__).parent/'samples'/'texts'
+
+def test_a_bundle_with_texts_gives_the_same_answers(tmp_path):
+    shutil.copytree(TEXTS/'tagger', tmp_path/'tagger'); v1 = TEXTS.parent/'v1'
+    shutil.copy(v1/'run'/'tagger'/'model.safetensors', tmp_path/'tagger')    # one file for both, to be small
+    tagger, want = Tagger.load(tmp_path/'tagger'), json.loads((TEXTS/'expected.json').read_text(encoding='utf-8'))
+    items = [None if o is None else pictures(v1)[o] for o in want['pictures']]; texts = want['texts']
+    np.testing.assert_allclose(tagger.texts.model.margins(texts), np.array(want['margins'], float), atol=1e-5)
+    scores, side = tagger.scores_with_texts(items, texts)
+    np.testing.assert_allclose(scores, want['scores'], atol=1e-5); assert side.tolist() == want['sides']
+    def same(got, told):
+        assert [t for t, _ in got] == [t for t, _ in told]
+        np.testing.assert_allclose([s for _, s in got], [s for _, s in told], atol=1e-5)
+    for mode, answers in want['answers'].items():
+        for o in zip(tagger.predict(items, texts=texts, mode=mode), answers, strict=True): same(*o)
+    found = tagger.predict_products([items[0], items[1], pictures(v1)[2]], ['a', 'a', 'b'], texts=[texts[0], None, None])
+    for p, told in want['products'].items(): same(found[p], told)
+
+def test_a_run_of_before_texts_is_opened_without_them(stored):
+    "Its config names none of the settings of texts, and its bundle has no text side."
+    told = json.loads((stored/'run'/'config.json').read_text()); cfg = Run.open(stored/'run').config
+    if 'text' in told: pytest.skip('it was stored later')
+    assert cfg.text is None and not cfg.mask_labels and Tagger.load(stored/'run'/'tagger').texts is None

@@ -241,7 +241,7 @@ def issues(
 
 def _beside(out:Path)->list[Path]:
     "What `export` writes beside the ONNX file `out`."
-    return [out.with_suffix('.json'), out.with_suffix('.int8.onnx'), out.with_name('selected_tags.csv')]
+    return [*map(out.with_suffix, ('.json', '.int8.onnx', '.text.json', '.text.safetensors')), out.with_name('selected_tags.csv')]
 
 def export(
     run:str,              # Folder of a run
@@ -260,7 +260,8 @@ def export(
     from catalog_tagger.serve.onnx import export_onnx, quantise_onnx
     tagger = load_tagger(run, trust=trust, max_input=max_input); gap = export_onnx(tagger, out)
     compared = 'not compared with torch: onnxruntime is not installed' if gap is None else f'scores within {gap:.1g} of those of torch'
-    _print_safely(f'{out}, {out.stem}.json and selected_tags.csv; {compared}')
+    texts = f', {out.stem}.text.json, {out.stem}.text.safetensors' if tagger.texts else ''
+    _print_safely(f'{out}, {out.stem}.json{texts} and selected_tags.csv; {compared}')
     if not int8: return
     pictures = Run.open(run, source).pictures('train')['image'][:64].tolist()
     _print_safely(f'{quantise_onnx(tagger, out, pictures)}: 8 bits per number; its scores differ slightly')

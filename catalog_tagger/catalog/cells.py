@@ -19,7 +19,8 @@ from ..core.config import CLEAN_RULES, EMPTY_CELLS
 from ..core.plain_text import UNSAFE
 
 # %% auto #0
-__all__ = ['CELL_RULES', 'DELIMS', 'CellRule', 'clean_cells', 'clean_tag', 'find_delim', 'parse_tags', 'join_tags']
+__all__ = ['CELL_RULES', 'DELIMS', 'portable_pattern', 'CellRule', 'clean_cells', 'clean_tag', 'find_delim', 'parse_tags',
+           'join_tags']
 
 # %% ../../nbs/catalog/01_cells.ipynb #a3c5e102
 _INVISIBLE = re.compile(    # Soft hyphen, zero-width space, word joiner, BOM, marks of direction
@@ -32,14 +33,20 @@ _CONTROL = re.compile(rf'\x1b\[[0-?]*[ -/]*[@-~]|{UNSAFE.pattern}')   # A comman
 
 def _drop_control(s:str)->str: return _CONTROL.sub('', s)
 
+def portable_pattern(o:re.Pattern)->str:
+    "The pattern in printable ASCII, with its flags, for a program in any language."
+    flags = ''.join(k for k, flag in dict(i=re.I, s=re.S).items() if o.flags & flag)
+    return (f'(?{flags})' if flags else '') + re.sub('[^ -~]', lambda c: f'\\u{ord(c[0]):04x}', o.pattern)
+
 class CellRule(NamedTuple):
     "A named rule that changes the text of a cell."
     func:Callable   # Text → text
     text:str        # Short description
+    how:dict = {}   # Patterns and words by which a program without this library can do the same
 
 CELL_RULES = {'entities': CellRule(unescape, 'HTML entities decoded'),
-              'invisible': CellRule(_drop_invisible, 'invisible characters dropped'),
-              'control': CellRule(_drop_control, 'control characters dropped')}
+              'invisible': CellRule(_drop_invisible, 'invisible characters dropped', dict(delete=portable_pattern(_INVISIBLE))),
+              'control': CellRule(_drop_control, 'control characters dropped', dict(delete=portable_pattern(_CONTROL)))}
 
 # %% ../../nbs/catalog/01_cells.ipynb #a3c5e105
 def _each_text(cell, func:Callable):

@@ -14,7 +14,8 @@ from unicodedata import normalize
 import pandas as pd
 
 from ..core.files import CatalogError
-from .cells import CELL_RULES, CellRule
+from ..core.plain_text import UNSAFE
+from .cells import CELL_RULES, CellRule, portable_pattern
 
 # %% auto #0
 __all__ = ['TEXT_RULES', 'clean_text', 'clean_texts']
@@ -58,6 +59,10 @@ _RUN = re.compile(rf'[\w+/=-]{{{_LONGEST + 1},}}')
 
 def _decode_entities(text:str)->str: return unescape(unescape(text)) if '&' in text else text
 
+def _drop_unsafe(text:str)->str:
+    "Drop control characters; some of them end a line."
+    return CELL_RULES['control'].func('\n'.join(text.splitlines())) if UNSAFE.search(text) else text
+
 def _plain(text:str)->str: return normalize('NFC', text).translate(_PLAIN_LETTERS)
 
 def _drop_run(run:re.Match)->str:
@@ -69,12 +74,23 @@ def _drop_addresses(text:str)->str:
     if '.' in text or ':' in text: text = _ADDRESS.sub(' ', text)
     return _RUN.sub(_drop_run, text) if len(text) > _LONGEST else text
 
-TEXT_RULES = {'markup': CellRule(_drop_markup, 'markup left out'),
-              'entities': CellRule(_decode_entities, 'HTML entities decoded'),
-              'escaped': CellRule(_drop_markup, 'escaped markup left out'),
+_MARKUP_HOW = dict(
+    steps='only if there is a <: delete `aside`; replace what matches `no_tag` by &lt;; read the result as HTML: a start or an end tag of '
+          '`blocks` becomes a line break, other tags become nothing, and so does text after a start tag of `hidden` until an end tag of '
+          '`hidden`; entities of the text itself, such as &amp;, stay as they are',
+    aside=portable_pattern(_ASIDE), no_tag=portable_pattern(_NO_TAG), blocks=sorted(_BLOCKS), hidden=list(_HIDDEN))
+
+TEXT_RULES = {'markup': CellRule(_drop_markup, 'markup left out', _MARKUP_HOW),
+              'entities': CellRule(_decode_entities, 'HTML entities decoded', dict(steps='decode the entities of HTML 5, twice')),
+              'escaped': CellRule(_drop_markup, 'escaped markup left out', dict(steps='the rule `markup` again')),
               'invisible': CELL_RULES['invisible'],
-              'characters': CellRule(_plain, 'special hyphens, apostrophes, spaces and letters made plain'),
-              'addresses': CellRule(_drop_addresses, f'addresses, and words of more than {_LONGEST} letters, left out')}
+              'control': CELL_RULES['control']._replace(func=_drop_unsafe),
+              'characters': CellRule(_plain, 'special hyphens, apostrophes, spaces and letters made plain', dict(
+                  steps='Unicode NFC, then each character of `map` as there', map={chr(k): o for k, o in _PLAIN_LETTERS.items()})),
+              'addresses': CellRule(_drop_addresses, f'addresses, and words of more than {_LONGEST} letters, left out', dict(
+                  steps=f'replace `address` by a space; then replace `run` by a space if it has a digit, or if one of its parts between '
+                        f'+, /, = and _ has more than {_LONGEST} characters',
+                  address=portable_pattern(_ADDRESS), run=portable_pattern(_RUN)))}
 
 # %% ../../nbs/catalog/08a_descriptions.ipynb #d5c1000c
 def clean_text(

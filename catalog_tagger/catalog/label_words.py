@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from functools import lru_cache
 from unicodedata import normalize
 
+from .cells import portable_pattern
+
 # %% auto #0
-__all__ = ['word_stem', 'label_stems', 'names_label', 'label_names', 'find_mentions', 'mask_words']
+__all__ = ['MASK_RULES', 'word_stem', 'label_stems', 'names_label', 'label_names', 'find_mentions', 'mask_words']
 
 # %% ../../nbs/catalog/09b_label_words.ipynb #9b000006
 _ENDINGS = ('ern', 'ies', 'ves', 'es', 'en', 'er', 's', 'e', 'n', 'y', 'f')     # Of plurals, English and German
 
-@lru_cache(1 << 16)     # so that hostile texts cannot fill the memory
+@lru_cache(1 << 16)     # a server sees ever new words
 def word_stem(
     word:str,
 )->str:    # In lower case, without accents and hyphens
@@ -27,10 +29,11 @@ def word_stem(
 
 # %% ../../nbs/catalog/09b_label_words.ipynb #9b00000a
 _WORDS = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
+_MOST_LETTERS = 100     # The time to compare a word grows with the square of its length
 
 def label_stems(labels:Iterable[str])->frozenset[str]:
-    "The stems of all words of `labels`, without those of one or two letters."
-    return frozenset(o for l in labels for word in _WORDS.findall(l) if len(o := word_stem(word)) > 2)
+    "The stems of all words of `labels`, without those of one or two letters, and of more than any word has."
+    return frozenset(o for l in labels for word in _WORDS.findall(l) if 2 < len(o := word_stem(word)) <= _MOST_LETTERS)
 
 def _has_stem(stem:str, stems:frozenset[str])->bool:
     "Is `stem` one of `stems`, or a compound that ends with one of four letters or more?"
@@ -39,10 +42,10 @@ def _has_stem(stem:str, stems:frozenset[str])->bool:
 # %% ../../nbs/catalog/09b_label_words.ipynb #9b00000c
 def _found(text:str, stems:frozenset[str])->list[tuple[int, int, str]]:
     "Start, end and stem of each word, or pair of words such as *T shirt*, that has one of `stems`."
-    words, res = [(*o.span(), word_stem(o[0])) for o in _WORDS.finditer(text)], []
+    words, res = [(*o.span(), word_stem(o[0])) for o in _WORDS.finditer(text) if len(o[0]) <= _MOST_LETTERS], []
     for i, (start, end, stem) in enumerate(words):
         if _has_stem(stem, stems): res.append((start, end, stem))
-        elif words[i+1:] and (pair := word_stem(stem + words[i+1][2])) in stems: res.append((start, words[i+1][1], pair))
+        elif i + 1 < len(words) and (pair := word_stem(stem + words[i+1][2])) in stems: res.append((start, words[i+1][1], pair))
     return res
 
 def names_label(
@@ -86,3 +89,11 @@ def mask_words(
         if start < at: at = max(at, end); continue
         res.append(text[at:start]); at = end
     return ''.join([*res, text[at:]])
+
+# %% ../../nbs/catalog/09b_label_words.ipynb #9b000021
+MASK_RULES = dict(
+    steps='find all matches of `word` of at most `letters` characters; the stem of one is its casefolded NFKD form, letters and digits '
+          'alone, from which the first of `endings` that fits is cut as long as 4 characters are left, or 3 for s; delete a word if its stem is '
+          'one of `masked` or ends with one that has 4 characters or more; otherwise delete it together with the next word if the stem of '
+          'both stems together is one of `masked`, and go on after what was deleted',
+    word=portable_pattern(_WORDS), letters=_MOST_LETTERS, endings=list(_ENDINGS))

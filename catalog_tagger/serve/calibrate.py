@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from msgspec import Meta
-from scipy.special import expit, logit, logsumexp
+from scipy.special import expit, logit, logsumexp, softmax
 
 from ..core.files import CatalogError
 from ..core.records import Record
@@ -64,8 +64,7 @@ def apply(
     scores, slope = _checked_scores(scores, space), np.array(self.slope); res = expit(safe_logit(scores)*slope + self.shift)
     columns = space.group_columns
     for cols in (columns[g] for g in self.shares):
-        res[:, cols] = np.exp(np.log(np.clip(scores[:, cols], 1e-9, None))*slope[cols])
-        res[:, cols] /= res[:, cols].sum(1, keepdims=True)
+        res[:, cols] = softmax(np.log(np.clip(scores[:, cols], 1e-9, None))*slope[cols], axis=1)
     return res
 
 # %% ../../nbs/serve/02_calibrate.ipynb #5034eb8b

@@ -109,7 +109,7 @@ def check_space(
     lists = dict(support=self.support, slope=cal.slope, shift=cal.shift) | {f'thresholds of {m}': o for m, o in self.thresholds.items()}
     for name, o in lists.items():
         if len(o) != n: raise CatalogError(f'{why}: {name} has {len(o)} numbers, expected {n}')
-    groups = {*cal.shares, *self.publish, *(g for o in self.limits.values() for g in o)} - {''}
+    groups = {*cal.shares, *(self.publish.keys() - {''}), *(g for o in self.limits.values() for g in o)}
     if odd := groups - space.exclusive.keys(): raise CatalogError(f'{why}: {min(odd)!r} is not one of their groups')
     return self
 

@@ -15,6 +15,8 @@ from ..core.table import write_table
 from ..core.extras import import_optional
 from .modes import DEFAULT_MODE
 from .tagger import Tagger
+from .text_file import write_text_files
+from .text_rules import text_rules
 
 # %% auto #0
 __all__ = ['ONNX_OPSET', 'tag_rows', 'export_onnx', 'quantise_onnx']
@@ -71,7 +73,7 @@ def _check_graph(file:Path, graph:torch.nn.Module, x:torch.Tensor)->float|None:
 
 def export_onnx(
     tagger:Tagger,    # On the CPU
-    path:str|Path,    # Ends in .onnx; `<name>.json` and `selected_tags.csv` are written next to it
+    path:str|Path,    # Ends in .onnx; next to it are written `<name>.json`, `selected_tags.csv`, and the `write_text_files` with texts
 )->float|None:        # The largest difference to torch's scores on noise, below 1e-4; None if onnxruntime is not installed
     "Write the model as an ONNX graph from preprocessed pictures to scores, with preprocessing rules and labels, atomically."
     path = Path(path)
@@ -80,13 +82,14 @@ def export_onnx(
     graph, x = _Graph(tagger).eval(), torch.randn(3, 3, *tagger.prep.size, generator=torch.Generator().manual_seed(0))
     program = torch.onnx.export(graph, (x,), dynamo=True, opset_version=ONNX_OPSET, input_names=['picture'], output_names=['scores'],
                                 dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), verbose=False)
-    rules = _input_rules(tagger)
+    stem = f'{path.stem}.text'; rules = _input_rules(tagger) | (dict(texts=text_rules(tagger, stem)) if tagger.texts else {})
     program.model.metadata_props.update(catalog_tagger=json.dumps(rules), labels=json.dumps(tagger.space.vocab))
     with atomic_files(path.parent) as d:
         program.save(d/path.name, external_data=False)
         gap = _check_graph(d/path.name, graph, x)
         write_json(d/f'{path.stem}.json', rules)
         write_table(d/'selected_tags.csv', tag_rows(tagger))
+        if tagger.texts: write_text_files(tagger.texts, d, stem)
     return gap
 
 # %% ../../nbs/serve/12_onnx.ipynb #a01e2238

@@ -5,6 +5,7 @@
 # %% ../../nbs/serve/10_tagger.ipynb #937d0243
 from __future__ import annotations
 import json, math, warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,7 +30,7 @@ from .outside import Outside, outside_from_arrays
 from .decide import Decision, decide
 from .products import ProductRule, combine_scores, product_names
 from .texts import SIDES, TextSide, find_sides, product_texts, text_signals
-from .text_file import read_text_side, text_files
+from .text_file import read_text_side, write_text_files
 from .card import model_card
 from .model_file import ArchName, plain_tensors, read_model
 
@@ -193,7 +194,7 @@ def side_answers(
 def _rows_with_texts(items, texts)->tuple[list, list, bool]:
     "Pictures, None for none, with their texts, and whether they are several."
     if texts is None: texts = items['text'].tolist()
-    several = not (isinstance(texts, str) or texts is None)
+    several = isinstance(texts, Iterable) and not isinstance(texts, (str, bytes))
     texts = list(texts) if several else [texts]
     pictures = [None]*len(texts) if items is None else as_pictures(items)[0]
     if len(pictures) != len(texts): raise CatalogError(f'{len(texts)} texts are given for {len(pictures)} pictures')
@@ -274,10 +275,6 @@ def _check_plain(t:Tagger):
     try: json.dumps([t.facts, t.metrics], allow_nan=False)
     except (TypeError, ValueError) as e: raise CatalogError(f'facts and metrics must be plain JSON: {e}') from None
 
-def _write_text_files(folder:Path, side:TextSide)->None:
-    manifest, arrays = text_files(side)
-    write_json(folder/'text.json', manifest); (folder/'text.safetensors').write_bytes(arrays)
-
 def save_bundle(
     learn,               # A learner created by `catalog_learner`, or a `Tagger`
     folder:str|Path,     # Folder to write the bundle to
@@ -311,7 +308,7 @@ def save_bundle(
         write_json(tmp/'tagger.json', d)
         (tmp/'README.md').write_text(model_card(d, t.space, t.texts), encoding='utf-8')
         if t.products: t.products.save(tmp/'products.json')
-        if t.texts: _write_text_files(tmp, t.texts)
+        if t.texts: write_text_files(t.texts, tmp)
         seal(tmp, _ANY_FILES)
         _check_same_output(Tagger.load(tmp, max_input=math.prod(t.prep.size)).model, t.model, t.prep.size)
     return Path(folder)

@@ -5,13 +5,14 @@
 # %% ../../nbs/serve/09a_text_file.ipynb #09a00003
 from __future__ import annotations
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
 from safetensors.numpy import load as load_arrays, save as pack_arrays
 
-from ..core.files import CatalogError
+from ..core.files import CatalogError, write_json
 from ..core.records import Record, check_format
 from ..core.sealed import parse_sealed
 from ..catalog.labels import LabelSpace
@@ -20,7 +21,7 @@ from .outside import Outside
 from .texts import Joined, TextSide
 
 # %% auto #0
-__all__ = ['TEXT_FORMAT', 'TextManifest', 'text_files', 'read_text_side']
+__all__ = ['TEXT_FORMAT', 'TextManifest', 'text_files', 'write_text_files', 'read_text_side']
 
 # %% ../../nbs/serve/09a_text_file.ipynb #09a00006
 TEXT_FORMAT = 1     # Increased when older versions cannot read what this one writes
@@ -30,7 +31,7 @@ _Gram = Annotated[str, Meta(min_length=1, max_length=500)]
 class TextManifest(Record):
     "The content of `text.json`."
     format:int           # `TEXT_FORMAT`
-    columns:list[str]    # As in `TextSide`, also below
+    columns:Annotated[list[_Gram], Meta(max_length=1000)]    # As in `TextSide`, also below
     vocab:Annotated[list[_Gram], Meta(min_length=1, max_length=MOST_NGRAMS)]
     masked:Annotated[list[_Gram], Meta(max_length=1_000_000)]
     alone:Joined
@@ -41,22 +42,32 @@ def text_files(
     side:TextSide,
 )->tuple[dict, bytes]:   # The contents of `text.json` and of `text.safetensors`
     "What a bundle stores of a text side."
-    m = side.model; manifest = TextManifest(TEXT_FORMAT, list(side.columns), m.vocab, sorted(m.masked), side.alone, side.both, side.products)
+    m, columns = side.model, list(side.columns)
+    manifest = TextManifest(TEXT_FORMAT, columns, m.vocab, sorted(m.masked), side.alone, side.both, side.products)
     return manifest.to_dict(), pack_arrays(dict(idf=m.idf, weight=m.weight, bias=m.bias))
+
+def write_text_files(
+    side:TextSide,
+    folder:Path,     # Folder that is there
+    stem:str='text', # Names of the two files, without what they end in
+):
+    "Write the text side as `<stem>.json` and `<stem>.safetensors`."
+    manifest, arrays = text_files(side)
+    write_json(folder/f'{stem}.json', manifest); (folder/f'{stem}.safetensors').write_bytes(arrays)
 
 # %% ../../nbs/serve/09a_text_file.ipynb #09a00009
 def _read_arrays(data:bytes, n:int, labels:int)->dict[str, np.ndarray]:
     "The arrays of `text.safetensors`, for `n` n-grams."
     want, got = dict(idf=(n,), weight=(n, labels), bias=(labels,)), load_arrays(data)
     if got.keys() != want.keys(): raise CatalogError(f'text.safetensors has {", ".join(sorted(got))[:80]}, expected {", ".join(want)}')
-    for k in want:
-        o = got[k]
-        if o.dtype != np.float32 or o.shape != want[k]:
-            raise CatalogError(f'{k} of text.safetensors has shape {o.shape} and {o.dtype}, expected {want[k]} and float32')
+    for k, shape in want.items():
+        if (o := got[k]).dtype != np.float32 or o.shape != shape:
+            raise CatalogError(f'{k} of text.safetensors has shape {o.shape} and {o.dtype}, expected {shape} and float32')
         if not (np.abs(o) < 1e6).all(): raise CatalogError(f'{k} of text.safetensors contains NaN or a number of a million or more')
     return got
 
-def _joined_outside(o:Joined|None, outside:Outside|None)->Joined|None: return o and replace(o, decision=replace(o.decision, outside=outside))
+def _joined_outside(o:Joined|None, outside:Outside|None)->Joined|None:
+    return o and replace(o, decision=replace(o.decision, outside=outside))
 
 def read_text_side(
     text:bytes,             # Content of `text.json`

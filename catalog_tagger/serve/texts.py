@@ -15,11 +15,11 @@ from scipy.special import expit
 from ..core.config import RunConfig
 from ..core.files import CatalogError
 from ..core.process import rng
-from ..core.records import Finite, Record
+from ..core.records import Record
 from ..core.table import ShowsFacts, first_few
 from ..catalog.label_words import find_mentions, label_names
 from ..catalog.labels import LabelSpace, scored_cells
-from ..train.text_model import TextModel, fit_text_model
+from ..train.text_model import TextModel, as_text, fit_text_model
 from .calibrate import safe_logit
 from .decide import Decision, fit_decision
 from .products import ProductRule, combine_scores, product_half, product_truth
@@ -57,7 +57,8 @@ def text_signals(
     return res
 
 # %% ../../nbs/serve/06b_texts.ipynb #6b000009
-_Weights = Annotated[list[Finite], Meta(min_length=5, max_length=5)]
+_Weight = Annotated[float, Meta(ge=-1e9, le=1e9)]
+_Weights = Annotated[list[_Weight], Meta(min_length=5, max_length=5)]
 
 @dataclass(frozen=True)
 class Join(Record):
@@ -120,11 +121,11 @@ class TextSide(ShowsFacts):
 
 # %% ../../nbs/serve/06b_texts.ipynb #6b00000f
 def product_texts(
-    texts:Sequence,   # Of each picture, nan or None for none
+    texts:Sequence,   # Of each picture, as for `as_text`
     product,          # Its product, as from `product_names`
 )->list:
     "The first text of each product, in order of first appearance."
-    s = pd.Series(list(texts), dtype=object); s = s.where(s.map(lambda o: isinstance(o, str) and bool(o.strip())), None)
+    s = pd.Series(list(map(as_text, texts)), dtype=object); s = s.where(s.str.strip() != '', None)
     return s.groupby(pd.factorize(np.asarray(product, object))[0], sort=True).first().tolist()
 
 def _folds(unit, n:int, seed:int)->np.ndarray:

@@ -18,9 +18,17 @@ from ..catalog.label_words import mask_words
 from ..catalog.ngrams import ngrams
 
 # %% auto #0
-__all__ = ['MOST_NGRAMS', 'MOST_WEIGHTS', 'TextModel', 'fit_text_model']
+__all__ = ['MOST_CHARACTERS', 'MOST_NGRAMS', 'MOST_WEIGHTS', 'as_text', 'TextModel', 'fit_text_model']
 
 # %% ../../nbs/train/10_text_model.ipynb #10000006
+MOST_CHARACTERS = 100_000     # Of a text; what follows is not read
+
+def as_text(o)->str:   # A string; None, nan and NA are a missing text
+    "`o`, '' if it is missing, or a `CatalogError`."
+    if isinstance(o, str): return o
+    if pd.isna(o) is True: return ''
+    raise CatalogError(f'a text is {o!r:.60}, expected a string, or None for no text')
+
 @dataclass(frozen=True, eq=False)
 class TextModel:
     "A linear model on the n-grams of a text."
@@ -32,9 +40,9 @@ class TextModel:
 
     def __post_init__(self): object.__setattr__(self, '_column', {o: i for i, o in enumerate(self.vocab)})
 
-    def plain(self, text)->str:   # '' for None and nan
-        "The text as the model reads it: clean, without `masked` words."
-        return mask_words(clean_text(text), self.masked) if isinstance(text, str) else ''
+    def plain(self, text)->str:   # As for `as_text`
+        "The text as the model reads it: its first `MOST_CHARACTERS`, clean, without `masked` words."
+        return mask_words(clean_text(as_text(text)[:MOST_CHARACTERS]), self.masked)
 
     def terms(self, plain:str)->tuple[np.ndarray, np.ndarray]:
         "The numbers of the known n-grams of a text from `plain`, and the weight of each in it: (1 + log count)·idf, of length 1 together."
@@ -55,7 +63,7 @@ def plain_margins(
 @patch
 def margins(
     self:TextModel,
-    texts:Iterable,   # Strings; None, nan and '' are missing
+    texts:Iterable,   # As for `as_text`
 )->np.ndarray:        # Shape (texts, labels), float32; nan for a missing text
     "The margin of each label: above 0 where the text speaks for it. A text without a known n-gram counts as missing."
     return self.plain_margins(map(self.plain, texts))
@@ -84,7 +92,8 @@ def fit_text_model(
     read = TextModel([], none, none, none, frozenset(masked)).plain
     v = TfidfVectorizer(analyzer=ngrams, min_df=2, sublinear_tf=True, max_features=min(MOST_NGRAMS, MOST_WEIGHTS//n))
     try: X = v.fit_transform(list(map(read, texts)))
-    except ValueError: raise CatalogError(f'none of {len(texts)} texts shares a word with another one, so nothing can be learned from them') from None
+    except ValueError:
+        raise CatalogError(f'none of {len(texts)} texts shares a word with another one, so nothing can be learned from them') from None
     fitted = [_fit_label(X, t) for t in progress(targs.T, 'texts')]
     weight, bias = (np.array(o, np.float32) for o in zip(*fitted))
     return TextModel(v.get_feature_names_out().tolist(), v.idf_.astype(np.float32), np.ascontiguousarray(weight.T), bias, frozenset(masked))
