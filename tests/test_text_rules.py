@@ -96,11 +96,7 @@ def mask(s):
     return out + s[at:]
 
 def terms(s):
-    s = s[:100000]
-    for rule in rules['clean']: s = steps[rule['rule']](s)
-    s = ' '.join(s.split())
-    if text['masked']: s = mask(s)
-    s, res = s.lower(), []
+    s, res = clean(s).lower(), []
     for w in s.split():
         w = f' {w} '
         for k in (2, 3, 4, 5):
@@ -108,6 +104,30 @@ def terms(s):
             res += [w[i:i+k] for i in range(len(w) - k + 1)]
     words = re.findall(r'\w+', s)
     return res + ['w ' + o for o in words + [f'{a} {b}' for a, b in zip(words, words[1:])]]
+
+def clean(s):
+    s = s[:100000]
+    for rule in rules['clean']: s = steps[rule['rule']](s)
+    s = ' '.join(s.split())
+    return mask(s) if text['masked'] else s
+
+def named(s, names):
+    words = [stem(o) for o in re.findall(rules['mask']['word'], s) if len(o) <= rules['mask']['letters']]; i, out = 0, []
+    while i < len(words):
+        runs = [(len(k), [l for key, l in names if key == k]) for n in range(len(words) - i, 0, -1)
+                if any(key == (k := words[i:i+n]) for key, _ in names)]
+        pair = [l for key, l in names if key == [stem(''.join(words[i:i+2]))]] if i + 1 < len(words) else []
+        n, found = runs[0] if runs else (2, pair) if pair else (1, [])
+        out += found; i += n
+    return out
+
+def signals(s):
+    at = {o['name']: i for i, o in enumerate(labels)}; res = np.zeros((2, len(labels)))
+    for names in rules['names'].values():
+        if found := named(clean(s), names):
+            for l in found: res[0, at[l]] = 1
+            res[1, at[found[0]]] = 1
+    return res
 
 def margins(s):
     found = [o for o in terms(s) if o in known]
@@ -122,9 +142,9 @@ def logit(p): p = np.clip(p, 1e-9, 1 - 1e-9); return np.log(p/(1 - p))
 def scores(s, p):
     m = margins(s)
     if m is None: return p, rules['picture']
-    if p is None: return sigmoid(m), text['alone']
-    w = np.array([text['both']['join']['weights'][o['group']] for o in labels]).T
-    return sigmoid(w[0]*logit(p) + w[1]*m + w[2]), text['both']['decision']
+    how = text['alone' if p is None else 'both']; w = np.array([how['join']['weights'][o['group']] for o in labels]).T
+    z = w[1]*m + w[2]*signals(s)[0] + w[3]*signals(s)[1] + w[4]
+    return sigmoid(z if p is None else z + w[0]*logit(p)), how['decision']
 
 def calibrated(p, decision):
     c = decision['calibration']; res = sigmoid(np.array(c['slope'])*logit(p) + c['shift'])

@@ -25,7 +25,7 @@ from catalog_tagger.train.text_model import MOST_CHARACTERS, fit_text_model
 from catalog_tagger.serve.decide import fit_decision
 from catalog_tagger.serve.products import fit_products
 from catalog_tagger.serve.tagger import Tagger, save_bundle
-from catalog_tagger.serve.texts import fit_join, fit_text_side
+from catalog_tagger.serve.texts import fit_join, fit_text_side, text_signals
 from catalog_tagger.runs.folder import Run
 from catalog_tagger.runs.score import kept_promise
 from catalog_tagger.runs.train import train_run
@@ -136,12 +136,14 @@ def test_what_is_there_decides(shop_tagger):
     assert side.tolist() == ['both', 'picture', 'text', 'picture']
     alone = replace(shop_tagger, texts=None)
     plain = alone.scores([PHOTO, PHOTO[::-1], PHOTO]); m = shop_tagger.texts.model.margins(['red dress', 'blue shoes'])
-    assert (scores[[1, 3]] == plain[1:].astype(float)).all() and np.allclose(scores[2], expit(m[1]))
-    for g, cols in {'shape': [0, 1], 'colour': [2, 3], '': [4]}.items():
-        a, b, c = shop_tagger.texts.both.join.weights[g]
-        for i in cols:
-            z = a*np.log(plain[0, i]/(1 - plain[0, i])) + b*m[0, i] + c
-            assert scores[0, i] == pytest.approx(1/(1 + np.exp(-z)), abs=1e-5)
+    assert (scores[[1, 3]] == plain[1:].astype(float)).all()
+    named = np.array([[1, 0, 1, 0, 0], [0, 1, 0, 1, 0]])     # dress and red, shoes and blue, each the first of its group
+    for row, (at, joined) in enumerate(((0, shop_tagger.texts.both), (2, shop_tagger.texts.alone))):
+        for g, cols in {'shape': [0, 1], 'colour': [2, 3], '': [4]}.items():
+            a, b, n, f, c = joined.join.weights[g]
+            for i in cols:
+                z = b*m[row, i] + (n + f)*named[row, i] + c + (a*np.log(plain[0, i]/(1 - plain[0, i])) if row == 0 else 0)
+                assert scores[at, i] == pytest.approx(1/(1 + np.exp(-z)), abs=1e-5)
     answers = shop_tagger.predict(pictures, texts=texts)
     assert [answers[1], answers[3]] == [alone.predict(PHOTO[::-1]), alone.predict(PHOTO)]     # bit for bit
     assert answers[2] == shop_tagger.for_side('text').answers(scores[2:3])[0] == shop_tagger.predict(texts='blue shoes')
@@ -188,7 +190,7 @@ def test_no_text_was_in_the_model_that_judged_it():
     assert ((seen > 0) == targs[200:]).mean() > .99     # what must not happen
     assert '' in fit_decision(expit(seen), targs[200:], SPACE).publish
     side = fit_text_side(as_rows(titles), targs, scores[200:], SPACE)
-    for decision in (side.alone, side.both.decision): assert not decision.publish
+    for decision in (side.alone.decision, side.both.decision): assert not decision.publish
 
 def test_a_text_of_the_same_unit_was_not_there_either():
     "Each title of valid eight times, as products of one unit."
@@ -196,10 +198,10 @@ def test_a_text_of_the_same_unit_was_not_there_either():
     titles, targs = titles[:200] + [titles[i] for i in copies], np.r_[targs[:200], targs[copies]]
     rows, scores = as_rows(titles), np.random.default_rng(9).random((200, 5))
     torn = fit_text_side(rows, targs, scores, SPACE)
-    assert '' in torn.alone.publish, 'the test is too weak: copies in other folds give the labels away'
+    assert '' in torn.alone.decision.publish, 'the test is too weak: copies in other folds give the labels away'
     rows.loc[200:, 'unit'] = [f'u{i}' for i in copies]
     whole = fit_text_side(rows, targs, scores, SPACE)
-    for decision in (whole.alone, whole.both.decision): assert not decision.publish
+    for decision in (whole.alone.decision, whole.both.decision): assert not decision.publish
 
 def test_promises_are_kept_on_new_products():
     right, n, promised = dict(text=0, both=0), dict(text=0, both=0), 0
@@ -207,8 +209,8 @@ def test_promises_are_kept_on_new_products():
         titles, targs, scores = draw(800, seed, noise=.02)
         side = fit_text_side(as_rows(titles), targs, scores[400:], SPACE)
         fresh, truth, pic = draw(1500, 100 + seed, noise=.02)
-        truth[:, 4] = np.nan; m = side.model.margins(fresh)     # the free tag is not in the titles: promises of groups are asked for
-        for s, p, d in (('text', expit(m), side.alone), ('both', side.both.join.apply(pic, m, SPACE), side.both.decision)):
+        truth[:, 4] = np.nan; m = text_signals(side.model, fresh, SPACE)     # the free tag is not in the titles: promises of groups are asked for
+        for s, p, d in (('text', side.alone.join.apply(None, m, SPACE), side.alone.decision), ('both', side.both.join.apply(pic, m, SPACE), side.both.decision)):
             for g, cols in SPACE.group_columns.items():
                 if g not in d.publish: continue
                 cal = d.calibrated(p, SPACE)[:, cols]; out = cal.max(1) >= d.publish[g]; promised += 1
@@ -218,11 +220,11 @@ def test_promises_are_kept_on_new_products():
 def test_unknown_cells_say_nothing():
     side, (titles, targs, scores) = drawn_side(200)
     at = np.random.default_rng(0).random(targs.shape) < .2; holes = np.where(at, np.nan, targs)
-    first = fit_join(scores, fit_text_model(titles, targs).margins(titles), holes, SPACE)
+    signals = text_signals(fit_text_model(titles, targs), titles, SPACE); first = fit_join(scores, signals, holes, SPACE)
     other = np.where(at, 1 - scores, scores)     # scores of unknown cells may be anything
-    again = fit_join(other, fit_text_model(titles, targs).margins(titles), holes, SPACE)
+    again = fit_join(other, signals, holes, SPACE)
     np.testing.assert_allclose(first.weights[''], again.weights[''], atol=1e-6)     # a group is unknown as a whole or not at all
-    assert fit_text_side(as_rows(titles), holes, scores[100:], SPACE).alone.support[4] == np.nansum(holes[100:, 4])
+    assert fit_text_side(as_rows(titles), holes, scores[100:], SPACE).alone.decision.support[4] == np.nansum(holes[100:, 4])
 
 def test_products_with_several_pictures():
     titles, targs, scores = draw(300, 5, noise=0); i = np.repeat(np.arange(300), 2); gen = np.random.default_rng(0)
@@ -231,13 +233,13 @@ def test_products_with_several_pictures():
     product = rows['product'][300:].tolist()
     rule = fit_products(pics[300:], targs[i][300:], product, SPACE)
     side = fit_text_side(rows, targs[i], pics[300:], SPACE, rule=rule)
-    assert sum(side.alone.support[:2]) == 150 and sum(side.products.decision.support[:2]) == 75     # products, half of them for the rule
+    assert sum(side.alone.decision.support[:2]) == 150 and sum(side.products.decision.support[:2]) == 75     # products, half of them for the rule
     torch.manual_seed(0)
     t = Tagger(build_model(find_arch(ARCH), HEAD)[0], SPACE, Prep((32, 32), (.5,)*3, (.25,)*3), 'sigmoid', arch=ARCH,
                decision=fit_decision(pics[300:], targs[i][300:], SPACE), products=rule, texts=side)
     got = t.predict_products([PHOTO, PHOTO[::-1], PHOTO], ['a', 'a', 'b'], texts=[None, 'red dress', None])
     (_, whole), own = t.combined(t.scores([PHOTO, PHOTO[::-1], PHOTO]), ['a', 'a', 'b']), t.for_products()
-    joined = side.products.join.apply(whole[:1], side.model.margins(['red dress']), SPACE)
+    joined = side.products.join.apply(whole[:1], text_signals(side.model, ['red dress'], SPACE), SPACE)
     assert got == {'a': replace(own, decision=side.products.decision).answers(joined)[0], 'b': own.answers(whole[1:])[0]}
     assert t.predict_products([PHOTO]*2, ['a', 'b'])['b'] == got['b']
 

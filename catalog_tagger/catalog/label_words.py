@@ -12,7 +12,7 @@ from unicodedata import normalize
 from .cells import portable_pattern
 
 # %% auto #0
-__all__ = ['MASK_RULES', 'word_stem', 'label_stems', 'names_label', 'label_names', 'find_mentions', 'mask_words']
+__all__ = ['MASK_RULES', 'NAME_RULES', 'word_stem', 'label_stems', 'names_label', 'label_names', 'find_mentions', 'mask_words']
 
 # %% ../../nbs/catalog/09b_label_words.ipynb #9b000006
 _ENDINGS = ('ern', 'ies', 'ves', 'es', 'en', 'er', 's', 'e', 'n', 'y', 'f')     # Of plurals, English and German
@@ -60,7 +60,7 @@ def names_label(
 def label_names(labels:Iterable[str])->dict[tuple[str, ...], list[int]]:
     "The stems of the words of each label → its number among `labels`."
     res = {}
-    for i, l in enumerate(labels): res.setdefault(tuple(map(word_stem, _WORDS.findall(l))), []).append(i)
+    for i, l in enumerate(labels): res.setdefault(tuple(word_stem(o) for o in _WORDS.findall(l) if len(o) <= _MOST_LETTERS), []).append(i)
     res.pop((), None)
     return res
 
@@ -69,7 +69,7 @@ def find_mentions(
     names:dict[tuple[str, ...], list[int]],   # From `label_names`
 )->list[int]:    # Numbers of labels, in order of the text
     "The labels that `text` names: at each place the longest one."
-    words, most, i, res = [word_stem(o) for o in _WORDS.findall(text)], max(map(len, names), default=0), 0, []
+    words = [word_stem(o) for o in _WORDS.findall(text) if len(o) <= _MOST_LETTERS]; most, i, res = max(map(len, names), default=0), 0, []
     while i < len(words):
         n = next((n for n in range(most, 0, -1) if tuple(words[i:i+n]) in names), 0)
         pair = (word_stem(''.join(words[i:i+2])),)     # T shirt
@@ -97,3 +97,10 @@ MASK_RULES = dict(
           'one of `masked` or ends with one that has 4 characters or more; otherwise delete it together with the next word if the stem of '
           'both stems together is one of `masked`, and go on after what was deleted',
     word=portable_pattern(_WORDS), letters=_MOST_LETTERS, endings=list(_ENDINGS))
+
+# %% ../../nbs/catalog/09b_label_words.ipynb #9b000023
+NAME_RULES = (
+    'in the text after `mask`, find all matches of `mask.word` of at most `mask.letters` characters and their stems; for each group, from the '
+    'left: the longest run of stems that is one of `names` names its labels, and the search goes on after it; otherwise, if the stem of this '
+    'and the next stem together is one of `names`, that is named, and the search goes on after both; named is 1 for the labels that are '
+    'named, else 0, and first is 1 for the first of them in each group')

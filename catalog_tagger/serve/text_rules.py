@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from ..catalog.descriptions import TEXT_RULES
-from ..catalog.label_words import MASK_RULES
+from ..catalog.label_words import MASK_RULES, NAME_RULES, label_names
+from ..catalog.labels import LabelSpace
 from ..catalog.ngrams import WORD
 from ..train.text_model import MOST_CHARACTERS
 from .tagger import Tagger
@@ -32,9 +33,9 @@ _TERM_STEPS = [
 # %% ../../nbs/serve/11a_text_rules.ipynb #11a00008
 _ANSWER_STEPS = [
     'a picture alone: score = output of the graph, decision `picture`',
-    'a text alone: score = sigmoid(margin), decision `alone` of the JSON of texts',
-    'both: score = sigmoid(a*logit(p) + b*margin + c) with p the output of the graph and [a, b, c] of `both.join.weights` for the '
-    'group of the label, or "" for a free tag (column `group` of the table of labels); decision `both.decision`',
+    'both: score = sigmoid(a*logit(p) + b*margin + n*named + f*first + c) with p the output of the graph and [a, b, n, f, c] of '
+    '`both.join.weights` for the group of the label, or "" for a free tag (column `group` of the table of labels); decision `both.decision`',
+    'a text alone: likewise without a*logit(p), by `alone` in place of `both`',
     'a product with several pictures: p as the rule `products` combines their outputs, then as above, with `products` of the JSON of texts '
     'in place of `both`, if it is not null',
     'calibrated = sigmoid(slope*logit(score) + shift) by `calibration` of the decision; in a group of `shares` instead '
@@ -46,6 +47,11 @@ _ANSWER_STEPS = [
     'a row whose answers in the mode balanced all reach `publish[""]` may be published without review; if that is absent, '
     'nothing is promised']
 
+def _label_stems(space:LabelSpace)->dict[str, list]:
+    "Group, or '' for free tags → the stems of the words of each label, and the label."
+    groups = space.exclusive | ({'': space.free} if space.free else {})
+    return {g: [[list(k), labels[i]] for k, at in label_names(map(space.bare, labels)).items() for i in at] for g, labels in groups.items()}
+
 def text_rules(
     t:Tagger,    # With `texts`
     stem:str,    # Name of its files, as in `write_text_files`
@@ -53,5 +59,5 @@ def text_rules(
     "All that a program needs to answer from texts with the files of an export."
     clean = [dict(rule=k, does=o.text, **o.how) for k, o in TEXT_RULES.items()]
     return dict(json=f'{stem}.json', arrays=f'{stem}.safetensors', columns=list(t.texts.columns), clean=clean, mask=MASK_RULES,
-                margin=_TERM_STEPS, answer=_ANSWER_STEPS, picture=t.decision and t.decision.to_dict(), parents=t.space.parents,
-                products=t.products.rule if t.products else 'mean')
+                margin=_TERM_STEPS, named=NAME_RULES, names=_label_stems(t.space), answer=_ANSWER_STEPS,
+                picture=t.decision and t.decision.to_dict(), parents=t.space.parents, products=t.products.rule if t.products else 'mean')
