@@ -4,6 +4,7 @@
 
 # %% ../../nbs/train/10_text_model.ipynb #10000003
 from __future__ import annotations
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,9 @@ def margins(
     texts:Iterable,   # As for `as_text`
 )->np.ndarray:        # Shape (texts, labels), float32; nan for a missing text
     "The margin of each label: above 0 where the text speaks for it."
+    texts = list(texts); long = [o for o in texts if isinstance(o, str) and len(o) > MOST_CHARACTERS]
+    if long: warnings.warn(f'{len(long)} of {len(texts)} texts have more than {MOST_CHARACTERS:,} characters and are read up to there, '
+                           f'such as {long[0][:40]!r}')
     res = [o @ self.weight[at] + self.bias if len(at) else np.full_like(self.bias, np.nan) for at, o in map(self.terms, texts)]
     return np.array(res, np.float32).reshape(-1, len(self.bias))
 
