@@ -90,6 +90,10 @@ def test_what_is_hidden_in_a_text_says_nothing(model):
     cut = 'x'*(MOST_CHARACTERS//10) + ' '
     assert model.plain(('blue '*MOST_CHARACTERS)[:MOST_CHARACTERS] + cut) == model.plain('blue '*MOST_CHARACTERS)
 
+def test_a_text_that_is_not_read_to_its_end_is_told(model):
+    with pytest.warns(UserWarning, match="1 of 2 texts have more than 100,000 characters and are read up to there, such as 'red red"):
+        model.margins(['red', 'red '*MOST_CHARACTERS])
+
 def test_control_characters_reach_no_vocabulary():
     model = fit_text_model(['red\x02dress \ud800', 'red\x02dress \ud800'], np.eye(2))
     assert not any(set(o) & {'\x02', '\ud800'} for o in model.vocab) and 'w reddress' in model.vocab
@@ -191,6 +195,14 @@ def test_no_text_was_in_the_model_that_judged_it():
     assert '' in fit_decision(expit(seen), targs[200:], SPACE).publish
     side = fit_text_side(as_rows(titles), targs, scores[200:], SPACE)
     for decision in (side.alone.decision, side.both.decision): assert not decision.publish
+
+def test_no_row_was_in_the_join_that_scored_it(monkeypatch):
+    shared = []
+    class Spy:
+        def __init__(self, scores, *rest): self.rows, self.join = set(map(tuple, scores)), fit_join(scores, *rest)
+        def apply(self, scores, *rest): shared.append(len(self.rows & set(map(tuple, scores)))); return self.join.apply(scores, *rest)
+    monkeypatch.setattr('catalog_tagger.serve.texts.fit_join', Spy); drawn_side(200)
+    assert shared == [0, 0, 0]
 
 def test_a_text_of_the_same_unit_was_not_there_either():
     "Each title of valid eight times, as products of one unit."

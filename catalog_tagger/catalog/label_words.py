@@ -92,10 +92,11 @@ def mask_words(
 
 # %% ../../nbs/catalog/09b_label_words.ipynb #9b000021
 MASK_RULES = dict(
-    steps='find all matches of `word` of at most `letters` characters; the stem of one is its casefolded NFKD form, letters and digits '
-          'alone, from which the first of `endings` that fits is cut as long as 4 characters are left, or 3 for s; delete a word if its stem is '
-          'one of `masked` or ends with one that has 4 characters or more; otherwise delete it together with the next word if the stem of '
-          'both stems together is one of `masked`, and go on after what was deleted',
+    steps='find all matches of `word` of at most `letters` characters; the stem of one is its casefolded NFKD form, letters '
+          'and digits alone, from which the first of `endings` that fits is cut as long as 4 characters are left, or 3 for '
+          's; delete a word if its stem is one of `masked` or ends with one that has 4 characters or more; otherwise delete '
+          'it together with the next word if the stem of both stems together is one of `masked`, and go on after what was '
+          'deleted',
     word=portable_pattern(_WORDS), letters=_MOST_LETTERS, endings=list(_ENDINGS))
 
 # %% ../../nbs/catalog/09b_label_words.ipynb #9b000023

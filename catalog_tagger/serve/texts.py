@@ -48,7 +48,7 @@ def text_signals(
     space:LabelSpace,
 )->np.ndarray:          # Shape (3, texts, labels), float32; nan for a text without a known n-gram, which counts as missing
     "What each text says of each label: the margin, whether it is named, and whether it is the first of its group that is named."
-    res = np.zeros((3, len(texts), len(space.vocab)), np.float32); plain = list(map(model.plain, texts)); res[0] = model.plain_margins(plain)
+    res = np.zeros((3, len(texts), len(space.vocab)), np.float32); plain = model.plain_texts(texts); res[0] = model.plain_margins(plain)
     for g, cols in _label_parts(space).items():
         names = label_names(space.bare(space.vocab[c]) for c in cols)
         for i, o in enumerate(plain):

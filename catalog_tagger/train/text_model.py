@@ -4,6 +4,7 @@
 
 # %% ../../nbs/train/10_text_model.ipynb #10000003
 from __future__ import annotations
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -61,12 +62,20 @@ def plain_margins(
     return np.array(res, np.float32).reshape(-1, len(self.bias))
 
 @patch
+def plain_texts(self:TextModel, texts:Iterable)->list[str]:
+    "`plain` of each text, with a warning about those that are too long to be read whole."
+    texts = list(texts); long = [o for o in texts if isinstance(o, str) and len(o) > MOST_CHARACTERS]
+    if long: warnings.warn(f'{len(long)} of {len(texts)} texts have more than {MOST_CHARACTERS:,} characters and are read up to there, '
+                           f'such as {long[0][:40]!r}')
+    return list(map(self.plain, texts))
+
+@patch
 def margins(
     self:TextModel,
     texts:Iterable,   # As for `as_text`
 )->np.ndarray:        # Shape (texts, labels), float32; nan for a missing text
     "The margin of each label: above 0 where the text speaks for it. A text without a known n-gram counts as missing."
-    return self.plain_margins(map(self.plain, texts))
+    return self.plain_margins(self.plain_texts(texts))
 
 # %% ../../nbs/train/10_text_model.ipynb #1000000c
 MOST_NGRAMS = 1 << 15     # Largest vocabulary
