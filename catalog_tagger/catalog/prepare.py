@@ -280,7 +280,7 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     told = [*_folds_note(given), *(report_shares(df, _fractions(cfg)[:3 - n]) if n < 2 else [])]
     parents = {} if cfg.words else catalog.parents    # those of the labels that the words replace
     space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=parents, groups=groups, source_folds=bool(given))
-    told += [_texts_note(catalog)]*texts
+    if texts: told.append(_texts_note(catalog))
     catalog = replace(catalog, notes=(*catalog.notes, *told, *recipe.unmet, *_lost_groups(groups, space)))
     df, bad = apply_labels(df, space); _check_open(df, space)
     return Prepared(catalog.keep(df, bad), space, audit, recipe, words, texts)
