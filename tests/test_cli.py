@@ -112,7 +112,7 @@ def test_a_preset_and_what_wins_over_it(capsys):
     (['tag', 'run', 'catalog', '--trust', '--out', 'run/learner.pkl'], "expected a file that ends in .csv"),
     (['tag', 'run', 'catalog', '--trust', '--out', ''], "expected a file that ends in .csv"),
     (['tag', 'run', 'catalog', '--trust', '--min-score', 'nan', '--out', 't.csv'], '--min-score nan, expected 0 to 1'),
-    (['tag', 'run', 'catalog/styles.csv', '--trust', '--out', 't.csv'], 'none of 1 pictures could be used'),
+    (['tag', 'run', 'catalog/styles.csv', '--no-text', '--trust', '--out', 't.csv'], 'none of 1 pictures could be used'),
     (['evaluate', 'run', 'catalog', '--out', 'run/learner.pkl'], "expected a file that ends in .json"),
     (['train', 'catalog', '--out', 'catalog/run'], 'is inside the catalog'),
     (['train', 'catalog', '--out', ''], 'out is empty'),

@@ -68,8 +68,8 @@ def test_a_column_of_pictures_with_another_name_is_an_error(place, tmp_path, cap
 
 @pytest.mark.parametrize('argv, said', [
     (['--product', 'sku'], '--product sku is for the table of --per product'),
-    (['--encoding', 'cp1252'], '--encoding cp1252 is for the table of --per product'),
-    (['--image-column', 'image'], '--image-column image is for the table of --per product'),
+    (['--encoding', 'cp1252'], '--encoding cp1252 is for a table, and none is read'),
+    (['--image-column', 'image'], '--image-column image is for a table, and none is read'),
     (['--per', 'product', '--product', 'sku'], '--product sku is for a table, and none is read')])
 def test_an_option_of_tag_without_effect_is_an_error(place, tmp_path, capsys, argv, said):
     code, text = says(capsys, 'tag', place/'run', place/'shop'/'images', '--out', tmp_path/'t.csv', *argv)

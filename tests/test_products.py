@@ -167,7 +167,7 @@ def test_a_run_scores_products_beside_pictures(run):
     assert tagger.products.rule == p['rule'] and tagger.products.losses == p['losses'] and 'products' in tagger.facts
 
 def test_product_scores_are_those_of_predict_products(run):
-    saved = Run.open(run[0]/'run'); tagger, df = saved.tagger(), saved.pictures('test')
+    saved = Run.open(run[0]/'run'); tagger, df = saved.tagger(), saved.pictures('test').drop(columns='text')
     answers = tagger.predict_products(df); labels = df.groupby('product')['labels'].agg(lambda o: {t for own in o for t in own})
     right = pd.Series({o: {t for t, _ in a} == labels[o] for o, a in answers.items()}, dtype=float)
     each = pd.Series([{t for t, _ in a} == set(o) for a, o in zip(tagger.predict(df), df['labels'])], dtype=float)
@@ -194,7 +194,8 @@ def test_a_damaged_part_of_metrics_is_refused(run, tmp_path):
 # -- tagging
 
 def tag(run, source, out, *more):
-    return main(['tag', str(run[0]/'run'), str(source), '--out', str(out), '--per', 'product', *map(str, more)])
+    "From pictures alone; tests/test_texts_tag.py has products with texts."
+    return main(['tag', str(run[0]/'run'), str(source), '--out', str(out), '--per', 'product', '--no-text', *map(str, more)])
 
 def new_shop(root):
     "New products without labels, of which one has a broken picture, and one no other."
