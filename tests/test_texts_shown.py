@@ -228,8 +228,8 @@ def test_a_person_adds_a_title_and_corrects(page, served, pictures, tagger):
     with page.expect_download() as d: page.get_by_role('button', name='Download corrections').click()
     rows = pd.read_csv(d.value.path(), keep_default_na=False, dtype=str)
     assert rows[['image', 'group', 'correct']].values.tolist() == [[pictures[1].name, 'articleType', 'Caps']]
-    page.on('dialog', lambda o: o.dismiss()); card.get_by_label('Title').press('Enter')
-    assert 'Corrected (1)' in card.inner_text()      # asked before they are removed
+    asked = []; page.on('dialog', lambda o: (asked.append(o.message), o.dismiss())); card.get_by_label('Title').press('Enter')
+    assert asked == ['The corrections of this card will be removed. Tag it again?'] and 'Corrected (1)' in card.inner_text()
 
 def test_a_title_alone_and_a_hostile_one(page, served, tagger):
     page.on('dialog', lambda o: pytest.fail(o.message)); page.goto(served); box = page.get_by_label('Or enter a title without a picture')
