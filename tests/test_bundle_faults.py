@@ -31,9 +31,9 @@ def bundle(tmp_path_factory):
                        {o: dict(label=o, count=3, rule='kept') for o in ('Apparel', 'Shoes', 'Red', 'Blue', 'new', 'Heels')})
     scores, targs = np.random.default_rng(0).random((40, 6)), np.eye(6)[np.arange(40) % 6]
     model = TextModel(['re', 'w red', 'w shoes'], np.ones(3, 'f'), np.ones((3, 6), 'f'), np.zeros(6, 'f'), frozenset(['heel']))
-    join, decision = fit_join(scores, 2*targs - 1, targs, space), fit_decision(scores, targs, space)
+    join, decision = fit_join(scores, np.stack([2*targs - 1, targs, targs]), targs, space), fit_decision(scores, targs, space)
     tagger = Tagger(build_model(find_arch(ARCH), HEAD)[0], space, Prep((32, 32), (.5,)*3, (.25,)*3), 'sigmoid', arch=ARCH,
-                    texts=TextSide(model, ['title'], decision, Joined(join, decision), Joined(join, decision)))
+                    texts=TextSide(model, ['title'], *[Joined(join, decision)]*3))
     return save_bundle(tagger, tmp_path_factory.mktemp('whole')/'bundle', facts=dict(seed=1),
                        metrics={'recall@3': dict(score=.5, low=.4, high=.6, nothing=0., commonest=.3)},
                        words=dict(lang='de', engine='hanta', k=3, phrases=[], names=dict(noun={}, adj={}), idf={'kleid': 1.},

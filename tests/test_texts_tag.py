@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
-from scipy.special import expit
 
 from catalog_tagger.apps.cli import main
 from catalog_tagger.core.config import RunConfig
@@ -17,6 +16,7 @@ from catalog_tagger.runs.folder import Run
 from catalog_tagger.runs.tag import find_rows, tag_run
 from catalog_tagger.serve.many import tag_many, tag_many_ray
 from catalog_tagger.serve.review import review_queue
+from catalog_tagger.serve.texts import text_signals
 from catalog_tagger.testing.demo import demo_shop
 from catalog_tagger.train.text_model import TextModel
 
@@ -59,10 +59,14 @@ def says(capsys, *argv):
     capsys.readouterr(); code = main([*map(str, argv), '--quiet']); o = capsys.readouterr()
     return code, o.out + o.err
 
+def from_text(tagger, texts, scores=None):
+    "The scores of texts, or of pictures with texts."
+    t = tagger.texts; joined = t.alone if scores is None else t.both
+    return joined.join.apply(scores, text_signals(t.model, list(texts), tagger.space), tagger.space)
+
 def by_hand(tagger, scores, texts):
     "The answers of rows with a picture and a text, from the parts of the tagger."
-    t = tagger.texts; p = t.both.join.apply(scores, t.model.margins(texts), tagger.space)
-    return replace(tagger, texts=None, decision=t.both.decision).answers(p)
+    return replace(tagger, texts=None, decision=tagger.texts.both.decision).answers(from_text(tagger, texts, scores))
 
 # -- a table with texts
 
@@ -80,7 +84,7 @@ def test_a_text_is_joined_or_answers_alone(tagger, rows, tmp_path):
     n, rejected = tag_many(tagger, df, tmp_path/'t.csv', k=None, bs=4)
     got = answers(tmp_path/'t.csv'); scores = tagger.scores(df['image'][:6].tolist())
     for o, want in zip(df['image'][:6], by_hand(tagger, scores, df['text'][:6])): close(got[o], want)
-    alone = replace(tagger, texts=None, decision=tagger.texts.alone).answers(expit(tagger.texts.model.margins(df['text'][6:])))
+    alone = replace(tagger, texts=None, decision=tagger.texts.alone.decision).answers(from_text(tagger, df['text'][6:]))
     for o, want in zip(['row 6', 'row 7', df['image'][8]], alone): close(got[o], want)
     assert n == 9 and rejected['image'].tolist() == [df['image'][8]] and 'missing' in rejected['reason'][0]
 
@@ -112,8 +116,8 @@ def test_the_queue_of_each_side_is_of_its_decision(tagger, rows, tmp_path):
         own = df[(df['image'] == '') if side == 'text' else (df['image'] != '') & (df['text'] != '') if side == 'both' else df['text'] == '']
         names = [o or f'row {i}' for i, o in own['image'].items()]
         scores, features = tagger.scores_and_features(own['image'].tolist()) if side != 'text' else (None, None)
-        if side == 'text': scores = expit(tagger.texts.model.margins(own['text']))
-        if side == 'both': scores = tagger.texts.both.join.apply(scores, tagger.texts.model.margins(own['text']), tagger.space)
+        if side == 'text': scores = from_text(tagger, own['text'])
+        if side == 'both': scores = from_text(tagger, own['text'], scores)
         want = review_queue(pd.DataFrame(dict(image=names)), scores, tagger.space, tagger.for_side(side).decision, features=features)
         got = queue[queue.index.isin(names)]
         assert set(got.index) == set(want['image']) and len(own)
@@ -129,19 +133,19 @@ def test_a_changed_text_is_not_a_finished_job(tagger, rows, tmp_path, monkeypatc
     assert out.read_bytes() != before
     calls = []
     def stop(self, *args): calls.append(1); return margins(self, *args) if len(calls) < 3 else (_ for _ in ()).throw(MemoryError())
-    margins = TextModel.margins; how = dict(bs=8, chunk=8, workers=1)
+    margins = TextModel.plain_margins; how = dict(bs=8, chunk=8, workers=1)
     with monkeypatch.context() as m, pytest.raises(MemoryError):
-        m.setattr(TextModel, 'margins', stop); tag_many(tagger, rows, tmp_path/'u.csv', **how)
+        m.setattr(TextModel, 'plain_margins', stop); tag_many(tagger, rows, tmp_path/'u.csv', **how)
     assert len(list((tmp_path/'u.csv.parts').glob('*.csv'))) > 0
     with pytest.warns(UserWarning, match='starts over: source has changed'): tag_many(tagger, changed, tmp_path/'u.csv', **how)
     tag_many(tagger, changed, tmp_path/'v.csv', **how)
     assert (tmp_path/'u.csv').read_bytes() == (tmp_path/'v.csv').read_bytes()
 
 def test_an_interrupted_job_is_resumed_with_its_texts(tagger, rows, tmp_path, monkeypatch):
-    calls, margins, how = [], TextModel.margins, dict(bs=8, chunk=8, workers=1)
+    calls, margins, how = [], TextModel.plain_margins, dict(bs=8, chunk=8, workers=1)
     def stop(self, *args): calls.append(1); return margins(self, *args) if len(calls) < 4 else (_ for _ in ()).throw(MemoryError())
     with monkeypatch.context() as m, pytest.raises(MemoryError):
-        m.setattr(TextModel, 'margins', stop); tag_many(tagger, rows, tmp_path/'t.csv', **how)
+        m.setattr(TextModel, 'plain_margins', stop); tag_many(tagger, rows, tmp_path/'t.csv', **how)
     tag_many(tagger, rows, tmp_path/'t.csv', **how); tag_many(tagger, rows, tmp_path/'u.csv', **how)
     assert (tmp_path/'t.csv').read_bytes() == (tmp_path/'u.csv').read_bytes()
 

@@ -36,7 +36,7 @@ def text_ngrams(
     tag:str,         # A label
 )->pd.DataFrame:     # Columns `ngram`, `kind` (`piece` of a word, `word` or `pair` of words) and `part`, highest part first
     "The known n-grams of `text` and how much each speaks for `tag`: its weight times its value; with the bias they sum to the margin."
-    label = _label_column(tagger, tag); m = tagger.texts.model; at, x = m.terms(text)
+    label = _label_column(tagger, tag); m = tagger.texts.model; at, x = m.terms(m.plain(text))
     rows = [(*_shown_ngram(m.vocab[i]), p) for i, p in zip(at, (x*m.weight[at, label]).tolist())]
     return pd.DataFrame(sorted(rows, key=lambda o: -o[2]), columns=['ngram', 'kind', 'part'])
 
