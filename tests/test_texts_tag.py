@@ -1,15 +1,13 @@
 "Titles beside pictures from the command line: tagging from what is there, scoring, and faults of labels."
-import json, os, shutil, sys
+import json, os, shutil
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
 
 from catalog_tagger.apps.cli import main
 from catalog_tagger.core.config import RunConfig
-from catalog_tagger.core.files import CatalogError
-from catalog_tagger.core.table import read_table
+from catalog_tagger.core.table import read_table, write_table
 from catalog_tagger.report.label_issues import run_issues
 from catalog_tagger.runs.evaluate import evaluate_run
 from catalog_tagger.runs.folder import Run
@@ -113,7 +111,7 @@ def test_the_queue_of_each_side_is_of_its_decision(tagger, rows, tmp_path):
     tag_many(tagger, df, tmp_path/'t.csv', review=tmp_path/'q.csv', bs=16)
     queue = read_table(tmp_path/'q.csv').set_index('image')
     for side in ('text', 'both', 'picture'):
-        own = df[(df['image'] == '') if side == 'text' else (df['image'] != '') & (df['text'] != '') if side == 'both' else df['text'] == '']
+        own = df[dict(text=df['image'] == '', both=(df['image'] != '') & (df['text'] != ''), picture=df['text'] == '')[side]]
         names = [o or f'row {i}' for i, o in own['image'].items()]
         scores, features = tagger.scores_and_features(own['image'].tolist()) if side != 'text' else (None, None)
         if side == 'text': scores = from_text(tagger, own['text'])
@@ -164,7 +162,8 @@ def test_products_are_joined_with_their_first_text(tagger, rows, tmp_path):
 
 def test_a_product_without_pictures_is_answered_per_product(place, tmp_path, capsys):
     df = new_shop(tmp_path/'new'); n = df['sku'].nunique()
-    code, said = says(capsys, 'tag', place/'run', tmp_path/'new'/'products.csv', '--per', 'product', '--text-only', '--out', tmp_path/'t.csv')
+    how = ['--per', 'product', '--text-only', '--out', tmp_path/'t.csv']
+    code, said = says(capsys, 'tag', place/'run', tmp_path/'new'/'products.csv', *how)
     assert code == 0 and f'{n} products tagged' in said and 'pictures are not opened' in said
     assert set(answers(tmp_path/'t.csv', 'product')) == set(df['sku'])
 
@@ -200,7 +199,8 @@ def test_without_texts_a_folder_is_tagged_as_ever(place, tagger, tmp_path):
 def test_a_table_without_pictures_is_answered_from_texts(place, tagger, tmp_path, capsys, columns, names):
     df = new_shop(tmp_path/'new', lambda df: df.drop_duplicates('sku').assign(id=range(100, 100 + df['sku'].nunique()))[columns])
     code, said = says(capsys, 'tag', place/'run', tmp_path/'new'/'products.csv', '--text-only', '--out', tmp_path/'t.csv')
-    want = df['sku'] if names == 'product' else df['id'].astype(str) if names == 'column id' else [f'row {i} of products.csv' for i in range(len(df))]
+    numbers = [f'row {i} of products.csv' for i in range(len(df))]
+    want = df['sku'] if names == 'product' else df['id'].astype(str) if names == 'column id' else numbers
     got = answers(tmp_path/'t.csv')
     assert code == 0 and f'rows are named by their {names}' in said and list(got) == list(want)
     for name, text in zip(want, df['title']): close(got[name], tagger.predict(texts=text))
@@ -252,7 +252,8 @@ def ray():
     ray = pytest.importorskip('ray', reason='needs Ray: pip install "catalog_tagger[ray]"')
     pytest.importorskip('pyarrow', reason='Ray Data needs pyarrow')
     os.environ |= dict(RAY_USAGE_STATS_ENABLED='0', RAY_DATA_DISABLE_PROGRESS_BARS='1', RAY_DEDUP_LOGS='1')
-    ray.init(num_cpus=1, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False, logging_level='ERROR', address='local')
+    ray.init(num_cpus=1, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False, logging_level='ERROR',
+             address='local')
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield ray
     ray.shutdown()
@@ -278,7 +279,8 @@ def test_evaluation_scores_the_three_sides(place, tmp_path, capsys):
     res = evaluate_run(place/'run', place/'shop', say=lines.append)
     assert res['texts']['rows'] == run.metrics['texts']['rows'] and any('from the text (title)' in o for o in lines)
     for s in ('picture', 'text', 'both'):
-        for m, o in res['texts']['sides'][s].items(): assert o['score'] == pytest.approx(run.metrics['texts']['sides'][s][m]['score'], abs=1e-6, nan_ok=True)
+        ours, theirs = ({m: o['score'] for m, o in d['sides'][s].items()} for d in (res['texts'], run.metrics['texts']))
+        assert ours == pytest.approx(theirs, abs=1e-6)
     code, said = says(capsys, 'evaluate', place/'run', place/'shop', '--no-text', '--out', tmp_path/'e.json')
     d = json.loads((tmp_path/'e.json').read_text())
     assert code == 0 and 'from the text' not in said and 'texts' not in d
@@ -300,7 +302,6 @@ def test_a_title_shows_a_wrong_label(place, tmp_path, whole):
     other = dict(Jeans='Tshirts', Tshirts='Jeans', Watches='Tshirts')
     at = df.index[(df['split'] == 'test') & of.notna()][:3]; assert len(at) > 1
     for i in at: df.at[i, 'labels'] = [t if t != of[i] else other[of[i]] for t in df['labels'][i]]
-    from catalog_tagger.core.table import write_table
     write_table(f, df); found = run_issues(tmp_path/'run', place/'shop', whole=whole).set_index('image')
     for i in at:
         own = found.loc[[str((place/'shop'/df['image'][i]).resolve())]]

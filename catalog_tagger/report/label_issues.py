@@ -138,8 +138,8 @@ def _held_out_scores(run:Run, df:pd.DataFrame, trust:bool)->np.ndarray:
     scores = tagger.scores(df['image'][held]); res = tagger.calibrated(scores)
     if tagger.texts is None or 'text' not in df: return res
     signals = _signals_of(df[held], df[~held], tagger.space, run.config.mask_labels); there = np.isfinite(signals[0]).all(1)
-    if there.any(): res[there] = tagger.for_side('both').calibrated(
-        tagger.texts.both.join.apply(scores[there], signals[:, there], tagger.space))
+    both = tagger.texts.both.join.apply(scores[there], signals[:, there], tagger.space)
+    if there.any(): res[there] = tagger.for_side('both').calibrated(both)
     return res
 
 def _probe_run(run:Run, df:pd.DataFrame)->np.ndarray:
