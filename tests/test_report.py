@@ -176,8 +176,8 @@ def test_intervals_overlap_or_not(low, says):
 
 def test_the_sections(report, both):
     def ids(path): return re.findall('<h2 id="(.*?)"', path.read_text(encoding='utf-8'))
-    assert ids(report) == ['data', 'split', 'labels', 'training', 'scores', 'words-and-pictures', 'each-label', 'confusion', 'worst-pictures',
-                           'doubtful-pictures', 'what-can-be-published', 'speed', 'versions', 'to-repeat-it']
+    assert ids(report) == ['data', 'split', 'labels', 'training', 'scores', 'words-and-pictures', 'each-label', 'confusion',
+                           'worst-pictures', 'doubtful-pictures', 'what-can-be-published', 'speed', 'versions', 'to-repeat-it']
     assert ids(both) == ['runs', 'scores', 'each-label', 'training', 'speed', 'versions', 'to-repeat-them']
 
 # ---- as a file

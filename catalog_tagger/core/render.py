@@ -19,8 +19,8 @@ COLOURS = {   # Meaning → colour on a light and on a dark background
     'right': ('#1b7337', '#66d28e'),
     'wrong': ('#b3261e', '#ff8b80'),
     'heat':  ('#ffd600', '#ffd600'),
-    'for':   ('#0072b2', '#56b4e9'),    # words that speak for a tag, and against it
-    'against': ('#d55e00', '#f0a050')}
+    'for':   ('#0a6ab0', '#5cb3ec'),    # Words that speak for a tag, and against it
+    'against': ('#c85a00', '#f2a65a')}
 
 def colour_css()->str:
     "`COLOURS` as CSS variables, `var(--wrong)`, for the light or dark mode of the browser; printed pages are light."
