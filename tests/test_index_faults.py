@@ -128,7 +128,8 @@ TEXTS = {
 for name, wrong in (('index.json', WRONG), ('embedder.json', EMBEDDER), ('texts.json', TEXTS)):
     signed |= {f'{name} {".".join(map(str, keys))} = {repr(o)[:60]}': at(o, *keys, name=name) for keys, values in wrong.items()
                for o in values}
-    signed |= {f'{name} no {keys[0]}': at(at, keys[0], name=name) for keys in wrong if len(keys) == 1 and keys[0] not in ('path', 'file', 'pattern')}
+    signed |= {f'{name} no {keys[0]}': at(at, keys[0], name=name) for keys in wrong
+               if len(keys) == 1 and keys[0] not in ('path', 'file', 'pattern')}
 
 def tensors(change):
     return lambda d: save_file({k: v.contiguous() for k, v in change(load_file(d/'model.safetensors'), 'body.conv_stem.weight').items()},

@@ -86,7 +86,8 @@ def test_a_row_without_a_text_is_asked_by_its_picture(plain, mixed):
 def test_a_picture_alone_and_a_text_alone(plain, mixed, other):
     one, two = mixed.search(other, k=150), plain.search(other, k=150)
     np.testing.assert_allclose(one['score'], two['score'], atol=1e-5)
-    assert one.attrs['notes'] == ['compared by pictures alone: the score is the cosine of pictures, not the mix of this index (text weight 0.3)']
+    note = 'compared by pictures alone: the score is the cosine of pictures, not the mix of this index (text weight 0.3)'
+    assert one.attrs['notes'] == [note]
     words = mixed.search(text='blue handbag', k=150); exact = exact_cosines(mixed, 'blue handbag')
     assert 'compared by texts alone' in words.attrs['notes'][0] and np.abs(in_order(mixed, words) - exact).max() < .25
     best = mixed.search(text='red watch', k=3)
@@ -148,7 +149,8 @@ def test_auto_takes_the_best_weight_on_valid(place):
     run = Run.open(place/'run'); rows = run.pictures('valid'); embedder, tagger = load_embedder(place/'run')
     title = index.table.set_index('image')['text'].reindex(rows['image'])
     there = (title.fillna('') != '').to_numpy(); rows, title = rows[there], title[there]
-    v, t, unit = embedder(rows['image']), text_vectors(tagger.texts.model, title), index.table.set_index('image')['unit'].reindex(rows['image'])
+    v, t = embedder(rows['image']), text_vectors(tagger.texts.model, title)
+    unit = index.table.set_index('image')['unit'].reindex(rows['image'])
     Y = tagger.space.one_hot(rows['labels'])
     for w in (0, .5, 1):
         want = retrieval_scores(np.hstack([(1 - w)**.5*v, w**.5*t]), Y, unit=unit.tolist())['score']['nDCG@10']
@@ -183,7 +185,7 @@ def test_errors_of_one_line(place, plain, mixed, tmp_path, capsys):
     p = place; out = ['--out', tmp_path/'i']
     cases = [
         (['index', OLD/'run', p/'shop', *out, '--text-weight', '.5'], 'for a run that has learned from texts too'),
-        (['index', 'test_efficientnet', p/'shop', *out, '--text-weight', 'auto', '--weights', 'none'], 'test_efficientnet knows pictures alone'),
+        (['index', 'test_efficientnet', p/'shop', *out, '--text-weight', 'auto', '--weights', 'none'], 'knows pictures alone'),
         (['index', p/'run', p/'shop'/'images', *out, '--text-weight', '.5'], 'has no texts to compare: name their columns with --text'),
         (['index', p/'run'/'tagger', p/'shop', *out, '--text-weight', 'auto'], 'is a bundle: give a number from 0 to 1'),
         *((['index', p/'run', p/'shop', *out, f'--text-weight={o}'], f"--text-weight '{o}', expected auto or a number from 0 to 1")

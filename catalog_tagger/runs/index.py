@@ -171,7 +171,7 @@ def _best_mix(embedder:Embedder, tagger:Tagger, rows:pd.DataFrame, say)->TextMix
     model, Y = tagger.texts.model, tagger.space.one_hot(rows['labels'])
     scores = weight_scores(embedder(rows['image']), text_vectors(model, rows['text']), Y, rows['unit']); best = best_weight(scores)
     say(f'text weight {best:g} is the best on the {len(rows)} pictures of valid: nDCG@10 is {scores[best]:.3f} with it, '
-        f'{scores[0]:.3f} by pictures alone, {scores[1]:.3f} by texts alone')
+        f'{scores[0]:.3f} by pictures alone, {scores[1]:.3f} by texts alone' + ('' if best else ': the index compares pictures alone'))
     return TextMix(model, best, measured={f'{k:g}': o for k, o in scores.items()}) if best else None
 
 def _make_mix(model, embedder:Embedder, tagger:Tagger, catalog:Catalog, weight:float|str, say)->TextMix|None:
