@@ -146,7 +146,7 @@ def test_a_preset_and_what_wins_over_it(capsys):
     (['index', 'run', 'catalog', '--where', 'price < 5', '--out', 'i'], 'not a valid condition on the columns'),
     (['similar', 'run', 'a.jpg'], 'cannot be loaded'),
     (['similar', 'gone', 'a.jpg'], 'it is not a folder'),
-    (['similar', 'run'], 'give a picture, --tags or both, or --duplicates alone'),
+    (['similar', 'run'], 'give a picture, --text, --tags or several of them, or --duplicates alone'),
     (['similar', 'run', 'a.jpg', '--duplicates', '.9'], 'or --duplicates alone'),
     (['similar', 'run', 'a.jpg', '--out', 'a.txt'], 'expected a file that ends in .csv'),
 ])

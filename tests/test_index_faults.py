@@ -1,5 +1,5 @@
 "Index folders that are damaged, forged or out to do harm: one `EmbeddingsError` each, and nothing is run, read outside or changed."
-import json, os, shutil, struct
+import json, os, re, shutil, struct
 from io import BytesIO
 
 import numpy as np, pandas as pd, pytest, torch
@@ -15,9 +15,12 @@ from catalog_tagger.train.heads import build_model
 from catalog_tagger.core.sealed import seal
 from catalog_tagger.search.vectors import EmbeddingsError
 from catalog_tagger.search.index import INDEX_FILES, SimilarIndex
+from catalog_tagger.search.text_mix import TextMix
+from catalog_tagger.train.text_model import TextModel
 
 faiss = pytest.importorskip('faiss', reason='the index under test has cells of FAISS')
 ARCH, N, D = 'mobilenetv3_small_050', 120, 6
+MIX = TextMix(TextModel(['w red', 'w shoe'], np.array([1, 2], 'f'), np.zeros((2, 0), 'f'), np.zeros(0, 'f')), .25, 8)
 HEAD = [dict(layer='AdaptiveAvgPool2d'), dict(layer='Flatten'), dict(layer='Linear', in_features=288, out_features=D, bias=True),
         dict(layer='UnitLength')]
 def sign(d): seal(d, INDEX_FILES)
@@ -25,13 +28,14 @@ SIGNED = [o for o in INDEX_FILES if o != 'SHA256SUMS']
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    "An index with cells, a table and a model."
+    "An index with cells, a table, a model and texts."
     torch.manual_seed(0)
     v = np.random.default_rng(0).normal(size=(N, D)); v = (v/np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32)
     table = pd.DataFrame(dict(image=[f'{i:03}.jpg' for i in range(N)], year=[2010 + i % 9 for i in range(N)],
                               colour=['Red', 'Blue', None]*(N//3), labels=[['Shoe', 'Red'], [], ['Bag']]*(N//3)))
     embedder = Embedder(build_model(find_arch(ARCH), HEAD)[0].eval(), Prep((32, 32), (.5,)*3, (.25,)*3), ARCH)
-    return SimilarIndex.build(v, table, kind='ivf_sq8', embedder=embedder).save(tmp_path_factory.mktemp('whole')/'index')
+    v = MIX.mix(v, MIX.vectors(['red', 'shoe', None]*(N//3)))
+    return SimilarIndex.build(v, table, kind='ivf_sq8', embedder=embedder, texts=MIX).save(tmp_path_factory.mktemp('whole')/'index')
 
 # Mutations: name → what it does to a copy of the index. Those under `signed` get right sums afterwards.
 plain, signed = {}, {}
@@ -56,26 +60,27 @@ def poked(value):
 ARRAYS = {'short': lambda a: a[:-1], 'long': lambda a: np.concatenate([a, a[:1]]), 'narrow': lambda a: a[:, :-1], 'flat': np.ravel,
           'cube': lambda a: a[None], 'empty': lambda a: a[:0], 'double': lambda a: a.astype('f8'), 'whole numbers': lambda a: a.astype(int),
           'big endian': lambda a: a.astype('>f4'), 'fortran': np.asfortranarray, 'complex': lambda a: a.astype('c8'),
-          'objects': lambda a: a.astype(object), 'text': lambda a: a.astype(str), 'records': lambda a: a.view('f4,f4'),
+          'objects': lambda a: a.astype(object), 'text': lambda a: a.astype(str), 'records': lambda a: a.view([('x', 'f4')]),
           'nan': poked(np.nan), 'infinite': poked(np.inf)}
 signed |= {f'{name} {k}': array(name, f) for name in ('vectors.npy', 'centroids.npy') for k, f in ARRAYS.items()}
 signed |= {f'vectors {k}': array('vectors.npy', f)
            for k, f in {'doubled': lambda a: a*2, 'zero': lambda a: a*0, 'one zero': poked(5)}.items()}
 
+def shaped(shape, header): return re.sub(r'\(\d+, \d+\)', shape, header)
 def npy_header(change, name='vectors.npy'):
     def do(d):
         data = (d/name).read_bytes(); n, = struct.unpack('<H', data[8:10]); head = change(data[10:10+n].decode('latin1')).encode('latin1')
         (d/name).write_bytes(data[:8] + struct.pack('<H', len(head)) + head + data[10+n:])
     return do
 signed |= {f'npy header {k}': npy_header(f) for k, f in {
-    'code': lambda s: "__import__('os').system('touch exploded')\n", 'terabyte': lambda s: s.replace(f'({N}, {D})', f'({2**40}, {D})'),
-    'negative': lambda s: s.replace(f'({N}, {D})', f'(-{N}, -{D})'), 'overflow': lambda s: s.replace(f'({N}, {D})', f'({2**62}, 4)'),
+    'code': lambda s: "__import__('os').system('touch exploded')\n", 'terabyte': lambda s: shaped(f'({2**40}, {D})', s),
+    'negative': lambda s: shaped(f'(-{N}, -{D})', s), 'overflow': lambda s: shaped(f'({2**62}, 4)', s),
     'empty': lambda s: '', 'junk': lambda s: s[::-1], 'deep': lambda s: '('*5000, 'one more key': lambda s: s.replace('{', "{'x': 1, "),
     'descr': lambda s: s.replace('<f4', '|O'), 'strange': lambda s: s.replace("'<f4'", "'os.system'")}.items()}
 signed['npy of version 2'] = lambda d: (d/'vectors.npy').write_bytes((data := (d/'vectors.npy').read_bytes())[:6] + b'\x02\x00' + data[8:])
 
 def text(name, change): return lambda d: (d/name).write_bytes(change((d/name).read_text()).encode('utf-8', 'surrogatepass'))
-signed |= {f'{name} {k}': text(name, f) for name in ('ids.json', 'index.json', 'embedder.json') for k, f in {
+signed |= {f'{name} {k}': text(name, f) for name in ('ids.json', 'index.json', 'embedder.json', 'texts.json') for k, f in {
     'deep': lambda s: '['*10**5, 'empty': lambda s: '', 'null': lambda s: 'null', 'a word': lambda s: '"x"', 'cut': lambda s: s[:len(s)//2],
     'two': lambda s: s + s, 'nan': lambda s: '[NaN]', 'marked': lambda s: '\ufeff' + s}.items()}
 signed |= {'twice': text('index.json', lambda s: s.replace('"format": 1', '"format": 1, "format": 1')),
@@ -113,10 +118,18 @@ EMBEDDER = {
     ('head', 2, 'out_features'): [7, 2**30, 2**62, '6'], ('prep',): [None, [], 'x', {}], ('prep', 'size'): [32, [0, 32], [10**9, 10**9]],
     ('prep', 'std'): [[0, 0, 0], None], ('prep', 'opening'): [0, OPENING_VERSION + 1, None], ('file',): ['/etc/passwd'],
 }
-for name, wrong in (('index.json', WRONG), ('embedder.json', EMBEDDER)):
+TEXTS = {
+    ('format',): ['1', 0, 2, None], ('weight',): [0, -1, .5, 1, 1.5, '0.25', None, True, []],
+    ('dims',): [0, -8, 7, 9, 16, 4096, 2**62, '8', None, 8.5], ('measured',): [None, [], {'0': 2}, {'0': 'x'}],
+    ('vocab',): [None, [], 'x', ['w red'], ['w red']*2, ['w red', ''], ['w red', 1], ['w red', 'x'*501], ['w red', '\ud800']],
+    ('idf',): [None, [], [1], [1, 0], [1, -1], [1, 1e9], [1, '2'], [1, None], [[1], [2]]],
+    ('masked',): [None, 'x', [1], ['']], ('pattern',): ['(a+)+'],
+}
+for name, wrong in (('index.json', WRONG), ('embedder.json', EMBEDDER), ('texts.json', TEXTS)):
     signed |= {f'{name} {".".join(map(str, keys))} = {repr(o)[:60]}': at(o, *keys, name=name) for keys, values in wrong.items()
                for o in values}
-    signed |= {f'{name} no {keys[0]}': at(at, keys[0], name=name) for keys in wrong if len(keys) == 1 and keys[0] not in ('path', 'file')}
+    signed |= {f'{name} no {keys[0]}': at(at, keys[0], name=name) for keys in wrong
+               if len(keys) == 1 and keys[0] not in ('path', 'file', 'pattern')}
 
 def tensors(change):
     return lambda d: save_file({k: v.contiguous() for k, v in change(load_file(d/'model.safetensors'), 'body.conv_stem.weight').items()},
@@ -126,6 +139,7 @@ signed |= {f'tensors {k}': tensors(f) for k, f in {
     'arrays': lambda t, k: t | {'arrays.more': torch.zeros(1)}, 'half': lambda t, k: t | {k: t[k].half()},
     'nan': lambda t, k: t | {k: t[k]*torch.nan}, 'flat': lambda t, k: t | {k: t[k].flatten()}}.items()}
 signed |= {'centroids without cells': lambda d: (at('flat', 'kind')(d), at({}, 'settings')(d)),
+           'mixed vectors without texts.json': lambda d: (d/'texts.json').unlink(),
            'a model without embedder.json': lambda d: (d/'embedder.json').unlink(),
            'embedder.json without a model': lambda d: (d/'model.safetensors').unlink(),
            'cells without centroids': lambda d: (d/'centroids.npy').unlink(),
@@ -149,7 +163,7 @@ def test_the_canary_would_sing(tmp_path): check_canary(tmp_path)
 def embeddings(whole, tmp_path_factory):
     d = tmp_path_factory.mktemp('whole')/'embeddings'; d.mkdir()
     index = SimilarIndex.load(whole)
-    np.save(d/'vectors.npy', index.vectors); write_json(d/'ids.json', index.table['image'].tolist())
+    np.save(d/'vectors.npy', index.texts.parts(index.vectors)[0]); write_json(d/'ids.json', index.table['image'].tolist())
     write_table(d/'rejected.csv', rejected_table())
     write_embedder(index.embedder, d); seal(d, INDEX_FILES)
     return d

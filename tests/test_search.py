@@ -144,7 +144,8 @@ def test_two_options_of_similar_are_heeded_or_refused(folder, run, tmp_path, mon
     given = [*asks, *pair, *(() if 'out' in pair else ('out',))]
     code, said = run('similar', folder, *(o for k in given for o in SAMPLES[k]))
     if says := REFUSED.get(frozenset(pair)):
-        assert code == 2 and says in said and 'give a picture, --tags or both, or --duplicates alone' in said and not os.listdir()
+        alone = 'give a picture, --text, --tags or several of them, or --duplicates alone'
+        assert code == 2 and says in said and alone in said and not os.listdir()
     else:
         df = pd.DataFrame(json.loads(Path('o.json').read_text()))
         assert code == 0 and len(df) and all(FOLLOWED[k](df) for k in given if k != 'out'), said

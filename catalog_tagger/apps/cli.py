@@ -337,12 +337,12 @@ def index(
     return 5 if folder_stamp(out) == before else None
 
 # %% ../../nbs/apps/03_cli.ipynb #dffc54c4
-def _check_similar(picture, tags, duplicates, per:str):
+def _check_similar(picture, text, tags, duplicates, per:str):
     "Raise `CatalogError` unless the options of `similar` can be followed together."
-    alone = 'give a picture, --tags or both, or --duplicates alone'
-    if duplicates is None and picture is None and tags is None: raise CatalogError(alone)
+    alone = 'give a picture, --text, --tags or several of them, or --duplicates alone'
+    given = {'a picture': picture is not None, 'text=': text is not None, 'tags=': tags is not None, f'per={per}': per != PER[0]}
+    if duplicates is None and not any(list(given.values())[:3]): raise CatalogError(alone)
     if duplicates is None: return
-    given = {'a picture': picture is not None, 'tags=': tags is not None, f'per={per}': per != PER[0]}
     if clash := next((o for o, there in given.items() if there), None):
         raise CatalogError(f'{clash} cannot be combined with --duplicates, which lists pairs; select pictures with --where; {alone}')
     if not -1 <= duplicates <= 1: raise CatalogError(f'duplicates={duplicates:g}, expected a cosine of -1 to 1')
@@ -357,7 +357,8 @@ def _shown(res)->str:
 def similar(
     index:str,                   # Folder of an index, from the command index
     picture:str=None,            # A picture, or a product, an id or a file name of the index
-    *, k:int=None,               # Number of answers; default: 10, with --duplicates 20 pairs, or all pairs with --out
+    *, text:str=None,            # Words to search for besides or instead, in an index that was built with text_weight
+    k:int=None,                  # Number of answers; default: 10, with --duplicates 20 pairs, or all pairs with --out
     where:str=None,              # Condition on the columns of the catalog, such as "baseColour == 'Blue' and year > 2012"
     tags:tuple[str, ...]=None,   # Tags that all answers have; without a picture, the most typical ones come first
     duplicates:float=None,       # List pairs of pictures with at least this cosine instead, such as 0.98
@@ -366,15 +367,15 @@ def similar(
     max_input:int=MAX_INPUT,  # Largest input of a model to accept, in pixels; a larger one takes much memory
     replace:bool=False,          # Replace what is there even if it was changed since it was written, or was not written by this command
 ):
-    "Search an index for products similar to a picture or an id, or by tags, or list its duplicates."
-    _check_similar(picture, tags, duplicates, per)
+    "Search an index for products similar to a picture or an id, by words or by tags, or list its duplicates."
+    _check_similar(picture, text, tags, duplicates, per)
     out = _target(out, '--out', replace, '.csv', '.json'); _loading(index)
     from catalog_tagger.core.table import json_rows, write_table
     from catalog_tagger.search.index import SimilarIndex
     found = SimilarIndex.load(index, max_input=max_input)
     if duplicates is not None: res = found.duplicates(duplicates, k, where=where)
-    elif tags: res = found.find(tags, picture, ANSWERS if k is None else k, where=where, per=per)
-    else: res = found.search(picture, ANSWERS if k is None else k, where=where, per=per)
+    elif tags: res = found.find(tags, picture, ANSWERS if k is None else k, text=text, where=where, per=per)
+    else: res = found.search(picture, ANSWERS if k is None else k, text=text, where=where, per=per)
     notes = list(res.attrs['notes'])
     if out is not None: write_table(out, res) if out.suffix.lower() == '.csv' else write_json(out, json_rows(res))
     elif duplicates is not None and k is None and len(res) > PAIRS:
@@ -468,6 +469,8 @@ _EXAMPLES = '''examples:
   catalog_tagger index run shop --out shop_index                          # or the name of a backbone instead of a run
   catalog_tagger similar shop_index photo.jpg --k 10 --where "articleType == 'Tshirts' and year > 2012" --out like.csv
   catalog_tagger similar shop_index --tags Tshirts Blue
+  catalog_tagger index run shop --out mixed --text-weight auto             # a run with texts: their words are compared too
+  catalog_tagger similar mixed --text "blue running shoes"
 '''
 
 COMMANDS = (demo, fetch, check, profile, train, compare, models, evaluate, tag, issues, export, embed, index, similar, app, report)

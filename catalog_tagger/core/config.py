@@ -214,6 +214,8 @@ class IndexSettings(EmbedSettings):
     image_column:str|None = None               # Column of pictures; that of the run, or image, file, id or similar, if not given
     product:str|None = None                    # Column of products, or none; that of the run, or sku, handle or similar, if not given
     split_column:str|None = None               # Column with the names of folds, or none; that of the run, or split, if not given
+    text:tuple[str, ...]|None = None           # Columns of texts, or none; those of the run, or those of the export, if not given
+    text_weight:str|None = None                # Of texts in a cosine, 0 to 1, or auto, the best on valid of the run; 0 if not given
     encoding:str|None = None                   # Encoding of a CSV, such as cp1252; that of the run, or UTF-8, if not given
 
 # %% ../../nbs/core/05_config.ipynb #a90c41fe

@@ -32,7 +32,7 @@ class Budget(NamedTuple):
 BUDGETS = {        # File name → its budget
     'model.safetensors': Budget(4 << 30), 'README.md': Budget(1 << 20), SUMS: Budget(4096),
     'tagger.json': Budget(64 << 20, 2_000_000, 32), 'products.json': Budget(64 << 20, 2_000_000, 16),
-    'text.json': Budget(64 << 20, 2_000_000, 16), 'text.safetensors': Budget(128 << 20),
+    'text.json': Budget(64 << 20, 2_000_000, 16), 'text.safetensors': Budget(128 << 20), 'texts.json': Budget(64 << 20, 2_000_000, 4),
     'vectors.npy': Budget(64 << 30), 'centroids.npy': Budget(4 << 30), 'embedder.json': Budget(1 << 20, 10_000, 16),
     'ids.json': Budget(1 << 30, 20_000_000, 1), 'index.json': Budget(4 << 30, 200_000_000, 4), 'rejected.csv': Budget(1 << 30, 64),
     '': Budget(64 << 20, 2_000_000, 32)}   # Any other record, such as the settings of a run, its labels, or a profile

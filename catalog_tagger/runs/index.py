@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 
-import pandas as pd
+import numpy as np, pandas as pd
 
 from ..core.files import CatalogError, output_folder
 from ..core.table import Catalog, first_few, none_usable, rejected_table, report_rejected
@@ -24,10 +24,13 @@ from ..catalog.readers.base import all_layouts, list_tables
 from ..catalog.readers.styles import LABEL_COLUMNS
 from ..catalog.split import join_units
 from ..catalog.prepare import detection_options, picture_table, read_audited
+from ..serve.products import product_names
 from ..serve.tagger import Tagger
+from ..serve.texts import product_texts
 from ..search.faiss import KINDS
 from ..search.embed import Embedder, embed_catalog, make_embedder
 from ..search.index import SimilarIndex
+from ..search.text_mix import TextMix, best_weight, text_vectors, weight_scores
 from .folder import Run, is_run, load_tagger
 
 # %% auto #0
@@ -59,7 +62,7 @@ def _read_pictures(source, where:str|None, max_pixels:int)->Catalog:
     return Catalog(choose_rows(join_units(df), where).reset_index(drop=True), rejected, source=str(source))
 
 # %% ../../nbs/runs/05_index.ipynb #94fbfe87
-_NAMING = ('label_columns', 'tags_column', 'image_column', 'product', 'split_column')   # Settings that name columns
+_NAMING = ('label_columns', 'tags_column', 'image_column', 'product', 'split_column', 'text', 'text_column')   # Settings that name columns
 
 def _without_missing(cfg:RunConfig, settings:Iterable[str], there:set[str])->tuple[RunConfig, list[str]]:
     "`cfg` without the columns of `settings` that are not `there`, and a note on each setting."
@@ -119,6 +122,63 @@ def read_products(
     catalog = replace(catalog, notes=(*notes, *catalog.notes))
     return catalog.keep(catalog.df.assign(labels=catalog.df['tags'].map(space.encode if space else list)))
 
+# %% ../../nbs/runs/05_index.ipynb #0d000002
+def _read_weight(text_weight)->float|str:
+    "A weight of texts from 0 to 1, or `auto`; 0 for None."
+    if text_weight == 'auto': return 'auto'
+    try: res = float(text_weight or 0)
+    except (TypeError, ValueError): res = -1
+    if not 0 <= res <= 1: raise CatalogError(f'text_weight={text_weight!r}, expected auto or a number from 0 to 1')
+    return res
+
+def _check_text_model(model, tagger:Tagger|None, weight:float|str):
+    "Raise `CatalogError` unless `model` has what `weight` needs."
+    if tagger is None or tagger.texts is None:
+        raise CatalogError(f'text_weight={weight} is for a run that has learned from texts too, and {model} knows pictures alone')
+    if weight == 'auto' and not is_run(model):
+        raise CatalogError(f'text_weight=auto needs the valid fold of a run, and {model} is a bundle: give a number from 0 to 1')
+
+def _text_facts(tagger:Tagger, weight:float|str)->dict:
+    "What the texts of an index depend on, besides the table."
+    m = tagger.texts.model; data = '\n'.join([*m.vocab, '', *sorted(m.masked)]).encode() + m.idf.tobytes()
+    return dict(text_weight=weight, text_model=hashlib.sha256(data).hexdigest())
+
+# %% ../../nbs/runs/05_index.ipynb #0d000003
+def _row_texts(df:pd.DataFrame)->list:
+    "The text of each row: the first one of its product, as for a tagger; None for none."
+    product = np.array(product_names(df), object); texts = product_texts(df['text'], product)
+    return [texts[i] for i in pd.factorize(product)[0]]
+
+def _catalog_texts(tagger:Tagger, catalog:Catalog, source, say)->np.ndarray:
+    "The vectors of the texts of `catalog`; raise `CatalogError` if it has none."
+    if not any(isinstance(o, str) and o.strip() for o in catalog.df.get('text', ())):
+        raise CatalogError(f'{source} has no texts to compare: name their columns with text=, or leave text_weight= out')
+    texts = _row_texts(catalog.df); res = text_vectors(tagger.texts.model, texts); lacks = np.flatnonzero(~res.any(1))
+    if len(lacks) == len(res):
+        raise CatalogError(f'no text of {source}, such as {next(filter(None, texts))!r:.60}, has a word that the run knows')
+    if len(lacks): say(f'{len(lacks)} of {len(res)} pictures have no text with a known word, such as {catalog.df["image"][lacks[0]]}: '
+                       'their texts count as unlike any other')
+    return res
+
+def _valid_rows(run:Run, catalog:Catalog, space)->pd.DataFrame:
+    "The pictures of the run's valid fold with `labels`, `text` and `unit`; read from the run's own source unless `catalog` has them."
+    rows, df = run.pictures('valid'), catalog.df
+    if not rows['image'].isin(df['image']).all(): df = read_products(run.config.source, run.config, space).df
+    return rows[['image', 'labels']].join(df.assign(text=_row_texts(df)).set_index('image')[['text', 'unit']], on='image')
+
+def _best_mix(embedder:Embedder, tagger:Tagger, rows:pd.DataFrame, say)->TextMix|None:   # `rows` as from `_valid_rows`
+    "With the best weight on `rows`; None if that is 0."
+    model, Y = tagger.texts.model, tagger.space.one_hot(rows['labels'])
+    scores = weight_scores(embedder(rows['image']), text_vectors(model, rows['text']), Y, rows['unit']); best = best_weight(scores)
+    say(f'text weight {best:g} is the best on the {len(rows)} pictures of valid: nDCG@10 is {scores[best]:.3f} with it, '
+        f'{scores[0]:.3f} by pictures alone, {scores[1]:.3f} by texts alone' + ('' if best else ': the index compares pictures alone'))
+    return TextMix(model, best, measured={f'{k:g}': o for k, o in scores.items()}) if best else None
+
+def _make_mix(model, embedder:Embedder, tagger:Tagger, catalog:Catalog, weight:float|str, say)->TextMix|None:
+    "What mixes pictures and texts with `weight`; None for 0, also if that is the best one."
+    if weight == 'auto': return _best_mix(embedder, tagger, _valid_rows(Run.open(model), catalog, tagger.space), say)
+    return TextMix(tagger.texts.model, weight) if weight else None
+
 # %% ../../nbs/runs/05_index.ipynb #86cb4431
 def _with_limit(cfg:RunConfig, embedder:Embedder)->RunConfig: return replace(cfg, max_pixels=embedder.prep.max_pixels)
 
@@ -135,27 +195,34 @@ def index_catalog(
     weights:str=EmbedSettings.weights, trust:bool=False, max_pixels:int=None, max_input:int=MAX_INPUT,   # As in `load_embedder`
     where:str=None,             # As in `read_products`
     dtype:str=EmbedSettings.dtype, dims:int=None, whiten:bool=False, resume:bool=True, replace:bool=False,   # As in `embed_catalog`
+    text_weight:float|str=None,   # Of the cosine of texts, 0 to 1, or 'auto' for the best on valid of a run; None is pictures alone
     kind:str=None, recall:float=IndexSettings.recall,   # As `kind` and `target` in `SimilarIndex.build`
     say=print,                  # Called with each line of the progress report
     **reading,                  # As in `read_products`
 )->SimilarIndex:
     "Embed the products of `source`, build their index and save it in `out`."
     if kind not in (None, *KINDS): raise CatalogError(f'kind={kind!r}, expected one of {", ".join(KINDS)}')
+    weight = _read_weight(text_weight)
     out = output_folder(out, 'index.json', 'embedder.json', source=source)
     embedder, tagger = load_embedder(model, layer, size=size, weights=weights, trust=trust, max_pixels=max_pixels,
                                       max_input=max_input)
+    if weight: _check_text_model(model, tagger, weight)
     cfg = Run.open(model).config if is_run(model) else RunConfig(str(source), '')
     catalog = read_products(source, _with_limit(cfg, embedder), tagger and tagger.space, where=where, **reading)
-    job = _index_facts(embedder, catalog.df, dict(dtype=dtype, dims=dims, whiten=whiten, kind=kind, recall=recall))
+    options = dict(dtype=dtype, dims=dims, whiten=whiten, kind=kind, recall=recall)
+    job = _index_facts(embedder, catalog.df, options | (_text_facts(tagger, weight) if weight else {}))
     embedded = out.with_name(f'{out.name}.embeddings')    # not in `out`, where an older index stays whole until the new one is
     if resume and not replace and job_done(out, job):
         shutil.rmtree(embedded, ignore_errors=True)    # of a call that was killed at its end
         say(f'{out} was finished before, by this model and of this catalog; replace=True builds it again')
         return SimilarIndex.load(out, max_input=max_input)
+    texts = _catalog_texts(tagger, catalog, source, say) if weight else None
     e = embed_catalog(embedder, catalog.df, embedded, dtype=dtype, dims=dims, whiten=whiten, resume=resume)
+    mix = _make_mix(model, e.embedder, tagger, catalog, weight, say)
+    if mix: e = e._replace(vectors=mix.mix(e.vectors, texts[pd.Index(catalog.df['image']).get_indexer(e.ids)]).astype(e.vectors.dtype))
     rejected = pd.concat([catalog.rejected, e.rejected], ignore_index=True)
     table = catalog.df.drop(columns='pixels')
-    index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=recall)
+    index = SimilarIndex.from_embeddings(e._replace(rejected=rejected), table, kind=kind, target=recall, texts=mix)
     index.save(out); record_job(out, job); shutil.rmtree(embedded)
     say(f'{index} in {out}; {len(rejected)} pictures could not be used{":" if len(rejected) else ""}')
     if index.recall < recall: say(f'recall={recall} is not reached: the largest effort finds {index.recall:.3f}')

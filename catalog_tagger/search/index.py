@@ -6,7 +6,7 @@
 from __future__ import annotations
 import difflib, hashlib, os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import Literal
@@ -28,6 +28,7 @@ from ..catalog.readers.base import PRODUCT_COLUMNS
 from .vectors import EmbeddingsError, check_ids, read_vectors, unit_vectors
 from .retrieval import value_codes, row_numbers, top_columns
 from .exact import exact_neighbours
+from .text_mix import TextMix, check_mix, read_mix, write_mix
 from .faiss import KINDS, check_settings, make_structure, set_effort, start_settings, vector_blocks
 
 # %% auto #0
@@ -70,11 +71,13 @@ class SimilarIndex:
     recall:float = 1.          # Share of the true `k` nearest that are found, measured at build time
     structure:object = None    # FAISS structure
     centroids:np.ndarray = None   # Of the cells, if there are any
+    texts:TextMix = None       # If its vectors are of pictures and their texts, from `TextMix.mix`
 
     def __len__(self)->int: return len(self.vectors)
     def __repr__(self)->str:
         return (f'SimilarIndex({len(self):,} x {self.vectors.shape[1]} {self.vectors.dtype}, '
-                f'{" ".join(map(str, filter(None, (self.kind, self.settings))))}, recall {self.recall:.3f})')
+                f'{" ".join(map(str, filter(None, (self.kind, self.settings))))}, recall {self.recall:.3f}'
+                + (')' if self.texts is None else f', text weight {self.texts.weight:g})'))
 
 # %% ../../nbs/search/05_index.ipynb #0aa30d0c
 @patch
@@ -155,14 +158,16 @@ def build(
     k:int=ANSWERS,                      # Answers per query in the measured recall
     embedder=None,                      # An `Embedder`
     rejected:pd.DataFrame=None,         # Pictures without a vector
+    texts:TextMix=None,                 # That made the `vectors`, if they are of pictures and texts
     seed:int=RunConfig.seed,
 )->SimilarIndex:
     "Build an index over `vectors`; its recall is measured, and its effort is chosen to reach `target`."
     check_counts(k=k); vectors = unit_vectors(vectors); kind = kind or ('exact' if len(vectors) <= LARGE else 'ivf_sq8')
     if kind not in KINDS: raise CatalogError(f'kind={kind!r}, expected one of {", ".join(KINDS)}')
+    if texts is not None: check_mix(texts, vectors)
     if not 0 < target <= 1: raise CatalogError(f'target={target}, expected above 0 and at most 1')
     res = cls(vectors, _check_table(table, len(vectors)), embedder, rejected_table() if rejected is None else rejected, kind,
-              start_settings(kind, *vectors.shape))
+              start_settings(kind, *vectors.shape), texts=texts)
     res.structure = make_structure(kind, res.settings, vectors, seed=seed)
     if 'cells' in res.settings: res.centroids = res.structure.quantizer.reconstruct_n(0, res.settings['cells'])
     if kind not in ('exact', 'flat'): _tune(res, target, k, seed)
@@ -193,6 +198,11 @@ def _units(self:SimilarIndex)->np.ndarray:
     return np.where(codes < 0, len(self) + np.arange(len(self)), codes)
 
 @patch
+def _row_queries(self:SimilarIndex, rows)->tuple[np.ndarray, np.ndarray|float]:
+    "The vectors of `rows` to search with, and what scores are divided by."
+    return (self.vectors[rows], 1.) if self.texts is None else self.texts.query(*self.texts.parts(self.vectors[rows]))
+
+@patch
 def neighbours(
     self:SimilarIndex,
     rows=None,                     # Numbers of the query rows; None for all
@@ -203,8 +213,8 @@ def neighbours(
     check_counts(k=k)
     rows, own = row_numbers(rows, len(self), 'rows'), self._units()
     more = pd.Series(own).value_counts()[own[rows]].max()
-    score, at = self.nearest(self.vectors[rows], k + int(more), among)
-    score, cols = _exclude(score, own[at] == own[rows][:, None], k)
+    v, length = self._row_queries(rows); score, at = self.nearest(v, k + int(more), among)
+    score, cols = _exclude(score/length, own[at] == own[rows][:, None], k)
     return score, np.where(score > -np.inf, np.take_along_axis(at, cols, 1), -1)
 
 # %% ../../nbs/search/05_index.ipynb #00e607c4
@@ -269,6 +279,32 @@ def _vector(self:SimilarIndex, query, rows:np.ndarray)->np.ndarray:
     return unit_vectors(self.embedder([query]))
 
 @patch
+def _asked(self:SimilarIndex, query, rows:np.ndarray, text:str|None)->tuple[np.ndarray, float, list[str]]:
+    "The vector of a query by rows, picture or vector, by a text or by both; what scores are divided by; and notes."
+    if query is None and text is None: raise CatalogError('there is nothing to search for: give a picture, a text or both')
+    if self.texts is None:
+        if text is not None:
+            raise CatalogError('this index compares pictures alone, so it cannot search by text: build it with text_weight=')
+        return self._vector(query, rows), 1., []
+    picture, said = self._asked_parts(query, rows, text); v, length = self.texts.query(picture, said)
+    alone = 'texts' if not picture.any() else '' if said.any() else 'pictures'
+    note = f'compared by {alone} alone: the score is the cosine of {alone}, not the mix of this index (text weight {self.texts.weight:g})'
+    return v, length[0, 0], [note]*bool(alone)
+
+@patch
+def _asked_parts(self:SimilarIndex, query, rows:np.ndarray, text:str|None)->tuple[np.ndarray, np.ndarray]:
+    "The vectors of the picture and of the text of a query, zeros for what is not there; a given `text` replaces that of a row."
+    said = self.texts.vectors([text])
+    if text is not None and not said.any():
+        raise CatalogError(f'no word of {text!r:.80} is in the texts of this index: use words of its titles')
+    n = self.vectors.shape[1]
+    if query is None: return np.zeros((1, n - self.texts.dims - 1), np.float32), said
+    v = self._vector(query, rows)
+    if v.shape[1] < n: return v, said      # of a picture that the index does not have
+    picture, own = self.texts.parts(v)
+    return picture, own if text is None else said
+
+@patch
 def _best(self:SimilarIndex, v:np.ndarray, k:int, free:np.ndarray, rows, per:str)->tuple[np.ndarray, np.ndarray]:
     "Cosines and rows of the `k` nearest of `v` that are `free`, of each product only the best with `per='product'`."
     take = k
@@ -294,21 +330,22 @@ def _cut_note(found:int, n:int, k:int, what:str)->str:
 @patch
 def _answer(
     self:SimilarIndex, query, k:int, per:str, among:np.ndarray, tags:Sequence[str]=(), where:str=None, notes:Sequence[str]=(),
+    text:str=None,
 )->pd.DataFrame:
     "The `k` best of the rows `among`, which are those with `tags` that fulfil `where`; without those of the query's own unit and product."
-    rows, changed = self._rows_of(query)
-    v, units, products = self._vector(query, rows[:0] if changed else rows), self._units(), self._product_codes()
+    rows, changed = self._rows_of(query); v, length, said = self._asked(query, rows[:0] if changed else rows, text)
+    units, products = self._units(), self._product_codes()
     free = np.zeros(len(self), bool); free[among] = True
     free &= ~(np.isin(units, units[rows]) | np.isin(products, products[rows]))
     n = free.sum() if per == 'picture' else len(np.unique(products[free]))
     narrowed = np.flatnonzero(free) if tags or where is not None else None
     score, at = self._best(v, min(k, n), free, narrowed, per) if n else (np.empty(0, np.float32), among[:0])
-    notes = [*notes, *([f'{query} has changed since it was indexed, so it is embedded anew'] if changed else [])]
+    notes = [*notes, *said, *([f'{query} has changed since it was indexed, so it is embedded anew'] if changed else [])]
     fulfil = '' if where is None else f' that fulfil where={where!r}'
     what = f'{"other "*(len(rows) > 0)}{per}s{" with these tags" if tags else ""}{fulfil}'
     if len(at) < k: notes.append(_cut_note(len(at), n, k, what) if len(at) else _empty_note(among, tags, where))
     res = self.table.drop(columns='digest', errors='ignore').iloc[at].reset_index(drop=True)
-    res.insert(1, 'score', score); res.attrs['notes'] = notes
+    res.insert(1, 'score', score/length); res.attrs['notes'] = notes
     return res
 
 @patch
@@ -323,14 +360,15 @@ def _check_answers(k:int, per:str):
 @patch
 def search(
     self:SimilarIndex,
-    query,              # A picture (path, PIL image, bytes, array (h, w, 3)), a vector, or a name in the index: of a product, an id, a file
+    query=None,         # A picture (path, PIL image, bytes, array (h, w, 3)), a vector, or a name in the index: of a product, an id, a file
     k:int=ANSWERS,      # Answers, at most
-    *, where:str=None,  # Condition on the table's columns, as in `fulfils`
+    *, text:str=None,   # Words to search for besides or instead, in an index with `texts`
+    where:str=None,  # Condition on the table's columns, as in `fulfils`
     per:str='picture',  # Or 'product': of each product only its best picture
 )->pd.DataFrame:        # Rows of the table with `score`, the cosine, best first; `attrs['notes']` says why it is shorter than `k`, or empty
     "The `k` pictures most similar to `query`, without those of its own unit: its product and its copies."
     _check_answers(k, per)
-    return self._answer(query, k, per, self._chosen(where), where=where)
+    return self._answer(query, k, per, self._chosen(where), where=where, text=text)
 
 # %% ../../nbs/search/05_index.ipynb #9f87c0d5
 def _tag_column(table:pd.DataFrame)->str:
@@ -351,9 +389,9 @@ def _find_tag(tag:str, known:set[str])->str:
 def find(
     self:SimilarIndex,
     tags:Sequence[str],  # A picture must have all of them; `value` stands for `column=value` if only one column has it
-    near=None,           # Query, as in `search`; None for the mean vector of all pictures with the tags
+    near=None,           # Query, as in `search`; without it and `text` the mean vector of all pictures with the tags
     k:int=ANSWERS,       # Answers, at most
-    *, where:str=None, per:str='picture',   # As in `search`
+    *, text:str=None, where:str=None, per:str='picture',   # As in `search`
 )->pd.DataFrame:         # As from `search`
     "Pictures with these tags, the most similar to `near` first; without `near` the most typical ones."
     _check_answers(k, per)
@@ -362,9 +400,10 @@ def find(
     known = {t for o in labels for t in o}
     found = [_find_tag(t, known) for t in tags]
     among = np.array([i for i in self._chosen(where) if set(found) <= set(labels[i])], int)
-    if near is None:
+    if near is None and text is None:
         middle = self.vectors[among if len(among) else ...].mean(0, dtype=np.float64); near = middle/max(np.linalg.norm(middle), 1e-9)
-    return self._answer(near, k, per, among, found, where, [f'the tag {t!r} is {o!r}' for t, o in zip(tags, found) if t != o])
+    return self._answer(near, k, per, among, found, where, [f'the tag {t!r} is {o!r}' for t, o in zip(tags, found) if t != o],
+                        text)
 
 # %% ../../nbs/search/05_index.ipynb #87a3ee49
 @patch
@@ -414,13 +453,22 @@ def _pairs_note(threshold:float, best:float, n:int, where:str|None)->str:
     return f'{few} fulfils where={where!r}' if where is not None else 'the index has only one picture'
 
 @patch
+def _pictures_alone(self:SimilarIndex)->SimilarIndex:
+    "An exact index of the pictures of one that compares texts too."
+    if self.texts.weight == 1:
+        raise CatalogError('this index compares texts alone (text weight 1), so it has no pictures of which to list pairs')
+    return replace(self, vectors=self.texts.parts(self.vectors)[0], texts=None, kind='exact', settings={}, recall=1., structure=None,
+                   centroids=None)
+
+@patch
 def duplicates(
     self:SimilarIndex,
     threshold:float=.98,  # Minimal cosine of a pair, -1 to 1
     k:int=None,           # Pairs, at most; None for all
     *, where:str=None,    # Condition that both pictures of a pair fulfil, as in `fulfils`
 )->pd.DataFrame:          # Columns `image`, `other`, `score`, closest first; `attrs['notes']` says what was cut, or why it is empty
-    "Pairs of pictures that look similar, each once."
+    "Pairs of pictures that look similar, each once; their texts are not compared."
+    if self.texts is not None: return self._pictures_alone().duplicates(threshold, k, where=where)
     if isinstance(threshold, bool) or not isinstance(threshold, Real) or not -1 <= threshold <= 1:
         raise CatalogError(f'threshold={threshold!r}, expected a cosine of -1 to 1')
     check_counts(k=1 if k is None else k)
@@ -441,13 +489,14 @@ def duplicates(
 @patch
 def add(
     self:SimilarIndex,
-    vectors,    # Of length 1, from the same embedder
+    vectors,    # Of length 1, from the same embedder, with `texts` from its `mix`
     table,      # Their table, with the columns of the index, or their ids
 )->SimilarIndex:
     "Add pictures."
     vectors, table = unit_vectors(vectors), _check_table(table, len(vectors))
     if vectors.shape[1] != self.vectors.shape[1]:
         raise CatalogError(f'vectors have {vectors.shape[1]} dimensions, expected {self.vectors.shape[1]}')
+    if self.texts is not None: check_mix(self.texts, vectors)
     if lacks := [o for o in self.table if o not in table]: raise CatalogError(f'the table has no column {lacks[0]!r}, which the index has')
     if len(both := np.intersect1d(self.table['image'], table['image'])):
         raise CatalogError(f'{both[0]!r} is already in the index; remove it first')
@@ -476,7 +525,7 @@ def remove(
 INDEX_FORMAT = 1
 # With the maximal size of each, bytes
 INDEX_FILES = budget_sizes('vectors.npy', 'ids.json', 'index.json', 'centroids.npy', 'embedder.json',
-                           'model.safetensors', 'rejected.csv', SUMS)
+                           'model.safetensors', 'texts.json', 'rejected.csv', SUMS)
 
 _Cell = str|int|bool|Finite|list[str]|None   # Allowed values in a cell of the table
 
@@ -500,6 +549,7 @@ def save(
         IndexFacts(INDEX_FORMAT, self.kind, self.settings, self.recall, columns).save(d/'index.json')
         write_table(d/'rejected.csv', self.rejected)
         if self.centroids is not None: np.save(d/'centroids.npy', self.centroids, allow_pickle=False)
+        if self.texts is not None: write_mix(self.texts, d/'texts.json')
         if self.embedder is not None: self._save_embedder(d)
         seal(d, INDEX_FILES)
     return folder
@@ -555,6 +605,12 @@ def _read_embedder(files:Mapping[str, bytes], d:int, max_input:int):
     from catalog_tagger.search.embed import read_embedder
     return read_embedder(files, d, max_input)
 
+def _read_texts(files:Mapping[str, bytes], vectors:np.ndarray)->TextMix|None:
+    "What an index compares texts with, None if it compares pictures alone."
+    if 'texts.json' not in files: return None
+    res = read_mix(files['texts.json']); check_mix(res, vectors)
+    return res
+
 @patch(cls_method=True)
 def load(
     cls:SimilarIndex,
@@ -563,10 +619,11 @@ def load(
 )->SimilarIndex:
     "Load the index that `save` wrote. Any damage raises `EmbeddingsError`, and no code is run."
     with load_errors(folder, EmbeddingsError):
-        files = read_sealed(folder, INDEX_FILES, 'an index', ('centroids.npy', 'embedder.json', 'model.safetensors'))
+        files = read_sealed(folder, INDEX_FILES, 'an index', ('centroids.npy', 'embedder.json', 'model.safetensors', 'texts.json'))
         vectors, ids = read_vectors(files)
         facts = _read_facts(files['index.json']); centroids = _read_centroids(files, facts.settings, vectors.shape[1])
         table, rejected = _read_columns(facts.columns, ids), parse_rows(files['rejected.csv'], 'rejected.csv')
-        embedder = _read_embedder(files, vectors.shape[1], max_input)
+        texts = _read_texts(files, vectors)
+        embedder = _read_embedder(files, vectors.shape[1] - (0 if texts is None else texts.dims + 1), max_input)
         structure = make_structure(facts.kind, facts.settings, vectors, centroids)
-        return cls(vectors, table, embedder, rejected, facts.kind, facts.settings, facts.recall, structure, centroids)
+        return cls(vectors, table, embedder, rejected, facts.kind, facts.settings, facts.recall, structure, centroids, texts)
