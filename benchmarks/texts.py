@@ -4,12 +4,12 @@
     python benchmarks/texts.py RUN --speed          # tag_many without and with titles, in turn
     python benchmarks/texts.py --large [--rows N]   # seconds and memory of fitting the text side to N titles and 141 labels
 
-The first table is of valid, and what the default was chosen by; its scores are out of fold, neither the text model nor the join has
-seen the row. "margins" leaves out which labels a text names, "averaged" is the mean of the two probabilities, "one head" a linear support vector machine on the terms of the text beside
-the features of the picture. The second table is of test, each score with the interval of 1,000 samples. "rival" is scikit-learn alone,
-`TfidfVectorizer` and `LinearSVC` for each column, trained on train; it knows also the values that are too rare to be labels here, and is
-scored on all rows with a value. For the others a row with such a value is left out of the group, as in a report, and counted as wrong in
-"of all rows". A row is published if its answer can be promised at 0.95."""
+The first table is of valid, and what the default was chosen by; its scores are out of fold, neither the text model nor the join has seen
+the row. "margins" leaves out which labels a text names, "averaged" is the mean of the two probabilities, "one head" a linear support
+vector machine on the terms of the text beside the features of the picture. The second table is of test, each score with the interval of
+1,000 samples. "rival" is scikit-learn alone, `TfidfVectorizer` and `LinearSVC` for each column, trained on train; it knows also the
+values that are too rare to be labels here, and is scored on all rows with a value. For the others a row with such a value is left out of
+the group, as in a report, and counted as wrong in "of all rows". A row is published if its answer can be promised at 0.95."""
 import argparse, resource, tempfile
 from pathlib import Path
 from time import perf_counter

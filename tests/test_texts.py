@@ -221,8 +221,10 @@ def test_promises_are_kept_on_new_products():
         titles, targs, scores = draw(800, seed, noise=.02)
         side = fit_text_side(as_rows(titles), targs, scores[400:], SPACE)
         fresh, truth, pic = draw(1500, 100 + seed, noise=.02)
-        truth[:, 4] = np.nan; m = text_signals(side.model, fresh, SPACE)     # the free tag is not in the titles: promises of groups are asked for
-        for s, p, d in (('text', side.alone.join.apply(None, m, SPACE), side.alone.decision), ('both', side.both.join.apply(pic, m, SPACE), side.both.decision)):
+        truth[:, 4] = np.nan; m = text_signals(side.model, fresh, SPACE)
+        # the free tag is not in the titles: promises of groups are asked for
+        for s, pictures, o in (('text', None, side.alone), ('both', pic, side.both)):
+            p, d = o.join.apply(pictures, m, SPACE), o.decision
             for g, cols in SPACE.group_columns.items():
                 if g not in d.publish: continue
                 cal = d.calibrated(p, SPACE)[:, cols]; out = cal.max(1) >= d.publish[g]; promised += 1
@@ -245,7 +247,8 @@ def test_products_with_several_pictures():
     product = rows['product'][300:].tolist()
     rule = fit_products(pics[300:], targs[i][300:], product, SPACE)
     side = fit_text_side(rows, targs[i], pics[300:], SPACE, rule=rule)
-    assert sum(side.alone.decision.support[:2]) == 150 and sum(side.products.decision.support[:2]) == 75     # products, half of them for the rule
+    assert sum(side.alone.decision.support[:2]) == 150
+    assert sum(side.products.decision.support[:2]) == 75     # products, half of them for the rule
     torch.manual_seed(0)
     t = Tagger(build_model(find_arch(ARCH), HEAD)[0], SPACE, Prep((32, 32), (.5,)*3, (.25,)*3), 'sigmoid', arch=ARCH,
                decision=fit_decision(pics[300:], targs[i][300:], SPACE), products=rule, texts=side)

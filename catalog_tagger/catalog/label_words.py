@@ -101,7 +101,7 @@ MASK_RULES = dict(
 
 # %% ../../nbs/catalog/09b_label_words.ipynb #9b000023
 NAME_RULES = (
-    'in the text after `mask`, find all matches of `mask.word` of at most `mask.letters` characters and their stems; for each group, from the '
-    'left: the longest run of stems that is one of `names` names its labels, and the search goes on after it; otherwise, if the stem of this '
-    'and the next stem together is one of `names`, that is named, and the search goes on after both; named is 1 for the labels that are '
-    'named, else 0, and first is 1 for the first of them in each group')
+    'in the text after `mask`, find all matches of `mask.word` of at most `mask.letters` characters and their stems; for each group, from '
+    'the left: the longest run of stems that is one of `names` names its labels, and the search goes on after it; otherwise, if the stem '
+    'of this and the next stem together is one of `names`, that is named, and the search goes on after both; named is 1 for the labels '
+    'that are named, else 0, and first is 1 for the first of them in each group')

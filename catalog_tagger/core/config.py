@@ -156,7 +156,8 @@ def _check_together(cfg:RunConfig):
     if cfg.text and cfg.text_column: raise CatalogError('text= and text_column= both name columns of texts; give one of them')
     learns = cfg.text not in (None, ('none',))
     if learns and cfg.words:
-        raise CatalogError(f'text={" ".join(cfg.text)} would only repeat the tags that words={cfg.words} makes of the texts; leave one of them out')
+        raise CatalogError(f'text={" ".join(cfg.text)} would only repeat the tags that words={cfg.words} makes of '
+                           'the texts; leave one of them out')
     if cfg.mask_labels and (cfg.words or cfg.text == ('none',)):
         raise CatalogError('mask_labels=True has no effect, because no texts are learned from; leave it out')
 

@@ -144,7 +144,8 @@ def score_texts(
     leaks = text_leaks(rows, space)
     groups = {g: _group_leak(leaks[g], {s: right[s][g] for s in SIDES}) for g in space.exclusive}
     return dict(rows=len(rows), missing=int((~there).sum()), columns=list(tagger.texts.columns), masked=bool(tagger.texts.model.masked),
-                sides=tables, difference=_product_gain(values['both'].groupby(own).mean(), values['picture'], own), promise=promise, groups=groups)
+                sides=tables, promise=promise, groups=groups,
+                difference=_product_gain(values['both'].groupby(own).mean(), values['picture'], own))
 
 # %% ../../nbs/runs/02_score.ipynb #02a0000a
 def side_table(
@@ -169,8 +170,9 @@ def report_texts(
 ):
     "The three sides as lines of text; nothing if no text is known."
     if res is None: return
-    say(f'\nfrom the picture, from the text ({", ".join(res["columns"])}{", without words of labels" if res["masked"] else ""}) and from both, '
-        f'for {res["rows"]} pictures with a text' + (f'; {res["missing"]} have none and are answered from the picture' if res['missing'] else '') + ':')
+    source = ', '.join(res['columns']) + (', without words of labels' if res['masked'] else '')
+    say(f'\nfrom the picture, from the text ({source}) and from both, for {res["rows"]} pictures with a text'
+        + (f'; {res["missing"]} have none and are answered from the picture' if res['missing'] else '') + ':')
     report_scores(side_table(res), say)
     for g, o in res['groups'].items():
         if o['named'] is not None: say(_leak_line(g, o))

@@ -70,7 +70,7 @@ class Tagger(Predictor):
     def _facts(self)->dict[str, str]:
         scores = {k: f'{o["score"]:.3f}' for k, o in self.metrics.items() if o['score'] is not None}
         products = {} if self.products is None else dict(products=f'{self.products.rule}, fitted on {self.products.products}')
-        texts = {} if self.texts is None else dict(texts=f'{", ".join(self.texts.columns) or "text"}, {len(self.texts.model.vocab):,} n-grams')
+        texts = {} if self.texts is None else dict(texts=self.texts._facts()['texts'])
         return dict(backbone=self.arch or 'your own') | super()._facts() | texts | dict(
             modes='none: the best tags, without thresholds' if self.decision is None else ', '.join(self.decision.modes)) | products | dict(
             trained=first_few(self.facts) or 'not recorded', test=first_few(scores, 3) or 'not scored')

@@ -34,7 +34,8 @@ _TERM_STEPS = [
 _ANSWER_STEPS = [
     'a picture alone: score = output of the graph, decision `picture`',
     'both: score = sigmoid(a*logit(p) + b*margin + n*named + f*first + c) with p the output of the graph and [a, b, n, f, c] of '
-    '`both.join.weights` for the group of the label, or "" for a free tag (column `group` of the table of labels); decision `both.decision`',
+    '`both.join.weights` for the group of the label, or "" for a free tag (column `group` of the table of labels); decision '
+    '`both.decision`',
     'a text alone: likewise without a*logit(p), by `alone` in place of `both`',
     'a product with several pictures: p as the rule `products` combines their outputs, then as above, with `products` of the JSON of texts '
     'in place of `both`, if it is not null',

@@ -96,7 +96,8 @@ def fit_join(
     z = np.zeros(np.shape(targs)) if scores is None else safe_logit(np.asarray(scores, float))
     x, known = np.stack([z, *signals, np.ones_like(z)]), scored_cells(np.asarray(targs, float), space)
     cells = {g: np.ix_(range(len(z)), cols) for g, cols in _label_parts(space).items()}
-    return Join({g: _best_weights(np.stack([o[at][known[at]] for o in x]), np.asarray(targs)[at][known[at]] == 1) for g, at in cells.items()})
+    return Join({g: _best_weights(np.stack([o[at][known[at]] for o in x]), np.asarray(targs)[at][known[at]] == 1)
+                 for g, at in cells.items()})
 
 # %% ../../nbs/serve/06b_texts.ipynb #6b00000e
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class TextSide(ShowsFacts):
     def _facts(self)->dict[str, str]:
         weights = {g or 'free tags': f'{a:.2f} and {b:.2f}' for g, (a, b, *_) in self.both.join.weights.items()}
         masked = dict(masked=first_few(sorted(self.model.masked))) if self.model.masked else {}
-        return dict(texts=f'{", ".join(self.columns) or "text"}: {len(self.model.vocab):,} n-grams') | masked | dict(weights=first_few(weights))
+        texts = dict(texts=f'{", ".join(self.columns) or "text"}: {len(self.model.vocab):,} n-grams')
+        return texts | masked | dict(weights=first_few(weights))
 
 # %% ../../nbs/serve/06b_texts.ipynb #6b00000f
 def product_texts(
@@ -166,7 +168,8 @@ def fit_text_side(
         own = fold == k; signals[:, own] = text_signals(fit(there & ~own), [o for o, u in zip(texts, own) if u], space)
     known = held & np.isfinite(signals[0]).all(1)
     if known.sum() < 2: raise CatalogError(f'{known.sum()} texts of valid have a word that train has; two or more are needed')
-    at = pd.Index(names).get_indexer(product[valid]); both = _fit_joined(scores, signals[:, at], targs[valid], fold[at], space, outside=outside)
+    at = pd.Index(names).get_indexer(product[valid])
+    both = _fit_joined(scores, signals[:, at], targs[valid], fold[at], space, outside=outside)
     alone = _fit_joined(None, signals[:, known], truth[known], fold[known], space)
     return TextSide(fit(there), list(columns), alone, both,
                     rule and _fit_products(scores, product[valid], rule, names, signals, truth, fold, space, outside))

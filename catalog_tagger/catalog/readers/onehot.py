@@ -57,5 +57,6 @@ def read_onehot(
                               split_column=split_column, notes=notes)
 
 # %% ../../../nbs/catalog/readers/04_onehot.ipynb #1c3c722a
-LAYOUTS['onehot'] = Layout('a CSV with columns tag_*', read_onehot, options=TABLE_OPTIONS | dict(text_column='text_column', text='text_column'),
+LAYOUTS['onehot'] = Layout('a CSV with columns tag_*', read_onehot,
+                           options=TABLE_OPTIONS | dict(text_column='text_column', text='text_column'),
                            columns=lambda columns, **_: any(str(o).startswith('tag_') for o in columns))
