@@ -31,6 +31,7 @@ from catalog_tagger.catalog.split import (cross_folds, join_units, near_duplicat
 
 # Labels
 from catalog_tagger.catalog.descriptions import clean_text, clean_texts
+from catalog_tagger.catalog.label_words import find_mentions, label_names, label_stems, mask_words, names_label
 from catalog_tagger.catalog.labels import LabelSpace, apply_labels, fit_labels, missing_labels, report_missing
 from catalog_tagger.catalog.steps import lemmatise, normalise
 from catalog_tagger.catalog.recipe import Recipe, fit_recipe, provenance_table
@@ -49,6 +50,7 @@ from catalog_tagger.train.checks import check_learner
 from catalog_tagger.train.activations import cached_learner, split_points
 from catalog_tagger.train.schedule import EMA, balance_sampling, fit_schedule, rarity_weights, suggest_rate
 from catalog_tagger.train.checkpoint import KeepBest, StopOnNaN
+from catalog_tagger.train.text_model import TextModel, fit_text_model
 
 # Scores
 from catalog_tagger.train.fastai_metrics import DominantRecall, RecallAtK, fastai_metric
@@ -63,6 +65,7 @@ from catalog_tagger.serve.tagger import Tagger, save_bundle
 from catalog_tagger.serve.modes import MODES
 from catalog_tagger.serve.decide import Decision, decide, fit_decision
 from catalog_tagger.serve.products import COMBINE, ProductRule, combine_scores, fit_products, product_names, product_truth
+from catalog_tagger.serve.texts import SIDES, Join, TextSide, fit_join, fit_text_side, text_signals
 from catalog_tagger.serve.review import review_queue
 from catalog_tagger.serve.words import mark_words, text_ngrams, text_words
 from catalog_tagger.serve.many import tag_many
@@ -80,7 +83,7 @@ from catalog_tagger.search.contrastive import contrastive_dls, contrastive_learn
 # Runs
 from catalog_tagger.runs.folder import Run, load_tagger
 from catalog_tagger.runs.train import build_learner, fit_learner, train_run
-from catalog_tagger.runs.score import score_pictures, score_products
+from catalog_tagger.runs.score import score_pictures, score_products, score_texts, side_table, text_leaks
 from catalog_tagger.runs.evaluate import evaluate_run, review_pictures
 from catalog_tagger.runs.compare import compare_runs
 from catalog_tagger.runs.index import index_catalog
@@ -94,6 +97,7 @@ from catalog_tagger.report.data_plots import (
 from catalog_tagger.report.interpret import (
     activation_plot, confused_grid, confused_pairs, confusion_plot, error_plot, error_table, filter_plot, heat_grid, heat_maps, loss_grid,
     share_bars, top_losses, wrong_pictures)
+from catalog_tagger.report.texts import side_plot
 from catalog_tagger.report.label_issues import issue_grid, label_issues, run_issues
 from catalog_tagger.report.report import write_report
 

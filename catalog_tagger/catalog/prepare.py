@@ -196,7 +196,9 @@ def learns_texts(
     "Are the texts of `catalog` learned from, besides its pictures? Raise `CatalogError` if they are asked for and say nothing new."
     asked = [] if cfg.text in (None, ('none',)) else list(cfg.text)
     made = [*(catalog.groups or ()), *filter(None, [cfg.tags_column])]
-    if same := [o for o in catalog.texts if o in made]:
+    same = [o for o in catalog.texts if o in made]
+    if same and not asked: return False     # a column that only happens to be called text
+    if same:
         raise CatalogError(f'text={same[0]} would only repeat the labels, which are made from that column; name another one, or none')
     there = any(clean_text(o) for o in catalog.df.get('text', ()) if isinstance(o, str))
     if asked and not there: raise CatalogError(empty_column(asked[0], catalog.df['text'], 'text'))
