@@ -252,11 +252,16 @@ def _tools(texts:bool):
 # %% ../../nbs/apps/01_web.ipynb #b8c73f66
 def _notes(tagger:Tagger)->str:
     "The notes on the promise and on privacy."
-    d, promise = tagger.decision, 'This model has no decision thresholds, so every answer needs review. '
-    if d and '' in d.publish:
-        promise = ('“Can be published without review” is a promise, measured on held-out pictures: '
-                   f'at least {d.promise["precision"]:.0%} of these pictures have no wrong tag. ')
-    elif d: promise = 'For this model no promise could be made, so every picture needs review. '
+    what = dict(picture='pictures', text='titles alone', both='pictures with a title') if tagger.texts else dict(picture='pictures')
+    given = {name: d for s, name in what.items() if (d := tagger.for_side(s).decision)}
+    lacks = [name for name, d in given.items() if '' not in d.publish]
+    if not given: promise = 'This model has no decision thresholds, so every answer needs review. '
+    elif len(lacks) == len(given): promise = 'For this model no promise could be made, so every answer needs review. '
+    else:
+        d = next(iter(given.values()))
+        promise = ('“Can be published without review” is a promise, measured on held-out products: '
+                   f'at least {d.promise["precision"]:.0%} of these answers have no wrong tag. '
+                   + (f'It could not be made for {" and ".join(lacks)}, which need review. ' if lacks else ''))
     return promise + 'The server stores no pictures and no answers: download them before you close the page.'
 
 def _page_facts(space:LabelSpace)->dict:
