@@ -138,7 +138,7 @@ def _check_text_model(model, tagger:Tagger|None, weight:float|str):
     if weight == 'auto' and not is_run(model):
         raise CatalogError(f'text_weight=auto needs the valid fold of a run, and {model} is a bundle: give a number from 0 to 1')
 
-def _text_facts(tagger:Tagger, weight:float|str)->dict:
+def _mix_facts(tagger:Tagger, weight:float|str)->dict:
     "What the texts of an index depend on, besides the table."
     m = tagger.texts.model; data = '\n'.join([*m.vocab, '', *sorted(m.masked)]).encode() + m.idf.tobytes()
     return dict(text_weight=weight, text_model=hashlib.sha256(data).hexdigest())
@@ -210,7 +210,7 @@ def index_catalog(
     cfg = Run.open(model).config if is_run(model) else RunConfig(str(source), '')
     catalog = read_products(source, _with_limit(cfg, embedder), tagger and tagger.space, where=where, **reading)
     options = dict(dtype=dtype, dims=dims, whiten=whiten, kind=kind, recall=recall)
-    job = _index_facts(embedder, catalog.df, options | (_text_facts(tagger, weight) if weight else {}))
+    job = _index_facts(embedder, catalog.df, options | (_mix_facts(tagger, weight) if weight else {}))
     embedded = out.with_name(f'{out.name}.embeddings')    # not in `out`, where an older index stays whole until the new one is
     if resume and not replace and job_done(out, job):
         shutil.rmtree(embedded, ignore_errors=True)    # of a call that was killed at its end

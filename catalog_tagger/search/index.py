@@ -605,7 +605,7 @@ def _read_embedder(files:Mapping[str, bytes], d:int, max_input:int):
     from catalog_tagger.search.embed import read_embedder
     return read_embedder(files, d, max_input)
 
-def _read_texts(files:Mapping[str, bytes], vectors:np.ndarray)->TextMix|None:
+def _read_mix(files:Mapping[str, bytes], vectors:np.ndarray)->TextMix|None:
     "What an index compares texts with, None if it compares pictures alone."
     if 'texts.json' not in files: return None
     res = read_mix(files['texts.json']); check_mix(res, vectors)
@@ -623,7 +623,7 @@ def load(
         vectors, ids = read_vectors(files)
         facts = _read_facts(files['index.json']); centroids = _read_centroids(files, facts.settings, vectors.shape[1])
         table, rejected = _read_columns(facts.columns, ids), parse_rows(files['rejected.csv'], 'rejected.csv')
-        texts = _read_texts(files, vectors)
+        texts = _read_mix(files, vectors)
         embedder = _read_embedder(files, vectors.shape[1] - (0 if texts is None else texts.dims + 1), max_input)
         structure = make_structure(facts.kind, facts.settings, vectors, centroids)
         return cls(vectors, table, embedder, rejected, facts.kind, facts.settings, facts.recall, structure, centroids, texts)

@@ -34,7 +34,7 @@ def _valid_products(rows)->list[str]|None:   # Items of a dataset
     return product if has_products(product) and len(set(product)) > 1 else None
 
 # %% ../../nbs/serve/11_fit.ipynb #33b52bb3
-def _text_rows(learn)->pd.DataFrame:
+def _rows_to_fit(learn)->pd.DataFrame:
     "The rows of train and valid with `text`, `product`, `unit` and `split`."
     frames = [o.items.assign(split=fold) for o, fold in ((learn.dls.train_ds, 'train'), (learn.dls.valid_ds, 'valid'))]
     df = pd.concat(frames, ignore_index=True); df['product'] = product_names(df)
@@ -42,7 +42,7 @@ def _text_rows(learn)->pd.DataFrame:
 
 def _fit_texts(tagger:Tagger, learn, scores:np.ndarray, outside, columns:Sequence[str], mask_labels:bool)->TextSide|None:
     "The text side of the tagger; None, with a warning, if the texts are too few to learn from."
-    rows, space = _text_rows(learn), tagger.space
+    rows, space = _rows_to_fit(learn), tagger.space
     masked = label_stems(space.bare(o) for o in space.vocab) if mask_labels else ()
     try: return fit_text_side(rows, mark_unknown(space.one_hot(rows['labels']), rows, space), scores, space, rule=tagger.products,
                               outside=outside, columns=columns, masked=masked)

@@ -89,7 +89,7 @@ def _side_queues(tagger:Tagger, names:list[str], scores, side, features:dict)->l
         if len(own): res += _queue_rows([names[i] for i in own], scores[own], seen, tagger.for_side(s))
     return res
 
-def _tag_rows(per:str, tagger:Tagger, options:dict, review:bool, batch:list[tuple])->list[list[tuple]]:
+def _tag_table(per:str, tagger:Tagger, options:dict, review:bool, batch:list[tuple])->list[list[tuple]]:
     "As `_tag_batch`, for rows with texts or for products, whose decision `tagger` then has; each has its pictures, and a text or None."
     at, p, features, bad = _picture_scores(tagger, per, review, batch); n, texts = len(batch), [text for _, (_, text) in batch]
     scores, there = np.zeros((n, len(tagger.space.vocab))), np.isin(range(n), at); scores[at] = p
@@ -116,7 +116,7 @@ def _tag_parts(
     predictor, options:dict, review:bool, bs:int,   # As in `tag_many`
     parts:dict[int, list[tuple]],                   # Pictures of each part with the reason why they cannot be used, from `find_pictures`
     workers:int,
-    batch:Callable=_tag_batch,   # Or `_tag_rows`, with rows of `_source_rows` as parts
+    batch:Callable=_tag_batch,   # Or `_tag_table`, with rows of `_source_rows` as parts
 )->Iterator[tuple[int, dict[str, bytes]]]:          # Number of the part and its files
     "Tag part after part, `workers` batches at a time."
     return map_parts(partial(batch, predictor, options, review), parts, bs, workers, 'tag', _pack_rows)
@@ -226,9 +226,9 @@ def _finished_answers(out:Path, review:Path|None, facts:dict)->tuple[int, pd.Dat
 def _batch_function(predictor, source, per:str)->Callable:
     "What tags a batch of `source`: as pictures, or as rows if they are products, or have a text that `predictor` uses."
     texts = isinstance(source, pd.DataFrame) and 'text' in source and getattr(predictor, 'texts', None) is not None
-    return partial(_tag_rows, per) if per == 'product' or texts else _tag_batch
+    return partial(_tag_table, per) if per == 'product' or texts else _tag_batch
 
-def _named_pictures(df:pd.DataFrame)->pd.DataFrame:
+def _pictures_to_tag(df:pd.DataFrame)->pd.DataFrame:
     "`df` with a name in `image` and the reason in `why` for rows without a picture."
     none = df['image'].isna() | (df['image'].astype(str).str.strip() == ''); why = df['why'] if 'why' in df else none
     names = [f'row {i}' if o else escaped_text(image) for i, (o, image) in enumerate(zip(none, df['image']))]
@@ -247,7 +247,7 @@ def _uses_texts(predictor, source)->bool:
 
 def _source_rows(df:pd.DataFrame, per:str, use_texts:bool)->dict[str, tuple[list[tuple], str|None]]:
     "Picture or product → its pictures, each with the reason why it cannot be used, or None; and its first text, or None."
-    df = _named_pictures(check_columns(df)); names, res = product_names(df) if per == 'product' else df['image'].tolist(), {}
+    df = _pictures_to_tag(check_columns(df)); names, res = product_names(df) if per == 'product' else df['image'].tolist(), {}
     texts = [o if isinstance(o, str) and o.strip() else None for o in df['text']] if use_texts else [None]*len(df)
     if per == 'picture': _warn_of_texts(names, pd.Series(texts, dtype=object))
     first = {k: o if isinstance(o, str) else None for k, o in zip(dict.fromkeys(names), product_texts(texts, names))}
