@@ -199,10 +199,11 @@ def test_no_text_was_in_the_model_that_judged_it():
 def test_no_row_was_in_the_join_that_scored_it(monkeypatch):
     shared = []
     class Spy:
-        def __init__(self, scores, *rest): self.rows, self.join = set(map(tuple, scores)), fit_join(scores, *rest)
-        def apply(self, scores, *rest): shared.append(len(self.rows & set(map(tuple, scores)))); return self.join.apply(scores, *rest)
+        def __init__(self, scores, signals, *rest): self.rows, self.join = set(map(tuple, signals[0])), fit_join(scores, signals, *rest)
+        def apply(self, scores, signals, *rest):
+            shared.append(len(self.rows & set(map(tuple, signals[0])))); return self.join.apply(scores, signals, *rest)
     monkeypatch.setattr('catalog_tagger.serve.texts.fit_join', Spy); drawn_side(200)
-    assert shared == [0, 0, 0]
+    assert shared == [0]*6     # three parts, for texts alone and for both
 
 def test_a_text_of_the_same_unit_was_not_there_either():
     "Each title of valid eight times, as products of one unit."

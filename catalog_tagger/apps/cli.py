@@ -174,7 +174,7 @@ def evaluate(
     max_pixels:int=None,  # Largest picture to read, in pixels, if it is not that of the run
     image_column:str=None,  # Column of pictures of the catalog's table, if it is not that of the run
     encoding:str=None,  # Encoding of the catalog's table in CSV, such as cp1252, if it is not that of the run
-    text:bool=True,     # Score the answers from texts too, if the run has learned from texts
+    text:tuple[str, ...]=None,  # Columns of texts, or none for pictures alone, if they are not those of the run
     out:str=None,       # JSON file for the scores
     replace:bool=False, # Replace what is there even if it was changed since it was written, or was not written by this command
 ):

@@ -58,14 +58,14 @@ class Answer(NamedTuple):
 def answer_picture(
     tagger:Tagger,
     picture=None,     # As `open_image` takes it; None for a text alone
-    text:str='',      # Its text, '' for none
+    title:str='',     # Its text, '' for none
     *, mode:str=None, # As in `decide`; None for its default
     k:int=None,       # Maximal number of tags
 )->Answer:
     "The tags of a picture, a text or both, and whether they need review, in one pass of the model."
     space, side = tagger.space, 'picture'
     scores, features = (np.zeros((1, len(space.vocab))), None) if picture is None else tagger.scores_and_features([picture])
-    if text or picture is None: scores, (side,) = tagger.with_texts(scores, [text], picture is not None)
+    if title or picture is None: scores, (side,) = tagger.with_texts(scores, [title], picture is not None)
     if not side: raise CatalogError('no word of the title is known to the model: enter another title, or add a picture')
     decision = tagger.for_side(side).decision
     if decision is None: return Answer(decode(scores, space, k=3 if k is None else k)[0], None, side)
@@ -314,7 +314,7 @@ def _part(part)->HTMLResponse: return HTMLResponse(to_xml(part, indent=False))
 
 def _answer_title(state, title:str, mode:str|None, k:int|None):
     "The card of a title without a picture."
-    return _part(_answer_card(answer_picture(state.fast, text=title, mode=mode, k=k), '', state.tagger, False, title))
+    return _part(_answer_card(answer_picture(state.fast, title=title, mode=mode, k=k), '', state.tagger, False, title))
 
 def _answer_picture(state, data:bytes, title:str, mode:str|None, k:int|None):
     "The card of the picture in `data`, answered with its title if there is one."

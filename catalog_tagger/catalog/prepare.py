@@ -219,7 +219,11 @@ class Prepared(NamedTuple):
     audit:pd.DataFrame      # Result of `split_audit`
     recipe:Recipe           # Recipe fitted to the free tags of train
     words:TextTags|None     # Fitted on the texts of train, with `cfg.words`
-    texts:bool = False      # Are the texts learned from, besides the pictures?
+
+    @property
+    def texts(self)->bool:
+        "Are the texts learned from, besides the pictures?"
+        return bool(self.catalog.texts)
 
 def _check_asked(catalog:Catalog, cfg:RunConfig)->None:
     "Raise `CatalogError` if a column that `cfg` names holds nothing in the pictures that are left, or if none has a tag."
@@ -288,7 +292,7 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     recipe_steps(cfg)    # an error is found before pictures are opened
     catalog, words = read_audited(cfg), None
     if cfg.words: _check_texts(catalog, cfg)
-    texts = learns_texts(cfg, catalog)
+    if not learns_texts(cfg, catalog): catalog = replace(catalog, texts=())
     source = catalog.df.get('split')
     given = set() if cfg.split_by or source is None else set(source) - {'train'}    # folds of the source besides train
     _check_fractions(cfg, given)
@@ -303,7 +307,7 @@ def prepare_catalog(cfg:RunConfig)->Prepared:
     told = [*_folds_note(given), *(report_shares(df, _fractions(cfg)[:3 - n]) if n < 2 else [])]
     parents = {} if cfg.words else catalog.parents    # those of the labels that the words replace
     space = fit_labels(df, min_count=cfg.label_min_count, recipe=recipe, parents=parents, groups=groups, source_folds=bool(given))
-    if texts: told.append(_texts_note(catalog))
+    if catalog.texts: told.append(_texts_note(catalog))
     catalog = replace(catalog, notes=(*catalog.notes, *told, *recipe.unmet, *_lost_groups(groups, space)))
     df, bad = apply_labels(df, space); _check_open(df, space)
-    return Prepared(catalog.keep(df, bad), space, audit, recipe, words, texts)
+    return Prepared(catalog.keep(df, bad), space, audit, recipe, words)

@@ -62,14 +62,17 @@ def evaluate_run(
     *, where:str=None,            # Condition that selects rows of it, as in `choose_rows`
     max_pixels:int=None,          # As in `open_image`; None for that of the run
     image_column:str=None, encoding:str=None,   # Of the catalog's table; None for those of the run
-    text:bool=True,               # Score the answers from texts and from both too, if the run has learned from texts
+    text:Sequence[str]=None,      # Columns of texts, or none for pictures alone; None for those of the run
     trust:bool=False, max_input:int=MAX_INPUT,   # As in `load_tagger`
     say=print,                    # Called with each line of the progress report
 )->dict:  # `scores` with baselines, `labels`, number of `pictures`, `left_out`, `unknown_labels`, `unscored` …; `products` and `texts`
     "Score a saved run on a catalog; pictures that it was trained or tuned on are recognised by their contents and left out."
     run = Run.open(run, max_input=max_input); cfg, seen, tagger = run.config, run.split, run.tagger(trust=trust)
     if max_pixels is not None: tagger = replace(tagger, prep=replace(tagger.prep, max_pixels=max_pixels))
-    if not text: tagger, cfg = replace(tagger, texts=None), replace(cfg, text=('none',), mask_labels=False)
+    if text and tuple(text) == ('none',): tagger, cfg = replace(tagger, texts=None), replace(cfg, text=('none',), mask_labels=False)
+    elif text and tagger.texts is None:
+        raise CatalogError(f'text={text[0]} is for a model that has learned from texts, and {run.folder} has learned from pictures alone')
+    elif text: cfg = replace(cfg, text=tuple(text), text_column=None)
     named = {k: o for k, o in dict(image_column=image_column, encoding=encoding).items() if o is not None}
     settings = replace(cfg, source=str(source), where=where, min_count=1, near=None, max_pixels=tagger.prep.max_pixels, **named)
     try: catalog = read_audited(settings)

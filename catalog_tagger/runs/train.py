@@ -218,7 +218,7 @@ def train_run(
     last = learn.history.rows[-1]
     say(f'training: {training_summary(learn)}')
     say(f'{len(learn.history.rows)} epochs of {cfg.arch} at {cfg.size} px, rate {lr:.2g}: valid loss {last["valid_loss"]:.4f}')
-    tagger = fit_tagger(learn, texts=ready.catalog.texts if ready.texts else (), mask_labels=cfg.mask_labels)
+    tagger = fit_tagger(learn, texts=ready.catalog.texts, mask_labels=cfg.mask_labels)
     metrics = run_metrics(learn, tagger, df) | dict(split=split, lr=lr,
                                                     seconds=round(time.perf_counter() - start, 1))
     products = dict(products=f'{len(set(product_names(df)))}, answered by {COMBINE[tagger.products.rule].text}') if tagger.products else {}
