@@ -205,17 +205,6 @@ def test_no_row_was_in_the_join_that_scored_it(monkeypatch):
     monkeypatch.setattr('catalog_tagger.serve.texts.fit_join', Spy); drawn_side(200)
     assert shared == [0]*6     # three parts, for texts alone and for both
 
-def test_a_text_of_the_same_unit_was_not_there_either():
-    "Each title of valid eight times, as products of one unit."
-    _, targs, _ = draw(400, 3); titles, copies = codes(400, 0), 200 + np.repeat(np.arange(25), 8)
-    titles, targs = titles[:200] + [titles[i] for i in copies], np.r_[targs[:200], targs[copies]]
-    rows, scores = as_rows(titles), np.random.default_rng(9).random((200, 5))
-    torn = fit_text_side(rows, targs, scores, SPACE)
-    assert '' in torn.alone.decision.publish, 'the test is too weak: copies in other folds give the labels away'
-    rows.loc[200:, 'unit'] = [f'u{i}' for i in copies]
-    whole = fit_text_side(rows, targs, scores, SPACE)
-    for decision in (whole.alone.decision, whole.both.decision): assert not decision.publish
-
 def test_promises_are_kept_on_new_products():
     right, n, promised = dict(text=0, both=0), dict(text=0, both=0), 0
     for seed in range(8):

@@ -164,8 +164,7 @@ def fit_text_side(
     fold[held] = _folds(rows.drop_duplicates('product')['unit'][held], parts, seed)
     def fit(use): return fit_text_model([o for o, u in zip(texts, use) if u], truth[use], masked=masked)
     there = np.array([o is not None for o in texts]); signals = np.full((3, *truth.shape), np.nan)
-    for k in range(fold.max() + 1):
-        own = fold == k; signals[:, own] = text_signals(fit(there & ~own), [o for o, u in zip(texts, own) if u], space)
+    signals[:, held] = text_signals(fit(there & ~held), [o for o, u in zip(texts, held) if u], space)
     known = held & np.isfinite(signals[0]).all(1)
     if known.sum() < 2: raise CatalogError(f'{known.sum()} texts of valid have a word that train has; two or more are needed')
     at = pd.Index(names).get_indexer(product[valid])

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np, pandas as pd
@@ -89,6 +89,11 @@ def _fit_label(X, t:np.ndarray)->tuple[np.ndarray, float]:   # `t` as in `fit_te
     svm = LinearSVC(dual=True, random_state=0).fit(X if known.all() else X[known], y)
     return svm.coef_[0], svm.intercept_[0]
 
+def _fit_labels(X, targs:np.ndarray)->Iterator[tuple[np.ndarray, float]]:
+    "`_fit_label` of each label, in two processes if the work is worth their start."
+    from joblib import Parallel, delayed    # of scikit-learn
+    return Parallel(2 if X.nnz*targs.shape[1] > 1e8 else 1, return_as='generator')(delayed(_fit_label)(X, t) for t in targs.T)
+
 def fit_text_model(
     texts:Sequence,      # Of train, with duplicates left out
     targs:np.ndarray,    # 0 or 1, or nan if unknown; shape (texts, labels)
@@ -103,7 +108,7 @@ def fit_text_model(
     try: X = v.fit_transform(list(map(read, texts)))
     except ValueError:
         raise CatalogError(f'none of {len(texts)} texts shares a word with another one, so nothing can be learned from them') from None
-    fitted = [_fit_label(X, t) for t in progress(targs.T, 'texts')]
+    fitted = progress(_fit_labels(X, targs), 'texts', n)
     weight, bias = (np.array(o, np.float32) for o in zip(*fitted))
     return TextModel(v.get_feature_names_out().tolist(), v.idf_.astype(np.float32), np.ascontiguousarray(weight.T), bias, frozenset(masked))
 
