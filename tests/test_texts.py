@@ -219,7 +219,7 @@ def test_promises_are_kept_on_new_products():
                 if g not in d.publish: continue
                 cal = d.calibrated(p, SPACE)[:, cols]; out = cal.max(1) >= d.publish[g]; promised += 1
                 n[s] += out.sum(); right[s] += (truth[out][:, cols].argmax(1) == cal[out].argmax(1)).sum()
-    assert promised >= 16 and all(n[s] > 2000 and right[s]/n[s] >= .95 for s in n), (right, n, promised)
+    assert promised >= 16 and all(n[s] > 1000 and right[s]/n[s] >= .95 for s in n), (right, n, promised)
 
 def test_unknown_cells_say_nothing():
     side, (titles, targs, scores) = drawn_side(200)
