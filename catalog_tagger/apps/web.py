@@ -253,7 +253,7 @@ def _tools(texts:bool):
 def _notes(tagger:Tagger)->str:
     "The notes on the promise and on privacy."
     what = dict(picture='pictures', text='titles alone', both='pictures with a title') if tagger.texts else dict(picture='pictures')
-    given = {name: d for s, name in what.items() if (d := tagger.for_side(s).decision)}
+    given = {name: tagger.for_side(s).decision for s, name in what.items()} if tagger.decision else {}
     lacks = [name for name, d in given.items() if '' not in d.publish]
     if not given: promise = 'This model has no decision thresholds, so every answer needs review. '
     elif len(lacks) == len(given): promise = 'For this model no promise could be made, so every answer needs review. '
