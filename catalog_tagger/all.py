@@ -31,7 +31,7 @@ from catalog_tagger.catalog.split import (cross_folds, join_units, near_duplicat
 
 # Labels
 from catalog_tagger.catalog.descriptions import clean_text, clean_texts
-from catalog_tagger.catalog.label_words import find_mentions, label_names, label_stems, mask_words, names_label
+from catalog_tagger.catalog.label_words import find_mentions, label_names, label_stems, mask_words, names_label, word_stems
 from catalog_tagger.catalog.labels import LabelSpace, apply_labels, fit_labels, missing_labels, report_missing
 from catalog_tagger.catalog.steps import lemmatise, normalise
 from catalog_tagger.catalog.recipe import Recipe, fit_recipe, provenance_table

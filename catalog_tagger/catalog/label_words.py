@@ -12,7 +12,8 @@ from unicodedata import normalize
 from .cells import portable_pattern
 
 # %% auto #0
-__all__ = ['MASK_RULES', 'NAME_RULES', 'word_stem', 'label_stems', 'names_label', 'label_names', 'find_mentions', 'mask_words']
+__all__ = ['MASK_RULES', 'NAME_RULES', 'word_stem', 'word_stems', 'label_stems', 'names_label', 'label_names', 'find_mentions',
+           'mask_words']
 
 # %% ../../nbs/catalog/09b_label_words.ipynb #9b000006
 _ENDINGS = ('ern', 'ies', 'ves', 'es', 'en', 'er', 's', 'e', 'n', 'y', 'f')     # Of plurals, English and German
@@ -30,6 +31,10 @@ def word_stem(
 # %% ../../nbs/catalog/09b_label_words.ipynb #9b00000a
 _WORDS = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 _MOST_LETTERS = 100     # The time to compare a word grows with the square of its length
+
+def word_stems(text:str)->list[str]:
+    "The stem of each word of `text`, in order, without those that are too long for a word."
+    return [word_stem(o) for o in _WORDS.findall(text) if len(o) <= _MOST_LETTERS]
 
 def label_stems(labels:Iterable[str])->frozenset[str]:
     "The stems of all words of `labels`, without those of one or two letters, and of more than any word has."
@@ -60,21 +65,20 @@ def names_label(
 def label_names(labels:Iterable[str])->dict[tuple[str, ...], list[int]]:
     "The stems of the words of each label → its number among `labels`."
     res = {}
-    for i, l in enumerate(labels): res.setdefault(tuple(word_stem(o) for o in _WORDS.findall(l) if len(o) <= _MOST_LETTERS), []).append(i)
+    for i, l in enumerate(labels): res.setdefault(tuple(word_stems(l)), []).append(i)
     res.pop((), None)
     return res
 
 def find_mentions(
-    text:str,
+    words:list[str],   # From `word_stems`
     names:dict[tuple[str, ...], list[int]],   # From `label_names`
 )->list[int]:    # Numbers of labels, in order of the text
-    "The labels that `text` names: at each place the longest one."
-    words = [word_stem(o) for o in _WORDS.findall(text) if len(o) <= _MOST_LETTERS]; most, i, res = max(map(len, names), default=0), 0, []
+    "The labels that a text names: at each place the longest one."
+    most, i, res = max(map(len, names), default=0), 0, []
     while i < len(words):
         n = next((n for n in range(most, 0, -1) if tuple(words[i:i+n]) in names), 0)
-        pair = (word_stem(''.join(words[i:i+2])),)     # T shirt
         if n: res += names[tuple(words[i:i+n])]
-        elif pair in names and i + 1 < len(words): res += names[pair]; n = 2
+        elif i + 1 < len(words) and (pair := (word_stem(words[i] + words[i+1]),)) in names: res += names[pair]; n = 2    # T shirt
         i += max(n, 1)
     return res
 

@@ -207,8 +207,8 @@ def learns_texts(
 
 def _texts_note(catalog:Catalog)->str:
     "How many texts there are to learn from, with an example."
-    texts = catalog.df['text'][catalog.df['text'].map(lambda o: bool(clean_text(o)))]
-    return (f'{len(texts):,} of {len(catalog.df):,} pictures have a text, such as {" ".join(clean_text(texts.iloc[0]).split())!r:.60}: '
+    plain = [' '.join(o.split()) for o in map(clean_text, catalog.df['text']) if o]
+    return (f'{len(plain):,} of {len(catalog.df):,} pictures have a text, such as {plain[0]!r:.60}: '
             'it is learned from besides the picture; text=none leaves it out')
 
 # %% ../../nbs/catalog/14_prepare.ipynb #36cee89a

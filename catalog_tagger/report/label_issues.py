@@ -24,7 +24,7 @@ from ..catalog.labels import LabelSpace, mark_unknown
 from ..train.text_model import fit_text_model
 from ..serve.products import product_names, product_truth
 from ..serve.tagger import Tagger
-from ..serve.texts import fit_join, product_texts, text_signals
+from ..serve.texts import fit_join, known_texts, product_texts, text_signals
 from ..runs.folder import Run
 from ..runs.train import frozen_features
 from .plots import picture_grid
@@ -128,8 +128,8 @@ def _signals_of(new:pd.DataFrame, rest:pd.DataFrame, space:LabelSpace, mask_labe
     "Signals of the texts of `new` by a text model that is fitted on the products of `rest`; nan for a text without a known word."
     product, masked = np.array(product_names(rest), object), label_stems(space.bare(o) for o in space.vocab) if mask_labels else ()
     truth = product_truth(mark_unknown(space.one_hot(rest['labels']), rest, space), product, space)[0]
-    texts = product_texts(rest['text'], product); there = [i for i, o in enumerate(texts) if isinstance(o, str)]
-    return text_signals(fit_text_model([texts[i] for i in there], truth[there], masked=masked), new['text'].tolist(), space)
+    model = fit_text_model(product_texts(rest['text'], product), truth, masked=masked)
+    return text_signals(model, new['text'].tolist(), space)
 
 # %% ../../nbs/report/03_label_issues.ipynb #eab1d9ea
 def _held_out_scores(run:Run, df:pd.DataFrame, trust:bool)->np.ndarray:
@@ -137,7 +137,7 @@ def _held_out_scores(run:Run, df:pd.DataFrame, trust:bool)->np.ndarray:
     tagger, held = run.tagger(trust=trust), df['split'] != 'train'
     scores = tagger.scores(df['image'][held]); res = tagger.calibrated(scores)
     if tagger.texts is None or 'text' not in df: return res
-    signals = _signals_of(df[held], df[~held], tagger.space, run.config.mask_labels); there = np.isfinite(signals[0]).all(1)
+    signals = _signals_of(df[held], df[~held], tagger.space, run.config.mask_labels); there = known_texts(signals)
     both = tagger.texts.both.join.apply(scores[there], signals[:, there], tagger.space)
     if there.any(): res[there] = tagger.for_side('both').calibrated(both)
     return res
@@ -149,7 +149,7 @@ def _probe_run(run:Run, df:pd.DataFrame)->np.ndarray:
     if 'text' not in df: return res
     signals = np.full((3, *res.shape), np.nan)
     for f in np.unique(folds): signals[:, folds == f] = _signals_of(df[folds == f], df[folds != f], space, run.config.mask_labels)
-    there = np.isfinite(signals[0]).all(1)
+    there = known_texts(signals)
     if there.any():
         join = fit_join(res[there], signals[:, there], mark_unknown(targs, df, space)[there], space)
         res[there] = join.apply(res[there], signals[:, there], space)

@@ -5,6 +5,7 @@
 # %% ../../nbs/runs/02_score.ipynb #3348a28d
 from __future__ import annotations
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np, pandas as pd
 from fastai.learner import Learner
@@ -21,7 +22,7 @@ from ..serve.coverage import published
 from ..serve.decide import Decision, decide
 from ..serve.modes import DEFAULT_MODE
 from ..serve.products import has_products, product_known, product_names, product_truth
-from ..serve.texts import SIDES
+from ..serve.texts import SIDES, known_texts, text_signals
 from ..serve.tagger import Tagger
 
 # %% auto #0
@@ -104,11 +105,7 @@ def text_leaks(
     space,             # Its labels
 )->dict[str, np.ndarray]:   # Group → for each row 1 if its text names its label, 0 if not, nan without a label
     "Which texts name the label of a group."
-    asked = {}
-    def named(text, label):
-        key = text, label
-        if key not in asked: asked[key] = float(names_label(text, space.bare(label)))
-        return asked[key]
+    named = cache(lambda text, label: float(names_label(text, space.bare(label))))    # the same text is looked at once
     own = {g: set(o) for g, o in space.exclusive.items()}
     return {g: np.array([next((named(t, l) for l in labels if l in o), np.nan) for t, labels in zip(df['text'], df['labels'])])
             for g, o in own.items()}
@@ -129,10 +126,10 @@ def score_texts(
 )->dict|None:              # `rows`, `missing`, `sides`, `difference`, `promise` and `groups`; None if no text is known
     "Score the rows that have a known text from the picture, from the text and from both."
     if tagger.texts is None or 'text' not in df: return None
-    (text, side), both = tagger.with_texts(scores, df['text'], False), tagger.with_texts(scores, df['text'])[0]
-    if not (there := side == 'text').any(): return None
-    rows, space = df[there].reset_index(drop=True), tagger.space
-    by = dict(picture=scores[there], text=text[there], both=both[there])
+    t, space = tagger.texts, tagger.space; signals = text_signals(t.model, df['text'].tolist(), space)
+    if not (there := known_texts(signals)).any(): return None
+    rows, pictures, signals = df[there].reset_index(drop=True), scores[there], signals[:, there]
+    by = dict(picture=pictures, text=t.alone.join.apply(None, signals, space), both=t.both.join.apply(pictures, signals, space))
     targs, known = picture_truth(rows, space); facts = _score_facts(space, k) | dict(known=known)
     truth = np.where(known, targs, np.nan); own = pd.factorize(np.array(product_names(rows), object))[0]
     tables, values, right, promise = {}, {}, {}, {}

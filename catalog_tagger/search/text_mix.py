@@ -16,7 +16,7 @@ from msgspec import Meta
 from ..core.files import CatalogError
 from ..core.records import Record, Share, check_format
 from ..core.sealed import parse_sealed
-from ..train.text_model import MOST_NGRAMS, TextModel
+from ..train.text_model import Stems, TextModel, Vocab
 from .retrieval import retrieval_scores
 
 # %% auto #0
@@ -96,7 +96,6 @@ def best_weight(scores:dict[float, float])->float:   # From `weight_scores`
 
 # %% ../../nbs/search/04a_text_mix.ipynb #4a000011
 MIX_FORMAT = 1     # Increased when older versions cannot read what this one writes
-_Piece = Annotated[str, Meta(min_length=1, max_length=500)]
 
 @dataclass(frozen=True)
 class MixFacts(Record):
@@ -105,9 +104,9 @@ class MixFacts(Record):
     weight:Annotated[float, Meta(gt=0, le=1)]    # As in `TextMix`, also below
     dims:Annotated[int, Meta(ge=8, le=4096, multiple_of=8)]
     measured:dict[str, Share]
-    vocab:Annotated[list[_Piece], Meta(min_length=1, max_length=MOST_NGRAMS)]
+    vocab:Vocab
     idf:list[Annotated[float, Meta(gt=0, lt=1e6)]]
-    masked:Annotated[list[_Piece], Meta(max_length=1_000_000)]
+    masked:Stems
 
 def write_mix(o:TextMix, path:str|Path):
     "Write `texts.json`."

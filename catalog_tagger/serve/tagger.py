@@ -29,7 +29,7 @@ from .predictor import Predictor, as_pictures, tta_views
 from .outside import Outside, outside_from_arrays
 from .decide import Decision, decide
 from .products import ProductRule, combine_scores, product_names
-from .texts import SIDES, TextSide, find_sides, product_texts, text_signals
+from .texts import SIDES, TextSide, find_sides, known_texts, product_texts, text_signals
 from .text_file import read_text_side, write_text_files
 from .card import model_card
 from .model_file import ArchName, plain_tensors, read_model
@@ -172,7 +172,7 @@ def with_texts(
     "The scores of rows by what is there."
     if self.texts is None: raise CatalogError('this tagger has learned from pictures alone, so it cannot use texts')
     signals = text_signals(self.texts.model, list(texts), self.space); scores = np.array(scores, float).reshape(signals.shape[1:])
-    side = find_sides(np.broadcast_to(pictures, len(scores)), np.isfinite(signals[0]).all(1))
+    side = find_sides(np.broadcast_to(pictures, len(scores)), known_texts(signals))
     for s, joined, given in (('both', self.texts.both, scores), ('text', self.texts.alone, None)):
         at = side == s; scores[at] = joined.join.apply(given if given is None else given[at], signals[:, at], self.space)
     return scores, side
@@ -245,8 +245,8 @@ def predict_products(
         if not isinstance(items, pd.DataFrame): raise CatalogError('product= is missing: give the product of each picture, or a table')
         product = product_names(items)
     if texts is None and self.texts and isinstance(items, pd.DataFrame): texts = items.get('text')
-    (names, scores), t, options = self.combined(self.scores(as_pictures(items)[0], bs), product), self.for_products(), dict(
-        k=k, mode=mode, min_score=min_score)
+    names, scores = self.combined(self.scores(as_pictures(items)[0], bs), product)
+    t, options = self.for_products(), dict(k=k, mode=mode, min_score=min_score)
     if texts is None: return dict(zip(names, t.answers(scores, **options)))
     return dict(zip(names, t.side_answers(*t.with_texts(scores, product_texts(texts, product)), **options)))
 

@@ -16,24 +16,23 @@ from ..core.files import CatalogError, write_json
 from ..core.records import Record, check_format
 from ..core.sealed import parse_sealed
 from ..catalog.labels import LabelSpace
-from ..train.text_model import MOST_NGRAMS, MOST_WEIGHTS, TextModel
+from ..train.text_model import MOST_WEIGHTS, Gram, Stems, TextModel, Vocab
 from .outside import Outside
-from .texts import Joined, TextSide
+from .texts import Joined, TextSide, label_parts
 
 # %% auto #0
 __all__ = ['TEXT_FORMAT', 'TextManifest', 'text_files', 'write_text_files', 'read_text_side']
 
 # %% ../../nbs/serve/09a_text_file.ipynb #09a00006
 TEXT_FORMAT = 1     # Increased when older versions cannot read what this one writes
-_Gram = Annotated[str, Meta(min_length=1, max_length=500)]
 
 @dataclass(frozen=True)
 class TextManifest(Record):
     "The content of `text.json`."
     format:int           # `TEXT_FORMAT`
-    columns:Annotated[list[_Gram], Meta(max_length=1000)]    # As in `TextSide`, also below
-    vocab:Annotated[list[_Gram], Meta(min_length=1, max_length=MOST_NGRAMS)]
-    masked:Annotated[list[_Gram], Meta(max_length=1_000_000)]
+    columns:Annotated[list[Gram], Meta(max_length=1000)]    # As in `TextSide`, also below
+    vocab:Vocab
+    masked:Stems
     alone:Joined
     both:Joined
     products:Joined|None
@@ -80,9 +79,9 @@ def read_text_side(
     m, n = TextManifest.from_dict(d, 'text.json'), len(space.vocab)
     if len(set(m.vocab)) < len(m.vocab): raise CatalogError('text.json lists an n-gram twice')
     if len(m.vocab)*n > MOST_WEIGHTS: raise CatalogError(f'text.json has {len(m.vocab):,} n-grams for {n:,} labels, which is too many')
-    parts = {*space.exclusive, *['']*bool(len(space.free_columns))}
     for o in filter(None, (m.alone, m.both, m.products)):
         o.decision.check_space(space)
-        if o.join.weights.keys() != parts: raise CatalogError('the weights in text.json are not for the groups of these labels')
+        if o.join.weights.keys() != label_parts(space).keys():
+            raise CatalogError('the weights in text.json are not for the groups of these labels')
     model = TextModel(m.vocab, **_read_arrays(arrays, len(m.vocab), n), masked=frozenset(m.masked))
     return TextSide(model, m.columns, m.alone, _joined_outside(m.both, outside), _joined_outside(m.products, outside))

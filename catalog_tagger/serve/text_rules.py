@@ -11,6 +11,7 @@ from ..catalog.labels import LabelSpace
 from ..catalog.ngrams import WORD
 from ..train.text_model import MOST_CHARACTERS
 from .tagger import Tagger
+from .texts import label_parts
 
 # %% auto #0
 __all__ = ['text_rules']
@@ -50,7 +51,7 @@ _ANSWER_STEPS = [
 
 def _label_stems(space:LabelSpace)->dict[str, list]:
     "Group, or '' for free tags → the stems of the words of each label, and the label."
-    groups = space.exclusive | ({'': space.free} if space.free else {})
+    groups = {g: [space.vocab[c] for c in cols] for g, cols in label_parts(space).items()}
     return {g: [[list(k), labels[i]] for k, at in label_names(map(space.bare, labels)).items() for i in at] for g, labels in groups.items()}
 
 def text_rules(

@@ -17,7 +17,7 @@ from ..core.files import CatalogError
 from ..core.process import rng
 from ..core.records import Record
 from ..core.table import ShowsFacts, first_few
-from ..catalog.label_words import find_mentions, label_names
+from ..catalog.label_words import find_mentions, label_names, word_stems
 from ..catalog.labels import LabelSpace, scored_cells
 from ..train.text_model import TextModel, as_text, fit_text_model
 from .calibrate import safe_logit
@@ -25,7 +25,8 @@ from .decide import Decision, fit_decision
 from .products import ProductRule, combine_scores, product_half, product_truth
 
 # %% auto #0
-__all__ = ['SIDES', 'find_sides', 'text_signals', 'Join', 'fit_join', 'Joined', 'TextSide', 'product_texts', 'fit_text_side']
+__all__ = ['SIDES', 'find_sides', 'label_parts', 'known_texts', 'text_signals', 'Join', 'fit_join', 'Joined', 'TextSide',
+           'product_texts', 'fit_text_side']
 
 # %% ../../nbs/serve/06b_texts.ipynb #6b000006
 SIDES = ('picture', 'text', 'both')   # What an answer was made from
@@ -38,9 +39,13 @@ def find_sides(
     return np.where(pictures, np.where(texts, 'both', 'picture'), np.where(texts, 'text', '')).astype(object)
 
 # %% ../../nbs/serve/06b_texts.ipynb #6b000015
-def _label_parts(space:LabelSpace)->dict[str, list[int]]:
+def label_parts(space:LabelSpace)->dict[str, list[int]]:
     "Group, or '' for the free tags → its columns."
     return space.group_columns | ({'': space.free_columns} if len(space.free_columns) else {})
+
+def known_texts(signals:np.ndarray)->np.ndarray:   # From `text_signals`
+    "Which texts have a known n-gram, bool; the others count as missing."
+    return np.isfinite(signals[0]).all(1)
 
 def text_signals(
     model:TextModel,
@@ -49,11 +54,12 @@ def text_signals(
 )->np.ndarray:          # Shape (3, texts, labels), float32; nan for a text without a known n-gram, which counts as missing
     "What each text says of each label: the margin, whether it is named, and whether it is the first of its group that is named."
     res = np.zeros((3, len(texts), len(space.vocab)), np.float32); plain = model.plain_texts(texts); res[0] = model.plain_margins(plain)
-    for g, cols in _label_parts(space).items():
+    words = list(map(word_stems, plain))
+    for g, cols in label_parts(space).items():
         names = label_names(space.bare(space.vocab[c]) for c in cols)
-        for i, o in enumerate(plain):
+        for i, o in enumerate(words):
             if at := [cols[k] for k in find_mentions(o, names)]: res[1, i, at] = 1; res[2, i, at[0]] = 1
-    res[1:, np.isnan(res[0, :, 0])] = np.nan
+    res[1:, ~known_texts(res)] = np.nan
     return res
 
 # %% ../../nbs/serve/06b_texts.ipynb #6b000009
@@ -73,9 +79,9 @@ class Join(Record):
     )->np.ndarray:                # Uncalibrated scores, shape (rows, labels)
         "Scores of pictures with texts, or of texts alone."
         res = np.empty(signals.shape[1:])
-        for g, cols in _label_parts(space).items():
+        for g, cols in label_parts(space).items():
             a, *b, c = self.weights[g]; z = np.tensordot(b, signals[:, :, cols].astype(float), 1) + c
-            res[:, cols] = expit(z if scores is None else z + a*safe_logit(np.asarray(scores)[:, cols]))
+            res[:, cols] = expit(z if scores is None else z + a*safe_logit(np.asarray(scores, float)[:, cols]))
         return res
 
 def _best_weights(x:np.ndarray, t:np.ndarray, prior:float=1.)->list[float]:
@@ -95,7 +101,7 @@ def fit_join(
     "Fit the weights of each group, and of the free tags."
     z = np.zeros(np.shape(targs)) if scores is None else safe_logit(np.asarray(scores, float))
     x, known = np.stack([z, *signals, np.ones_like(z)]), scored_cells(np.asarray(targs, float), space)
-    cells = {g: np.ix_(range(len(z)), cols) for g, cols in _label_parts(space).items()}
+    cells = {g: np.ix_(range(len(z)), cols) for g, cols in label_parts(space).items()}
     return Join({g: _best_weights(np.stack([o[at][known[at]] for o in x]), np.asarray(targs)[at][known[at]] == 1)
                  for g, at in cells.items()})
 
@@ -138,7 +144,7 @@ def _folds(unit, n:int, seed:int)->np.ndarray:
 
 def _fit_joined(scores, signals, targs, fold, space:LabelSpace, **options)->Joined:
     "Fit a join on all rows that have a text, and a decision on rows that the join had not seen; without `scores` for texts alone."
-    there = np.isfinite(signals[0]).all(1); signals, targs, fold = signals[:, there], targs[there], fold[there]
+    there = known_texts(signals); signals, targs, fold = signals[:, there], targs[there], fold[there]
     scores = None if scores is None else scores[there]
     def some(at): return None if scores is None else scores[at]
     joined = np.empty(targs.shape)
@@ -162,20 +168,20 @@ def fit_text_side(
     names = pd.unique(product); texts, truth = product_texts(rows['text'], product), product_truth(targs, product, space)[0]
     held = np.isin(names, product[valid]); fold = np.full(len(names), -1)
     fold[held] = _folds(rows.drop_duplicates('product')['unit'][held], parts, seed)
-    def fit(use): return fit_text_model([o for o, u in zip(texts, use) if u], truth[use], masked=masked)
-    there = np.array([o is not None for o in texts]); signals = np.full((3, *truth.shape), np.nan)
-    signals[:, held] = text_signals(fit(there & ~held), [o for o, u in zip(texts, held) if u], space)
-    known = held & np.isfinite(signals[0]).all(1)
+    texts, signals = np.array(texts, object), np.full((3, *truth.shape), np.nan)
+    def fit(use): return fit_text_model(texts[use], truth[use], masked=masked)
+    signals[:, held] = text_signals(fit(~held), texts[held], space)
+    known = held & known_texts(signals)
     if known.sum() < 2: raise CatalogError(f'{known.sum()} texts of valid have a word that train has; two or more are needed')
     at = pd.Index(names).get_indexer(product[valid])
     both = _fit_joined(scores, signals[:, at], targs[valid], fold[at], space, outside=outside)
     alone = _fit_joined(None, signals[:, known], truth[known], fold[known], space)
-    return TextSide(fit(there), list(columns), alone, both,
+    return TextSide(fit(slice(None)), list(columns), alone, both,
                     rule and _fit_products(scores, product[valid], rule, names, signals, truth, fold, space, outside))
 
 def _fit_products(scores, product, rule:ProductRule, names, signals, truth, fold, space:LabelSpace, outside)->Joined|None:
     "As `_fit_joined`, for the half of the valid products on which the decision of `rule` was fitted."
     own, whole = combine_scores(scores, product, rule.rule); at = pd.Index(names).get_indexer(own)
-    use = ~product_half(len(own)); use &= np.isfinite(signals[0, at]).all(1)
+    use = ~product_half(len(own)); use &= known_texts(signals[:, at])
     if use.sum() < 2: return None
     return _fit_joined(whole[use], signals[:, at[use]], truth[at[use]], fold[at[use]], space, outside=outside)

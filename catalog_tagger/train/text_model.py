@@ -8,9 +8,11 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
+from msgspec import Meta
 
 from ..core.files import CatalogError
 from ..core.process import progress
@@ -19,7 +21,7 @@ from ..catalog.label_words import mask_words
 from ..catalog.ngrams import ngrams
 
 # %% auto #0
-__all__ = ['MOST_CHARACTERS', 'MOST_NGRAMS', 'MOST_WEIGHTS', 'as_text', 'TextModel', 'fit_text_model']
+__all__ = ['MOST_CHARACTERS', 'MOST_NGRAMS', 'MOST_WEIGHTS', 'Gram', 'Vocab', 'Stems', 'as_text', 'TextModel', 'fit_text_model']
 
 # %% ../../nbs/train/10_text_model.ipynb #10000006
 MOST_CHARACTERS = 100_000     # Of a text; what follows is not read
@@ -80,6 +82,9 @@ def margins(
 # %% ../../nbs/train/10_text_model.ipynb #1000000c
 MOST_NGRAMS = 1 << 15     # Largest vocabulary
 MOST_WEIGHTS = 1 << 24    # Largest number of weights, n-grams times labels
+Gram = Annotated[str, Meta(min_length=1, max_length=500)]    # As files store n-grams and stems
+Vocab = Annotated[list[Gram], Meta(min_length=1, max_length=MOST_NGRAMS)]
+Stems = Annotated[list[Gram], Meta(max_length=1_000_000)]
 
 def _fit_label(X, t:np.ndarray)->tuple[np.ndarray, float]:   # `t` as in `fit_text_model`, for one label
     "The weights and the bias of a label."
@@ -95,7 +100,7 @@ def _fit_labels(X, targs:np.ndarray)->Iterator[tuple[np.ndarray, float]]:
     return Parallel(2 if X.nnz*targs.shape[1] > 1e8 else 1, return_as='generator')(delayed(_fit_label)(X, t) for t in targs.T)
 
 def fit_text_model(
-    texts:Sequence,      # Of train, with duplicates left out
+    texts:Sequence,      # Of train, with duplicates left out; None for a missing one, whose row is left out
     targs:np.ndarray,    # 0 or 1, or nan if unknown; shape (texts, labels)
     *, masked:Iterable[str]=(),   # As in `TextModel`
 )->TextModel:
@@ -105,6 +110,7 @@ def fit_text_model(
     if len(texts) != len(targs): raise CatalogError(f'{len(texts)} texts are given for {len(targs)} rows of labels')
     read = TextModel([], none, none, none, frozenset(masked)).plain
     v = TfidfVectorizer(analyzer=ngrams, min_df=2, sublinear_tf=True, max_features=min(MOST_NGRAMS, MOST_WEIGHTS//n))
+    there = [i for i, o in enumerate(texts) if pd.notna(o)]; texts, targs = [texts[i] for i in there], targs[there]
     try: X = v.fit_transform(list(map(read, texts)))
     except ValueError:
         raise CatalogError(f'none of {len(texts)} texts shares a word with another one, so nothing can be learned from them') from None
